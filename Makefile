@@ -1,0 +1,69 @@
+# Everything one does with a checkout of qmill. It needs python3 (3.11 or newer), make and gcc, makes
+# its own virtual environment and installs the rest there. A line with two hashes is a target's help.
+
+# Another interpreter: `make test PYTHON=python3.13`. Arguments: `make test ARGS="-k census"`.
+PYTHON ?= python3
+ARGS :=
+# Made, and made anew when PYTHON or the checkout's place changes, by this file: name no environment
+# of your own. EXTRAS is what is installed beside qmill for the tests.
+VENV := .venv
+EXTRAS := dev
+
+SHELL := /bin/sh
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test test-all check bench clean FORCE
+
+help:
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
+		while IFS='|' read -r target text; do printf '  %-9s %s\n' "$$target" "$$text"; done
+
+run: $(VENV)/.run  ## count the functions of the standard library, in parallel and serially
+	@$(BIN)/python examples/stdlib_census.py $(ARGS)
+
+test: $(VENV)/.dev  ## run all tests with one interpreter (PYTHON, default python3)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: export ARGS := $(ARGS)
+test-all:  ## run all tests with every supported interpreter found, with all extras
+	@MAKE="$(MAKE)" sh tools/test_all.sh
+
+check: $(VENV)/.dev  ## lint, check the format and check the types
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "the fix: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## measure the queues
+	@$(BIN)/python -m benchmarks.queues $(ARGS)
+
+clean:  ## remove environments, caches and everything built or measured
+	@rm -rf .venv .venvs build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf src/*.egg-info
+	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Three stamps, each standing on the one before, so that `make -j check test` installs once:
+# .python (the environment exists), .run (qmill is in it), .dev (and what the tests need).
+
+# Runs each time, but is only rewritten when it has to be, and only then are the others out of date.
+# The checkout's place counts because an editable install and the scripts in bin/ contain it.
+$(VENV)/.python: FORCE
+	@made_with="$$(PYTHON="$(PYTHON)" sh tools/identify_python.sh)" || exit 1; \
+	made_with="$$made_with in $(CURDIR)"; \
+	if [ "$$made_with" != "$$(cat $@ 2>/dev/null)" ]; then \
+		echo "making $(VENV)"; \
+		$(PYTHON) -m venv --clear $(VENV) && echo "$$made_with" > $@; \
+	fi
+
+$(VENV)/.run: $(VENV)/.python pyproject.toml
+	@echo "installing qmill into $(VENV)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing what the tests need into $(VENV)"
+	@$(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	@touch $@

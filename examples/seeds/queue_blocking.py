@@ -1,0 +1,42 @@
+"""A producer and a consumer in two processes; the consumer waits for each item."""
+
+import random
+import time
+
+import qmill
+
+
+def producer(queue: qmill.Queue) -> list[float]:
+    """Put ten random numbers, then None, and return the numbers."""
+    sent = []
+    for _ in range(10):
+        number = random.random()
+        time.sleep(number * 0.02)  # slow work
+        queue.put(number)
+        sent.append(number)
+    queue.put(None)  # all done
+    return sent
+
+
+def consumer(queue: qmill.Queue) -> list[float]:
+    """Get numbers up to the None, and return them."""
+    received = []
+    while (item := queue.get()) is not None:  # waits until there is one
+        print(f"> got {item:.3f}")
+        received.append(item)
+    return received
+
+
+def main() -> None:
+    queue = qmill.Queue()
+    consuming = qmill.run(consumer, queue)
+    producing = qmill.run(producer, queue)
+
+    sent, received = producing.result(), consuming.result()
+    print(f"sent {len(sent)}, received {len(received)}")
+    if received != sent:
+        raise SystemExit(f"sent {sent}, but received {received}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Parallel work with queues in Python: messages, workers and jobs.
+
+    qmill.Queue     any object between threads, processes and programs
+    qmill.Q         messages with an end, read by workers
+    qmill.run       a function in a process of its own
+    qmill.run_thread  ... in a thread
+
+The parts load when they are first used: `qmill.Queue` alone stays light.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "END_MSG": "messages",
+    "Empty": "errors",
+    "Full": "errors",
+    "JobTimeout": "errors",
+    "LaneError": "errors",
+    "Msg": "messages",
+    "NUM_CPUS": "workers",
+    "NUM_THREADS": "workers",
+    "NotSupported": "errors",
+    "Poisoned": "errors",
+    "Q": "messages",
+    "QmillError": "errors",
+    "Queue": "queues.base",
+    "QueueGone": "errors",
+    "SerializationError": "errors",
+    "ShutDown": "errors",
+    "Statistics": "queues.base",
+    "Worker": "workers",
+    "WorkerDied": "errors",
+    "get_start_method": "processes",
+    "run": "workers",
+    "run_thread": "workers",
+    "set_start_method": "processes",
+}
+
+if TYPE_CHECKING:
+    from .errors import (
+        Empty,
+        Full,
+        JobTimeout,
+        LaneError,
+        NotSupported,
+        Poisoned,
+        QmillError,
+        QueueGone,
+        SerializationError,
+        ShutDown,
+        WorkerDied,
+    )
+    from .messages import END_MSG, Msg, Q
+    from .processes import get_start_method, set_start_method
+    from .queues.base import Queue, Statistics
+    from .workers import NUM_CPUS, NUM_THREADS, Worker, run, run_thread
+
+__all__ = [
+    "END_MSG",
+    "NUM_CPUS",
+    "NUM_THREADS",
+    "Empty",
+    "Full",
+    "JobTimeout",
+    "LaneError",
+    "Msg",
+    "NotSupported",
+    "Poisoned",
+    "Q",
+    "QmillError",
+    "Queue",
+    "QueueGone",
+    "SerializationError",
+    "ShutDown",
+    "Statistics",
+    "Worker",
+    "WorkerDied",
+    "__version__",
+    "get_start_method",
+    "run",
+    "run_thread",
+    "set_start_method",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _WHERE[name]
+    except KeyError:
+        raise AttributeError(f"module 'qmill' has no attribute {name!r}") from None
+    from importlib import import_module
+
+    value = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _leave_queues() -> None:
+    if (portable := sys.modules.get("qmill.queues.portable")) is not None:
+        portable.leave_at_exit()
+
+
+# The first to register is the last to be called: workers that end at exit still have their queues.
+atexit.register(_leave_queues)

@@ -1,0 +1,202 @@
+"""What runs in a started process before and after its work.
+
+1. Hold on to the lifeline: the parent's death is then this process's.
+2. Become like the parent: environment, working directory, module path, arguments.
+3. Work: a function of this package, given the channel and a way to get its job.
+4. Leave as an interpreter does: threads joined, exit functions run, streams flushed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import serialize
+from .queues import wire
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def main(channel: int, lifeline: int) -> NoReturn:
+    """Run a spawned process, given its file descriptors."""
+    _run(lambda: _run_setup(socket.socket(fileno=channel), lifeline))
+
+
+def run_from_server(channel: socket.socket, lifeline: int) -> NoReturn:
+    """Run a process just forked from the fork server."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _run(lambda: _run_setup(channel, lifeline))
+
+
+def run_forked(
+    work: str,
+    job: Any,
+    ours: socket.socket,
+    theirs: socket.socket,
+    lifeline: int,
+    blocked: set[signal.Signals | int],
+) -> NoReturn:
+    """Run a process just forked from the parent, whose memory it shares.
+
+    Args:
+        work: As of `processes.start`.
+        job: As of `processes.start`.
+        ours: The parent's end of the channel.
+        theirs: The child's end of the channel.
+        lifeline: The children's end of the lifeline.
+        blocked: The signals that are to be blocked again, now that the fork is over.
+    """
+
+    def body() -> int:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        ours.close()
+        _follow(lifeline)
+        _forget_parents_exit()
+        _read_nothing()
+        return _work(work, theirs, lambda: job)
+
+    _run(body)
+
+
+def _run(body: Callable[[], int]) -> NoReturn:
+    """Run and leave, whatever happens: a forked frame must never return to its caller."""
+    code = 1
+    try:
+        code = body()
+    except KeyboardInterrupt:
+        code = INTERRUPTED  # the parent has it, too, and says so once for all
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        _leave(code)
+
+
+INTERRUPTED = -signal.SIGINT
+"""What `work` returns to end by SIGINT, as a program does that Ctrl-C stopped."""
+
+
+def _run_setup(channel: socket.socket, lifeline: int) -> int:
+    _follow(lifeline)
+    frames = wire.FrameReader()
+    try:
+        while (frame := frames.receive(channel)) is None:
+            pass
+    except (EOFError, OSError):
+        return 1  # the parent gave up
+    (setup,), (packed,) = frame
+    _become(setup)
+    return _work(setup["work"], channel, lambda: serialize.loads(packed))
+
+
+def _become(setup: dict[str, Any]) -> None:
+    os.environ.clear()
+    os.environ.update(setup["environ"])
+    if setup["cwd"] is not None:
+        try:
+            os.chdir(setup["cwd"])
+        except OSError:
+            pass  # removed meanwhile; the parent could not enter it now, either
+    sys.path[:] = setup["path"]
+    sys.argv[:] = setup["argv"]
+    from .processes import set_start_method  # which imports this module
+
+    set_start_method(setup["start_method"])
+    if setup["ignore_interrupt"]:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What stands in __main__ here is this package's start code, not the user's program.
+    sys.modules["__main__"] = type(sys)("__main__")
+
+
+def _read_nothing() -> None:
+    """Give the child an empty standard input: the terminal's belongs to the parent."""
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, 0)
+    os.close(nowhere)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+
+
+def _work(work: str, channel: socket.socket, get_job: Callable[[], Any]) -> int:
+    from importlib import import_module
+
+    module, _, function = work.partition(":")
+    with channel:
+        return int(getattr(import_module(module), function)(channel, get_job))
+
+
+def _forget_parents_exit() -> None:
+    """Drop what the parent means to do at its own exit, and keep what every process does."""
+    atexit._clear()
+    for module, function in (("processes", "stop_fork_server"), ("workers", "end_workers")):
+        atexit.register(getattr(sys.modules[f"qmill.{module}"], function))
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util._finalizer_registry.clear()
+        util._run_after_forkers()
+        sys.modules["multiprocessing.process"]._children = set()  # type: ignore[attr-defined]
+
+
+def _leave(code: int) -> NoReturn:
+    """Leave as an interpreter does, but from wherever a fork has put us."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        if (util := sys.modules.get("multiprocessing.util")) is not None:
+            util._exit_function()
+        if (portable := sys.modules.get("qmill.queues.portable")) is not None:
+            portable.leave()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    finally:
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+        os._exit(code)
+
+
+# -- the lifeline ------------------------------------------------------------------------------
+
+
+def _follow(lifeline: int) -> None:
+    """Die with the parent, even while stuck in C code that holds the interpreter.
+
+    The kernel sends SIGKILL when the pipe's writing end closes. The owner of that signal belongs to
+    the open file, which all children share, so each opens the pipe anew.
+    """
+    try:
+        if fcntl is None:
+            raise ImportError
+        own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(lifeline)
+        lifeline = own
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(own, fcntl.F_GETFL)
+        fcntl.fcntl(own, fcntl.F_SETFL, flags | os.O_ASYNC)
+    except (ImportError, AttributeError, OSError):  # not Linux, or /proc is not there
+        threading.Thread(
+            target=_watch, args=(lifeline,), name="qmill-lifeline", daemon=True
+        ).start()
+        return
+    poll = select.poll()
+    poll.register(own, select.POLLIN)
+    if poll.poll(0):  # it had closed before the signal was set up
+        os._exit(1)
+
+
+def _watch(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os._exit(1)

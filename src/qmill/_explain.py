@@ -1,0 +1,136 @@
+"""Why an object cannot be pickled: which part of it, and how to get there.
+
+Only looked for when pickling has failed, in objects that may be broken in any way: whatever they
+raise while they are looked at is taken for nothing to see.
+"""
+
+from __future__ import annotations
+
+import pickle
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from .errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_MAX_PARTS = 2000
+"""So many parts are tried; the culprit of a larger object may be named from farther away."""
+
+_REDUCE_BY_ATTRIBUTES: tuple[Any, ...] = (object.__reduce__, BaseException.__reduce__)
+
+_MAX_STEPS = 20
+"""A path is shown by its first and last steps, half of this each."""
+
+
+def explain(obj: Any, error: Exception) -> SerializationError:
+    """Say which part of an object cannot be pickled, and why.
+
+    Args:
+        obj: What was to be pickled.
+        error: What pickling raised.
+    """
+    steps, part = _culprit(obj)
+    if len(steps) > _MAX_STEPS:
+        half = _MAX_STEPS // 2
+        steps = [*steps[:half], f" ... ({len(steps) - _MAX_STEPS} more) ... ", *steps[-half:]]
+    where = "obj" + "".join(steps) if steps else "the object"
+    if isinstance(error, (TypeError, pickle.PicklingError)):
+        reason = describe(error, str)
+    else:
+        reason = f"{type(error).__name__}: {describe(error, str)}"
+    return SerializationError(
+        f"cannot pickle {where}, a {type(part).__module__}.{type(part).__qualname__} "
+        f"({describe(part)}): {reason}. Leave it out (__getstate__), send what it can be made "
+        "from, or use kind='thread' or start_method='fork' to share it"
+    )
+
+
+def describe(thing: Any, how: Callable[[Any], str] = repr) -> str:
+    """Return `repr` or `str` of anything, cut short, even if it raises."""
+    try:
+        shown = how(thing)
+    except Exception as error:
+        return f"its {how.__name__} raises {type(error).__name__}"
+    limit = 80 if how is repr else 500
+    return shown if len(shown) <= limit else shown[:limit] + "..."
+
+
+def _culprit(obj: Any) -> tuple[list[str], Any]:
+    """Walk down to the innermost part that cannot be pickled."""
+    steps: list[str] = []
+    seen: set[int] = set()
+    while (found := _refused_part(obj, seen)) is not None:
+        step, obj = found
+        steps.append(step)
+    return steps, obj
+
+
+def _refused_part(obj: Any, seen: set[int]) -> tuple[str, Any] | None:
+    import cloudpickle
+
+    for step, part in _parts(obj):
+        if len(seen) >= _MAX_PARTS:
+            return None
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        try:
+            cloudpickle.dumps(part, protocol=5)
+        except Exception:
+            return step, part
+    return None
+
+
+def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
+    """List what an object holds, each with the step that leads there."""
+    for kind in (_elements, _function_parts, _method_parts, _attributes):
+        try:
+            yield from kind(obj)
+        except Exception:
+            continue  # a broken object: what it does not show is not to be seen
+
+
+def _elements(obj: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(obj, dict):
+        for key, value in list(obj.items()):
+            yield f"[{describe(key)}]", value
+            yield f" key {describe(key)}", key
+    elif isinstance(obj, (list, tuple)):
+        yield from ((f"[{index}]", part) for index, part in enumerate(obj))
+    elif isinstance(obj, (set, frozenset)):
+        yield from ((" element", part) for part in obj)
+
+
+def _function_parts(obj: Any) -> Iterator[tuple[str, Any]]:
+    if type(obj) is not FunctionType:
+        return
+    for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
+        try:
+            yield f" closure variable {name!r}", cell.cell_contents
+        except ValueError:  # not bound yet
+            continue
+    for name in obj.__code__.co_names:
+        if name in obj.__globals__:
+            yield f" global {name!r}", obj.__globals__[name]
+    yield from ((f" default {describe(part)}", part) for part in obj.__defaults__ or ())
+
+
+def _method_parts(obj: Any) -> Iterator[tuple[str, Any]]:
+    if (function := getattr(obj, "__func__", None)) is not None:
+        yield ".__self__", obj.__self__
+        yield ".__func__", function
+
+
+def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
+    if type(obj) is FunctionType or type(obj).__reduce__ not in _REDUCE_BY_ATTRIBUTES:
+        return  # what it is made of is its own business
+    yield from ((f".{name}", part) for name, part in list(getattr(obj, "__dict__", {}).items()))
+    for base in type(obj).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            try:
+                yield f".{slot}", getattr(obj, slot)
+            except AttributeError:  # not set
+                continue

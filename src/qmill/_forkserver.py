@@ -1,0 +1,114 @@
+"""The fork server: a process with one thread and no state, from which children fork quickly.
+
+    owner ── "f" + (channel, status pipe) ──> server ── fork ──> child
+          <── pid + pidfd ───────────────────
+    server ── exit code, when the child has ended ──> status pipe
+
+It ends when the owner's end of the control socket closes. It ignores Ctrl-C, which the terminal
+sends to everybody: who has to stop is for the owner to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import struct
+from typing import NoReturn
+
+from . import _child
+
+# What every child needs is imported once, here.
+from . import workers as workers
+from .queues import portable as portable
+
+_NUMBER = struct.Struct("!i")
+
+
+def main(control_fd: int, lifeline: int) -> NoReturn:
+    """Serve until the owner is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=control_fd)
+    woken, waker = socket.socketpair()
+    for sock in (woken, waker):
+        sock.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    statuses: dict[int, int] = {}
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is woken:
+                    with contextlib.suppress(BlockingIOError):
+                        woken.recv(4096)
+                    _reap(statuses)
+                else:
+                    _serve(control, lifeline, statuses, [woken, waker, selector])
+
+
+def _serve(
+    control: socket.socket,
+    lifeline: int,
+    statuses: dict[int, int],
+    ours: list[socket.socket | selectors.BaseSelector],
+) -> None:
+    try:
+        request, fds, _, _ = socket.recv_fds(control, 1, 2)
+    except ConnectionError:
+        request = b""
+    if not request:
+        os._exit(0)
+    channel, status = fds
+    for descriptor in fds:
+        os.set_inheritable(descriptor, False)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        control.send(_NUMBER.pack(-(error.errno or 1)))
+        os.close(channel)
+        os.close(status)
+        return
+    if pid == 0:
+        _be_child(channel, lifeline, [control, *ours], [status, *statuses.values()])
+    os.close(channel)
+    statuses[pid] = status
+    if hasattr(os, "pidfd_open"):
+        pidfd = os.pidfd_open(pid)
+        socket.send_fds(control, [_NUMBER.pack(pid)], [pidfd])
+        os.close(pidfd)
+    else:
+        control.send(_NUMBER.pack(pid))
+
+
+def _be_child(
+    channel: int,
+    lifeline: int,
+    ours: list[socket.socket | selectors.BaseSelector],
+    statuses: list[int],
+) -> NoReturn:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for thing in ours:
+        thing.close()
+    for status in statuses:
+        os.close(status)
+    _child.run_from_server(socket.socket(fileno=channel), lifeline)
+
+
+def _reap(statuses: dict[int, int]) -> None:
+    """Tell how children have ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        descriptor = statuses.pop(pid)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(descriptor, _NUMBER.pack(os.waitstatus_to_exitcode(status)))
+        os.close(descriptor)

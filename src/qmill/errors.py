@@ -1,0 +1,160 @@
+"""The exceptions of qmill.
+
+    QmillError
+     ├── SerializationError (pickle.PicklingError)   an object cannot cross to another process
+     │    └── ThreadQueueSent (TypeError)            ... because it is a queue for threads only
+     ├── WorkerDied (RuntimeError)                   a worker process ended without a result
+     ├── JobTimeout (TimeoutError)                   a job ran too long and was killed
+     ├── LaneError (CancelledError)                  a job's predecessor in its lane failed
+     ├── QueueGone (OSError)                         whoever kept the queue is gone
+     ├── Poisoned                                    messages that killed every reader they met
+     └── NotSupported (ValueError)                   this engine or transport cannot do that
+
+    queue.Empty, queue.Full                          the same objects as in the standard library
+    ShutDown                                         queue.ShutDown where Python has it (3.13)
+
+Whatever the standard library has a name for can be caught by that name.
+"""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import signal as _signal
+from queue import Empty, Full
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "Empty",
+    "Full",
+    "JobTimeout",
+    "LaneError",
+    "NotSupported",
+    "Poisoned",
+    "QmillError",
+    "QueueGone",
+    "SerializationError",
+    "ShutDown",
+    "ThreadQueueSent",
+    "WorkerDied",
+]
+
+if TYPE_CHECKING:
+    from concurrent.futures import CancelledError
+
+    class ShutDown(Exception):
+        """Raised by `put` and `get` once a queue has been shut down."""
+
+    class LaneError(CancelledError):
+        """A job was cancelled because its predecessor in its lane failed."""
+else:
+    try:
+        ShutDown = queue.ShutDown
+    except AttributeError:
+
+        class ShutDown(Exception):
+            """Raised by `put` and `get` once a queue has been shut down."""
+
+
+class QmillError(Exception):
+    """The base of every exception that qmill defines."""
+
+
+class SerializationError(QmillError, pickle.PicklingError):
+    """An object could not be turned into bytes, or bytes into an object."""
+
+
+class ThreadQueueSent(SerializationError, TypeError):
+    """A queue of `kind="thread"` was handed to another process."""
+
+
+class WorkerDied(QmillError, RuntimeError):
+    """A worker process ended without a result.
+
+    Args:
+        pid: The process that died.
+        exitcode: Its exit status; minus the signal's number if a signal ended it.
+        signal: The signal's number, or None.
+        job: The name of what it was running, or None.
+        rss_bytes: The last known resident memory of the process, or None.
+    """
+
+    def __init__(
+        self,
+        pid: int | None,
+        exitcode: int | None,
+        signal: int | None = None,
+        job: Any = None,
+        rss_bytes: int | None = None,
+    ) -> None:
+        super().__init__(pid, exitcode, signal, job, rss_bytes)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.signal = signal
+        self.job = job
+        self.rss_bytes = rss_bytes
+
+    def __str__(self) -> str:
+        what = f"worker process {self.pid}"
+        if self.job is not None:
+            what += f" running {self.job}"
+        if self.signal is not None:
+            how = f"was killed by {_signal_name(self.signal)}"
+        else:
+            how = f"ended with exit code {self.exitcode} before it had a result"
+        if self.rss_bytes is not None:
+            how += f" (last known memory {self.rss_bytes / 2**20:.0f} MiB)"
+        return f"{what} {how}"
+
+
+class JobTimeout(QmillError, TimeoutError):
+    """A job ran longer than its `timeout` and was killed."""
+
+
+class QueueGone(QmillError, OSError):
+    """Whoever kept the queue is gone, and what was in it with them."""
+
+
+class Poisoned(QmillError):
+    """Messages whose readers died each time; they were set aside.
+
+    Args:
+        messages: The messages (`qmill.Msg`), in the order in which they were put.
+    """
+
+    def __init__(self, messages: list[Any]) -> None:
+        super().__init__(messages)
+        self.messages = messages
+
+    def __str__(self) -> str:
+        shown = ", ".join(repr(message)[:100] for message in self.messages[:3])
+        more = ", ..." if len(self.messages) > 3 else ""
+        return (
+            f"{len(self.messages)} message(s) killed every reader that they were given to "
+            f"and were set aside: {shown}{more}"
+        )
+
+
+class NotSupported(QmillError, ValueError):
+    """What was asked for is something this engine or transport cannot do."""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return _signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def __getattr__(name: str) -> Any:
+    # LaneError is a CancelledError, and concurrent.futures is too heavy to import for a Queue.
+    if name == "LaneError":
+        from concurrent.futures import CancelledError
+
+        class LaneError(QmillError, CancelledError):
+            """A job was cancelled because its predecessor in its lane failed."""
+
+        LaneError.__qualname__ = "LaneError"
+        globals()["LaneError"] = LaneError
+        return LaneError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

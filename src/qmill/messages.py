@@ -1,0 +1,368 @@
+"""Messages and `Q`, the queue of messages that has an end and is read by workers.
+
+    q.put(...) ──> [ msg | msg | END | END ] ──lease──> for msg in q: ...
+                        ^                                  │ asks for the next: done
+                        └────────── the reader died ───────┘
+
+One END ends one reader. A reader holds the message that it works on under a lease: if it is
+killed, another reader gets the message; after three deaths the message is set aside as poison.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from .errors import Poisoned, ShutDown
+from .queues.base import END, Queue, Reader, check_items
+from .workers import Worker
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from .queues.base import Statistics
+
+END_KIND = "END"
+
+
+@dataclass(slots=True)
+class Msg:
+    """A message.
+
+    Attributes:
+        data: What it carries.
+        kind: What sort of message it is, for readers that handle several; "END" ends a reader.
+        order: Its place among the others, for `Q.sorted` and `Q.items(sort=True)`.
+    """
+
+    data: Any = None
+    kind: str = ""
+    order: int = 0
+
+
+END_MSG = Msg(kind=END_KIND)
+"""The message that ends a reader."""
+
+
+class Q:
+    """A queue of messages with an end.
+
+    Args:
+        kind: "process" for readers anywhere; "thread" for those of this process, which get the
+            very objects that were put.
+        maxsize: The most messages that may wait; 0 is no limit but memory. ENDs need no room.
+        name: Opens the queue of this name for the programs of one user, or creates it.
+
+    Raises:
+        TypeError, ValueError, PermissionError: As `qmill.Queue`.
+
+    Crash: a reader that is killed while it works on a message costs nothing: another reader gets
+    the message. So a message is handled at least once, and exactly once if nobody is killed. A
+    message that killed its readers three times is set aside; `stop` raises `Poisoned`.
+    """
+
+    def __init__(self, kind: str = "process", *, maxsize: int = 0, name: str | None = None) -> None:
+        self._queue = Queue(maxsize, kind=kind, name=name)
+        self._kind = kind
+        self._cached: list[Msg] | None = None
+
+    @classmethod
+    def _from_queue(cls, queue: Queue) -> Q:
+        q = object.__new__(cls)
+        q._queue = queue
+        q._kind = "process"
+        q._cached = None
+        return q
+
+    def __reduce__(self) -> Any:
+        self._check_sendable()
+        return type(self)._from_queue, (self._queue,)
+
+    def _check_sendable(self) -> None:
+        self._queue._check_sendable()
+
+    def __repr__(self) -> str:
+        return f"<qmill.Q on {self._queue!r}>"
+
+    # -- putting --------------------------------------------------------------------------------
+
+    def put(
+        self,
+        data: Any = None,
+        *,
+        kind: str = "",
+        order: int = 0,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> Self:
+        """Put a message.
+
+        Args:
+            data: What it carries; a `Msg` is put as it is.
+            kind: What sort of message it is. "END" is an END, as from `end`.
+            order: Its place among the others.
+            block: Wait for room in a full queue.
+            timeout: Seconds to wait at most; None is no limit.
+
+        Returns:
+            This queue, so that calls can be chained. Errors as `qmill.Queue.put`.
+        """
+        if isinstance(data, Msg):
+            message = data
+        else:
+            if not isinstance(kind, str):
+                raise TypeError(f"kind must be a str, not {type(kind).__name__} {kind!r}")
+            if type(order) is not int:
+                _check_order("order", order)
+            message = Msg(data, kind, order)
+        if message.kind == END_KIND:
+            return self.end()
+        self._queue.put(self._packed(message), block, timeout)
+        return self
+
+    def put_nowait(self, data: Any = None, *, kind: str = "", order: int = 0) -> Self:
+        """Put a message without waiting; `Full` if there is no room."""
+        return self.put(data, kind=kind, order=order, block=False)
+
+    def put_many(
+        self, items: Iterable[Any], block: bool = True, timeout: float | None = None
+    ) -> int:
+        """Put messages: data, or a `Msg` as it is; not ENDs. As `qmill.Queue.put_many`."""
+        messages = [item if isinstance(item, Msg) else Msg(item) for item in check_items(items)]
+        for message in messages:
+            if message.kind == END_KIND:
+                raise ValueError("items must not hold an END; use end() after put_many")
+        return self._queue.put_many([self._packed(message) for message in messages], block, timeout)
+
+    def _packed(self, message: Msg) -> Any:
+        """Return what travels: between processes a tuple, which pickles faster than a `Msg`."""
+        if self._kind == "thread" or type(message) is not Msg:
+            return message
+        return message.data, message.kind, message.order
+
+    def end(self) -> Self:
+        """Put an END: one reader will stop there. It needs no room.
+
+        Returns:
+            This queue, so that calls can be chained.
+        """
+        self._queue._end(1, b"")
+        return self
+
+    def stop(self, workers: Worker | Iterable[Worker]) -> Self:
+        """End the workers that read this queue: an END each, then wait for them.
+
+        Args:
+            workers: One worker or several.
+
+        Returns:
+            This queue.
+
+        Raises:
+            WorkerDied: A worker was killed, or exited before it had returned.
+            Poisoned: Messages killed their readers three times and were set aside.
+            Exception: What a worker raised.
+            ExceptionGroup: Several of these.
+            TypeError: These are no workers.
+
+        Blocks: until the workers have ended. It needs no room in the queue, and takes back the
+        ENDs of those that ended without reading theirs.
+        """
+        crew = [workers] if not isinstance(workers, Iterable) else list(workers)
+        for worker in crew:
+            if not isinstance(worker, Worker):
+                raise TypeError(
+                    f"workers must be a Worker or several, not {type(worker).__name__} {worker!r}"
+                )
+        tag = os.urandom(8)
+        try:
+            self._queue._end(sum(worker.is_alive() for worker in crew), tag)
+            for worker in crew:
+                worker.join()
+            self._queue._settle()  # their deaths, if any, are known before anything is counted
+        finally:
+            self._queue._withdraw_ends(tag)
+        failures = [error for worker in crew if (error := worker._failure()) is not None]
+        if poisoned := self.poisoned():
+            failures.append(Poisoned(poisoned))
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise BaseExceptionGroup(f"{len(failures)} failures among the workers", failures)
+        return self
+
+    def poisoned(self) -> list[Msg]:
+        """Take the messages that killed three readers each and were set aside."""
+        return [_message(item) for item in self._queue._take_poisoned()]
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Msg]:
+        """Read messages until an END, or until the queue is shut down and empty.
+
+        Asking for the next message says that the last one is done. Leaving the loop says so, too,
+        however it is left; only the death of this process returns the message to the queue.
+        """
+        reader = self._queue._reader()
+        lease: int | None = None
+        try:
+            while (taken := _take(reader, lease)) is not None:
+                lease, message = taken
+                yield message
+        finally:
+            reader.close()
+
+    def sorted(self, start: int = 0) -> Iterator[Msg]:
+        """Read messages in the order of `Msg.order`, until an END.
+
+        A message waits here, under its lease, until all those before it have come. At the END
+        what is left comes in order, whatever is missing. One that comes late comes at once. Leaving
+        the loop alive returns what still waited here.
+
+        Args:
+            start: The order of the first message; each following one counts one up.
+        """
+        _check_order("start", start)
+        return self._sorted(start)
+
+    def _sorted(self, start: int) -> Iterator[Msg]:
+        reader = self._queue._reader()
+        early: list[tuple[int, int, int, Msg]] = []  # a heap of (order, tie, lease, message)
+        ties = itertools.count()
+        due = start
+        done: int | None = None
+        try:
+            while (taken := _take(reader, done)) is not None:
+                lease, message = taken
+                done = None
+                heapq.heappush(early, (message.order, next(ties), lease, message))
+                while early and early[0][0] <= due:
+                    if done is not None:
+                        reader.done(done)
+                    order, _, done, message = heapq.heappop(early)
+                    due = max(due, order + 1)
+                    yield message
+            while early:
+                if done is not None:
+                    reader.done(done)
+                _, _, done, message = heapq.heappop(early)
+                yield message
+        finally:
+            reader.close([lease for _, _, lease, _ in early])
+
+    def items(self, cache: bool = False, sort: bool = False) -> Iterator[Msg]:
+        """End the queue and read what is in it.
+
+        Args:
+            cache: Keep the messages, and give the same ones at every later call with `cache`.
+            sort: In the order of `Msg.order`.
+        """
+        if not cache:
+            self.end()
+            return self.sorted() if sort else iter(self)
+        if self._cached is None:
+            self.end()
+            self._cached = list(self)
+        return iter(sorted(self._cached, key=attrgetter("order")) if sort else self._cached)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Msg:
+        """Take the next message, at most once; `END_MSG` at an END. As `qmill.Queue.get`."""
+        return _message(self._queue.get(block, timeout))
+
+    def get_nowait(self) -> Msg:
+        """Take the next message without waiting; `Empty` if there is none."""
+        return self.get(False)
+
+    def get_many(
+        self, max_items: int, block: bool = True, timeout: float | None = None
+    ) -> list[Msg]:
+        """Take up to `max_items` messages. As `qmill.Queue.get_many`; an END comes alone."""
+        return [_message(item) for item in self._queue.get_many(max_items, block, timeout)]
+
+    def peek(self, block: bool = True, timeout: float | None = None) -> Msg:
+        """Return the message that `get` would return, and leave it there."""
+        return _message(self._queue.peek(block, timeout))
+
+    # -- as the queue that it stands on -----------------------------------------------------------
+
+    def qsize(self) -> int:
+        """Return how many messages and ENDs wait."""
+        return self._queue.qsize()
+
+    def empty(self) -> bool:
+        """Return whether nothing waits, not even an END."""
+        return self._queue.empty()
+
+    def full(self) -> bool:
+        """Return whether `put` would have to wait."""
+        return self._queue.full()
+
+    def statistics(self) -> Statistics:
+        """Return the counts of this queue, all of one moment."""
+        return self._queue.statistics()
+
+    def task_done(self) -> None:
+        """Tell that a message taken by `get` is finished; one of a loop is so by itself."""
+        self._queue.task_done()
+
+    def join(self) -> None:
+        """Wait until every message put is done."""
+        self._queue.join()
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Refuse further puts; readers stop when the queue is empty. As `qmill.Queue.shutdown`."""
+        self._queue.shutdown(immediate)
+
+    def close(self) -> None:
+        """Close this process's handle."""
+        self._queue.close()
+
+    def join_thread(self) -> None:
+        """Do nothing: there is no feeder thread."""
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: exit never waits for readers."""
+
+    def unlink(self) -> None:
+        """Give up the queue's name and what is unread."""
+        self._queue.unlink()
+
+    @property
+    def name(self) -> str | None:
+        """The name under which other programs open this queue, if it has one."""
+        return self._queue.name
+
+    @property
+    def maxsize(self) -> int:
+        """The most messages that may wait; 0 is no limit."""
+        return self._queue.maxsize
+
+    @property
+    def kind(self) -> str:
+        """Which readers it is for: "process" or "thread"."""
+        return self._kind
+
+
+def _check_order(argument: str, order: object) -> None:
+    if not isinstance(order, float) and not hasattr(type(order), "__index__"):
+        raise TypeError(f"{argument} must be an int, not {type(order).__name__} {order!r}")
+
+
+def _message(item: Any) -> Msg:
+    if item is END:
+        return END_MSG
+    return item if isinstance(item, Msg) else Msg(*item)
+
+
+def _take(reader: Reader, done: int | None) -> tuple[int, Msg] | None:
+    """Take the next message under a lease; None at the end."""
+    try:
+        lease, item = reader.take(done)
+    except ShutDown:
+        return None
+    return None if item is END else (lease, _message(item))

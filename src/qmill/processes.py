@@ -1,0 +1,403 @@
+"""Starting processes and knowing when they end: fork, fork server and spawn behind one handle.
+
+    start(work, job, method) ─┬─ fork ───────── os.fork ──────────────────> child
+                              ├─ forkserver ─── _forkserver.py ── fork ───> child
+                              └─ spawn ──────── python -c ... ────────────> child
+
+What a child does is in _child.py. It gets two things: a *channel*, a socket to whoever started it,
+on which its setup comes first, and the *lifeline*, a pipe whose other end only this process holds.
+When this process ends, however it ends, the kernel kills every child through the lifeline.
+
+Nobody's `__main__` is ever imported in a child. `forkserver` is safe whatever threads run here,
+since the server has one; `fork` shares this process's memory and is as safe as `os.fork`.
+
+A fork server belongs to the process that started it; it is started when first needed, and ends
+when its control socket closes.
+
+Source: pidfd_open(2), fcntl(2) F_SETSIG and O_ASYNC.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import _child
+from .errors import NotSupported
+from .queues import wire
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
+"""How a process can be started here; the first is the default."""
+
+UNKNOWN_EXIT = 255
+"""The exit code of a process whose fork server was killed before it could tell."""
+
+_chosen_method: str | None = None
+
+
+def set_start_method(method: str | None) -> None:
+    """Choose how process workers start, where they are not told otherwise.
+
+    Args:
+        method: "forkserver" (safe with threads; the default on POSIX), "spawn" (a new interpreter;
+            the default elsewhere), "fork" (copy-on-write memory of this process; unsafe while
+            other threads run), or None for the default.
+
+    Raises:
+        ValueError: The method is unknown, or this platform does not have it.
+    """
+    global _chosen_method
+    _chosen_method = None if method is None else _check_method(method)
+
+
+def get_start_method(method: str | None = None) -> str:
+    """Return `method` if it is one, else the one in force.
+
+    That is what `set_start_method` chose, else `QMILL_START_METHOD`, else the default.
+    """
+    if method is not None:
+        return _check_method(method)
+    if _chosen_method is not None:
+        return _chosen_method
+    if from_environment := os.environ.get("QMILL_START_METHOD"):
+        return _check_method(from_environment, "QMILL_START_METHOD")
+    return METHODS[0]
+
+
+def _check_method(method: object, argument: str = "start_method") -> str:
+    if method not in METHODS:
+        raise ValueError(f"{argument} must be one of {', '.join(METHODS)}; got {method!r}")
+    return str(method)
+
+
+class Process:
+    """A started process.
+
+    Attributes:
+        pid: Its number.
+        channel: The socket to it.
+        sentinel: A file descriptor that is readable once the process has ended.
+    """
+
+    def __init__(
+        self, pid: int, channel: socket.socket, sentinel: int, status: int | None = None
+    ) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.sentinel = sentinel
+        self._status = status  # where the fork server writes how it ended; None for our own child
+        self._exitcode: int | None = None
+        self._lock = threading.Lock()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the process has ended; False if `timeout` seconds passed first."""
+        return self._exitcode is not None or bool(wait_readable([self.sentinel], timeout))
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit status, minus the signal's number if one ended it; None while it runs."""
+        with self._lock:
+            if self._exitcode is None and wait_readable([self.sentinel], 0):
+                self._exitcode = self._read_status() if self._status is not None else self._reap()
+            return self._exitcode
+
+    def _reap(self) -> int:
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # somebody else has waited for it
+            return UNKNOWN_EXIT
+        return os.waitstatus_to_exitcode(status)
+
+    def _read_status(self) -> int:
+        assert self._status is not None
+        told = os.read(self._status, _STATUS.size)
+        return int(_STATUS.unpack(told)[0]) if told else UNKNOWN_EXIT
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended; never hits another one of that number."""
+        with self._lock:
+            if self._exitcode is not None:
+                return
+            try:
+                if hasattr(signal, "pidfd_send_signal"):
+                    signal.pidfd_send_signal(self.sentinel, number)
+                else:
+                    os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+    def close(self) -> None:
+        """Close all but the sentinel, on which another thread may still wait."""
+        self.channel.close()
+        with self._lock:
+            if self._status is not None and self._status != self.sentinel:
+                os.close(self._status)
+            self._status = None
+
+    def forget_in_child(self) -> None:
+        """A forked child has no part in its parent's processes."""
+        self._lock = threading.Lock()  # another thread of the parent may have held the old one
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+        os.close(self.sentinel)
+
+
+_STATUS = struct.Struct("!i")
+_PID = struct.Struct("!i")
+
+
+def wait_readable(files: list[Any], timeout: float | None) -> list[Any]:
+    """Wait until one of the files is readable; returns those that are, none when time is up."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with _Selector() as selector:
+        for file in files:
+            selector.register(file, selectors.EVENT_READ)
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = selector.select(None if left is None else min(left, _LONGEST_WAIT_S))
+            if ready or (left is not None and left <= 0):
+                return [key.fileobj for key, _ in ready]
+
+
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+_LONGEST_WAIT_S = 1_000_000.0  # poll takes its timeout as an int of milliseconds
+
+
+def start(work: str, job: Any, method: str, pack: Callable[[Any], bytes | bytearray]) -> Process:
+    """Start a process.
+
+    Args:
+        work: What runs there, as "module:function"; it is called with the channel and a function
+            that returns the job.
+        job: What it is to do. Under "fork" it is inherited, else packed.
+        method: One of `METHODS`.
+        pack: Packs the job. It runs before anything is started, and may raise.
+
+    Raises:
+        OSError: The system refuses another process.
+        NotSupported: This is no POSIX system.
+    """
+    if not hasattr(socket, "send_fds"):
+        raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
+    packed = None if method == "fork" else pack(job)
+    ours, theirs = socket.socketpair()
+    try:
+        if method == "fork":
+            process = _fork(work, job, ours, theirs)
+        elif method == "spawn":
+            process = _spawn(ours, theirs)
+        else:
+            process = _fork_server.fork(ours, theirs)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    if packed is not None:
+        _send_setup(process.channel, work, packed)
+    return process
+
+
+def _send_setup(channel: socket.socket, work: str, packed: bytes | bytearray) -> None:
+    """Tell a child what the world looks like here and now, and what to do."""
+    setup = {
+        "environ": dict(os.environ),
+        "cwd": _cwd(),
+        "path": sys.path,
+        "argv": sys.argv,
+        "work": work,
+        "start_method": _chosen_method,
+        "ignore_interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+    }
+    parts = wire.encode((setup,), [packed])
+    try:
+        while parts:
+            parts = wire.send_some(channel, parts)
+    except ConnectionError:
+        pass  # it has died already, which its sentinel tells
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed
+        return None
+
+
+# -- the lifeline ------------------------------------------------------------------------------
+
+_lifeline: tuple[int, int] | None = None
+
+
+def lifeline() -> int:
+    """Return the children's end of this process's lifeline."""
+    global _lifeline
+    with wire.fork_lock:
+        if _lifeline is None:
+            _lifeline = os.pipe()
+        return _lifeline[0]
+
+
+# -- three ways to start -----------------------------------------------------------------------
+
+
+def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket) -> Process:
+    line = os.dup(lifeline())  # the at-fork handler closes the original
+    alive = _AliveSign()
+    # Ctrl-C in the middle of a fork is lost in an at-fork handler, or leads a child astray.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child.run_forked(work, job, ours, theirs, line, blocked)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.close(line)
+    return Process(pid, ours, alive.sentinel(pid))
+
+
+class _AliveSign:
+    """Makes a sentinel for a child of our own: a pidfd, else a pipe that only it keeps open."""
+
+    def __init__(self) -> None:
+        self.pipe = None if hasattr(os, "pidfd_open") else os.pipe()
+
+    def sentinel(self, pid: int) -> int:
+        if self.pipe is None:
+            return os.pidfd_open(pid)
+        os.close(self.pipe[1])
+        return self.pipe[0]
+
+
+def _spawn(ours: socket.socket, theirs: socket.socket) -> Process:
+    line = lifeline()
+    alive = _AliveSign()
+    fds = [theirs.fileno(), line, *([] if alive.pipe is None else [alive.pipe[1]])]
+    child = _python("_child", f"{theirs.fileno()}, {line}", fds)
+    sentinel = alive.sentinel(child.pid)
+    child.returncode = 0  # this handle waits for it, subprocess need not
+    return Process(child.pid, ours, sentinel)
+
+
+def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[bytes]:
+    """Start an interpreter like this one that runs `main` of a module of this package."""
+    import subprocess
+
+    path = [str(entry) for entry in sys.path]
+    code = f"import sys; sys.path[:] = {path!r}; import qmill.{module} as m; "
+    code += f"m.main({arguments})"
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return subprocess.Popen(
+        [sys.executable, *flags, "-c", code], stdin=subprocess.DEVNULL, pass_fds=fds
+    )
+
+
+class _ForkServer:
+    """This process's fork server, started when first needed, again if it was killed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def fork(self, ours: socket.socket, theirs: socket.socket) -> Process:
+        """Have the server fork a child that holds `theirs`."""
+        status, status_there = os.pipe()
+        try:
+            with self._lock:
+                try:
+                    pid, sentinel = self._ask(theirs.fileno(), status_there)
+                except (ConnectionError, EOFError):  # it was killed
+                    self._drop()
+                    pid, sentinel = self._ask(theirs.fileno(), status_there)
+        except BaseException:
+            os.close(status)
+            raise
+        finally:
+            os.close(status_there)
+        if sentinel is None:
+            return Process(pid, ours, status, status)
+        return Process(pid, ours, sentinel, status)
+
+    def _ask(self, *fds: int) -> tuple[int, int | None]:
+        if self._control is None:
+            self._start()
+        assert self._control is not None
+        try:
+            socket.send_fds(self._control, [b"f"], list(fds))
+            answer, received, _, _ = socket.recv_fds(self._control, _PID.size, 1)
+        except KeyboardInterrupt:  # an answer is under way that nobody will read
+            self._drop()
+            raise
+        if not answer:
+            raise EOFError
+        (pid,) = _PID.unpack(answer)
+        if pid < 0:
+            raise OSError(-pid, f"the fork server cannot fork: {os.strerror(-pid)}")
+        if not received:
+            return pid, None
+        os.set_inheritable(received[0], False)
+        return pid, received[0]
+
+    def _start(self) -> None:
+        with wire.fork_lock:  # a child must find our end, and close it
+            self._control, theirs = socket.socketpair()
+        with theirs:
+            fds = [theirs.fileno(), lifeline()]
+            self._server = _python("_forkserver", f"{fds[0]}, {fds[1]}", fds)
+
+    def _drop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._server is not None:
+            self._server.wait()
+            self._server = None
+
+    def stop(self) -> None:
+        """End the server; its children are not affected."""
+        with self._lock:
+            self._drop()
+
+    def forget_in_child(self) -> None:
+        """A forked child has no part in its parent's server."""
+        self._lock = threading.Lock()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._server is not None:
+            self._server.returncode = 0  # not ours to wait for
+            self._server = None
+
+
+_fork_server = _ForkServer()
+stop_fork_server = _fork_server.stop
+atexit.register(stop_fork_server)
+
+
+def _after_fork_in_child() -> None:
+    global _lifeline
+    if _lifeline is not None:
+        # Who keeps the writing end keeps the parent's children alive after the parent's death.
+        for descriptor in _lifeline:
+            os.close(descriptor)
+        _lifeline = None
+    _fork_server.forget_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

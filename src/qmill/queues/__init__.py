@@ -1,0 +1,1 @@
+"""Queues: one class for all kinds, one transport a file."""

@@ -1,0 +1,316 @@
+"""How a queue reaches its mailbox, and the `Queue` made of that.
+
+    MailboxQueue ──packs objects──> Access ──> Mailbox
+                                      │
+                      LocalAccess: in this process, a thread waits on a lock
+                      RemoteAccess (portable.py): in another one, behind a socket
+
+An access speaks of payloads, not objects, and its calls wait: `timeout` None for ever, 0.0 not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import Empty, Full, ShutDown
+from .base import END, Queue, Reader, check_items, check_max_items, check_wait
+from .mailbox import LOCAL, GetCall, JoinCall, LocalAnswer, Mailbox, MailReader, PutCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .base import Statistics
+
+
+class AccessReader(Protocol):
+    """A reader's leases, wherever they are kept."""
+
+    def take(self, done: int | None) -> tuple[int, Any]:
+        """End the lease `done`, wait for a record, and return its lease and payload or END."""
+
+    def done(self, lease: int) -> None:
+        """End one lease."""
+
+    def close(self, unread: Iterable[int] = ()) -> None:
+        """End all leases, but give back those `unread`. May run in a garbage collection."""
+
+
+class Access(Protocol):
+    """What `MailboxQueue` asks of a mailbox, near or far."""
+
+    def put(self, payloads: list[Any], timeout: float | None) -> int:
+        """Put payloads, and return how many went in."""
+
+    def get(self, limit: int, timeout: float | None, peek: bool) -> list[Any]:
+        """Take or look at up to `limit` payloads; empty when time is up."""
+
+    def put_back(self, payloads: list[Any]) -> None:
+        """Return payloads that were just taken to the front of the queue."""
+
+    def reader(self) -> AccessReader:
+        """Return a new reader."""
+
+    def end(self, number: int, tag: bytes) -> None:
+        """Put ENDs."""
+
+    def withdraw_ends(self, tag: bytes) -> int:
+        """Take back ENDs."""
+
+    def task_done(self) -> None:
+        """Count one message as done."""
+
+    def join(self) -> None:
+        """Wait until nothing is unfinished."""
+
+    def shutdown(self, immediate: bool) -> None:
+        """Refuse further puts."""
+
+    def full(self) -> bool:
+        """Whether a put would have to wait."""
+
+    def statistics(self) -> Statistics:
+        """Return the counts."""
+
+    def settle(self) -> None:
+        """Wait until what has happened so far, such as deaths, is counted."""
+
+    def take_poisoned(self) -> list[Any]:
+        """Take the payloads that were set aside."""
+
+
+class LocalReader:
+    """A reader in the process that has the mailbox."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._reader = MailReader(LOCAL)
+
+    def take(self, done: int | None) -> tuple[int, Any]:
+        """See `AccessReader`."""
+        if done:
+            self._mailbox.lease_done(self._reader, done)
+        call = GetCall(LOCAL, LocalAnswer(), reader=self._reader)
+        _get(self._mailbox, call, None)
+        [(lease, record)] = call.value
+        return lease, record.payload
+
+    def done(self, lease: int) -> None:
+        """See `AccessReader`."""
+        self._mailbox.lease_done(self._reader, lease)
+
+    def close(self, unread: Iterable[int] = ()) -> None:
+        """See `AccessReader`."""
+        self._mailbox.close_reader(self._reader, unread)
+
+
+class LocalAccess:
+    """A mailbox in this process. The methods are those of `Access`."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        self.reader = lambda: LocalReader(mailbox)
+        self.withdraw_ends = mailbox.withdraw_ends
+        self.shutdown = mailbox.shutdown
+        self.full = mailbox.full
+        self.statistics = mailbox.statistics
+        self.take_poisoned = mailbox.take_poisoned
+
+    def put(self, payloads: list[Any], timeout: float | None) -> int:
+        mailbox = self.mailbox
+        call = PutCall(payloads, None if timeout == 0 else LocalAnswer())
+        try:
+            mailbox.put(call)
+            if call.pending:
+                _wait(mailbox, call, timeout)
+        except ShutDown:
+            raise
+        except BaseException:  # Ctrl-C
+            mailbox.abandon(call)
+            raise
+        return call.admitted
+
+    def get(self, limit: int, timeout: float | None, peek: bool) -> list[Any]:
+        answer = None if timeout == 0 else LocalAnswer()
+        call = GetCall(LOCAL, answer, limit, None, peek)
+        _get(self.mailbox, call, timeout)
+        return [record.payload for _, record in call.value]
+
+    def put_back(self, payloads: list[Any]) -> None:
+        self.mailbox.put_back(LOCAL, payloads)
+
+    def end(self, number: int, tag: bytes) -> None:
+        self.mailbox.end(number, tag, LOCAL)
+
+    def task_done(self) -> None:
+        self.mailbox.task_done(LOCAL)
+
+    def join(self) -> None:
+        call = JoinCall(LocalAnswer())
+        try:
+            self.mailbox.join(call)
+            if call.pending:
+                _wait(self.mailbox, call, None)
+        except BaseException:
+            self.mailbox.abandon(call)
+            raise
+
+    def settle(self) -> None:
+        pass
+
+
+def _get(mailbox: Mailbox, call: GetCall, timeout: float | None) -> None:
+    """Make a call of this process, and wait for what it takes."""
+    try:
+        mailbox.get(call)
+        if call.pending:
+            _wait(mailbox, call, timeout)
+    except ShutDown:
+        raise
+    except BaseException:  # Ctrl-C: whatever came meanwhile goes back
+        mailbox.abandon(call)
+        raise
+
+
+def _wait(mailbox: Mailbox, call: GetCall | PutCall | JoinCall, timeout: float | None) -> None:
+    """Wait for the answer to a call of this process; when time is up, take it out of its line."""
+    answer = call.answer
+    assert isinstance(answer, LocalAnswer)
+    if answer.wait(timeout) or not mailbox.withdraw(call):
+        answer.result()
+
+
+class MailboxQueue(Queue):
+    """A `Queue` on an access. A transport gives it `_access`, `_pack` and `_unpack`."""
+
+    _maxsize: int
+
+    @property
+    def _access(self) -> Access:
+        """The way to the mailbox."""
+        raise NotImplementedError
+
+    def _pack(self, obj: Any) -> Any:
+        """Turn an object into a payload."""
+        raise NotImplementedError
+
+    def _unpack(self, payload: Any, peeked: bool = False) -> Any:
+        """Turn a payload into the object; a peeked one stays in the queue, too."""
+        raise NotImplementedError
+
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        wait = check_wait(block, timeout)
+        self._check_open()
+        if not self._access.put([self._pack(obj)], wait):
+            raise Full
+
+    def put_many(
+        self, items: Iterable[Any], block: bool = True, timeout: float | None = None
+    ) -> int:
+        wait = check_wait(block, timeout)
+        self._check_open()
+        return self._access.put([self._pack(item) for item in check_items(items)], wait)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        wait = check_wait(block, timeout)
+        self._check_open()
+        payloads = self._access.get(1, wait, False)
+        if not payloads:
+            raise Empty
+        return self._unpack(payloads[0])
+
+    def get_many(
+        self, max_items: int, block: bool = True, timeout: float | None = None
+    ) -> list[Any]:
+        limit = check_max_items(max_items)
+        wait = check_wait(block, timeout)
+        self._check_open()
+        payloads = self._access.get(limit, wait, False)
+        if not payloads:
+            raise Empty
+        items: list[Any] = []
+        for payload in payloads:
+            try:
+                items.append(self._unpack(payload))
+            except Exception:
+                bad = len(items)
+                self._access.put_back(payloads[bad + (bad == 0) :])
+                if not items:
+                    raise
+                break
+            except BaseException:  # Ctrl-C
+                self._access.put_back(payloads)
+                raise
+        return items
+
+    def peek(self, block: bool = True, timeout: float | None = None) -> Any:
+        wait = check_wait(block, timeout)
+        self._check_open()
+        payloads = self._access.get(1, wait, True)
+        if not payloads:
+            raise Empty
+        return self._unpack(payloads[0], peeked=True)
+
+    def full(self) -> bool:
+        self._check_open()
+        return self._access.full()
+
+    def statistics(self) -> Statistics:
+        self._check_open()
+        return self._access.statistics()
+
+    def task_done(self) -> None:
+        self._check_open()
+        self._access.task_done()
+
+    def join(self) -> None:
+        self._check_open()
+        self._access.join()
+
+    def shutdown(self, immediate: bool = False) -> None:
+        self._check_open()
+        self._access.shutdown(immediate)
+
+    def close(self) -> None:
+        self._closed = True
+
+    @property
+    def maxsize(self) -> int:
+        return self._maxsize
+
+    def _settle(self) -> None:
+        self._check_open()
+        self._access.settle()
+
+    def _end(self, count: int, tag: bytes) -> None:
+        self._check_open()
+        self._access.end(count, tag)
+
+    def _withdraw_ends(self, tag: bytes) -> int:
+        self._check_open()
+        return self._access.withdraw_ends(tag)
+
+    def _take_poisoned(self) -> list[Any]:
+        self._check_open()
+        return [self._unpack(payload) for payload in self._access.take_poisoned()]
+
+    def _reader(self) -> Reader:
+        self._check_open()
+        return _UnpackingReader(self, self._access.reader())
+
+
+class _UnpackingReader(Reader):
+    def __init__(self, queue: MailboxQueue, reader: AccessReader) -> None:
+        self._queue = queue
+        self._reader = reader
+
+    def take(self, done: int | None) -> tuple[int, Any]:
+        lease, payload = self._reader.take(done)
+        if payload is END:
+            return 0, END
+        return lease, self._queue._unpack(payload)
+
+    def done(self, lease: int) -> None:
+        self._reader.done(lease)
+
+    def close(self, unread: Iterable[int] = ()) -> None:
+        self._reader.close(unread)

@@ -1,0 +1,470 @@
+"""What a queue is to its users, whatever carries it: the class `Queue` and its checks.
+
+`Queue(...)` makes an instance of the transport that fits: one subclass, in one file, each.
+
+    thread.py     ThreadQueue     references between threads; nothing is pickled
+    portable.py   PortableQueue   pickled, kept by a broker thread of the creating process
+
+A transport implements every method that raises NotImplementedError here. The underscored ones are
+what `qmill.Q` stands on: ENDs, and readers that hold a message under a lease until they are done.
+
+Invariants, for every transport:
+- a message is waiting, leased, or taken; `unfinished` = those put and not yet done;
+- ENDs are no messages: they need no room, are never leased, and do not count as unfinished;
+- an END is handed out only when no earlier message can come back: every lease is held by the
+  asker's process, by a reader that waits too, or by the process that put the END (if that one
+  dies, nobody is left who waits for the end to mean something).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Empty, Full, NotSupported, ShutDown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NamedTuple
+
+    class Statistics(NamedTuple):
+        """Counts of one queue, all taken at one moment."""
+
+        size: int
+        leased: int
+        unfinished: int
+        put: int
+        taken: int
+        done: int
+        lost: int
+        redelivered: int
+        poisoned: int
+        maxsize: int
+else:
+    Statistics = namedtuple(
+        "Statistics",
+        "size leased unfinished put taken done lost redelivered poisoned maxsize",
+    )
+    Statistics.__doc__ = """Counts of one queue, all taken at one moment.
+
+    Attributes:
+        size: Messages and ENDs that wait to be taken.
+        leased: Messages that a reader holds and has not finished.
+        unfinished: Messages put and not done; `join` waits until it is 0.
+        put: Messages put since the queue was made.
+        taken: Deliveries to readers, redeliveries included.
+        done: Messages finished: `task_done`, an ended lease, or a dead process's share.
+        lost: Those of `done` that a process took and died with.
+        redelivered: Messages that came back because their reader died.
+        poisoned: Messages set aside because their readers died each time.
+        maxsize: The limit of waiting messages; 0 is none.
+    """
+
+POISON_DEATHS = 3
+"""A message whose readers died this often is set aside."""
+
+NAME_MAX_BYTES = 200
+
+
+class _End:
+    """The type of `END`, which a transport hands out where a queue's end was put."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "END"
+
+    def __reduce__(self) -> str:
+        return "END"
+
+
+END = _End()
+
+
+class Queue:
+    """A first-in, first-out queue between threads, processes and programs.
+
+    Whatever you put is what you get. A queue can be pickled at any time to any process: as an
+    argument of a pool's task, of an executor, of a process, inside a message on another queue.
+
+    Args:
+        maxsize: The most messages that may wait; 0 or less is no limit but memory.
+        kind: "process" for any reader; "thread" for readers in this process only, which get the
+            very object that was put (nothing is pickled).
+        name: Opens the queue of this name, or creates it, for the programs of one user. 1 to 200
+            bytes, without "/" and NUL. It lives while any process has it open.
+        persistent: Keeps a named queue, with what is unread, until `unlink()`.
+
+    Raises:
+        TypeError: An argument of the wrong type.
+        ValueError: An unknown kind; a bad name; a name that is in use with another `maxsize`.
+        PermissionError: The name is held by another user.
+
+    Crash: a process that dies costs the others nothing: what it held under a lease goes back, what
+        it took otherwise counts as done and as `statistics().lost`. A put that returned is in the
+        queue. When the process that made a `kind="process"` queue without a name ends, the queue
+        is gone, and every caller gets `QueueGone`.
+    """
+
+    _closed = False
+
+    def __new__(
+        cls,
+        maxsize: int = 0,
+        *,
+        kind: str = "process",
+        name: str | None = None,
+        persistent: bool = False,
+    ) -> Queue:
+        """Make a queue of the transport that fits."""
+        if cls is Queue:
+            cls = _transport(kind, name, persistent)
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        kind: str = "process",
+        name: str | None = None,
+        persistent: bool = False,
+    ) -> None:
+        raise NotImplementedError
+
+    # -- putting ------------------------------------------------------------------------------
+
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an object at the end of the queue.
+
+        The object is serialised here and now, and when `put` returns it is in the queue.
+
+        Args:
+            obj: Anything, or for `kind="process"` anything that pickle or cloudpickle takes.
+            block: Wait for room in a full queue.
+            timeout: Seconds to wait at most; None is no limit, 0 does not wait.
+
+        Raises:
+            Full: There was no room in time.
+            ShutDown: The queue has been shut down.
+            SerializationError: The object cannot be pickled; nothing was put.
+            ValueError: A negative timeout, or this handle is closed.
+            QueueGone: The process that kept the queue is gone.
+
+        Blocks: while the queue is full. Ctrl-C interrupts it.
+        """
+        raise NotImplementedError
+
+    def put_nowait(self, obj: Any) -> None:
+        """Put an object without waiting; `Full` if there is no room."""
+        self.put(obj, False)
+
+    def put_many(
+        self, items: Iterable[Any], block: bool = True, timeout: float | None = None
+    ) -> int:
+        """Put several objects, in order and in one go.
+
+        All are serialised before the first goes in: one that cannot be leaves the queue as it was.
+
+        Args:
+            items: The objects. They are read to the end before the first is put.
+            block: Wait for room.
+            timeout: Seconds to wait at most for all of them; None is no limit.
+
+        Returns:
+            How many went in: all, or the first so many when time was up.
+
+        Raises:
+            ShutDown: The queue has been shut down, and none of them went in.
+            SerializationError: One cannot be pickled; none was put.
+            ValueError: A negative timeout, or this handle is closed.
+        """
+        raise NotImplementedError
+
+    # -- getting ------------------------------------------------------------------------------
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the object at the front of the queue.
+
+        Args:
+            block: Wait for an object.
+            timeout: Seconds to wait at most; None is no limit, 0 does not wait.
+
+        Returns:
+            The object. It was taken at most once: if this process dies now, nobody else gets it.
+
+        Raises:
+            Empty: Nothing came in time.
+            ShutDown: The queue is shut down and empty.
+            SerializationError: The object cannot be rebuilt here. It was taken; the queue goes on.
+            ValueError: A negative timeout, or this handle is closed.
+            QueueGone: The process that kept the queue is gone.
+
+        Blocks: while the queue is empty. Ctrl-C interrupts it.
+        """
+        raise NotImplementedError
+
+    def get_nowait(self) -> Any:
+        """Take the object at the front without waiting; `Empty` if there is none."""
+        return self.get(False)
+
+    def get_many(
+        self, max_items: int, block: bool = True, timeout: float | None = None
+    ) -> list[Any]:
+        """Take up to `max_items` objects: waits for the first, then takes what is there.
+
+        Args:
+            max_items: The most to take, at least 1.
+            block: Wait for the first object.
+            timeout: Seconds to wait at most for the first; None is no limit.
+
+        Returns:
+            One object or more, in order.
+
+        Raises:
+            Empty, ShutDown, SerializationError, ValueError, QueueGone: as `get`. An object that
+                cannot be rebuilt ends the list before it, and is raised by the next call.
+        """
+        raise NotImplementedError
+
+    def peek(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Return the object that `get` would return, and leave it there.
+
+        Each call gives a copy of its own, but for `kind="thread"`. Arguments and errors as `get`.
+        """
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Any]:
+        """Take objects until the queue is shut down and empty."""
+        while True:
+            try:
+                item = self.get()
+            except ShutDown:
+                return
+            yield item
+
+    # -- counting -----------------------------------------------------------------------------
+
+    def qsize(self) -> int:
+        """Return how many messages wait; exact, on every platform."""
+        return self.statistics().size
+
+    def empty(self) -> bool:
+        """Return whether nothing waits."""
+        return self.statistics().size == 0
+
+    def full(self) -> bool:
+        """Return whether `put` would have to wait."""
+        raise NotImplementedError
+
+    def statistics(self) -> Statistics:
+        """Return the counts of this queue, all of one moment."""
+        raise NotImplementedError
+
+    # -- finishing ----------------------------------------------------------------------------
+
+    def task_done(self) -> None:
+        """Tell that one object taken by `get` is finished.
+
+        Raises:
+            ValueError: Called more often than objects were put.
+        """
+        raise NotImplementedError
+
+    def join(self) -> None:
+        """Wait until every object put is done.
+
+        What a process took and died with counts as done, and so does what
+        `shutdown(immediate=True)` threw away.
+
+        Blocks: until then. Ctrl-C interrupts it.
+        """
+        raise NotImplementedError
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Refuse further puts; gets go on until the queue is empty. Both then raise `ShutDown`.
+
+        Args:
+            immediate: Throw away what waits, too, counting it as done.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close this process's handle: later calls raise `ValueError`. Others are not affected."""
+        raise NotImplementedError
+
+    def join_thread(self) -> None:
+        """Do nothing: there is no feeder thread. Kept for `multiprocessing.Queue`'s users."""
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: exit never waits for readers. Kept for `multiprocessing.Queue`'s users."""
+
+    def unlink(self) -> None:
+        """Give up the queue's name and what is unread; the next to open the name begins anew.
+
+        Raises:
+            ValueError: The queue has no name.
+        """
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str | None:
+        """The name under which other programs open this queue, if it has one."""
+        raise NotImplementedError
+
+    @property
+    def maxsize(self) -> int:
+        """The most messages that may wait; 0 is no limit."""
+        raise NotImplementedError
+
+    # -- what Q stands on -----------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Wait until what has happened so far, such as the death of a reader, is counted."""
+
+    def _end(self, count: int, tag: bytes) -> None:
+        """Put `count` ENDs that `_withdraw_ends(tag)` can take back."""
+        raise NotImplementedError
+
+    def _withdraw_ends(self, tag: bytes) -> int:
+        """Take back the ENDs of this tag that nobody has read, and return how many."""
+        raise NotImplementedError
+
+    def _take_poisoned(self) -> list[Any]:
+        """Take the messages that were set aside."""
+        raise NotImplementedError
+
+    def _reader(self) -> Reader:
+        """Return a new reader, which takes messages under leases."""
+        raise NotImplementedError
+
+    def _check_sendable(self) -> None:
+        """Raise `ThreadQueueSent` if this queue is for the threads of one process."""
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self!r} is closed")
+
+
+class Reader:
+    """One iteration over a queue: it holds what it took until it says that it is done with it."""
+
+    def take(self, done: int | None) -> tuple[int, Any]:
+        """End the lease `done`, if given, and wait for the next message.
+
+        Returns:
+            The new lease and the object, or (0, END).
+
+        Raises:
+            ShutDown: The queue is shut down and empty.
+            SerializationError: It cannot be rebuilt here; it counts as done.
+        """
+        raise NotImplementedError
+
+    def done(self, lease: int) -> None:
+        """End one lease: its message is finished."""
+        raise NotImplementedError
+
+    def close(self, unread: Iterable[int] = ()) -> None:
+        """End all leases of this reader: its loop was left alive. Safe in a garbage collection.
+
+        Args:
+            unread: Leases of messages that its caller never got: these go back.
+        """
+        raise NotImplementedError
+
+
+def _transport(kind: str, name: str | None, persistent: bool) -> type[Queue]:
+    """Choose the class for a new queue."""
+    if kind == "thread":
+        if name is not None or persistent:
+            raise ValueError(
+                "a queue of kind='thread' belongs to one process and has no name; "
+                f"got name={name!r}, persistent={persistent!r} (use kind='process')"
+            )
+        from .thread import ThreadQueue
+
+        return ThreadQueue
+    if kind != "process":
+        raise ValueError(f"kind must be 'process' or 'thread', not {kind!r}")
+    forced = os.environ.get("QMILL_TRANSPORT") or "portable"
+    if forced != "portable":
+        raise NotSupported(
+            f"QMILL_TRANSPORT={forced!r} is not available in this build; accepted: 'portable'"
+        )
+    from .portable import PortableQueue
+
+    return PortableQueue
+
+
+def check_maxsize(maxsize: object) -> int:
+    """Return `maxsize` as an int from 0, or say what is wrong with it."""
+    if isinstance(maxsize, bool) or not hasattr(type(maxsize), "__index__"):
+        raise TypeError(
+            f"maxsize must be an int (0 for no limit), not {type(maxsize).__name__} {maxsize!r}"
+        )
+    return max(0, int(maxsize))  # type: ignore[call-overload, no-any-return]
+
+
+def check_wait(block: bool, timeout: float | None) -> float | None:
+    """Return how long to wait: None for ever, 0.0 not at all, else seconds."""
+    if timeout is not None:
+        if not hasattr(type(timeout), "__float__"):
+            raise TypeError(
+                "timeout must be a number of seconds or None, not "
+                f"{type(timeout).__name__} {timeout!r}"
+            )
+        timeout = float(timeout)
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be None or a non-negative number, not {timeout!r}")
+    return timeout if block else 0.0
+
+
+def check_max_items(max_items: object) -> int:
+    """Return `max_items` as an int from 1, or say what is wrong with it."""
+    if isinstance(max_items, bool) or not hasattr(type(max_items), "__index__"):
+        raise TypeError(f"max_items must be an int, not {type(max_items).__name__} {max_items!r}")
+    count = int(max_items)  # type: ignore[call-overload]
+    if count < 1:
+        raise ValueError(f"max_items must be at least 1, not {max_items!r}")
+    return count  # type: ignore[no-any-return]
+
+
+def check_items(items: Iterable[Any]) -> Iterable[Any]:
+    """Return `items` if they can be read one by one, or say what is wrong with them."""
+    if not isinstance(items, Iterable):
+        raise TypeError(f"items must be an iterable, not {type(items).__name__} {items!r}")
+    return items
+
+
+def check_name(name: object) -> str | None:
+    """Return `name` if a queue can be called so, or say what is wrong with it."""
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str or None, not {type(name).__name__} {name!r}")
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not 1 <= size <= NAME_MAX_BYTES or "/" in name or "\0" in name or name in (".", ".."):
+        shown = name if size <= NAME_MAX_BYTES else name[:40] + "..."
+        raise ValueError(
+            f"name must be 1 to {NAME_MAX_BYTES} bytes without '/' and NUL, not {shown!r} "
+            f"({size} bytes)"
+        )
+    return name
+
+
+__all__ = [
+    "END",
+    "POISON_DEATHS",
+    "Empty",
+    "Full",
+    "Queue",
+    "Reader",
+    "Statistics",
+    "check_items",
+    "check_max_items",
+    "check_maxsize",
+    "check_name",
+    "check_wait",
+]

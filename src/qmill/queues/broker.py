@@ -1,0 +1,715 @@
+"""The broker: one thread that serves this process's mailboxes to other processes.
+
+    other process                          this process
+    ─────────────                          ────────────
+    anchor ──────────────────────────────> "this client lives"
+    connection ── request ───────────────> broker thread ──> Mailbox
+               <─ reply ────────────────── whoever answers the call: the broker thread,
+                                           or a thread of this process that puts
+
+A client is a process. It holds one *anchor*, which carries nothing but its greeting and its
+good-bye, and any number of connections with one request under way each. What it held is settled
+when the anchor ends: after a good-bye as done, without one as lost or, under a lease, redelivered.
+
+The broker never waits for one client: sockets do not block, a reply that does not fit waits in its
+connection, and a client that is stopped or slow keeps only itself waiting.
+
+Invariants:
+- a reply is written by whoever answers the call, and a connection has one call at most, so no two
+  threads write to one socket;
+- a connection ends for the mailbox before its socket is closed, whose number may be used again;
+- records sent in a reply are given back unless the client says that they have come.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import selectors
+import socket
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from ..errors import ShutDown
+from . import wire
+from .base import END
+from .mailbox import Client, GetCall, JoinCall, Mailbox, MailReader, PutCall, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+_RETRY_S = 0.1  # how soon to try again to accept, without a free descriptor
+_END_GRACE_S = 1.0  # the broker's thread needs microseconds, unless the machine is starved
+
+
+class RemoteClient(Client):
+    """A process at the other end of sockets, and what it holds here."""
+
+    __slots__ = ("anchored", "connections", "mailboxes", "readers")
+
+    def __init__(self) -> None:
+        self.anchored = False
+        self.connections: set[Connection] = set()
+        self.mailboxes: set[Mailbox] = set()
+        self.readers: dict[tuple[int, int], tuple[Mailbox, MailReader]] = {}
+
+
+class Broker:
+    """Serves mailboxes by number.
+
+    Args:
+        place: Where to listen; None for a private place of its own.
+        secret: What a connection begins with; None for a random one.
+    """
+
+    def __init__(
+        self, place: str | tuple[str, int] | None = None, secret: bytes | None = None
+    ) -> None:
+        self._identity = os.urandom(16)
+        self._place = place
+        self._secret = secret or os.urandom(wire.SECRET_BYTES)
+        self._numbers = itertools.count()
+        self._mailboxes: dict[int, ref[Mailbox]] = {}
+        self._pinned: dict[int, Mailbox] = {}
+        self._clients: dict[bytes, RemoteClient] = {}
+        self._calls: deque[Callable[[], None]] = deque()
+        self.greeting: set[Connection] = set()  # of no client yet; and all anchors
+        self._settled: list[Callable[[], None]] = []  # called after the present round of events
+        self._accepting = True
+        self._starved = False  # of descriptors, at the last try to accept
+        self._listener: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._running = False
+        self.address: wire.Address | None = None
+
+    def add(self, mailbox: Mailbox) -> int:
+        """Number a mailbox. It lives while somebody here holds it, or once pinned, for good."""
+        number = next(self._numbers)
+        self._mailboxes[number] = ref(mailbox, lambda _: self._mailboxes.pop(number, None))
+        return number
+
+    def replace(self, number: int, mailbox: Mailbox) -> None:
+        """Put another mailbox in the place of one."""
+        self._mailboxes[number] = ref(mailbox)
+
+    def find(self, number: int) -> Mailbox | None:
+        """Return a mailbox by its number, if it still exists."""
+        found = self._mailboxes.get(number)
+        return found() if found is not None else None
+
+    def publish(self, number: int) -> wire.Address:
+        """Let other processes reach a mailbox, which now lives as long as this process."""
+        with wire.fork_lock:
+            mailbox = self.find(number)
+            if mailbox is not None:
+                self._pinned[number] = mailbox
+            address = self._listen()
+            self._start_thread()
+            return address
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def _listen(self) -> wire.Address:
+        if self.address is None:
+            place = self._place or wire.private_place(self._identity.hex())
+            self._listener = wire.listen(place)
+            self._listener.setblocking(False)
+            if not isinstance(place, str):
+                place = self._listener.getsockname()
+            self._selector = selectors.DefaultSelector()
+            self._wake_in, self._wake_out = socket.socketpair()
+            self._wake_in.setblocking(False)
+            self._wake_out.setblocking(False)
+            self._selector.register(self._wake_in, selectors.EVENT_READ, self._on_wake)
+            self._selector.register(self._listener, selectors.EVENT_READ, self._on_connect)
+            self.address = wire.Address(place, self._secret, self._identity)
+        return self.address
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self.run, name="qmill-broker", daemon=True)
+            self._thread.start()
+
+    def run(self) -> None:
+        """Serve until `stop`; then who still wants something gets an end of stream."""
+        self._running = True
+        try:
+            while self._running:
+                for key, events in self._selector.select(None if self._accepting else _RETRY_S):
+                    try:
+                        key.data(events)
+                    except Exception:  # whatever it is, the other clients are not to suffer
+                        _complain("the queue broker met an error")
+                self._accept_again()
+                while self._settled:
+                    self._settled.pop()()
+                self.on_settled()
+        finally:
+            self._close_sockets()
+
+    def stop(self) -> None:
+        """Make `run` return; called by its own thread."""
+        self._running = False
+
+    def on_settled(self) -> None:
+        """Called after each round of events; a named broker ends itself here."""
+
+    def on_unlink(self) -> None:
+        """Called when a client gives up the queue's name."""
+        raise ValueError("the queue has no name to unlink")
+
+    def end(self) -> None:
+        """Finish what is under way and stop; what was answered is not taken for gone."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            self.call_soon(self.stop)
+            thread.join(_END_GRACE_S)
+
+    def settle(self) -> None:
+        """Wait until the broker has handled all that has come to its sockets."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            done = threading.Event()
+            self.call_soon(lambda: self.when_settled(done.set))
+            while not done.wait(_END_GRACE_S) and thread.is_alive():
+                pass
+
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """Make a call after this round of events; by the broker's thread."""
+        self._settled.append(call)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have the broker's thread make a call."""
+        self._calls.append(call)
+        try:
+            self._wake_out.send(b"\0")
+        except BlockingIOError:
+            pass  # it has been woken often enough
+
+    def _on_wake(self, events: int) -> None:
+        self._wake_in.recv(4096)
+        while self._calls:
+            self._calls.popleft()()
+
+    def _on_connect(self, events: int) -> None:
+        assert self._listener is not None
+        with wire.fork_lock:  # a child must find the socket among those to close
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError:  # no more file descriptors: try again when one may be free
+                if not self._starved:
+                    _complain("the queue broker cannot accept a connection until this ends")
+                self._selector.unregister(self._listener)
+                self._accepting, self._starved = False, True
+                return
+            self._starved = False
+            if not wire.same_user(sock):
+                sock.close()
+                return
+            sock.setblocking(False)
+            connection = Connection(self, sock)
+        self._selector.register(sock, selectors.EVENT_READ, connection.on_event)
+
+    def _accept_again(self) -> None:
+        if not self._accepting and self._listener is not None:
+            self._accepting = True
+            self._selector.register(self._listener, selectors.EVENT_READ, self._on_connect)
+
+    def forget(self, sock: socket.socket) -> None:
+        """Stop watching a socket, which is about to be closed."""
+        self._selector.unregister(sock)
+
+    def watch_writing(self, connection: Connection, wanted: bool) -> None:
+        """Call the connection also when its socket takes more."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+        self._selector.modify(connection.sock, events, connection.on_event)
+
+    # -- clients --------------------------------------------------------------------------------
+
+    def before_open(self, opener: Connection, maxsize: int, persistent: bool) -> None:
+        """Called when a client opens the queue by its name."""
+        raise ValueError("the queue has no name to open it by")
+
+    def is_secret(self, secret: bytes) -> bool:
+        """Whether a connection may begin with this."""
+        return wire.secrets_equal(secret, self._secret)
+
+    def is_called(self, identity: bytes) -> bool:
+        """Whether this is the broker that a client means; one that opens a name does not know."""
+        return not identity or identity == self._identity
+
+    def client(self, identity: bytes) -> RemoteClient:
+        """Return the client of this identity, met now or before."""
+        found = self._clients.get(identity)
+        if found is None:
+            found = self._clients[identity] = RemoteClient()
+        return found
+
+    def client_ended(self, identity: bytes, clean: bool) -> None:
+        """Settle what a process held, having first read all that it has sent."""
+        client = self._clients.pop(identity, None)
+        if client is None:
+            return
+        for connection in list(client.connections):
+            connection.drain_and_close()
+        for mailbox in client.mailboxes:
+            readers = [reader for box, reader in client.readers.values() if box is mailbox]
+            mailbox.client_gone(client, readers, clean)
+
+    @property
+    def client_count(self) -> int:
+        """How many processes hold on to this broker."""
+        return len(self._clients)
+
+    # -- fork -----------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Make every mailbox reachable for the child, without starting a thread yet."""
+        for number in self._mailboxes.copy():
+            mailbox = self.find(number)
+            if mailbox is not None:
+                self._pinned[number] = mailbox
+                self._listen()
+
+    def after_fork_in_parent(self) -> None:
+        """Start the thread that the child may need."""
+        if self.address is not None:
+            self._start_thread()
+
+    def after_fork_in_child(self) -> None:
+        """Close the parent's sockets here; `address` stays, to reach the parent by."""
+        self._thread = None
+        if self.address is not None:
+            self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        self._selector.close()
+        for sock in (self._listener, self._wake_in, self._wake_out):
+            if sock is not None:
+                sock.close()
+        connections = [c for client in self._clients.values() for c in client.connections]
+        for connection in [*connections, *self.greeting]:
+            connection.sock.close()
+
+
+class Connection:
+    """One socket of a client: reads requests, and keeps what could not be written yet."""
+
+    def __init__(self, broker: Broker, sock: socket.socket) -> None:
+        self.sock = sock
+        self._broker = broker
+        self._frames = wire.FrameReader()
+        self._secret = b""
+        self._identity: bytes | None = None
+        self._client: RemoteClient | None = None
+        self._is_anchor = False
+        self._clean = False
+        self._pending: tuple[Mailbox, GetCall | PutCall | JoinCall] | None = None
+        self._unsent: list[wire.Blob] = []
+        self._open = True
+        broker.greeting.add(self)
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def on_event(self, events: int) -> None:
+        """Write what is left, read what is there."""
+        if not self._open:
+            return
+        if events & selectors.EVENT_WRITE:
+            self._write_rest()
+        if events & selectors.EVENT_READ:
+            self.drain()  # all that has come, so that one round of events settles a death
+
+    def _read(self) -> bool:
+        """Handle up to one frame; False when there is nothing more to read now."""
+        try:
+            if len(self._secret) < wire.SECRET_BYTES:
+                return self._read_secret()
+            while (frame := self._frames.receive(self.sock)) is None:
+                pass
+            self._handle(*frame)
+            return self._open
+        except BlockingIOError:
+            return False
+        except wire.TooLargeError:
+            self._fail(MemoryError("no memory for the message in the process of the queue"))
+            return True
+        except (EOFError, OSError):
+            pass
+        except Exception:
+            _complain("the queue broker drops a connection that it cannot make sense of")
+        self.close()
+        return False
+
+    def _read_secret(self) -> bool:
+        got = self.sock.recv(wire.SECRET_BYTES - len(self._secret))
+        if not got:
+            raise EOFError
+        self._secret += got
+        if len(self._secret) == wire.SECRET_BYTES and not self._broker.is_secret(self._secret):
+            raise EOFError
+        return True
+
+    def drain(self) -> None:
+        """Handle all that has come."""
+        while self._open and self._read():
+            pass
+
+    def drain_and_close(self) -> None:
+        """Handle all that has come before the end."""
+        self.drain()
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, and with an anchor the client."""
+        if not self._open:
+            return
+        self._open = False
+        # First of all the call: whoever answers it writes to this socket, whose number the next
+        # connection may get.
+        if self._pending is not None:
+            mailbox, call = self._pending
+            self._pending = None
+            mailbox.abandon(call)
+        self._broker.greeting.discard(self)
+        self._broker.forget(self.sock)
+        self.sock.close()
+        client = self._client
+        if client is None or self._identity is None:
+            return
+        client.connections.discard(self)
+        if self._is_anchor:
+            self._broker.client_ended(self._identity, self._clean)
+        elif not client.anchored and not client.connections:
+            # Its anchor had ended before this connection was heard of.
+            self._broker.client_ended(self._identity, False)
+
+    def _is_there(self) -> bool:
+        """Whether the other side still holds its end; any thread."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def _reply(self, *head: Any, blobs: list[wire.Blob] | None = None) -> None:
+        """Send a reply; any thread, never blocks."""
+        parts = wire.encode(head, blobs or [])
+        try:
+            while parts:
+                parts = wire.send_some(self.sock, parts)
+        except BlockingIOError:
+            self._unsent = parts
+            self._broker.call_soon(self._write_rest)
+        except OSError:
+            pass  # its end is read in its turn
+
+    def _write_rest(self) -> None:
+        if not self._open:
+            return
+        try:
+            while self._unsent:
+                self._unsent = wire.send_some(self.sock, self._unsent)
+        except BlockingIOError:
+            self._broker.watch_writing(self, True)
+        except OSError:
+            self.close()
+        else:
+            self._broker.watch_writing(self, False)
+
+    def _fail(self, error: Exception) -> None:
+        self._reply("error", type(error).__name__, str(error))
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def _handle(self, head: tuple[Any, ...], blobs: list[wire.Blob]) -> None:
+        request, *arguments = head
+        if request == "hello":
+            self._hello(*arguments)
+        elif self._client is None:
+            raise wire.FrameError(f"{request!r} before 'hello'")
+        elif request == "bye":
+            self._clean = True
+        elif request == "cancel":
+            self._cancel()
+        elif request == "received":
+            self._pending = None
+        else:
+            self._pending = None
+            number, *arguments = arguments
+            mailbox = self._broker.find(number)
+            if mailbox is None:
+                self._reply("error", "QueueGone", "the queue no longer exists")
+                return
+            self._client.mailboxes.add(mailbox)
+            try:
+                getattr(self, f"_on_{request}")(mailbox, blobs, number, *arguments)
+            except (ShutDown, ValueError) as error:
+                self._fail(error)
+
+    def _hello(self, identity: bytes, is_anchor: bool, broker: bytes) -> None:
+        if not self._broker.is_called(broker):
+            raise EOFError  # an old handle of a name that is in use again
+        self._identity = identity
+        self._client = self._broker.client(identity)
+        self._is_anchor = is_anchor
+        if is_anchor:
+            self._client.anchored = True
+        else:
+            self._client.connections.add(self)
+            self._broker.greeting.discard(self)
+
+    def _cancel(self) -> None:
+        if self._pending is not None:
+            mailbox, call = self._pending
+            if mailbox.withdraw(call):
+                self._reply("ok", call.admitted if isinstance(call, PutCall) else None)
+
+    def _on_put(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, wait: bool) -> None:
+        call = PutCall(blobs, self._answer_admitted if wait else None, self._is_there)
+        self._pending = mailbox, call
+        mailbox.put(call)
+        if not call.pending:
+            self._reply("ok", call.admitted)
+
+    def _answer_admitted(self, admitted: int, error: Exception | None) -> None:
+        if error is not None:
+            self._fail(error)
+        else:
+            self._reply("ok", admitted)
+
+    def _on_get(
+        self,
+        mailbox: Mailbox,
+        blobs: list[wire.Blob],
+        number: int,
+        limit: int,
+        wait: bool,
+        peek: bool,
+    ) -> None:
+        assert self._client is not None
+        answer = self._answer_records if wait else None
+        call = GetCall(self._client, answer, limit, None, peek, self._is_there)
+        self._pending = mailbox, call
+        mailbox.get(call)
+        if not call.pending:
+            self._answer_records(call.value, None)
+
+    def _on_take(
+        self,
+        mailbox: Mailbox,
+        blobs: list[wire.Blob],
+        number: int,
+        reader_number: int,
+        done: int | None,
+    ) -> None:
+        assert self._client is not None
+        reader = self._reader(mailbox, number, reader_number)
+        if done:
+            mailbox.lease_done(reader, done)
+        call = GetCall(self._client, self._answer_records, reader=reader, is_alive=self._is_there)
+        self._pending = mailbox, call
+        mailbox.get(call)
+        if not call.pending:
+            self._answer_records(call.value, None)
+
+    def _answer_records(self, taken: list[tuple[int, Record]], error: Exception | None) -> None:
+        if error is not None:
+            self._fail(error)
+        elif taken and taken[0][1].payload is END:
+            self._reply("end")
+        else:
+            lease = taken[0][0] if taken else None
+            self._reply("ok", lease, blobs=[record.payload for _, record in taken])
+
+    def _reader(self, mailbox: Mailbox, number: int, reader_number: int) -> MailReader:
+        assert self._client is not None
+        key = number, reader_number
+        found = self._client.readers.get(key)
+        if found is None:
+            found = self._client.readers[key] = mailbox, MailReader(self._client)
+        return found[1]
+
+    def _on_lease_done(
+        self,
+        mailbox: Mailbox,
+        blobs: list[wire.Blob],
+        number: int,
+        reader_number: int,
+        lease: int,
+    ) -> None:
+        mailbox.lease_done(self._reader(mailbox, number, reader_number), lease)
+        self._reply("ok", None)
+
+    def _on_close_reader(
+        self,
+        mailbox: Mailbox,
+        blobs: list[wire.Blob],
+        number: int,
+        reader_number: int,
+        unread: set[int],
+        seen: set[int],
+    ) -> None:
+        assert self._client is not None
+        found = self._client.readers.pop((number, reader_number), None)
+        if found is not None:
+            mailbox.close_reader(found[1], unread, seen)
+
+    def _on_put_back(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        assert self._client is not None
+        mailbox.put_back(self._client, list(blobs))
+        self._reply("ok", None)
+
+    def _on_define(
+        self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, keys: list[bytes]
+    ) -> None:
+        for key, blob in zip(keys, blobs, strict=True):
+            mailbox.definitions.setdefault(key, bytes(blob))
+        self._reply("ok", None)
+
+    def _on_fetch(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, key: bytes) -> None:
+        definition = mailbox.definitions.get(key)
+        if definition is None:
+            self._reply("error", "KeyError", key.hex())
+        else:
+            self._reply("ok", None, blobs=[definition])
+
+    def _on_end(
+        self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, ends: int, tag: bytes
+    ) -> None:
+        assert self._client is not None
+        mailbox.end(ends, tag, self._client)
+        self._reply("ok", None)
+
+    def _on_withdraw_ends(
+        self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, tag: bytes
+    ) -> None:
+        self._reply("ok", mailbox.withdraw_ends(tag))
+
+    def _on_task_done(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        assert self._client is not None
+        mailbox.task_done(self._client)
+        self._reply("ok", None)
+
+    def _on_join(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        call = JoinCall(self._answer_joined)
+        self._pending = mailbox, call
+        mailbox.join(call)
+        if not call.pending:
+            self._reply("ok", None)
+
+    def _answer_joined(self, value: Any, error: Exception | None) -> None:
+        self._reply("ok", None)
+
+    def _on_settle(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        self._broker.when_settled(lambda: self._reply("ok", None))
+
+    def _on_shutdown(
+        self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, immediate: bool
+    ) -> None:
+        mailbox.shutdown(immediate)
+        self._reply("ok", None)
+
+    def _on_full(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        self._reply("ok", mailbox.full())
+
+    def _on_statistics(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        self._reply("ok", tuple(mailbox.statistics()))
+
+    def _on_take_poisoned(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        self._reply("ok", None, blobs=mailbox.take_poisoned())
+
+    def _on_open(
+        self,
+        mailbox: Mailbox,
+        blobs: list[wire.Blob],
+        number: int,
+        maxsize: int,
+        persistent: bool,
+    ) -> None:
+        self._broker.before_open(self, maxsize, persistent)
+        assert self._broker.address is not None
+        self._reply("ok", self._broker.address.broker)
+
+    def _on_unlink(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        self._broker.on_unlink()
+        self._reply("ok", None)
+
+
+def _complain(message: str) -> None:
+    """Log the exception that is being handled, if that can be done."""
+    try:
+        import logging  # takes as long to import as all of this, and is hardly ever needed
+
+        logging.getLogger("qmill").exception(message)
+    except Exception:
+        pass  # no descriptor is left to import it with
+
+
+# -- this process's broker ---------------------------------------------------------------------
+
+_broker: Broker | None = None
+_broker_lock = threading.Lock()
+
+
+def this_broker() -> Broker:
+    """Return the broker of this process, which does nothing until something is published."""
+    global _broker
+    with _broker_lock:
+        if _broker is None:
+            _broker = Broker()
+        return _broker
+
+
+def end_broker() -> None:
+    """End this process's broker; for processes that end without `atexit`."""
+    if _broker is not None:
+        _broker.end()
+
+
+def hosted_here(address: wire.Address) -> Broker | None:
+    """Return this process's broker if the address is its own."""
+    if _broker is not None and _broker.address == address:
+        return _broker
+    return None
+
+
+def _before_fork() -> None:
+    wire.fork_lock.acquire()
+    if _broker is not None:
+        _broker.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    try:
+        if _broker is not None:
+            _broker.after_fork_in_parent()
+    finally:
+        wire.fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _broker, _broker_lock
+    _broker_lock = threading.Lock()
+    broker, _broker = _broker, None
+    try:
+        if broker is not None:
+            broker.after_fork_in_child()
+    finally:
+        wire.fork_lock.release()  # the thread that took it has come along, the only one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

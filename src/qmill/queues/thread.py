@@ -1,0 +1,55 @@
+"""The transport between threads of one process: references to the objects, nothing is pickled."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from ..errors import ThreadQueueSent
+from .access import LocalAccess, MailboxQueue
+from .base import check_maxsize
+from .mailbox import Mailbox
+
+
+class ThreadQueue(MailboxQueue):
+    """A queue between the threads of this process. See `qmill.Queue`."""
+
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        kind: str = "thread",
+        name: str | None = None,
+        persistent: bool = False,
+    ) -> None:
+        self._maxsize = check_maxsize(maxsize)
+        self._local = LocalAccess(Mailbox(self._maxsize))
+
+    @property
+    def _access(self) -> LocalAccess:
+        return self._local
+
+    def __repr__(self) -> str:
+        return f"<qmill.Queue kind='thread' maxsize={self._maxsize} at {id(self):#x}>"
+
+    def _pack(self, obj: Any) -> Any:
+        return obj
+
+    def _unpack(self, payload: Any, peeked: bool = False) -> Any:
+        return payload
+
+    @property
+    def name(self) -> None:
+        """None: a queue between threads has no name."""
+        return None
+
+    def unlink(self) -> NoReturn:
+        raise ValueError(f"{self!r} has no name to unlink")
+
+    def __reduce__(self) -> NoReturn:
+        self._check_sendable()
+
+    def _check_sendable(self) -> NoReturn:
+        raise ThreadQueueSent(
+            "a queue of kind='thread' cannot be sent to another process; "
+            "use kind='process' for both sides"
+        )

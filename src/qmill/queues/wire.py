@@ -1,0 +1,233 @@
+"""Frames on a socket, and where a broker is found: what both its sides have in common.
+
+A frame is a head, a pickled tuple and the blobs that belong to it:
+
+    !I length of the tuple | !Q length of all blobs | tuple, blob sizes last | blobs
+
+Only programs of the same user get as far as a frame that is unpickled: the address is private to
+the user where the platform can (a Linux abstract socket is checked by the peer's uid, a socket
+file lies in a 0700 folder), and a connection begins with the broker's secret.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Blob = bytes | bytearray | memoryview
+
+HEAD = struct.Struct("!IQ")
+SECRET_BYTES = 32
+_SMALL_BYTES = 1 << 12  # a blob below this is copied out of its frame
+_SKIP_STEP_BYTES = 1 << 20
+_MAX_PARTS = 512  # of one sendmsg; the kernel takes 1024
+_MAX_TUPLE_BYTES = 1 << 28
+
+
+fork_lock = threading.RLock()
+"""Held while a process forks, and while descriptors come to be that a forked child must close."""
+
+
+class Address(NamedTuple):
+    """Where a broker listens, and the secret that opens it."""
+
+    place: str | tuple[str, int]
+    secret: bytes
+    broker: bytes  # its identity: 16 random bytes
+
+
+class FrameError(Exception):
+    """The other side sent something that is no frame."""
+
+
+class TooLargeError(Exception):
+    """A frame for which there is no memory; it has been read past."""
+
+
+def encode(head: tuple[Any, ...], blobs: Sequence[Blob] = ()) -> list[Blob]:
+    """Turn a tuple and blobs into the parts of one frame."""
+    sizes = [len(blob) for blob in blobs]
+    total = sum(sizes)
+    body = pickle.dumps((*head, sizes), 5)
+    first = HEAD.pack(len(body), total) + body
+    if len(blobs) > _MAX_PARTS // 8 and total // len(blobs) < _SMALL_BYTES:
+        return [b"".join((first, *blobs))]
+    return [first, *blobs]
+
+
+def send_some(sock: socket.socket, parts: list[Blob], flags: int = 0) -> list[Blob]:
+    """Send as much as one call takes, and return the parts that are left."""
+    if hasattr(sock, "sendmsg"):
+        sent = sock.sendmsg(parts[:_MAX_PARTS], (), flags)
+    else:
+        sent = sock.send(parts[0], flags)
+    for index, part in enumerate(parts):
+        if sent < len(part):
+            return [memoryview(part)[sent:], *parts[index + 1 :]]
+        sent -= len(part)
+    return []
+
+
+class FrameReader:
+    """Cuts what a socket receives into frames."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._into = memoryview(bytearray(HEAD.size))
+        self._filled = 0
+        self._tuple_bytes = -1  # of the frame whose body is being read
+        self._skip_bytes = 0  # still to come of a frame for which there is no memory
+
+    def receive(self, sock: socket.socket) -> tuple[tuple[Any, ...], list[Blob]] | None:
+        """Receive once: the frame that this completes, or None.
+
+        Raises:
+            EOFError: The stream has ended.
+            TooLargeError: A frame has come to its end for which there was no memory.
+            FrameError: This is no frame.
+            OSError: As the socket's; BlockingIOError when nothing is there.
+        """
+        if self._skip_bytes:
+            self._skip(sock)
+            return None
+        got = sock.recv_into(self._into[self._filled :])
+        if not got:
+            raise EOFError
+        self._filled += got
+        if self._filled < len(self._into):
+            return None
+        if self._tuple_bytes < 0:
+            self._begin_body()
+            return None
+        body, tuple_bytes = self._into, self._tuple_bytes
+        self._begin()
+        return _cut(body, tuple_bytes)
+
+    def _begin_body(self) -> None:
+        self._tuple_bytes, blob_bytes = HEAD.unpack(self._into)
+        if not 0 < self._tuple_bytes <= _MAX_TUPLE_BYTES:
+            raise FrameError(f"a frame's tuple of {self._tuple_bytes} bytes")
+        size = self._tuple_bytes + blob_bytes
+        self._filled = 0
+        try:
+            self._into = memoryview(bytearray(size))
+        except (MemoryError, OverflowError):
+            self._skip_bytes = size
+
+    def _skip(self, sock: socket.socket) -> None:
+        got = len(sock.recv(min(self._skip_bytes, _SKIP_STEP_BYTES)))
+        if not got:
+            raise EOFError
+        self._skip_bytes -= got
+        if not self._skip_bytes:
+            self._begin()
+            raise TooLargeError
+
+
+def _cut(body: memoryview, tuple_bytes: int) -> tuple[tuple[Any, ...], list[Blob]]:
+    *head, sizes = pickle.loads(body[:tuple_bytes])
+    if tuple_bytes + sum(sizes) != len(body):
+        raise FrameError(f"blobs of {sizes} bytes in a body of {len(body)}")
+    blobs: list[Blob] = []
+    start = tuple_bytes
+    for size in sizes:
+        part = body[start : start + size]
+        blobs.append(part if size >= _SMALL_BYTES else bytes(part))
+        start += size
+    return tuple(head), blobs
+
+
+# -- addresses ---------------------------------------------------------------------------------
+
+
+def private_place(token: str) -> str | tuple[str, int]:
+    """Return a place to listen at for a broker called `token`."""
+    if sys.platform == "linux":
+        return f"\0qmill-{os.getuid()}-{token}"
+    if hasattr(socket, "AF_UNIX"):
+        return os.path.join(runtime_folder(), f"{token}.sock")
+    return ("127.0.0.1", 0)
+
+
+def runtime_folder() -> str:
+    """Return this user's folder for named queues, made if need be.
+
+    `QMILL_DIR` if set, else a folder of mode 0700 below `XDG_RUNTIME_DIR` or the temporary folder.
+
+    Raises:
+        PermissionError: Somebody else owns the folder, or others may enter it.
+    """
+    folder = os.environ.get("QMILL_DIR")
+    if not folder:
+        import tempfile
+
+        parent = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+        folder = os.path.join(parent, f"qmill-{user}")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    state = os.lstat(folder)
+    if hasattr(os, "getuid") and (state.st_uid != os.getuid() or state.st_mode & 0o022):
+        raise PermissionError(
+            f"the folder {folder} must belong to this user and be writable by nobody else; "
+            "set QMILL_DIR to one that is"
+        )
+    return folder
+
+
+def listen(place: str | tuple[str, int]) -> socket.socket:
+    """Open a listening socket."""
+    family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.bind(place)
+        if isinstance(place, str) and not place.startswith("\0"):
+            os.chmod(place, 0o600)
+        sock.listen(1024)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connect(address: Address) -> socket.socket:
+    """Connect to a broker and show the secret.
+
+    Raises:
+        PermissionError: The one who listens there is another user.
+        OSError: Nobody listens there.
+    """
+    place = address.place
+    family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.connect(place)
+        if not same_user(sock):
+            raise PermissionError(f"{place!r} is held by another user")
+        sock.sendall(address.secret)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def same_user(sock: socket.socket) -> bool:
+    """Whether the other side of a connection is this user, as far as the platform tells."""
+    if sys.platform != "linux" or sock.family != socket.AF_UNIX:
+        return True  # the folder's mode and the secret decide
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return bool(struct.unpack("3i", credentials)[1] == os.geteuid())
+
+
+def secrets_equal(one: bytes, other: bytes) -> bool:
+    """Compare two secrets of one length in constant time."""
+    return sum(a ^ b for a, b in zip(one, other, strict=True)) == 0

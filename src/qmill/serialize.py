@@ -1,0 +1,427 @@
+"""Objects to bytes and back: pickle first, cloudpickle for what it refuses, `__main__` by value.
+
+A packed object begins with pickle's own first byte (0x80) where plain pickle was enough, else with
+a flag byte:
+
+    0x80... | name                             a pickle, and the type's name unless it is built in
+    flags | pickle                             DEFINITIONS: it refers to definitions by key
+    flags | n | n lengths | pickle | buffers   BUFFERS: large buffers out of band (pickle 5)
+
+Plain pickle refers to classes and functions by name, also to those of `__main__`, which is another
+module in another process. So whatever pickle says about `__main__` is packed again, with care:
+
+- a class or function of `__main__` becomes a reference (key, qualified name) to its *definition*;
+- an `Exports` remembers which definitions a channel has carried; each crosses once, by value;
+- the reader takes its own original if it has one (it sent it, or its `__main__` has that name),
+  else asks its channel for the definition and builds it, once.
+
+So classes keep their identity on the way back, and a message costs a reference instead of 200 us.
+Without a channel everything that is not importable goes by value: whole and anew to a process that
+has nothing of this program yet, by reference with the definition beside it to one that may have.
+
+Source: PEP 574 (pickle 5 and out-of-band buffers); the cloudpickle project (functions by value).
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import sys
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from ._explain import describe, explain
+from .errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OUT_OF_BAND_BYTES = 1 << 14
+"""Buffers of this size and more travel beside the pickle."""
+
+_DEFINITIONS = 1
+_BUFFERS = 2
+_MAINS = ("__main__", "__mp_main__")
+_ALIGNMENT = 64
+_U32 = struct.Struct("!I")
+
+Definition = tuple[bytes, str, bool]
+"""A definition's key, its qualified name, and whether it is a class."""
+
+
+class InlineExports:
+    """Definitions that travel inside the object that refers to them: for what is sent once."""
+
+    def add(self, obj: Any) -> tuple[bytes, str, bool, bytes]:
+        """Refer to a class or function, its definition included."""
+        return *_identify(obj), _by_value(obj)
+
+
+class Exports:
+    """What a sender has defined on one channel.
+
+    `pending` are the definitions that packed objects refer to and that the channel does not have
+    yet: (key, packed definition). Whoever sends them calls `sent`.
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[bytes, bytes] = {}
+        self._done: set[bytes] = set()
+
+    def add(self, obj: Any) -> Definition:
+        """Refer to a class or function, defining it if this channel has not seen it."""
+        definition = _identify(obj)
+        key = definition[0]
+        if key not in self._done and key not in self.pending:
+            self.pending[key] = _by_value(obj)
+        return definition
+
+    def sent(self, keys: list[bytes]) -> None:
+        """Tell that these definitions have reached the channel."""
+        self._done.update(keys)
+        for key in keys:
+            self.pending.pop(key, None)
+
+
+class Imports(Protocol):
+    """Where a reader finds definitions."""
+
+    def fetch(self, key: bytes) -> bytes:
+        """Return a packed definition, or raise KeyError."""
+
+    def keep(self, key: bytes, built: Any) -> None:
+        """Keep a definition alive that has been built, so that it is fetched once."""
+
+
+# -- packing -----------------------------------------------------------------------------------
+
+
+def dumps(obj: Any, exports: Exports | InlineExports | None = None) -> bytes | bytearray:
+    """Pack an object.
+
+    Args:
+        obj: The object.
+        exports: Where definitions go. None packs what is not importable by value and anew, as fits
+            a process that has nothing of this program yet.
+
+    Raises:
+        SerializationError: Neither pickle nor cloudpickle takes it. Names the part and the path.
+    """
+    buffers: list[memoryview] = []
+    keep = _collector(buffers)
+    flags = 0
+    try:
+        data = pickle.dumps(obj, 5, buffer_callback=keep)
+    except SerializationError:
+        raise
+    except Exception:
+        data = b"__main__"  # refused: the careful way may do it
+    if b"__main__" in data or b"__mp_main__" in data:
+        del buffers[:]
+        data = _dump_carefully(obj, exports, keep)
+        if exports is not None:
+            flags |= _DEFINITIONS
+    cls = type(obj)
+    if cls.__module__ != "builtins":  # for the error message of a reader that cannot rebuild it
+        data += f"{cls.__module__}.{cls.__qualname__}".encode()
+    if buffers:
+        return _join(flags | _BUFFERS, data, buffers)
+    return bytes((flags,)) + data if flags else data
+
+
+def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        with memoryview(buffer) as view:
+            if view.nbytes < OUT_OF_BAND_BYTES:
+                return True
+        buffers.append(buffer.raw())
+        return False
+
+    return in_band
+
+
+def _dump_carefully(
+    obj: Any, exports: Exports | InlineExports | None, keep: Callable[[pickle.PickleBuffer], bool]
+) -> bytes:
+    file = io.BytesIO()
+    try:
+        _careful_pickler()(file, exports, keep).dump(obj)
+    except SerializationError:
+        raise
+    except Exception as error:
+        raise explain(obj, error) from error
+    return file.getvalue()
+
+
+def _careful_pickler() -> Any:
+    """Make the pickler's class on first use: cloudpickle takes a while to import."""
+    global _careful_pickler_class
+    if _careful_pickler_class is None:
+        import cloudpickle
+
+        class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
+            def __init__(
+                self, file: Any, exports: Exports | InlineExports | None, keep: Any
+            ) -> None:
+                super().__init__(file, protocol=5, buffer_callback=keep)
+                self._exports = exports
+
+            def reducer_override(self, obj: Any) -> Any:
+                if self._exports is not None and _is_definition(obj):
+                    return _defined, self._exports.add(obj)
+                return super().reducer_override(obj)
+
+        _careful_pickler_class = CarefulPickler
+    return _careful_pickler_class
+
+
+_careful_pickler_class: Any = None
+
+
+def _join(flags: int, data: bytes, buffers: list[memoryview]) -> bytearray:
+    """Lay out a pickle and its buffers in one piece, each buffer aligned."""
+    sizes = [len(data), *(buffer.nbytes for buffer in buffers)]
+    head = bytes((flags,)) + _U32.pack(len(sizes)) + struct.pack(f"!{len(sizes)}Q", *sizes)
+    offsets = list(_offsets(len(head), sizes))
+    joined = bytearray(offsets[-1] + sizes[-1])
+    joined[: len(head)] = head
+    view = memoryview(joined)
+    parts: list[bytes | memoryview] = [data, *buffers]
+    for offset, size, part in zip(offsets, sizes, parts, strict=True):
+        view[offset : offset + size] = part
+    return joined
+
+
+def _offsets(start: int, sizes: list[int]) -> Iterator[int]:
+    for size in sizes:
+        start = -(-start // _ALIGNMENT) * _ALIGNMENT
+        yield start
+        start += size
+
+
+# -- unpacking ---------------------------------------------------------------------------------
+
+
+def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) -> Any:
+    """Rebuild an object.
+
+    Args:
+        data: What `dumps` returned. Writable memory becomes part of the object: large buffers are
+            not copied.
+        imports: Where definitions are found that this process has not.
+
+    Raises:
+        SerializationError: It cannot be rebuilt here. Names its type.
+    """
+    flags = data[0]
+    try:
+        if flags == 0x80:
+            return pickle.loads(data)
+        view = memoryview(data)
+        buffers: list[memoryview] = []
+        if flags & _BUFFERS:
+            view, *buffers = _split(view)
+        else:
+            view = view[1:]
+        if not flags & _DEFINITIONS:
+            return pickle.loads(view, buffers=buffers)
+        unpickler = _DefinitionUnpickler(io.BytesIO(view), buffers=buffers)
+        unpickler.imports = imports
+        return unpickler.load()
+    except SerializationError:
+        raise
+    except (Exception, SystemExit) as error:  # an object must not end its reader
+        raise SerializationError(
+            f"an object of type {_type_name(data)} could not be rebuilt in this process: "
+            f"{type(error).__name__}: {describe(error, str)}"
+        ) from error
+
+
+def _split(view: memoryview) -> list[memoryview]:
+    (number,) = _U32.unpack_from(view, 1)
+    head = 1 + _U32.size + 8 * number
+    sizes = list(struct.unpack_from(f"!{number}Q", view, 1 + _U32.size))
+    return [
+        view[offset : offset + size]
+        for offset, size in zip(_offsets(head, sizes), sizes, strict=True)
+    ]
+
+
+class _DefinitionUnpickler(pickle.Unpickler):
+    """Unpickles with references to definitions; `imports` is set before `load`."""
+
+    imports: Imports | None = None
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_defined" and module == __name__:
+            return self._defined
+        return super().find_class(module, name)
+
+    def _defined(self, key: bytes, name: str, is_class: bool, packed: bytes | None = None) -> Any:
+        return _resolve((key, name, is_class), self.imports, packed)
+
+
+def _type_name(data: bytes | bytearray | memoryview) -> str:
+    """Name the object's type, or if that is built in, the first class inside."""
+    import pickletools
+
+    strings: list[str] = []
+    inside = ""
+    try:
+        view = memoryview(data)
+        if view[0] != 0x80:
+            view = _split(view)[0] if view[0] & _BUFFERS else view[1:]
+        for opcode, argument, position in pickletools.genops(bytes(view)):
+            if opcode.name == "STACK_GLOBAL" and not inside:
+                inside = ".".join(strings[-2:])
+            if opcode.name == "STOP" and position is not None:
+                return bytes(view[position + 1 :]).decode() or inside or "unknown"
+            if isinstance(argument, str):
+                strings.append(argument)
+    except Exception:
+        pass
+    return "unknown (the data is damaged)"
+
+
+# -- definitions -------------------------------------------------------------------------------
+
+_keys: WeakKeyDictionary[Any, Definition] = WeakKeyDictionary()
+_known: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
+
+
+def _defined(key: bytes, name: str, is_class: bool, packed: bytes | None = None) -> Any:
+    """Stand in a pickle for a definition; the unpickler has its own method in its place."""
+    return _resolve((key, name, is_class), None, packed)
+
+
+def know_namespace(namespace: dict[str, Any]) -> None:
+    """Have a program's global names found here that is no module, such as a console's."""
+    known = any(namespace is one for one in _namespaces)
+    if not known and namespace.get("__name__", "__main__") not in sys.modules:
+        _namespaces.append(namespace)
+
+
+_namespaces: list[dict[str, Any]] = []
+
+
+def _is_main(module: object) -> bool:
+    """Whether a module of this name is the program itself, which others cannot import."""
+    return module in _MAINS or module not in sys.modules
+
+
+def _is_definition(obj: Any) -> bool:
+    """Whether to refer to this object by key: a class of `__main__`, or a function there."""
+    if isinstance(obj, type):
+        return _is_main(obj.__module__)
+    if type(obj) is not FunctionType:
+        return False
+    return obj in _keys or (_is_main(obj.__module__) and _find_in_mains(obj.__qualname__) is obj)
+
+
+def _identify(obj: Any) -> Definition:
+    found = _keys.get(obj)
+    if found is None:
+        from uuid import uuid4
+
+        found = uuid4().bytes, obj.__qualname__, isinstance(obj, type)
+        _remember(found, obj)
+    return found
+
+
+def _remember(definition: Definition, obj: Any) -> None:
+    _keys[obj] = definition
+    _known[definition[0]] = obj
+
+
+def _by_value(obj: Any) -> bytes:
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(obj, protocol=5)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise explain(obj, error) from error
+
+
+def _resolve(definition: Definition, imports: Imports | None, packed: bytes | None) -> Any:
+    """Find a definition: the original, this program's own of that name, or one built by value."""
+    key, name, is_class = definition
+    if (found := _known.get(key)) is not None:
+        return found
+    if isinstance(found := _find_in_mains(name), type if is_class else FunctionType):
+        return found
+    if packed is None:
+        try:
+            if imports is None:
+                raise KeyError(key)
+            packed = imports.fetch(key)
+        except KeyError:
+            raise SerializationError(f"__main__.{name} is not defined in this process") from None
+    built = pickle.loads(packed)
+    _remember(definition, built)
+    if imports is not None:
+        imports.keep(key, built)
+    return built
+
+
+def _find_in_mains(qualname: str) -> Any:
+    """Return this program's own class or function of that name, or None."""
+    first, *rest = qualname.split(".")
+    mains = [vars(sys.modules[main]) for main in _MAINS if main in sys.modules]
+    for names in [*mains, *_namespaces]:
+        found = names.get(first)
+        for part in rest:
+            found = getattr(found, part, None)
+        # A fork server's __main__ holds other modules' functions: those are not of that name.
+        if isinstance(found, (type, FunctionType)) and _is_main(found.__module__):
+            return found
+    return None
+
+
+# -- errors that cross -------------------------------------------------------------------------
+
+
+class RemoteTraceback(Exception):
+    """The traceback of another process, as the cause of the exception that it raised there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text}"
+
+
+def dump_error(error: BaseException) -> bytes:
+    """Pack an exception with its traceback's text; never fails."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error)).rstrip()
+    described = f"{type(error).__module__}.{type(error).__qualname__}: {describe(error, str)}"
+    try:
+        packed: bytes | bytearray | None = dumps(error, InlineExports())
+    except Exception:
+        packed = None
+    return pickle.dumps((packed, described, text), 5)
+
+
+def load_error(data: bytes | bytearray | memoryview) -> BaseException:
+    """Rebuild an exception, its remote traceback as its cause.
+
+    One that cannot be rebuilt here comes as a `SerializationError` that tells its type and text.
+    """
+    packed, described, text = pickle.loads(data)
+    error: BaseException
+    try:
+        if packed is None:
+            raise SerializationError("it could not be pickled")
+        error = loads(packed)
+        if not isinstance(error, BaseException):
+            raise SerializationError(f"it was rebuilt as {type(error).__name__}")
+    except Exception as why:
+        error = SerializationError(
+            f"an exception was raised that cannot be rebuilt in this process ({why}): {described}"
+        )
+    error.__cause__ = RemoteTraceback(text)
+    return error

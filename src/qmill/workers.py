@@ -1,0 +1,593 @@
+"""Workers: functions that run in a process or thread of their own, from the moment they are made.
+
+    parent                                          child
+    ──────                                          ─────
+    run(fn, ...) ── setup, packed (fn, args) ────>  fn(*args)
+    result()     <─ ("result" | "error", bytes) ──  ends
+
+An outcome that is too large for the channel's buffer goes through a file without a name, so that
+a worker never waits for somebody to read its result: it can be joined first and asked later.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from . import _child, processes, serialize
+from .errors import SerializationError, WorkerDied
+from .queues import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+logger = logging.getLogger("qmill")
+
+NUM_CPUS: int = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+)
+"""How many processors this process may use."""
+
+NUM_THREADS: int = min(32, NUM_CPUS + 4)
+"""A number of threads for work that waits: as `concurrent.futures` chooses it."""
+
+EXIT_GRACE_S = 0.5
+"""How long workers that are about to end by themselves have for it when this process exits."""
+
+TERMINATE_GRACE_S = 2.0
+"""How long they may all together take to end after SIGTERM."""
+
+_SMALL_BYTES = 1 << 15  # an outcome up to this size fits into the channel's buffer
+
+
+class Worker:
+    """A function running in a process or thread of its own; it starts at once.
+
+    Args:
+        fn: What to run.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        kind: "process" or "thread".
+        start_method: How the process starts: "forkserver", "spawn" or "fork"; None for the one
+            in force (`qmill.set_start_method`).
+        name: What to call it in messages; None for the function's name and a number.
+
+    Raises:
+        TypeError: `fn` cannot be called, or an argument is a queue for threads.
+        ValueError: An unknown kind or start method.
+        SerializationError: The function or an argument cannot be sent to a process.
+        OSError: The system refuses another process.
+
+    Crash: a process worker does not outlive the process that started it, even if that is killed.
+    A worker that is killed raises `WorkerDied` from `result`, `exception` and `Q.stop`.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        kind: str = "process",
+        start_method: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self._told = True  # nothing to tell yet, should one of the checks raise
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {type(fn).__name__} {fn!r}")
+        if kind not in ("process", "thread"):
+            raise ValueError(f"kind must be 'process' or 'thread', not {kind!r}")
+        if kind == "thread" and start_method is not None:
+            raise ValueError(f"start_method={start_method!r} needs kind='process', not 'thread'")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str or None, not {type(name).__name__} {name!r}")
+        self.name = name or f"{getattr(fn, '__name__', type(fn).__name__)}-{_next_number()}"
+        self.kind = kind
+        job = (fn, _as_tuple(args), _as_dict(kwargs))
+        self._runner: _ThreadRunner | _ProcessRunner
+        if kind == "thread":
+            self._runner = _ThreadRunner(job, self)
+        else:
+            self._runner = _ProcessRunner(job, processes.get_start_method(start_method), self.name)
+            _remember(self)
+        self._told = False
+
+    def __repr__(self) -> str:
+        return f"<qmill.Worker {self.name} kind={self.kind!r} {self._state()}>"
+
+    def _state(self) -> str:
+        if self.is_alive():
+            return f"running pid={self.pid}"
+        return "ended" if self.exitcode is None else f"ended exitcode={self.exitcode}"
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process, or of the thread's process."""
+        return self._runner.pid
+
+    ident = pid
+
+    @property
+    def exitcode(self) -> int | None:
+        """How the process ended: 0, 1 for an exception, minus a signal's number; None while alive.
+
+        A thread has 0 or 1. 255 means that the fork server was killed and nobody knows.
+        """
+        return self._runner.exitcode
+
+    @property
+    def sentinel(self) -> int:
+        """A file descriptor that is readable once the process has ended.
+
+        Raises:
+            ValueError: A thread has none.
+        """
+        return self._runner.sentinel
+
+    def is_alive(self) -> bool:
+        """Return whether the worker still runs."""
+        return not self._runner.wait(0)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the worker has ended.
+
+        Args:
+            timeout: Seconds to wait at most; None is no limit. See `is_alive` for how it went.
+        """
+        self._runner.wait(_check_timeout(timeout))
+
+    def terminate(self) -> None:
+        """Ask the process to end (SIGTERM).
+
+        Raises:
+            ValueError: A thread cannot be ended from outside.
+        """
+        self._runner.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process at once (SIGKILL).
+
+        Raises:
+            ValueError: A thread cannot be ended from outside.
+        """
+        self._runner.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for what the function returned.
+
+        Args:
+            timeout: Seconds to wait at most; None is no limit.
+
+        Raises:
+            TimeoutError: It has not returned in time. It runs on.
+            WorkerDied: The process ended before it had a result.
+            SerializationError: What it returned cannot be sent between processes.
+            Exception: The function's own, with the remote traceback as its cause.
+        """
+        kind, value = self._outcome(timeout)
+        self._told = True
+        if kind == "result":
+            return value
+        raise value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end, and return what `result` raises, or None.
+
+        Args:
+            timeout: Seconds to wait at most; None is no limit.
+
+        Raises:
+            TimeoutError: It has not ended in time.
+        """
+        kind, value = self._outcome(timeout)
+        self._told = True
+        return value if kind != "result" else None
+
+    def _failure(self) -> BaseException | None:
+        """Wait for the end, and return what went wrong in the function, whatever it returned."""
+        kind, value = self._outcome(None)
+        self._told = True
+        return value if kind == "error" else None
+
+    def _outcome(self, timeout: float | None) -> tuple[str, Any]:
+        outcome = self._runner.outcome(_check_timeout(timeout))
+        if outcome is None:
+            raise TimeoutError(f"worker {self.name} has not ended within {timeout} s")
+        return outcome
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Worker belongs to the process that started it and cannot be sent")
+
+    def __del__(self) -> None:
+        if not self._told and self._runner.wait(0):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Log a failure that nobody has asked for."""
+        self._told = True
+        outcome = self._runner.outcome(0)
+        if outcome is None or outcome[0] != "error":
+            return
+        interrupted = isinstance(outcome[1], WorkerDied) and outcome[1].signal == signal.SIGINT
+        if not interrupted:  # Ctrl-C stops everybody, and this program says so for all
+            _log_failure(self.name, outcome[1])
+
+
+def _log_failure(name: str, error: BaseException) -> None:
+    logger.error("worker %s failed", name, exc_info=error)
+
+
+def run(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Worker:
+    """Run a function in a process of its own; every argument goes to the function.
+
+    Returns:
+        The worker, already running. Errors as `Worker`.
+    """
+    return Worker(fn, args, kwargs)
+
+
+def run_thread(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Worker:
+    """Run a function in a thread of its own; every argument goes to the function.
+
+    Returns:
+        The worker, already running.
+    """
+    return Worker(fn, args, kwargs, kind="thread")
+
+
+def _as_tuple(args: Iterable[Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(args)
+    except TypeError:
+        raise TypeError(
+            f"args must be an iterable of arguments, not {type(args).__name__} {args!r}"
+        ) from None
+
+
+def _as_dict(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return dict(kwargs or {})
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"kwargs must be a mapping or None, not {type(kwargs).__name__} {kwargs!r}"
+        ) from None
+
+
+_number_lock = threading.Lock()
+_number = 0
+
+
+def _next_number() -> int:
+    global _number
+    with _number_lock:
+        _number += 1
+        return _number
+
+
+def _check_timeout(timeout: float | None) -> float | None:
+    from .queues.base import check_wait
+
+    return check_wait(True, timeout)
+
+
+# -- threads -----------------------------------------------------------------------------------
+
+
+class _ThreadRunner:
+    """Runs a job in a thread."""
+
+    def __init__(self, job: tuple[Any, ...], worker: Worker) -> None:
+        self.pid = os.getpid()
+        self._name = worker.name
+        self._worker = weakref.ref(worker)
+        self._outcome: tuple[str, Any] | None = None
+        self._job: tuple[Any, ...] | None = job
+        self._thread = threading.Thread(target=self._run, name=worker.name, daemon=False)
+        self._thread.start()
+
+    def _run(self) -> None:
+        assert self._job is not None
+        fn, args, kwargs = self._job
+        self._job = None
+        try:
+            self._outcome = "result", fn(*args, **kwargs)
+        except SystemExit as error:
+            self._outcome = ("result", None) if not error.code else ("error", error)
+        except BaseException as error:
+            self._outcome = "error", error
+            _let_go(error)
+            if self._worker() is None:
+                _log_failure(self._name, error)
+
+    @property
+    def exitcode(self) -> int | None:
+        if self._thread.is_alive() or self._outcome is None:
+            return None
+        return int(self._outcome[0] == "error")
+
+    @property
+    def sentinel(self) -> int:
+        raise ValueError("a worker of kind='thread' has no sentinel; use join")
+
+    def wait(self, timeout: float | None) -> bool:
+        if timeout != 0:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def outcome(self, timeout: float | None) -> tuple[str, Any] | None:
+        return self._outcome if self.wait(timeout) else None
+
+    def send_signal(self, number: int) -> None:
+        raise ValueError(
+            "a worker of kind='thread' cannot be ended from outside; "
+            "end its queue, or use kind='process'"
+        )
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of a traceback hold: an iterator there would keep its leases."""
+    import traceback
+
+    traceback.clear_frames(error.__traceback__)
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+
+class _ProcessRunner:
+    """Runs a job in a process, and keeps what came of it."""
+
+    def __init__(self, job: tuple[Any, ...], method: str, name: str) -> None:
+        self._name = name
+        if method == "fork":
+            _check_sendable(job)
+            serialize.know_namespace(getattr(job[0], "__globals__", {}))
+        self._process = processes.start("qmill.workers:_work", job, method, serialize.dumps)
+        self._frames = wire.FrameReader()
+        self._file_of: str | None = None  # the kind of outcome whose file is still to come
+        self._outcome: tuple[str, Any] | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+        self.pid = self._process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def sentinel(self) -> int:
+        return self._process.sentinel
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for the end of the process."""
+        if self._closed:
+            return True
+        process = self._process
+        if not process.wait(timeout):
+            return False
+        with self._lock:
+            if not self._closed:
+                self._read_outcome()
+                code = process.exitcode
+                if self._outcome is None:
+                    killer = -code if code is not None and code < 0 else None
+                    self._outcome = "error", WorkerDied(self.pid, code, killer, self._name)
+                self._closed = True
+                process.close()
+        return True
+
+    def outcome(self, timeout: float | None) -> tuple[str, Any] | None:
+        """Wait for the outcome, which comes before the end if the process has more to do."""
+        process = self._process
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._closed and self._outcome is None:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                ready = processes.wait_readable([process.channel, process.sentinel], left)
+            except ValueError:  # another thread has just closed the channel: all has been read
+                ready = [process.sentinel]
+            if process.sentinel in ready:
+                self.wait(None)
+            with self._lock:
+                if not self._closed:
+                    self._read_outcome()
+            if not ready:
+                break
+        return self._outcome
+
+    def _read_outcome(self) -> None:
+        """Read what the worker has sent, if it has; never waits."""
+        if self._outcome is not None:
+            return
+        channel = self._process.channel
+        channel.setblocking(False)
+        try:
+            if self._file_of is None:
+                while (frame := self._frames.receive(channel)) is None:
+                    pass
+                (kind, in_file), (data, *_) = frame
+                self._file_of = kind if in_file else None
+            if self._file_of is not None:
+                kind, data = self._file_of, _read_file(channel)
+        except (EOFError, OSError):  # nothing more there now, or it died in the middle
+            return
+        if kind == "error":
+            self._outcome = "error", serialize.load_error(data)
+        elif kind == "unsent":
+            self._outcome = "unsent", serialize.load_error(data)
+        else:
+            try:
+                self._outcome = "result", serialize.loads(data)
+            except SerializationError as error:
+                self._outcome = "unsent", error
+
+    def forget_in_child(self) -> None:
+        """A forked child has no part in its parent's workers."""
+        self._lock = threading.RLock()  # another thread of the parent may have held the old one
+        self._closed = True
+        self._process.forget_in_child()
+
+    def send_signal(self, number: int) -> None:
+        with self._lock:
+            if not self._closed:
+                self._process.send_signal(number)
+
+
+def _check_sendable(job: tuple[Any, ...]) -> None:
+    """Refuse queues for threads where a fork, which pickles nothing, would let them through."""
+    parts: list[Any] = [job]
+    seen: set[int] = set()
+    while parts:
+        part = parts.pop()
+        if isinstance(part, (dict, list, tuple, set, frozenset)):
+            if id(part) not in seen:
+                seen.add(id(part))
+                parts.extend(part.values() if isinstance(part, dict) else part)
+        elif (check := getattr(type(part), "_check_sendable", None)) is not None:
+            check(part)
+
+
+def _read_file(channel: socket.socket) -> bytearray:
+    _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    if not descriptors:
+        raise EOFError
+    with open(descriptors[0], "rb") as file:
+        data = bytearray(os.fstat(file.fileno()).st_size)
+        file.seek(0)
+        file.readinto(data)
+    return data
+
+
+def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int:
+    """Do a job in a worker process, send what came of it, and return the exit code."""
+    try:
+        fn, args, kwargs = get_job()
+        value = fn(*args, **kwargs)
+    except KeyboardInterrupt:
+        return _child.INTERRUPTED
+    except SystemExit as error:
+        if (code := _exit_code(error)) == 0:
+            _send(channel, "result", serialize.dumps(None))
+        return code
+    except BaseException as error:
+        _send(channel, "error", serialize.dump_error(error))
+        _let_go(error)
+        return 1
+    try:
+        packed = serialize.dumps(value, serialize.InlineExports())
+    except Exception as error:
+        _send(channel, "unsent", serialize.dump_error(error))
+    else:
+        _send(channel, "result", packed)
+    return 0
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    import sys
+
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
+    try:
+        if len(data) <= _SMALL_BYTES:
+            _send_all(channel, wire.encode((kind, False), [data]))
+        else:
+            with _nameless_file() as file:
+                file.write(data)
+                file.flush()
+                _send_all(channel, wire.encode((kind, True), [b""]))
+                socket.send_fds(channel, [b"f"], [file.fileno()])
+    except ConnectionError:
+        pass  # nobody is left who would want it
+
+
+def _send_all(channel: socket.socket, parts: list[wire.Blob]) -> None:
+    while parts:
+        parts = wire.send_some(channel, parts)
+
+
+def _nameless_file() -> Any:
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("qmill-result"), "w+b")
+    import tempfile
+
+    return tempfile.TemporaryFile()
+
+
+# -- the end of this process -------------------------------------------------------------------
+
+_running: set[Worker] = set()  # process workers only
+
+
+def _remember(worker: Worker) -> None:
+    """Keep a process worker until it has ended, and let go of those that have."""
+    for other in list(_running):
+        if not other.is_alive():
+            _running.discard(other)
+    _running.add(worker)
+
+
+def end_workers() -> None:
+    """Terminate the process workers that are still alive when the interpreter exits."""
+    deadline = time.monotonic() + EXIT_GRACE_S
+    for worker in list(_running):
+        worker.join(max(0.0, deadline - time.monotonic()))
+    alive = [worker for worker in list(_running) if worker.is_alive()]
+    if alive and not _interrupted():
+        names = ", ".join(worker.name for worker in alive)
+        warnings.warn(
+            f"{len(alive)} worker(s) still ran when the program ended and were terminated: "
+            f"{names}. End them first, as with q.stop(workers)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    for worker in alive:
+        worker.terminate()
+    deadline = time.monotonic() + TERMINATE_GRACE_S
+    for worker in alive:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+        worker._told = True
+    for worker in list(_running):
+        if not worker._told:
+            worker._tell()
+    _running.clear()
+
+
+def _interrupted() -> bool:
+    import sys
+
+    return getattr(sys, "last_type", None) is KeyboardInterrupt
+
+
+atexit.register(end_workers)
+
+
+def _after_fork_in_child() -> None:
+    global _number_lock
+    _number_lock = threading.Lock()
+    for worker in _running:
+        worker._told = True
+        if isinstance(worker._runner, _ProcessRunner):
+            worker._runner.forget_in_child()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

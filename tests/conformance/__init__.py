@@ -1,0 +1,1 @@
+"""One suite for every transport of `qmill.Queue`."""

@@ -1,0 +1,157 @@
+"""Fixtures of the conformance suite: queues on each transport, and others who use them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+# Children that multiprocessing spawns get the path of this process, and so these modules.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+from conformance_support import (  # noqa: E402
+    MAKER,
+    PLACES,
+    PROCESS_HERE,
+    PROCESS_PLACES,
+    Child,
+    Maker,
+    Program,
+)
+
+HUNG_AFTER_S = 90
+
+
+@pytest.fixture(autouse=True)
+def _no_call_hangs():
+    """Interrupt a test that hangs, as Ctrl-C would, and let the others run."""
+
+    def interrupt(*_):
+        raise TimeoutError(f"the test hung for {HUNG_AFTER_S} s")
+
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(HUNG_AFTER_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def maker_program():
+    """The program that makes the queues "elsewhere": one, as starting it for each test is slow."""
+    program = Program(MAKER)
+    yield program
+    try:
+        program.tell("end")
+        program.finish()
+    finally:
+        program.clean_up()
+
+
+@pytest.fixture
+def maker_at(maker_program, monkeypatch):
+    """Makes queues at a place, and closes them."""
+
+    @contextmanager
+    def maker_at(place):
+        if place.kind == "process":
+            monkeypatch.setenv("QMILL_TRANSPORT", place.transport)
+        maker = Maker(place, maker_program if place.made == "elsewhere" else None)
+        yield maker
+        maker.clean_up()
+
+    return maker_at
+
+
+@pytest.fixture(params=PLACES, ids=str)
+def place(request):
+    return request.param
+
+
+@pytest.fixture
+def make_queue(place, maker_at):
+    """Makes queues of every kind, here or elsewhere."""
+    with maker_at(place) as maker:
+        yield maker
+
+
+@pytest.fixture
+def queue(make_queue):
+    return make_queue()
+
+
+@pytest.fixture(params=PROCESS_PLACES, ids=str)
+def make_process_queue(request, maker_at):
+    """Makes queues for processes, here or elsewhere."""
+    with maker_at(request.param) as maker:
+        yield maker
+
+
+@pytest.fixture
+def process_queue(make_process_queue):
+    return make_process_queue()
+
+
+@pytest.fixture(params=PROCESS_HERE, ids=str)
+def make_own_queue(request, maker_at):
+    """Makes queues for processes, in this one."""
+    with maker_at(request.param) as maker:
+        yield maker
+
+
+@pytest.fixture
+def own_queue(make_own_queue):
+    return make_own_queue()
+
+
+@pytest.fixture
+def thread_queue(maker_at):
+    (place,) = (place for place in PLACES if place.kind == "thread")
+    with maker_at(place) as maker:
+        yield maker()
+
+
+@pytest.fixture(params=PROCESS_HERE, ids=str)
+def process_transport(request, monkeypatch):
+    """Every transport between processes, for a test that makes its own queues."""
+    monkeypatch.setenv("QMILL_TRANSPORT", request.param.transport)
+    return request.param.transport
+
+
+@pytest.fixture(params=multiprocessing.get_all_start_methods())
+def context(request, monkeypatch):
+    """Each start method's `multiprocessing` context; children do not import pytest's main."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    return multiprocessing.get_context(request.param)
+
+
+@pytest.fixture
+def start(context):
+    """Starts a function of `conformance_children` in a process of the context."""
+    yield from _starter(lambda *args: Child(context, *args))
+
+
+@pytest.fixture
+def start_program():
+    """Starts a program of its own."""
+    yield from _starter(Program)
+
+
+def _starter(make_peer):
+    peers = []
+
+    def start(*args):
+        peers.append(make_peer(*args))
+        return peers[-1]
+
+    yield start
+    for peer in peers:
+        peer.clean_up()

@@ -1,0 +1,1 @@
+"""Tests of what happens when processes die, are killed or hang."""

@@ -1,0 +1,55 @@
+"""Fixtures of the crash tests."""
+
+from __future__ import annotations
+
+import pytest
+
+import qmill
+from qmill import processes
+
+from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
+from .programs import Program
+
+
+@pytest.fixture(params=processes.METHODS)
+def method(request, monkeypatch):
+    """Each start method, in force for this test and its workers."""
+    monkeypatch.setenv("QMILL_START_METHOD", request.param)
+    return request.param
+
+
+@pytest.fixture
+def workers():
+    """A list of workers that end with the test, however it ends."""
+    crew = []
+    yield crew
+    for worker in crew:
+        if worker.kind == "process":
+            worker.kill()
+            worker.join()
+            worker.exception()  # so that nobody logs it
+
+
+@pytest.fixture
+def run(workers):
+    """`qmill.run`, of workers that end with the test."""
+
+    def run(fn, /, *args, **kwargs):
+        workers.append(qmill.run(fn, *args, **kwargs))
+        return workers[-1]
+
+    return run
+
+
+@pytest.fixture
+def start_program(method):
+    """Starts a program of its own, under each start method."""
+    programs = []
+
+    def start(source):
+        programs.append(Program(source, method))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.clean_up()

@@ -1,0 +1,192 @@
+"""The repository's own rules, checked: who may import whom, and what no module may do."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import qmill
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "qmill"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# docs/design.md tells the reasons. A module may import from its own line and from those before it,
+# and within a line there is no circle. `observe` reads the records of all, so it stands late: only
+# the compatibility modules may use it. A package is named by its first part.
+LEVELS = [
+    {"errors", "serialize", "_explain"},
+    {"_core"},
+    {"queues"},
+    {"messages", "workers", "processes", "_forkserver", "_child"},
+    {"jobs"},
+    {"engines"},
+    {"job_queue"},
+    {"mapping"},
+    {"observe"},
+    {"compat"},
+]
+LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+# Heavy or optional: imported when used, and only by the one file that needs it.
+OPTIONAL = {"dask", "distributed", "pandas", "plotnine", "tqdm"}
+
+# Sleeping is polling, and the wall clock jumps: waits are on events, times are monotonic.
+FORBIDDEN = {"sleep", "time"}
+
+# What a program that only needs a queue should not pay for.
+HEAVY = ["cloudpickle", "dataclasses", "concurrent.futures"]
+
+
+class Import(NamedTuple):
+    module: str
+    line: int
+    at_top: bool  # runs when the module is loaded
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports_of(path: Path) -> list[Import]:
+    """List what is imported at run time; what only the type checker reads binds nobody."""
+    return list(imports_in(parsed(path), path, at_top=True))
+
+
+def imports_in(node: ast.AST, path: Path, *, at_top: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for statement in child.orelse:
+                yield from imports_in(ast.Module([statement], []), path, at_top=at_top)
+            continue
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, child.lineno, at_top)
+        elif isinstance(child, ast.ImportFrom):
+            for name in imported_from(child, path):
+                yield Import(name, child.lineno, at_top)
+        deferred = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        yield from imports_in(child, path, at_top=at_top and not deferred)
+
+
+def imported_from(node: ast.ImportFrom, path: Path) -> Iterator[str]:
+    """Give absolute names, and `from qmill import queues` as the module qmill.queues."""
+    base = node.module or ""
+    if node.level:
+        package = module_name(path).split(".")
+        if path.name != "__init__.py":
+            package.pop()
+        package = package[: len(package) - node.level + 1]
+        base = ".".join([*package, node.module] if node.module else package)
+    for alias in node.names:
+        full = f"{base}.{alias.name}"
+        yield full if full in MODULES else base
+
+
+def part_of(module: str) -> str | None:
+    """Return the first name below qmill, or None for qmill itself and for other packages."""
+    names = module.split(".")
+    return names[1] if names[0] == "qmill" and len(names) > 1 else None
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_a_module_opens_with_what_it_is_for(path: Path) -> None:
+    first_line = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert first_line.startswith(('"""', 'r"""')), (
+        f"{where(path, 1)}: no docstring on the first line"
+    )
+    assert first_line.strip('r"').strip(), f"{where(path, 1)}: the docstring's first line is empty"
+
+
+def test_every_module_has_a_level() -> None:
+    parts = {part_of(module_name(path)) for path in FILES} - {None}
+    assert parts <= set(LEVEL_OF), "put these into LEVELS, where they belong"
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in FILES:
+        part = part_of(module_name(path))
+        if part not in LEVEL_OF:
+            continue  # qmill/__init__.py gathers the names of all; a new part fails above
+        for imported in imports_of(path):
+            target = part_of(imported.module)
+            if imported.module == "qmill":
+                wrong.append(f"{where(path, imported.line)}: imports the package that gathers it")
+            elif target in LEVEL_OF and LEVEL_OF[target] > LEVEL_OF[part]:
+                wrong.append(f"{where(path, imported.line)}: {part} imports {imported.module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_of_one_level_load_without_a_circle() -> None:
+    graph = {
+        module_name(path): {
+            i.module
+            for i in imports_of(path)
+            if i.at_top and i.module in MODULES and i.module != module_name(path)
+        }
+        for path in FILES
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_optional_packages_are_imported_late_and_in_one_file_each() -> None:
+    users: dict[str, set[Path]] = {}
+    for path in FILES:
+        for imported in imports_of(path):
+            package = imported.module.partition(".")[0]
+            if package in OPTIONAL:
+                assert not imported.at_top, (
+                    f"{where(path, imported.line)}: import it where it is used"
+                )
+                users.setdefault(package, set()).add(path)
+    assert {p: files for p, files in users.items() if len(files) > 1} == {}
+
+
+def test_nothing_sleeps_or_reads_the_wall_clock() -> None:
+    wrong = []
+    for path in FILES:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                found = node.value.id == "time" and node.attr in FORBIDDEN
+            elif isinstance(node, ast.ImportFrom):
+                found = node.module == "time" and any(a.name in FORBIDDEN for a in node.names)
+            else:
+                continue
+            if found:
+                wrong.append(f"{where(path, node.lineno)}: {ast.unparse(node)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_public_name_resolves() -> None:
+    assert [name for name in qmill.__all__ if not hasattr(qmill, name)] == []
+
+
+def test_a_queue_alone_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; before = set(sys.modules); import qmill; qmill.Queue(); "
+        f"print([m for m in {HEAVY} if m in sys.modules and m not in before])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
