@@ -302,7 +302,10 @@ def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[byt
     code += f"m.main({arguments})"
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return subprocess.Popen(
-        [sys.executable, *flags, "-c", code], stdin=subprocess.DEVNULL, pass_fds=fds
+        [sys.executable, *flags, "-c", code],
+        stdin=subprocess.DEVNULL,
+        pass_fds=fds,
+        cwd=None if _cwd() else os.sep,  # some interpreters do not start in a removed folder
     )
 
 

@@ -95,6 +95,7 @@ class Worker:
         self._runner: _ThreadRunner | _ProcessRunner
         if kind == "thread":
             self._runner = _ThreadRunner(job, self)
+            _in_threads.add(self)
         else:
             self._runner = _ProcessRunner(job, processes.get_start_method(start_method), self.name)
             _remember(self)
@@ -531,6 +532,7 @@ def _nameless_file() -> Any:
 # -- the end of this process -------------------------------------------------------------------
 
 _running: set[Worker] = set()  # process workers only
+_in_threads: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 def _remember(worker: Worker) -> None:
@@ -564,8 +566,8 @@ def end_workers() -> None:
             worker.kill()
             worker.join()
         worker._told = True
-    for worker in list(_running):
-        if not worker._told:
+    for worker in [*_running, *_in_threads]:
+        if not worker._told and not worker.is_alive():
             worker._tell()
     _running.clear()
 
