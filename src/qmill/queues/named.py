@@ -161,6 +161,7 @@ class NamedBroker(Broker):
         self._file = os.path.join(folder, f"{_file_name(name)}.queue")
         self.persistent = False
         self._used = False  # whether somebody has had it open
+        self._unlinked = False
         self._mailbox = self._load(maxsize)
         self.add(self._mailbox)
 
@@ -232,6 +233,11 @@ class NamedBroker(Broker):
         self.finish()
         self._remove_lock(descriptor)
 
+    def clean_up(self) -> None:
+        """Leave nothing in the folder; called when the broker has ended and nobody waits for it."""
+        if self._unlinked:
+            self._remove_lock(_lock(self._folder, fcntl.LOCK_EX))
+
     def _remove_lock(self, descriptor: int) -> None:
         os.unlink(os.path.join(self._folder, "lock"))
         _unlock(descriptor)
@@ -260,10 +266,7 @@ class NamedBroker(Broker):
         except FileNotFoundError:
             pass
         self._give_up_place()
-        try:
-            self._remove_lock(_lock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
-        except BlockingIOError:
-            pass  # somebody opens a queue, whose broker will remove it
+        self._unlinked = True
 
     def _give_up_place(self) -> None:
         assert self._listener is not None
@@ -299,3 +302,4 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: broker.call_soon(broker.finish))
     broker.settle_when_unlocked()
     broker.run()
+    broker.clean_up()
