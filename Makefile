@@ -8,6 +8,7 @@ ARGS :=
 # of your own. EXTRAS is what is installed beside qmill for the tests.
 VENV := .venv
 EXTRAS := dev
+BENCH_VENV := .venvs/bench
 
 SHELL := /bin/sh
 BIN := $(VENV)/bin
@@ -37,8 +38,10 @@ check: $(VENV)/.dev  ## lint, check the format and check the types
 	@$(BIN)/ruff format --quiet --check . || { echo "the fix: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## measure the queues
-	@$(BIN)/python -m benchmarks.queues $(ARGS)
+# In an environment of its own, with the libraries that qmill is compared with.
+bench:  ## measure queues, jobs and maps, beside others of their kind
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) EXTRAS=bench $(BENCH_VENV)/.dev
+	@$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 clean:  ## remove environments, caches and everything built or measured
 	@rm -rf .venv .venvs build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -46,7 +49,7 @@ clean:  ## remove environments, caches and everything built or measured
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Three stamps, each standing on the one before, so that `make -j check test` installs once:
-# .python (the environment exists), .run (qmill is in it), .dev (and what the tests need).
+# .python (the environment exists), .run (qmill is in it), .dev (and EXTRAS).
 
 # Runs each time, but is only rewritten when it has to be, and only then are the others out of date.
 # The checkout's place counts because an editable install and the scripts in bin/ contain it.
@@ -64,6 +67,6 @@ $(VENV)/.run: $(VENV)/.python pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo "installing what the tests need into $(VENV)"
+	@echo "installing the extras $(EXTRAS) into $(VENV)"
 	@$(PIP_INSTALL) -e '.[$(EXTRAS)]'
 	@touch $@

@@ -1,1 +1,1 @@
-"""Measurements, apart from the tests: `make bench`."""
+"""Measurements, apart from the tests: `make bench`, or `python -m benchmarks` with fewer peers."""

@@ -1,7 +1,7 @@
 """Queues between processes and threads, against those of the standard library, in one run.
 
-    make bench                              all workloads, three interleaved repetitions
-    make bench ARGS="--only ints --repeat 5"
+    python -m benchmarks.queues                            all tables, three interleaved repetitions
+    python -m benchmarks.queues --only ints --repeat 5     one
 
 Each figure is taken from the first message to the last one received, with processes already
 running. The machine drifts: read medians and ratios, and take less than a fifth for nothing.
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import qmill
+from benchmarks import harness
 
 SPAWN = multiprocessing.get_context("spawn")
 DICT = {"id": 12345, "name": "a name of some length", "value": 1.5, "ok": True, "tags": ["x", "y"]}
@@ -125,43 +126,45 @@ class Running:
         self._other.join()
 
 
-def measure(workload: Workload, repeat: int, scale: float) -> dict[str, list[float]]:
-    """Measure all peers in turn, `repeat` times."""
-    run = ping_pong if workload.name == "ping-pong" else stream
+def measure(
+    workload: Workload, peers: list[Peer], repeat: int, scale: float
+) -> dict[str, list[float]]:
+    """Measure the peers in turn, `repeat` times."""
+    stream_or_echo = ping_pong if workload.name == "ping-pong" else stream
     count = max(2, int(workload.count * scale))
-    peers = [peer for peer in PEERS if peer.threads == workload.threads]
     figures: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for _ in range(repeat):
         for peer in peers:
-            figures[peer.name].append(run(peer, workload.item, count))
+            figures[peer.name].append(stream_or_echo(peer, workload.item, count))
     return figures
 
 
 def report(workload: Workload, figures: dict[str, list[float]]) -> None:
     """Print a table, the first peer being 1x."""
-    print(f"\n### {workload.name} ({workload.unit})\n")
-    print("| queue | min | median | max | ratio |")
-    print("| --- | ---: | ---: | ---: | ---: |")
     base = statistics.median(next(iter(figures.values())))
-    for name, values in figures.items():
-        middle = statistics.median(values)
-        row = [f"{value:,.0f}" for value in (min(values), middle, max(values))]
-        print(f"| {name} | {' | '.join(row)} | {middle / base:.2f}x |", flush=True)
+    ratios = {name: statistics.median(values) / base for name, values in figures.items()}
+    shown = {name: harness.shown_ratio(ratio) for name, ratio in ratios.items()}
+    harness.print_table(workload.name, workload.unit, figures, {"ratio": shown})
 
 
-def main() -> None:
-    """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=[workload.name for workload in WORKLOADS])
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of messages")
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> int:
+    """Measure what the command line asks for; return 0, for what fails here raises."""
     for workload in WORKLOADS:
-        if options.only in (None, workload.name):
-            report(workload, measure(workload, options.repeat, options.scale))
+        peers = [peer for peer in PEERS if peer.threads == workload.threads]
+        chosen = harness.choose([peer.name for peer in peers], options)
+        if workload.name in options.only and chosen:
+            peers = [peer for peer in peers if peer.name in chosen]
+            report(workload, measure(workload, peers, options.repeat, options.scale))
     if _manager is not None:
         _manager.shutdown()
+    return 0
+
+
+def section() -> harness.Section:
+    """Return what this file measures."""
+    names = [workload.name for workload in WORKLOADS]
+    return harness.Section(names, [peer.name for peer in PEERS], run)
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(__doc__, section())

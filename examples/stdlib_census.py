@@ -1,9 +1,11 @@
 """Count the functions of Python's standard library, in parallel, and check the count serially.
 
-    main ── paths ──▶ q ──▶ worker 1..N ──▶ out ── reports ──▶ main
+    main ── put(examine, file) ──▶ waiting, the largest first ──▶ worker 1..N ──▶ reports
+                                                                      └──▶ out/jobs.csv
 
-Every file is one message on `q`. Each worker parses what it takes and puts a report on `out`, with
-the order number of the file, so that sorting brings the reports back into the order of the files.
+Every file is one job. Its priority is its size, so that no worker is left with a large file when
+the others are done. The record of each job is a row of a CSV file: when it began and ended, on
+which worker, with what result.
 """
 
 from __future__ import annotations
@@ -88,25 +90,15 @@ def census_serial(files: list[str]) -> list[Report]:
     return [examine(file) for file in files]
 
 
-def work(q: qmill.Q, out: qmill.Q) -> None:
-    for msg in q:
-        out.put(examine(msg.data), order=msg.order)
+def census_parallel(files: list[str], num_workers: int, log_file: Path) -> list[Report]:
+    with qmill.JobQueue(num_workers, auto_start=False, log_file=log_file, name="census") as queue:
+        jobs = [queue.put(examine, file, name=file, priority=-size_of(file)) for file in files]
+        queue.start()  # now that all are there, the largest goes first
+    return [job.result() for job in jobs]
 
 
-def census_parallel(files: list[str], num_workers: int) -> list[Report]:
-    q = qmill.Q()
-    out = qmill.Q()
-    workers = [qmill.run(work, q, out) for _ in range(num_workers)]
-    for i in largest_first(files):
-        q.put(files[i], order=i)
-    q.stop(workers)
-    return [msg.data for msg in out.items(sort=True)]
-
-
-def largest_first(files: list[str]) -> list[int]:
-    """Order the files so that no worker is left with a large one when the others are done."""
-    sizes = [(STDLIB / file).stat().st_size for file in files]
-    return sorted(range(len(files)), key=lambda i: -sizes[i])
+def size_of(file: str) -> int:
+    return (STDLIB / file).stat().st_size
 
 
 # --- finding, comparing, telling
@@ -182,6 +174,13 @@ def tell_times(serial_s: float, parallel_s: float, num_workers: int) -> None:
     print(f"\nSpeed-up {serial_s / parallel_s:.2f} with {workers}; both gave the same answer.")
 
 
+def fresh_file(path: Path) -> Path:
+    """Make the folder of a file, and remove the file that an earlier run has left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -199,6 +198,13 @@ def parse_arguments() -> argparse.Namespace:
         default=qmill.NUM_CPUS,
         help="how many worker processes (default: %(default)s, the CPUs of this machine)",
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("out"),
+        help="where jobs.csv, the record of all jobs, is written (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
@@ -208,9 +214,10 @@ def main() -> int:
         sys.stdout.reconfigure(errors="replace")  # a parser's message may quote any character
     version = sys.version.partition(" ")[0]
     print(f"The standard library of Python {version}, counted with qmill")
+    log_file = fresh_file(arguments.out / "jobs.csv")
     files = stdlib_files(arguments.limit)
     print(f"Parsing {len(files):,} files in parallel ...", end=" ", flush=True)
-    parallel, parallel_s = timed(census_parallel, files, arguments.workers)
+    parallel, parallel_s = timed(census_parallel, files, arguments.workers, log_file)
     print("done. The same serially ...", end=" ", flush=True)
     serial, serial_s = timed(census_serial, files)
     print("done.")
@@ -222,6 +229,7 @@ def main() -> int:
     tell_longest(parallel)
     tell_failures(parallel)
     tell_times(serial_s, parallel_s, arguments.workers)
+    print(f"The jobs' records are in {log_file}")
     return 0
 
 

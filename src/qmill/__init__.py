@@ -4,6 +4,8 @@
     qmill.Q         messages with an end, read by workers
     qmill.run       a function in a process of its own
     qmill.run_thread  ... in a thread
+    qmill.JobQueue  function calls with priorities, timeouts and records
+    qmill.map       a function over many items
 
 The parts load when they are first used: `qmill.Queue` alone stays light.
 """
@@ -20,6 +22,8 @@ _WHERE = {
     "END_MSG": "messages",
     "Empty": "errors",
     "Full": "errors",
+    "Job": "jobs.job",
+    "JobQueue": "job_queue",
     "JobTimeout": "errors",
     "LaneError": "errors",
     "Msg": "messages",
@@ -37,6 +41,8 @@ _WHERE = {
     "Worker": "workers",
     "WorkerDied": "errors",
     "get_start_method": "processes",
+    "map": "mapping",
+    "parallel": "mapping",
     "run": "workers",
     "run_thread": "workers",
     "set_start_method": "processes",
@@ -56,6 +62,9 @@ if TYPE_CHECKING:
         ShutDown,
         WorkerDied,
     )
+    from .job_queue import JobQueue
+    from .jobs.job import Job
+    from .mapping import map, parallel
     from .messages import END_MSG, Msg, Q
     from .processes import get_start_method, set_start_method
     from .queues.base import Queue, Statistics
@@ -67,6 +76,8 @@ __all__ = [
     "NUM_THREADS",
     "Empty",
     "Full",
+    "Job",
+    "JobQueue",
     "JobTimeout",
     "LaneError",
     "Msg",
@@ -83,6 +94,8 @@ __all__ = [
     "WorkerDied",
     "__version__",
     "get_start_method",
+    "map",
+    "parallel",
     "run",
     "run_thread",
     "set_start_method",

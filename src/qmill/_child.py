@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,13 +21,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import serialize
 from .queues import wire
 
+STATUS = struct.Struct("!iq")
+"""How the fork server tells of a child's end: its exit code, and the most memory it had."""
+
 try:
     import fcntl
 except ImportError:  # not POSIX
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    import resource
     from collections.abc import Callable
+
+
+def max_rss_bytes(usage: resource.struct_rusage) -> int:
+    """Return the most resident memory that an ended process had."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main(channel: int, lifeline: int) -> NoReturn:

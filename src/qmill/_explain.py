@@ -7,6 +7,7 @@ raise while they are looked at is taken for nothing to see.
 from __future__ import annotations
 
 import pickle
+import threading
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ _MAX_STEPS = 20
 """A path is shown by its first and last steps, half of this each."""
 
 
-def explain(obj: Any, error: Exception) -> SerializationError:
+def explain(obj: Any, error: BaseException) -> SerializationError:
     """Say which part of an object cannot be pickled, and why.
 
     Args:
@@ -51,7 +52,8 @@ def describe(thing: Any, how: Callable[[Any], str] = repr) -> str:
     """Return `repr` or `str` of anything, cut short, even if it raises."""
     try:
         shown = how(thing)
-    except Exception as error:
+    except BaseException as error:
+        let_interrupt_through(error)
         return f"its {how.__name__} raises {type(error).__name__}"
     limit = 80 if how is repr else 500
     return shown if len(shown) <= limit else shown[:limit] + "..."
@@ -78,7 +80,8 @@ def _refused_part(obj: Any, seen: set[int]) -> tuple[str, Any] | None:
         seen.add(id(part))
         try:
             cloudpickle.dumps(part, protocol=5)
-        except Exception:
+        except BaseException as error:
+            let_interrupt_through(error)
             return step, part
     return None
 
@@ -88,7 +91,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     for kind in (_elements, _function_parts, _method_parts, _attributes):
         try:
             yield from kind(obj)
-        except Exception:
+        except (Exception, SystemExit):
             continue  # a broken object: what it does not show is not to be seen
 
 
@@ -134,3 +137,13 @@ def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
                 yield f".{slot}", getattr(obj, slot)
             except AttributeError:  # not set
                 continue
+
+
+def let_interrupt_through(error: BaseException) -> None:
+    """Raise Ctrl-C again, which comes to the main thread and nowhere else.
+
+    Whatever else an object raises while it is packed or rebuilt is its own failure.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and isinstance(error, KeyboardInterrupt):
+        raise error

@@ -11,6 +11,7 @@ sends to everybody: who has to stop is for the owner to say.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import selectors
 import signal
@@ -20,15 +21,13 @@ from typing import NoReturn
 
 from . import _child
 
-# What every child needs is imported once, here.
-from . import workers as workers
-from .queues import portable as portable
-
 _NUMBER = struct.Struct("!i")
 
 
-def main(control_fd: int, lifeline: int) -> NoReturn:
-    """Serve until the owner is gone."""
+def main(control_fd: int, lifeline: int, modules: list[str]) -> NoReturn:
+    """Serve until the owner is gone; import first what every child needs."""
+    for module in modules:
+        importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
     woken, waker = socket.socketpair()
@@ -103,12 +102,13 @@ def _reap(statuses: dict[int, int]) -> None:
     """Tell how children have ended."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
         descriptor = statuses.pop(pid)
         with contextlib.suppress(BrokenPipeError):
-            os.write(descriptor, _NUMBER.pack(os.waitstatus_to_exitcode(status)))
+            code, rss_bytes = os.waitstatus_to_exitcode(status), _child.max_rss_bytes(usage)
+            os.write(descriptor, _child.STATUS.pack(code, rss_bytes))
         os.close(descriptor)

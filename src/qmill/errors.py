@@ -97,7 +97,7 @@ class WorkerDied(QmillError, RuntimeError):
     def __str__(self) -> str:
         what = f"worker process {self.pid}"
         if self.job is not None:
-            what += f" running {self.job}"
+            what += f" running {'job ' * isinstance(self.job, int)}{self.job}"
         if self.signal is not None:
             how = f"was killed by {_signal_name(self.signal)}"
         else:

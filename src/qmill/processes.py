@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
 """How a process can be started here; the first is the default."""
 
+PRELOADED = ["qmill.workers", "qmill.queues.portable"]
+"""Modules that the fork server imports once, for all children; those above this one add theirs."""
+
 UNKNOWN_EXIT = 255
 """The exit code of a process whose fork server was killed before it could tell."""
 
@@ -89,6 +92,7 @@ class Process:
         pid: Its number.
         channel: The socket to it.
         sentinel: A file descriptor that is readable once the process has ended.
+        max_rss_bytes: The most resident memory that it had, known with `exitcode`.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Process:
         self.sentinel = sentinel
         self._status = status  # where the fork server writes how it ended; None for our own child
         self._exitcode: int | None = None
+        self.max_rss_bytes: int | None = None
         self._lock = threading.Lock()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -115,15 +120,19 @@ class Process:
 
     def _reap(self) -> int:
         try:
-            _, status = os.waitpid(self.pid, 0)
+            _, status, usage = os.wait4(self.pid, 0)
         except ChildProcessError:  # somebody else has waited for it
             return UNKNOWN_EXIT
+        self.max_rss_bytes = _child.max_rss_bytes(usage)
         return os.waitstatus_to_exitcode(status)
 
     def _read_status(self) -> int:
         assert self._status is not None
-        told = os.read(self._status, _STATUS.size)
-        return int(_STATUS.unpack(told)[0]) if told else UNKNOWN_EXIT
+        told = os.read(self._status, _child.STATUS.size)
+        if not told:
+            return UNKNOWN_EXIT
+        code, self.max_rss_bytes = _child.STATUS.unpack(told)
+        return int(code)
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the process has ended; never hits another one of that number."""
@@ -156,7 +165,6 @@ class Process:
         os.close(self.sentinel)
 
 
-_STATUS = struct.Struct("!i")
 _PID = struct.Struct("!i")
 
 
@@ -361,7 +369,7 @@ class _ForkServer:
             self._control, theirs = socket.socketpair()
         with theirs:
             fds = [theirs.fileno(), lifeline()]
-            self._server = _python("_forkserver", f"{fds[0]}, {fds[1]}", fds)
+            self._server = _python("_forkserver", f"{fds[0]}, {fds[1]}, {PRELOADED!r}", fds)
 
     def _drop(self) -> None:
         if self._control is not None:

@@ -26,13 +26,14 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import struct
 import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from ._explain import describe, explain
+from ._explain import describe, explain, let_interrupt_through
 from .errors import SerializationError
 
 if TYPE_CHECKING:
@@ -109,6 +110,22 @@ def dumps(obj: Any, exports: Exports | InlineExports | None = None) -> bytes | b
     Raises:
         SerializationError: Neither pickle nor cloudpickle takes it. Names the part and the path.
     """
+    parts = dump_parts(obj, exports)
+    return bytes(parts[0]) if len(parts) == 1 else _join(parts)
+
+
+def dump_parts(
+    obj: Any, exports: Exports | InlineExports | None = None
+) -> list[bytes | bytearray | memoryview]:
+    """Pack an object without copying its large buffers.
+
+    Returns:
+        What `dumps` returns, in pieces that are to follow one another; they are the object's own
+        memory, so they must be written before it may change.
+
+    Raises:
+        SerializationError: As `dumps`.
+    """
     buffers: list[memoryview] = []
     keep = _collector(buffers)
     flags = 0
@@ -116,7 +133,8 @@ def dumps(obj: Any, exports: Exports | InlineExports | None = None) -> bytes | b
         data = pickle.dumps(obj, 5, buffer_callback=keep)
     except SerializationError:
         raise
-    except Exception:
+    except BaseException as error:
+        let_interrupt_through(error)
         data = b"__main__"  # refused: the careful way may do it
     if b"__main__" in data or b"__mp_main__" in data:
         del buffers[:]
@@ -127,8 +145,8 @@ def dumps(obj: Any, exports: Exports | InlineExports | None = None) -> bytes | b
     if cls.__module__ != "builtins":  # for the error message of a reader that cannot rebuild it
         data += f"{cls.__module__}.{cls.__qualname__}".encode()
     if buffers:
-        return _join(flags | _BUFFERS, data, buffers)
-    return bytes((flags,)) + data if flags else data
+        return _lay_out(flags | _BUFFERS, data, buffers)
+    return [bytes((flags,)) + data if flags else data]
 
 
 def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
@@ -150,7 +168,8 @@ def _dump_carefully(
         _careful_pickler()(file, exports, keep).dump(obj)
     except SerializationError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        let_interrupt_through(error)
         raise explain(obj, error) from error
     return file.getvalue()
 
@@ -180,17 +199,29 @@ def _careful_pickler() -> Any:
 _careful_pickler_class: Any = None
 
 
-def _join(flags: int, data: bytes, buffers: list[memoryview]) -> bytearray:
-    """Lay out a pickle and its buffers in one piece, each buffer aligned."""
+def _lay_out(
+    flags: int, data: bytes, buffers: list[memoryview]
+) -> list[bytes | bytearray | memoryview]:
+    """Put a head before a pickle and its buffers, and padding between: each is aligned."""
     sizes = [len(data), *(buffer.nbytes for buffer in buffers)]
     head = bytes((flags,)) + _U32.pack(len(sizes)) + struct.pack(f"!{len(sizes)}Q", *sizes)
-    offsets = list(_offsets(len(head), sizes))
-    joined = bytearray(offsets[-1] + sizes[-1])
-    joined[: len(head)] = head
-    view = memoryview(joined)
-    parts: list[bytes | memoryview] = [data, *buffers]
-    for offset, size, part in zip(offsets, sizes, parts, strict=True):
-        view[offset : offset + size] = part
+    parts: list[bytes | bytearray | memoryview] = [head]
+    end = len(head)
+    bodies: list[bytes | memoryview] = [data, *buffers]
+    for offset, size, part in zip(_offsets(end, sizes), sizes, bodies, strict=True):
+        if offset > end:
+            parts.append(bytes(offset - end))
+        parts.append(part)
+        end = offset + size
+    return parts
+
+
+def _join(parts: list[bytes | bytearray | memoryview]) -> bytearray:
+    joined = bytearray(sum(map(len, parts)))
+    view, start = memoryview(joined), 0
+    for part in parts:
+        view[start : start + len(part)] = part
+        start += len(part)
     return joined
 
 
@@ -218,7 +249,7 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
     flags = data[0]
     try:
         if flags == 0x80:
-            return pickle.loads(data)
+            return pickle.loads(data) if _globals is None else _unpickle(data)
         view = memoryview(data)
         buffers: list[memoryview] = []
         if flags & _BUFFERS:
@@ -226,13 +257,14 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
         else:
             view = view[1:]
         if not flags & _DEFINITIONS:
-            return pickle.loads(view, buffers=buffers)
+            return _unpickle(view, buffers)
         unpickler = _DefinitionUnpickler(io.BytesIO(view), buffers=buffers)
         unpickler.imports = imports
         return unpickler.load()
     except SerializationError:
         raise
-    except (Exception, SystemExit) as error:  # an object must not end its reader
+    except BaseException as error:  # an object must not end its reader
+        let_interrupt_through(error)
         raise SerializationError(
             f"an object of type {_type_name(data)} could not be rebuilt in this process: "
             f"{type(error).__name__}: {describe(error, str)}"
@@ -257,10 +289,19 @@ class _DefinitionUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name == "_defined" and module == __name__:
             return self._defined
+        if _globals is not None and module == "cloudpickle.cloudpickle" and name in _SHARING:
+            return _SHARING[name]
         return super().find_class(module, name)
 
     def _defined(self, key: bytes, name: str, is_class: bool, packed: bytes | None = None) -> Any:
         return _resolve((key, name, is_class), self.imports, packed)
+
+
+def _unpickle(data: bytes | bytearray | memoryview, buffers: list[memoryview] | None = None) -> Any:
+    """Rebuild a pickle without references to definitions."""
+    if _globals is None or not _CLOUDPICKLE.search(data):
+        return pickle.loads(data, buffers=buffers)
+    return _DefinitionUnpickler(io.BytesIO(data), buffers=buffers).load()
 
 
 def _type_name(data: bytes | bytearray | memoryview) -> str:
@@ -340,7 +381,8 @@ def _by_value(obj: Any) -> bytes:
 
     try:
         return cloudpickle.dumps(obj, protocol=5)  # type: ignore[no-any-return]
-    except Exception as error:
+    except BaseException as error:
+        let_interrupt_through(error)
         raise explain(obj, error) from error
 
 
@@ -358,7 +400,7 @@ def _resolve(definition: Definition, imports: Imports | None, packed: bytes | No
             packed = imports.fetch(key)
         except KeyError:
             raise SerializationError(f"__main__.{name} is not defined in this process") from None
-    built = pickle.loads(packed)
+    built = _unpickle(packed)
     _remember(definition, built)
     if imports is not None:
         imports.keep(key, built)
@@ -379,6 +421,51 @@ def _find_in_mains(qualname: str) -> Any:
     return None
 
 
+# -- functions that share their globals --------------------------------------------------------
+#
+# cloudpickle gives each function that it rebuilds globals of its own. In a worker that keeps its
+# functions that would be wrong: what an initializer binds, the jobs' functions are to see. So there
+# all functions of one module get one dict, and a name keeps what the worker's code has bound it to.
+
+_CLOUDPICKLE = re.compile(rb"cloudpickle\.cloudpickle")
+_globals: dict[str, dict[str, Any]] | None = None  # by module's name; None: not shared
+_from_sender: dict[str, dict[str, Any]] = {}  # what was last put there for the sender
+
+
+def share_globals() -> None:
+    """Have all functions that are rebuilt in this process from now on share their globals."""
+    global _globals
+    _globals = {}
+
+
+def _make_function(code: Any, own: dict[str, Any], *rest: Any) -> Any:
+    """Make a function as cloudpickle does, with the globals of its module."""
+    from cloudpickle import cloudpickle
+
+    assert _globals is not None
+    shared = _globals.setdefault(own.get("__name__", "__main__"), own)
+    return cloudpickle._make_function(code, shared, *rest)
+
+
+def _set_function_state(function: FunctionType, state: Any) -> None:
+    """Fill a function as cloudpickle does; globals that were bound here stay as they are."""
+    from cloudpickle import cloudpickle
+
+    attributes, slots = state
+    shared = function.__globals__
+    sent = _from_sender.setdefault(shared.get("__name__", "__main__"), {})
+    for name, value in slots["__globals__"].items():
+        if name not in shared or (name in sent and shared[name] is sent[name]):
+            shared[name] = sent[name] = value
+    cloudpickle._function_setstate(function, (attributes, {**slots, "__globals__": {}}))
+
+
+_SHARING: dict[str, Any] = {
+    "_make_function": _make_function,
+    "_function_setstate": _set_function_state,
+}
+
+
 # -- errors that cross -------------------------------------------------------------------------
 
 
@@ -397,11 +484,15 @@ def dump_error(error: BaseException) -> bytes:
     """Pack an exception with its traceback's text; never fails."""
     import traceback
 
-    text = "".join(traceback.format_exception(error)).rstrip()
+    try:
+        text = "".join(traceback.format_exception(error)).rstrip()
+    except Exception as why:  # an exception may have a strange __str__, or strange notes
+        text = f"{type(error).__name__} ({type(why).__name__} when it was to be told)"
     described = f"{type(error).__module__}.{type(error).__qualname__}: {describe(error, str)}"
     try:
         packed: bytes | bytearray | None = dumps(error, InlineExports())
-    except Exception:
+    except BaseException as why:
+        let_interrupt_through(why)
         packed = None
     return pickle.dumps((packed, described, text), 5)
 
@@ -419,9 +510,11 @@ def load_error(data: bytes | bytearray | memoryview) -> BaseException:
         error = loads(packed)
         if not isinstance(error, BaseException):
             raise SerializationError(f"it was rebuilt as {type(error).__name__}")
-    except Exception as why:
+    except BaseException as why:
+        let_interrupt_through(why)
         error = SerializationError(
             f"an exception was raised that cannot be rebuilt in this process ({why}): {described}"
         )
-    error.__cause__ = RemoteTraceback(text)
+    # Not by an assignment, which an exception may refuse.
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
     return error

@@ -589,6 +589,7 @@ def _after_fork_in_child() -> None:
         if isinstance(worker._runner, _ProcessRunner):
             worker._runner.forget_in_child()
     _running.clear()
+    _in_threads.clear()
 
 
 if hasattr(os, "register_at_fork"):

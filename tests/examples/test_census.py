@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 import sysconfig
 import warnings
@@ -45,8 +46,12 @@ def number_before(words: str, output: str) -> int:
     return int(found[1].replace(",", ""))
 
 
-def test_census_agrees_with_a_plain_count() -> None:
-    output = programs.run(str(CENSUS), "--limit", str(LIMIT), "--workers", "2")
+def run_census(out: Path) -> str:
+    return programs.run(str(CENSUS), "--limit", str(LIMIT), "--workers", "2", "--out", str(out))
+
+
+def test_census_agrees_with_a_plain_count(tmp_path: Path) -> None:
+    output = run_census(tmp_path)
     count, longest = count_functions(stdlib_files())
     assert number_before("files", output) == LIMIT
     assert number_before("functions and methods", output) == count
@@ -58,3 +63,20 @@ def test_census_agrees_with_a_plain_count() -> None:
     assert re.search(
         r"Speed-up \d+\.\d+ with 2 worker processes; both gave the same answer", output
     )
+
+
+def test_census_records_a_job_for_each_file_the_largest_first(tmp_path: Path) -> None:
+    out = tmp_path / "made by the census"
+    for _ in range(2):  # the second run replaces the records of the first
+        assert f"records are in {out / 'jobs.csv'}" in run_census(out)
+    with open(out / "jobs.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    root = Path(sysconfig.get_path("stdlib"))
+    sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in stdlib_files()}
+    assert {row["name"]: -int(row["priority"]) for row in rows} == sizes
+    assert {(row["state"], row["exitcode"], row["attempts"]) for row in rows} == {
+        ("done", "0", "1")
+    }
+    assert len({row["worker"] for row in rows}) <= 2
+    began = sorted(rows, key=lambda row: row["started"])
+    assert {sizes[row["name"]] for row in began[:2]} == set(sorted(sizes.values())[-2:])

@@ -75,6 +75,51 @@ CASES = [
     Case("unguarded_lambda.py", ["[11, 100]\n"]),
     Case("unguarded_closure.py", ["[0, 3, 6, 9, 12, 15, 18, 21, 24, 27]\n"]),
     Case("unguarded_class.py", ["[Point(x=0, y=0), Point(x=10, y=1), Point(x=20, y=2)]\n"]),
+    Case("map_quick_start.py", ["[0, 2, 4, 6, 8, 10]\n"]),
+    Case("jobs_quick_start.py", ["".join(f"{n + 1} job {n} has slept\n" for n in range(10))]),
+    Case(
+        "jobs_sizes.py",
+        [
+            "10 in all: 10 waiting, 0 working, 0 completed\n",
+            "10 in all: 5 waiting, 2 working, 3 completed\n",
+            "10 in all: 0 waiting, 0 working, 10 completed\n",
+            "0 in all: 0 waiting, 0 working, 0 completed\n",
+        ],
+    ),
+    Case(
+        "jobs_wait_timeout.py",
+        [*(f"time is up, jobs remaining: {n}\n" for n in (4, 3, 2, 1)), "jobs remaining: 0\n"],
+    ),
+    Case(
+        "jobs_get_loop.py",
+        [
+            *(f"nothing yet, jobs remaining: {n}\n" for n in (4, 3, 2, 1)),
+            "jobs remaining: 0, outputs: [0, 2, 4, 6]\n",
+        ],
+    ),
+    Case(
+        "jobs_collect.py",
+        ["10 jobs before, 0 after\n", "[729, 512] [343, 216, 125, 64, 27, 8, 1, 0]\n"],
+    ),
+    Case(
+        "jobs_decorator.py",
+        [
+            "steps: [0, 1, 7, 2, 5, 8, 16, 3, 19, 6]\nand 100: [100, 101, 107, 102, ",
+            "id: 7\nfunction: collatz_steps\nargs: [7]\noutput: 16\nexitcode: 0\nstate: done\n",
+        ],
+    ),
+    Case("jobs_priority.py", ["began: ['the last to come', 5, 10, 15, 20, 1, 2] ...\n"]),
+    Case("jobs_lanes.py", [f"{p}: fetch, shrink, store\n" for p in ("cat", "dog", "owl")]),
+    Case(
+        "jobs_lane_error.py",
+        [
+            "red: compile has failed: a semicolon is missing\n",
+            "red: link was cancelled\nred: ship was cancelled\nred: tidy up is done\n",
+            "green: compile is done\ngreen: link is done\n",
+        ],
+    ),
+    Case("jobs_starmap.py", ["[1024, 1000, 31]\n"]),
+    Case("jobs_starmapkw.py", ["Hello, Ada!\nWelcome, Grace!\nHello, Alan!\n"]),
 ]
 
 PRODUCER, CONSUMER = "named_producer.py", "named_consumer.py"
@@ -90,7 +135,8 @@ def check_output(output: str, pieces: list[str]) -> None:
 
 
 def starts_workers(case: Case) -> bool:
-    return "qmill.run(" in (SEEDS / case.file).read_text(encoding="utf-8")
+    text = (SEEDS / case.file).read_text(encoding="utf-8")
+    return any(f"qmill.{name}(" in text for name in ("run", "JobQueue", "parallel", "map"))
 
 
 def case_id(case: Case) -> str:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "stdlib_census.py"
 
 
@@ -14,11 +16,13 @@ def run_census(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
-def test_the_report_fits_in_80_columns() -> None:
+def test_the_report_fits_in_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     done = run_census("--limit", "40", "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert (tmp_path / "out" / "jobs.csv").is_file()
 
 
 def test_a_number_below_one_is_refused() -> None:

@@ -28,7 +28,7 @@ LEVELS = [
     {"messages", "workers", "processes", "_forkserver", "_child"},
     {"jobs"},
     {"engines"},
-    {"job_queue"},
+    {"job_queue", "_dispatch", "_chunks"},
     {"mapping"},
     {"observe"},
     {"compat"},

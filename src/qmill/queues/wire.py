@@ -35,6 +35,13 @@ _MAX_TUPLE_BYTES = 1 << 28
 fork_lock = threading.RLock()
 """Held while a process forks, and while descriptors come to be that a forked child must close."""
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=fork_lock.acquire,
+        after_in_parent=fork_lock.release,
+        after_in_child=fork_lock.release,  # the thread that took it has come along, the only one
+    )
+
 
 class Address(NamedTuple):
     """Where a broker listens, and the secret that opens it."""

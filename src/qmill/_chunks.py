@@ -1,0 +1,235 @@
+"""How `map` cuts its input into jobs, and puts the results together again.
+
+    items ──> [chunk] [chunk] [chunk] ──> jobs ──> results, in order or as they come
+
+A chunk is as many calls as take `CHUNK_S`, by measure. Until there is a measure it is one call, and
+then it grows by steps, so that a few quick calls at the start do not lead to one huge chunk.
+Towards an end that is in sight chunks become smaller, so that the workers finish together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .errors import SerializationError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .jobs.job import Chunk
+
+CHUNK_S = 0.004
+"""How long a chunk of quick calls is to take: short enough for a second one to be sent ahead."""
+
+MAX_CHUNK_ITEMS = 25_000
+MAX_CHUNK_BYTES = 1 << 18
+
+_SLOW_INPUT_S = 0.010  # who has read for that long sends what there is
+_GROWTH = 8  # a chunk has at most so many times the items of the last one measured
+_SMOOTHING = 0.5
+
+
+class ChunkedMap:
+    """One call of `map`: which jobs it makes of its input, and what it yields.
+
+    Args:
+        submit: Makes a job of a list of items; told whether each is a tuple of arguments.
+        cancel: Cancels those jobs that have not begun.
+        iterables: The input.
+        num_workers: How many jobs run at a time.
+        chunksize: Items a job; None chooses.
+        window: How many items may be under way; None chooses.
+        lazy: Whether to keep to the window, or to submit everything at once.
+        mean_s: How long a call takes, if that is known.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[[list[Any], bool], Chunk],
+        cancel: Callable[[Iterable[Chunk]], None],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        num_workers: int,
+        chunksize: int | None,
+        window: int | None,
+        lazy: bool,
+        mean_s: float | None,
+    ) -> None:
+        self._submit = submit
+        self._cancel = cancel
+        self._unpack = len(iterables) > 1
+        self._left = min(operator.length_hint(i, -1) for i in iterables)  # -1: not known
+        self._items = zip(*iterables, strict=False) if self._unpack else iter(iterables[0])
+        self._num_workers = num_workers
+        self._chunksize = chunksize
+        self._window = window
+        self._lazy = lazy
+        self._mean_s = mean_s
+        self._mean_bytes = 0.0
+        self._largest = 1 if mean_s is None else MAX_CHUNK_ITEMS
+        self._chunks: deque[Chunk] = deque()
+        self._under_way = 0  # items in `_chunks`
+        self._ended = False
+        self._input_error: Exception | None = None
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Submit jobs as far as the window goes.
+
+        Raises:
+            Exception: What the input raised, if all of it is to be read at once; else it is kept
+                until the results before it have been yielded.
+        """
+        while not self._ended:
+            size = self._next_size()
+            if self._lazy:
+                size = min(size, self._room(size))
+                if size <= 0:
+                    return
+            items: list[Any] = []
+            try:
+                self._read_into(items, size)
+            except Exception as error:
+                if not self._lazy:
+                    self._drop()
+                    raise
+                self._input_error = error
+                self._ended = True
+            if items:
+                self._submit_items(items)
+            if self._left > 0:
+                self._left = max(0, self._left - len(items))
+
+    def _read_into(self, items: list[Any], size: int) -> None:
+        """Read so many items, or as many as come in a short time."""
+        deadline = monotonic() + _SLOW_INPUT_S
+        step = size // 16 + 1
+        while len(items) < size and monotonic() < deadline:
+            wanted = min(step, size - len(items))
+            before = len(items)
+            items.extend(itertools.islice(self._items, wanted))
+            if len(items) < before + wanted:
+                self._ended = True
+                return
+
+    def _room(self, size: int) -> int:
+        window = self._window
+        probing = self._chunksize is None and size >= self._largest
+        if probing and len(self._chunks) >= 2 * self._num_workers:
+            return 0  # until it is known how long these take
+        if window is None:
+            window = 2 * self._num_workers * size
+        return window - self._under_way
+
+    def _next_size(self) -> int:
+        if self._chunksize is not None:
+            return self._chunksize
+        if self._mean_s is None:
+            return 1
+        size = min(int(CHUNK_S / max(self._mean_s, 1e-9)), self._largest, MAX_CHUNK_ITEMS)
+        if self._mean_bytes:
+            size = min(size, int(MAX_CHUNK_BYTES / self._mean_bytes))
+        if self._window is not None:
+            size = min(size, self._window // (2 * self._num_workers))
+        if self._left >= 0:
+            size = min(size, self._left // (2 * self._num_workers) + 1)
+        return max(1, size)
+
+    def _submit_items(self, items: list[Any]) -> None:
+        chunk = self._submit(items, self._unpack)
+        if len(items) > 1 and isinstance(chunk._packet, SerializationError):
+            for item in items:  # one of them cannot be sent: the others can
+                self._add(self._submit([item], self._unpack))
+            return
+        self._add(chunk)
+
+    def _add(self, chunk: Chunk) -> None:
+        packet = chunk._packet
+        if isinstance(packet, bytes):
+            self._mean_bytes = len(packet) / chunk.num_calls
+        elif isinstance(packet, tuple):
+            self._mean_bytes = len(packet[1]) / chunk.num_calls
+        self._chunks.append(chunk)
+        self._under_way += chunk.num_calls
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def in_order(self, deadline: float | None) -> Iterator[Any]:
+        """Yield None, then results in the order of the items."""
+        try:
+            yield None
+            while self._chunks:
+                chunk = self._chunks[0]
+                outcome = chunk.result(_left(deadline))
+                self._chunks.popleft()
+                yield from self._results(chunk, outcome)
+                del chunk, outcome
+            if self._input_error is not None:
+                raise self._input_error
+        finally:
+            self._drop()
+
+    def as_completed(self, deadline: float | None, changed: threading.Condition) -> Iterator[Any]:
+        """Yield None, then results as they come; `changed` is notified when jobs end."""
+        try:
+            yield None
+            while self._chunks:
+                chunk = self._first_done(deadline, changed)
+                self._chunks.remove(chunk)
+                yield from self._results(chunk, chunk.result())
+                del chunk
+            if self._input_error is not None:
+                raise self._input_error
+        finally:
+            self._drop()
+
+    def _first_done(self, deadline: float | None, changed: threading.Condition) -> Chunk:
+        with changed:
+            while True:
+                for chunk in self._chunks:
+                    if chunk.done():
+                        return chunk
+                left = _left(deadline)
+                if left == 0 or not changed.wait(left):
+                    raise TimeoutError("no result in time")
+
+    def _results(
+        self, chunk: Chunk, outcome: tuple[list[Any], BaseException | None]
+    ) -> Iterator[Any]:
+        results, error = outcome
+        self._measure(chunk, len(results))
+        if error is None:
+            self.fill()
+        results.reverse()
+        # Each is let go when it has been taken, and C takes it: a result costs 40 ns here.
+        yield from map(list.pop, itertools.repeat(results, len(results)))
+        if error is not None:
+            raise error
+        self._under_way -= chunk.num_calls
+        self.fill()
+
+    def _measure(self, chunk: Chunk, num_done: int) -> None:
+        taken = chunk.runtime
+        if taken is None or not num_done:
+            return
+        mean = taken / num_done
+        if self._mean_s is not None:
+            mean = self._mean_s + _SMOOTHING * (mean - self._mean_s)
+        self._mean_s = mean
+        self._largest = max(self._largest, _GROWTH * num_done)
+
+    def _drop(self) -> None:
+        """Cancel what has not begun: nobody will ask for it."""
+        if self._chunks:
+            self._cancel(self._chunks)
+            self._chunks.clear()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - monotonic())

@@ -1,0 +1,705 @@
+"""The dispatcher of a job queue: the thread that drives its engine by its scheduler.
+
+    callers ── put, cancel, ... ──> [ lock: scheduler ] <── dispatcher ──> engine
+                                                               │
+                                          finished jobs ───────┴──> reporter ──> completed queue
+
+The dispatcher is the only thread that touches the engine. It never calls what a user has written:
+callbacks and handlers of workers' log records run on the reporter, a thread that starts when there
+is something for it. Dispatching and killing go on however long they take.
+
+One lock guards the scheduler and every state of a job. Who waits for a change waits on `changed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from datetime import datetime, timedelta
+from queue import SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .engines.base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, Report
+from .errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
+from .jobs import job as jobs_job
+from .jobs import records
+from .jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Job
+from .jobs.records import RecordLog
+from .jobs.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .engines.base import Engine
+
+logger = logging.getLogger("qmill")
+
+_Outcome = tuple[Job, str, Any, BaseException | None]  # a job, its state, result and exception
+
+_LONGEST_WAIT_S = 1_000_000.0  # what every selector takes
+
+
+class Dispatcher:
+    """Runs the jobs of one queue.
+
+    Args:
+        engine: What runs them; it is this dispatcher's from now on.
+        qid: The name of the queue.
+        maxsize: The most jobs that may wait or work; 0 is no limit.
+        log: Where the records of these jobs go.
+        auto_stop: Whether to end the workers each time that all jobs are done.
+        auto_remove: Whether to keep no completed jobs.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        qid: str,
+        maxsize: int,
+        log: RecordLog | None,
+        auto_stop: bool,
+        auto_remove: bool,
+    ) -> None:
+        self.qid = qid
+        self.engine = engine
+        self.maxsize = maxsize
+        self.paused = True
+        self.shut = False  # no more jobs are taken
+        self._log = log
+        self._auto_stop = auto_stop
+        self._auto_remove = auto_remove
+        self._scheduler = Scheduler()
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
+        self._anchor = datetime.now(), monotonic()
+        self._kills: deque[Job] = deque()  # what the engine is to kill
+        self._timed_out: set[int] = set()
+        self._unwanted: set[int] = set()  # jobs that are cancelled if they have not begun
+        self._is_parents = False  # in a forked child
+        self._closed = False
+        self._orders: deque[Callable[[], None]] = deque()  # for the engine, from other threads
+        self._num_unprocessed = 0  # finished jobs that are not completed
+        self._wake_on_put = False
+        self._thread: threading.Thread | None = None
+        self._reporter = _Reporter(self)
+        self._ended = threading.Event()
+        self._num_submitted = 0
+        self._ended.set()
+        _all.add(self)
+
+    def wall_time(self, moment_s: float) -> datetime:
+        """Tell the date and time of a moment of the monotonic clock."""
+        at, anchor_s = self._anchor
+        return at + timedelta(seconds=moment_s - anchor_s)
+
+    # -- what callers ask for ------------------------------------------------------------------
+
+    def put(self, job: Job, block: bool) -> None:
+        """Take a job in.
+
+        Raises:
+            RuntimeError: The queue has been shut down.
+            Full: There is no room, and `block` is false.
+        """
+        with self._lock:
+            self._check_open()
+            if self.maxsize > 0:
+                self._wait_for_room(block)
+            self._scheduler.add(job)
+            self._num_submitted += 1
+            if self._thread is None and not self.paused:
+                self._start_thread()
+            wake = self._wake_on_put
+            self._wake_on_put = False
+        if wake:
+            self.engine.wake()
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Queued job: '%s'", job.name)
+
+    def _check_open(self) -> None:
+        self.check_is_ours()
+        if self.shut:
+            raise RuntimeError("cannot schedule new jobs after shutdown")
+        if _exiting:
+            raise RuntimeError("cannot schedule new jobs after interpreter shutdown")
+
+    def check_is_ours(self) -> None:
+        """Raise RuntimeError in a forked child, which has no part in its parent's queue."""
+        if self._is_parents:
+            raise RuntimeError("this JobQueue belongs to the parent process; make one of your own")
+
+    def _wait_for_room(self, block: bool) -> None:
+        while self._num_pending() - self._num_unprocessed >= self.maxsize:
+            if not block:
+                raise Full(f"{self.maxsize} jobs wait or work, as many as maxsize allows")
+            self.changed.wait()
+            self._check_open()
+
+    def _num_pending(self) -> int:
+        scheduler = self._scheduler
+        return scheduler.num_waiting + scheduler.num_working + self._num_unprocessed
+
+    def num_left(self) -> int:
+        """Count the jobs that are not completed."""
+        with self._lock:
+            return self._num_pending()
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Count the jobs that wait, work, and are completed."""
+        with self._lock:
+            # The engine goes on while we look, so its count is only nearly that of this moment.
+            engine, begun = self.engine, self._scheduler.num_working
+            limit = max(engine.max_workers, engine.num_workers)
+            ahead = min(begun, max(engine.num_ahead, begun - limit))
+            working = begun - ahead + self._num_unprocessed
+            return self._scheduler.num_waiting + ahead, working, self._scheduler.num_completed
+
+    def pop_completed(self) -> Job | None:
+        """Fetch a completed job, or None."""
+        with self._lock:
+            return self._scheduler.pop_completed()
+
+    def cancel(self, job: Job) -> bool:
+        """Cancel a job; see `Job.cancel`."""
+        with self._lock:
+            if job._state in (FINISHED, CANCELLED):
+                return job._state == CANCELLED
+            if self._scheduler.remove(job):
+                self._finish([(job, CANCELLED, None, None)])
+                return True
+            if not self.engine.can_kill:
+                return False
+            job.settle(CANCELLED, None, None)
+            self._kills.append(job)
+        self.engine.wake()
+        if job._watched:
+            self._reporter.put(("callbacks", job))
+        return True
+
+    def cancel_waiting(self) -> None:
+        """Cancel what has not begun."""
+        with self._lock:
+            jobs = self._scheduler.remove_all()
+            self._finish([(job, CANCELLED, None, None) for job in jobs])
+            self._unwanted.update(self._scheduler.working)
+        self._order(self.engine.recall)
+
+    def cancel_waiting_of(self, jobs: Iterable[Job]) -> None:
+        """Cancel those of the jobs that have not begun."""
+        with self._lock:
+            waiting = [job for job in jobs if self._scheduler.remove(job)]
+            self._finish([(job, CANCELLED, None, None) for job in waiting])
+            sent = [job.id for job in jobs if job.id in self._scheduler.working]
+            self._unwanted.update(sent)
+        if sent:
+            self._order(self.engine.recall)
+
+    def cancel_all(self) -> None:
+        """Cancel what waits, and kill what runs if the engine can."""
+        self.cancel_waiting()
+        with self._lock:
+            working = list(self._scheduler.working.values())
+        for job in working:
+            self.cancel(job)
+
+    def reprioritise(self, job: Job, priority: float) -> bool:
+        """Change the priority of a job; False if it has begun."""
+        with self._lock:
+            return self._scheduler.reprioritise(job, priority)
+
+    def resize(self, max_workers: int) -> None:
+        """Change the number of workers."""
+        self._order(lambda: self.engine.resize(max_workers))
+
+    def resume(self) -> None:
+        """Begin, or go on, to run jobs."""
+        with self._lock:
+            self.paused = False
+            if self._thread is None and self._scheduler.num_waiting:
+                self._start_thread()
+        self._order(None)
+
+    def pause(self) -> None:
+        """Begin no more jobs."""
+        with self._lock:
+            self.paused = True
+        self._order(self.engine.recall)
+
+    def _order(self, order: Callable[[], None] | None) -> None:
+        """Have the dispatcher do something with the engine."""
+        with self._lock:
+            if self._thread is None:
+                if order is not None:
+                    order()
+                return
+            if order is not None:
+                self._orders.append(order)
+        self.engine.wake()
+
+    def shut_down(self, *, wait: bool, cancel_waiting: bool) -> None:
+        """Take no more jobs; those that are here still run. See `JobQueue.shutdown`."""
+        with self._lock:
+            self.shut = True
+            self.changed.notify_all()
+        if cancel_waiting:
+            self.cancel_waiting()
+        self.resume()
+        with self._lock:
+            if self._thread is None:
+                self._close()
+        if wait:
+            self.join()
+
+    def join(self) -> None:
+        """Wait until a queue that was shut down has ended."""
+        if threading.current_thread() not in (self._thread, self._reporter.thread):
+            self._ended.wait()
+            self._reporter.join()
+
+    # -- the thread ----------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        self._ended.clear()
+        thread = threading.Thread(target=self.run, name=f"qmill-dispatcher-{self.qid}", daemon=True)
+        self._thread = thread if _started(thread) else threading.current_thread()
+
+    def is_run_by(self, thread: threading.Thread) -> bool:
+        """Whether a thread has to run the queue that it wanted to start a thread for."""
+        return self._thread is thread
+
+    def run(self) -> None:
+        """Dispatch until there is nothing to do and never will be."""
+        try:
+            while (timeout := self._dispatch()) is None or timeout >= 0:
+                self._take_reports(self.engine.wait(timeout))
+        except BaseException as error:  # a fault of ours: say so, and let nobody wait for ever
+            self._give_up(error)
+            logger.critical("the dispatcher of %s has failed", self.qid, exc_info=error)
+
+    def _dispatch(self) -> float | None:
+        """Hand out jobs as long as there is room.
+
+        Returns:
+            Seconds until there is something to do; None if there is nothing; -1 at the end.
+        """
+        engine, scheduler = self.engine, self._scheduler
+        if self._orders or self._kills:
+            while self._orders:
+                self._orders.popleft()()
+            while self._kills:
+                engine.kill(self._kills.popleft())
+            self._take_reports(engine.wait(0))  # what was taken back goes before what comes later
+        with self._lock:
+            now = monotonic()
+            expired = scheduler.due(now)
+            num_refused = 0 if self.paused else self._offer_jobs(now)
+        for job in expired:
+            self._timed_out.add(job.id)
+            engine.kill(job)
+        engine.flush()
+        if num_refused:
+            engine.grow(num_refused)
+        with self._lock:
+            if self._is_over():
+                return -1.0
+            # Until the next look, a put is news only if there is room for it.
+            has_room = not num_refused or engine.num_startable > 0
+            self._wake_on_put = has_room and not self.paused
+            news = not self.paused and not num_refused and scheduler.first() is not None
+            if news or self._orders or self._kills:
+                return 0.0
+            due = scheduler.next_due()
+            return None if due is None else min(max(0.0, due - monotonic()), _LONGEST_WAIT_S)
+
+    def _offer_jobs(self, now: float) -> int:
+        """Offer jobs to the engine until it has no room; returns how many then wait."""
+        engine, scheduler = self.engine, self._scheduler
+        debug = logger.isEnabledFor(logging.DEBUG)
+        while (job := scheduler.first()) is not None:
+            sendable = not isinstance(job._packet, SerializationError)
+            if sendable and not engine.offer(job):
+                return scheduler.num_waiting
+            scheduler.take(now)
+            job._state = RUNNING
+            job._started = now
+            job.attempts += 1
+            if not sendable:
+                job._ended, job.exitcode = now, 1
+                self._take_failure(Report(FAILED, job, job._packet, now, now, 1), "failed", False)
+            elif debug:
+                self._reporter.say("Started job: '%s'", job.name)
+        return 0
+
+    def _is_over(self) -> bool:
+        """See whether this thread is not needed any more, and end the workers first."""
+        scheduler = self._scheduler
+        if scheduler.num_waiting or scheduler.num_working or self._orders:
+            return False
+        if not (self.shut or self._auto_stop):
+            return False
+        if self.engine.num_workers:
+            self.engine.stop_workers()
+            return False
+        self._thread = None
+        self._unwanted.clear()
+        if self.shut:
+            self._close()
+        self._ended.set()
+        return True
+
+    def _close(self) -> None:
+        """Free everything; there are no jobs and no workers."""
+        if self._closed:
+            return
+        self._closed = True
+        self.engine.close()
+        if logger.isEnabledFor(logging.DEBUG):
+            self._reporter.say("Stopped queue: '%s'", self.qid)
+        self._reporter.end()
+
+    def _give_up(self, error: BaseException) -> None:
+        with self._lock:
+            self.shut = True
+            jobs = [*self._scheduler.remove_all(), *self._scheduler.working.values()]
+            failure = RuntimeError(f"the queue {self.qid} has failed")
+            failure.__cause__ = error
+            for job in jobs:
+                job._failure = "failed"
+            self._finish([(job, FINISHED, None, failure) for job in jobs])
+            for job in list(self._scheduler.working.values()):
+                self._scheduler.finish(job, failed=False)
+            self._thread = None
+            self._reporter.end()
+            self._ended.set()
+
+    # -- what became of jobs -------------------------------------------------------------------
+
+    def _take_reports(self, reports: list[Report]) -> None:
+        finished: list[_Outcome] = []
+        with self._lock:
+            for report in reports:
+                what, job, value, started, ended, _, _ = report
+                if what == DONE and job is not None and not self._is_late(job, started, ended):
+                    job._started, job._ended = started, ended
+                    job.exitcode, job.worker = report.exitcode, report.worker
+                    self._scheduler.finish(job, failed=False)
+                    self._timed_out.discard(job.id)
+                    finished.append((job, FINISHED, value, None))
+                else:
+                    self._take_other(report)
+            if finished:
+                self._finish(finished)
+            if not self._scheduler.num_working:
+                self._unwanted.clear()
+
+    def _is_late(self, job: Job, started: float | None, ended: float | None) -> bool:
+        """Whether a job came to an end only because it was being killed."""
+        if job.id not in self._timed_out or started is None or ended is None:
+            return False
+        timeout = job._options.timeout
+        begun = job._started  # as the dispatcher saw it, which set the deadline
+        return timeout is not None and begun is not None and ended >= begun + timeout
+
+    def _take_other(self, report: Report) -> None:
+        what, job = report.what, report.job
+        if what == LOGGED:
+            self._reporter.put(("record", report.value))
+        elif what == NOT_STARTED:
+            self._take_start_failure(report)
+        elif job is None:
+            raise AssertionError(report)
+        elif what == RETURNED:
+            self._take_returned(job)
+        else:
+            job._started = report.started_s or job._started
+            job._ended = report.ended_s or monotonic()
+            job.exitcode, job.worker = report.exitcode, report.worker
+            self._take_failure(report, "died" if what == DIED else "failed", True)
+
+    def _take_start_failure(self, report: Report) -> None:
+        """A worker could not be started: the job that it was for has failed."""
+        job = None if self.paused else self._scheduler.first()
+        if job is None:
+            with contextlib.suppress(BaseException):  # a handler that raises
+                logger.warning("a worker of %s could not start", self.qid, exc_info=report.value)
+            return
+        now = monotonic()
+        self._scheduler.take(now)
+        job.attempts += 1
+        job._started = job._ended = now
+        failure = "died" if isinstance(report.value, WorkerDied) else "failed"
+        self._take_failure(report._replace(job=job), failure, True)
+
+    def _take_returned(self, job: Job) -> None:
+        """A job was not begun."""
+        if job._state == CANCELLED or job.id in self._unwanted:
+            self._scheduler.finish(job, failed=False)
+            self._finish([(job, CANCELLED, None, None)])
+            return
+        self._timed_out.discard(job.id)
+        job._state = PENDING
+        job._started = None
+        job.attempts -= 1
+        self._scheduler.put_back(job)
+
+    def _take_failure(self, report: Report, failure: str, retryable: bool) -> None:
+        job, error = report.job, report.value
+        assert job is not None
+        if job._state == CANCELLED:
+            self._scheduler.finish(job, failed=False)
+            self._finish([(job, CANCELLED, None, None)])
+            return
+        options = job._options
+        if job.id in self._timed_out:
+            self._timed_out.discard(job.id)
+            failure = "timed out"
+            retryable = options.retry_timeouts
+            error = JobTimeout(
+                f"job {job.name} ran longer than its timeout of {options.timeout:g} s "
+                "and was killed"
+            )
+        if retryable and job.attempts <= options.retries:
+            job._state = PENDING
+            delay = self._scheduler.retry(job, monotonic())
+            if logger.isEnabledFor(logging.DEBUG):
+                self._reporter.say("Retrying job: '%s' in %.3f s: %r", job.name, delay, error)
+            return
+        job._failure = failure
+        stopped = self._scheduler.finish(job, failed=True)
+        finished: list[_Outcome] = [(job, FINISHED, None, error)]
+        for follower in stopped:
+            why = f"job {follower.name} was cancelled: job {job.name}, before it in lane "
+            why += f"{follower.lane!r}, {jobs_job.HOW[failure]}"
+            follower.exitcode = job.exitcode
+            finished.append((follower, CANCELLED, None, LaneError(why)))
+        self._finish(finished)
+
+    def _finish(self, finished: list[_Outcome]) -> None:
+        """Settle jobs, and complete them, through the reporter where somebody is to be told."""
+        debug = logger.isEnabledFor(logging.DEBUG)
+        telling = self._log is not None or debug
+        now = monotonic()
+        for job, state, result, error in finished:
+            if job._ended is None:
+                job._ended = now
+            if job._failure and job._kept and not job._options.suppress_errors:
+                job.fail_loudly(error)
+            job.settle(state, result, error)
+            job._packet = None
+            if (
+                job._kept and (telling or job._callback is not None)
+            ) or job._watched & jobs_job.HAS_CALLBACKS:
+                self._num_unprocessed += 1
+                self._reporter.put(("job", job))
+            else:
+                self._complete(job, now)
+        self.changed.notify_all()
+
+    def _complete(self, job: Job, now: float) -> None:
+        job._processed = now
+        if not job._kept:
+            job.let_go()
+        elif not self._auto_remove:
+            self._scheduler.complete(job)
+
+    # -- for the reporter ----------------------------------------------------------------------
+
+    def process(self, job: Job) -> None:
+        """Tell those who asked for it that a job has ended, and complete it."""
+        now = monotonic()
+        try:
+            job.call_back()
+            if job._callback is not None:
+                self._call_callback(job)
+            job._processed = now = monotonic()
+            if job._kept and self._log is not None:
+                self._write_record(self._log, job)
+            logger.debug("Completed job: '%s'", job.name)
+        finally:
+            with self._lock:
+                self._num_unprocessed -= 1
+                self._complete(job, now)
+                self.changed.notify_all()
+
+    def _call_callback(self, job: Job) -> None:
+        try:
+            job._callback = job._callback(job)
+        except BaseException as error:
+            job._callback = error
+            logger.exception("the callback of %s failed for job %s", self.qid, job.name)
+
+    def _write_record(self, log: RecordLog, job: Job) -> None:
+        try:
+            log.write([records.to_dict(job)])  # which is not to ask for the outcome
+        except Exception:  # no room; or a lane or a name with a strange __str__
+            logger.exception("the record of job %s could not be written", job.name)
+
+    def log_later(self, what: str, error: BaseException) -> None:
+        """Have a failure logged that nobody has asked for."""
+        if self._reporter.is_over:
+            jobs_job.log_unseen(what, error)
+        else:
+            self._reporter.put(("unseen", (what, error)))
+
+    def close_log(self) -> None:
+        """Close the file of records."""
+        if self._log is not None:
+            self._log.close()
+
+    def forget_in_child(self) -> None:
+        """Let go, in a forked child, of what belongs to the parent; its jobs never end here."""
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
+        self.engine.forget_in_child()
+        self.shut = self._is_parents = True
+        self._thread = None
+        self._reporter = _Reporter(self)
+        scheduler = self._scheduler
+        for job in [*scheduler.remove_all(), *scheduler.working.values()]:
+            if job._watched:
+                job._condition = threading.Condition()
+                job._done_callbacks = []
+            job.settle(FINISHED, None, RuntimeError("this job belongs to the parent process"))
+        self._scheduler = Scheduler()
+        self._num_unprocessed = 0
+        self._ended = threading.Event()
+        self._ended.set()
+
+
+class _Reporter:
+    """The thread that calls what users have written: callbacks, handlers of log records."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._inbox: SimpleQueue[tuple[str, Any] | None] = SimpleQueue()
+        self._start_lock = threading.RLock()
+        self.is_over = False
+        self.thread: threading.Thread | None = None
+
+    def put(self, item: tuple[str, Any]) -> None:
+        """Have something told, after what was put before it."""
+        self._inbox.put(item)
+        with self._start_lock:
+            if self.thread is None:
+                thread = threading.Thread(
+                    target=self._run, name=f"qmill-reporter-{self._dispatcher.qid}", daemon=True
+                )
+                if _started(thread):
+                    self.thread = thread
+                else:
+                    self._inbox.put(None)
+                    self._run()
+
+    def say(self, message: str, *args: Any) -> None:
+        """Log a line at DEBUG."""
+        self.put(("line", (message, args)))
+
+    def end(self) -> None:
+        """End the thread once it has told everything."""
+        with self._start_lock:
+            if self.is_over:
+                return
+            self.is_over = True
+            if self.thread is not None:
+                self._inbox.put(None)
+            else:
+                self._dispatcher.close_log()
+
+    def join(self) -> None:
+        """Wait until everything is told, if that was the end."""
+        if self.thread is not None:
+            self.thread.join()
+
+    def _run(self) -> None:
+        while (item := self._inbox.get()) is not None:
+            # Whatever a handler or a callback raises, also to exit, the next one is to be told.
+            with contextlib.suppress(BaseException):
+                self._tell(*item)
+            del item
+        self._dispatcher.close_log()
+
+    def _tell(self, what: str, value: Any) -> None:
+        if what == "job":
+            self._dispatcher.process(value)
+        elif what == "callbacks":
+            value.call_back()
+        elif what == "record":
+            _handle_record(value)
+        elif what == "unseen":
+            jobs_job.log_unseen(*value)
+        else:
+            message, args = value
+            logger.debug(message, *args)
+
+
+def _started(thread: threading.Thread) -> bool:
+    """Start a thread; False if the interpreter is about to end and starts none (Python 3.12)."""
+    try:
+        thread.start()
+    except RuntimeError:
+        if not _exiting:
+            raise
+        return False
+    return True
+
+
+def _handle_record(record: logging.LogRecord) -> None:
+    """Give a worker's log record to this process's handlers."""
+    receiver = logging.getLogger(record.name)
+    try:
+        if receiver.isEnabledFor(record.levelno):
+            receiver.handle(record)
+    except BaseException:
+        logger.exception("a handler failed for a record of %s", record.processName)
+
+
+# -- the end of this process, and its forks -----------------------------------------------------
+
+_all: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+_exiting = False
+
+
+def _end_all() -> None:
+    """Run what is pending and end; after Ctrl-C, cancel and kill instead."""
+    global _exiting
+    _exiting = True
+    dispatchers = list(_all)
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    for dispatcher in dispatchers:
+        if interrupted:
+            dispatcher.cancel_all()
+        dispatcher.shut_down(wait=False, cancel_waiting=False)
+    for dispatcher in dispatchers:
+        try:
+            if dispatcher.is_run_by(threading.current_thread()):
+                dispatcher.run()
+            dispatcher.join()
+        except KeyboardInterrupt:
+            for each in dispatchers:
+                each.cancel_all()
+            dispatcher.join()
+    if not interrupted:
+        jobs_job.tell_unseen()
+
+
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+
+
+def _after_fork_in_child() -> None:
+    global _exiting
+    jobs_job.after_fork_in_child()
+    records.after_fork_in_child()
+    for dispatcher in list(_all):
+        dispatcher.forget_in_child()
+    _all.clear()
+    _exiting = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

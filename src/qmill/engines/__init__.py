@@ -1,0 +1,1 @@
+"""Engines run jobs in slots and report what became of them: threads, processes, clusters."""

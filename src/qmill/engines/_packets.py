@@ -1,0 +1,98 @@
+"""What the process engine and its workers say to each other, and how it is laid out.
+
+    engine ── messages: functions, jobs ──> channel (SOCK_STREAM) ──> worker
+           <── records: results, errors, log ─
+           ── permits: ids of jobs ──────────> permits (SOCK_STREAM) ──>
+
+A worker may begin a job when it has taken its permit, 8 bytes that the engine can take back as long
+as the worker has not. So the job itself need not be taken back: one whose permit does not come is
+dropped when the next one's does.
+
+What is larger than `BESIDE_BYTES` goes in a nameless file, whose descriptor travels on the channel.
+"""
+
+from __future__ import annotations
+
+import array
+import mmap
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Blob = bytes | bytearray | memoryview
+
+MESSAGE = struct.Struct("<BIQI")
+"""Kind, number of the function (0: it comes with the arguments), id of the job, bytes to follow."""
+
+JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE = range(6)
+"""Arguments of a job; those of a chunk; a packed function; its end; a key and what it defines;
+messages, in a file."""
+
+PERMIT = struct.Struct("<Q")
+"""The id of the job that may begin; 0 tells the worker to end."""
+
+RECORD = struct.Struct("<BQddI")
+"""Kind, id of the job, moments of its start and end in seconds, bytes that follow."""
+
+READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY = range(7)
+
+BESIDE = 0x80  # of a kind: what belongs to it is in a file of its own
+SPENT = 0x40  # of a record's kind: the worker has grown too large and is to be replaced
+KIND = 0x3F
+
+BESIDE_BYTES = 1 << 16
+CONTROL_BYTES = 1 << 12  # messages that are no jobs go as a bundle if they are more
+RECORD_BYTES = 1 << 14  # one `send` of so many is not mixed with what a job's children send
+KEY_BYTES = 16  # of a definition
+
+CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_FDS = array.array("i")
+FDS_SPACE = socket.CMSG_SPACE(16 * _FDS.itemsize) if hasattr(socket, "CMSG_SPACE") else 0
+
+
+def write_file(data: Iterable[Blob]) -> int:
+    """Return the descriptor of a nameless file with this content."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("qmill-job")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        for blob in data:
+            view = memoryview(blob)
+            while len(view):
+                view = view[os.write(descriptor, view) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_file(descriptor: int) -> memoryview:
+    """Return a file's content, which becomes this process's own; closes the descriptor."""
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    try:
+        size = os.fstat(descriptor).st_size
+        return memoryview(mmap.mmap(descriptor, size, flags))
+    finally:
+        os.close(descriptor)
+
+
+def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors that came with a message."""
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)
+
+
+def message(kind: int, function: int, job: int, *parts: Blob) -> bytes:
+    """Lay out a message."""
+    return MESSAGE.pack(kind, function, job, sum(map(len, parts))) + b"".join(parts)

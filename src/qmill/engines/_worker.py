@@ -1,0 +1,424 @@
+"""What a worker of the process engine does: it takes one permit at a time and answers each job.
+
+Each answer is sent before the next permit is taken. So when a worker dies, the one job that has no
+answer and whose permit is taken is the one that it was running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import serialize
+from .._explain import describe
+from ..errors import SerializationError
+from . import _packets as packets
+from .base import call_chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+THREADS_OF_LIBRARIES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+"""How libraries are told how many threads to use; each worker gets its share of the processors."""
+
+_Job = tuple[int, int, int, memoryview]
+"""JOB or CHUNK, its id, the number of its function, its packed arguments."""
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_PLAIN = (str, int, float, bool, type(None))
+_INTERRUPTED = -signal.SIGINT
+
+
+class WorkerSettings(NamedTuple):
+    """What a worker is told when it starts."""
+
+    name: str
+    initializer: Callable[..., Any] | None
+    initargs: tuple[Any, ...]
+    max_memory: int | None  # bytes of resident memory
+    num_threads: int  # what a numerical library may use
+    log_levels: dict[str, int]  # of the parent's loggers; "" is the root
+    inherited: dict[int, Callable[..., Any]]  # functions that only a fork can hand on
+
+
+def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
+    """Run a worker, and return its exit code."""
+    worker = _Worker(channel)
+    serialize.share_globals()
+    try:
+        worker.set_up(get_job())
+    except BaseException as error:
+        worker.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
+        return 1
+    return worker.run()
+
+
+class _Worker:
+    """The state of a worker process."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        if hasattr(os, "setpgid"):
+            os.setpgid(0, 0)  # what jobs start can be killed with them; Ctrl-C is for the parent
+        self._channel = channel
+        self._sending = threading.RLock()  # a job's threads may log
+        self._records: list[tuple[int, int, list[Any], float, float]] = []  # to be sent
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork_in_child)
+        _, (permits, *_), _, _ = socket.recv_fds(channel, 1, 1)
+        os.set_inheritable(permits, False)
+        self._permits = socket.socket(fileno=permits)
+        self._jobs: deque[_Job] = deque()  # those that have come
+        self._stream = bytearray()  # of the channel, the beginning of a message
+        self._files: deque[int] = deque()
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._packed: dict[int, bytes] = {}  # functions that no job has called yet
+        self._definitions: dict[bytes, bytes] = {}
+        self._built: dict[bytes, Any] = {}
+        self._exports = serialize.Exports()
+        self._max_memory: int | None = None
+        self.job_name: Any = None
+
+    def set_up(self, settings: WorkerSettings) -> None:
+        """Become what the settings say, and tell that jobs may come."""
+        self._max_memory = settings.max_memory
+        self._functions.update(settings.inherited)
+        for variable in THREADS_OF_LIBRARIES:
+            os.environ.setdefault(variable, str(settings.num_threads))
+        _forward_logging(self, settings)
+        if settings.initializer is not None:
+            settings.initializer(*settings.initargs)
+        self.send(packets.READY, 0, [])
+
+    def _after_fork_in_child(self) -> None:
+        """A job's own child may log, too; another thread may have held the lock."""
+        self._sending = threading.RLock()
+        self._records = []
+
+    # -- definitions: what serialize wants to know ---------------------------------------------
+
+    def fetch(self, key: bytes) -> bytes:
+        """Return a packed definition, or raise KeyError."""
+        return self._definitions[key]
+
+    def keep(self, key: bytes, built: Any) -> None:
+        """Keep a definition alive that has been built."""
+        self._built[key] = built
+        self._definitions.pop(key, None)
+
+    # -- packets -------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Take packets until told to end; returns the exit code."""
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            return _INTERRUPTED
+        except OSError:  # a job has closed our descriptors, or the parent is gone
+            return int(_end_now(1))
+
+    def _run(self) -> int:
+        permit_bytes, unpack = packets.PERMIT.size, packets.PERMIT.unpack
+        jobs, receive = self._jobs, self._permits.recv
+        while permit := receive(permit_bytes):
+            (number,) = unpack(permit)
+            if number == 0:
+                break
+            while True:
+                while not jobs:
+                    self._receive()
+                job = jobs.popleft()
+                if job[1] == number:
+                    break  # those before it were taken back
+            self._do(*job)
+            del job
+        return 0
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def _receive(self, flags: int = 0) -> None:
+        """Read once from the channel, and take in what has come."""
+        data, ancillary, _, _ = self._channel.recvmsg(
+            packets.BESIDE_BYTES, packets.FDS_SPACE, flags | packets.CLOSE_ON_EXEC
+        )
+        if not data:
+            raise ConnectionResetError("the parent is gone")
+        if ancillary:
+            self._files.extend(packets.descriptors(ancillary))
+        self._stream += data
+        del self._stream[: self._take_messages(memoryview(bytes(self._stream)))]
+
+    def _take_messages(self, data: memoryview) -> int:
+        """Take in the messages that are whole, and return how many bytes they are."""
+        start, head_bytes = 0, packets.MESSAGE.size
+        while start + head_bytes <= len(data):
+            kind, function, job, size = packets.MESSAGE.unpack_from(data, start)
+            end = start + head_bytes + size
+            if end > len(data):
+                break
+            payload = data[start + head_bytes : end]
+            start = end
+            if kind & packets.BESIDE:
+                payload = packets.read_file(self._files.popleft())
+                kind &= packets.KIND
+            if kind in (packets.JOB, packets.CHUNK):
+                self._jobs.append((kind, job, function, payload))
+            else:
+                self._learn(kind, function, payload)
+        return start
+
+    def _learn(self, kind: int, function: int, payload: memoryview) -> None:
+        if kind == packets.BUNDLE:
+            self._take_messages(payload)
+        elif kind == packets.FUNCTION:
+            self._packed[function] = bytes(payload)
+        elif kind == packets.FORGET:
+            self._functions.pop(function, None)
+            self._packed.pop(function, None)
+        else:
+            key = bytes(payload[: packets.KEY_BYTES])
+            self._definitions[key] = bytes(payload[packets.KEY_BYTES :])
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def _do(self, kind: int, job: int, number: int, data: memoryview) -> None:
+        """Run a job and answer."""
+        started = ended = monotonic()
+        value: Any
+        try:
+            function, args, kwargs = self._unpack(number, job, data)
+            del data
+            started = monotonic()
+            if kind == packets.CHUNK:
+                value = call_chunk(function, *args)
+            else:
+                value = function(*args, **kwargs) if kwargs else function(*args)
+            ended = monotonic()
+            del function, args, kwargs  # nothing of a job is held while waiting for the next
+        except SystemExit as error:
+            if error.code:
+                _end_now(_exit_code(error.code))
+            value, ended = None, monotonic()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            ended = monotonic()
+            answer = packets.ERROR, [serialize.dump_error(error)]
+            _let_go(error)
+            del error
+            self._answer(answer, job, started, ended)
+            return
+        answer = self._pack_chunk(value) if kind == packets.CHUNK else self._pack(value)
+        del value
+        self._answer(answer, job, started, ended)
+
+    def _unpack(
+        self, number: int, job: int, data: memoryview
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
+        if data[0] != 0x80 and isinstance(data.obj, bytes):
+            data = memoryview(bytearray(data))  # arrays in it are to be writable
+        if number:
+            args, kwargs, *name = serialize.loads(data, self)
+            function = self._functions.get(number) or self._unpack_function(number)
+        else:
+            function, args, kwargs, *name = serialize.loads(data, self)
+        self.job_name = name[0] if name else job
+        return function, args, kwargs
+
+    def _unpack_function(self, number: int) -> Callable[..., Any]:
+        function: Callable[..., Any] = serialize.loads(self._packed[number], self)
+        self._functions[number] = function
+        del self._packed[number]
+        return function
+
+    def _pack(self, value: Any) -> tuple[int, list[Any]]:
+        try:
+            return packets.VALUE, serialize.dump_parts(value, self._exports)
+        except Exception as error:
+            return packets.UNSENT, [serialize.dump_error(error)]
+
+    def _pack_chunk(self, outcome: tuple[list[Any], BaseException | None]) -> tuple[int, list[Any]]:
+        """Pack a chunk's results; one that cannot be sent ends them, as one that raised."""
+        results, error = outcome
+        packed_error = None if error is None else serialize.dump_error(error)
+        try:
+            return packets.VALUE, serialize.dump_parts((results, packed_error), self._exports)
+        except Exception:
+            for index, result in enumerate(results):
+                try:
+                    serialize.dumps(result, self._exports)
+                except Exception as why:
+                    whole = results[:index], serialize.dump_error(why)
+                    return packets.VALUE, serialize.dump_parts(whole, self._exports)
+            raise
+
+    def _answer(
+        self, answer: tuple[int, list[Any]], job: int, started: float, ended: float
+    ) -> None:
+        kind, parts = answer
+        if self._exports.pending:
+            for key, packed in list(self._exports.pending.items()):
+                self.send(packets.DEFINED, 0, [key, packed])
+                self._exports.sent([key])
+        if sys.stdout is not None:
+            try:
+                sys.stdout.flush()
+            except Exception:  # a job may have put anything there
+                pass
+        if self._max_memory is not None and _resident_bytes() > self._max_memory:
+            kind |= packets.SPENT
+        self.send(kind, job, parts, started, ended)
+        self.job_name = None
+
+    def send(
+        self, kind: int, job: int, parts: list[Any], started: float = 0.0, ended: float = 0.0
+    ) -> None:
+        """Send a record, beside the channel if it is large."""
+        with self._sending:
+            self._records.append((kind, job, parts, started, ended))
+            if len(self._records) > 1:
+                return  # a signal's handler or a `__del__`, in the middle of another record
+            while self._records:
+                try:
+                    self._write(*self._records[0])
+                finally:
+                    del self._records[0]
+
+    def _write(self, kind: int, job: int, parts: list[Any], started: float, ended: float) -> None:
+        size = sum(map(len, parts))
+        if size <= packets.RECORD_BYTES:
+            record = packets.RECORD.pack(kind, job, started, ended, size) + b"".join(parts)
+            self._channel.sendall(record)
+            return
+        descriptor = packets.write_file(parts)
+        try:
+            head = packets.RECORD.pack(kind | packets.BESIDE, job, started, ended, 0)
+            socket.send_fds(self._channel, [head], [descriptor])
+        finally:
+            os.close(descriptor)
+
+
+def _exit_code(code: Any) -> int:
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _end_now(code: int) -> Any:
+    """End without waiting for threads that a job has left."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+    os._exit(code)
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of a traceback hold, which would live until the next error."""
+    import traceback
+
+    traceback.clear_frames(error.__traceback__)
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# -- logging -----------------------------------------------------------------------------------
+
+
+class _Forwarder(logging.Handler):
+    """Sends log records to the parent, whose handlers they are for."""
+
+    def __init__(self, worker: _Worker, name: str) -> None:
+        super().__init__()
+        self._worker = worker
+        self._name = name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record as text: what its arguments are need not be sendable."""
+        try:
+            fields = dict(vars(record))
+            fields["msg"] = record.getMessage()
+            fields["args"] = None
+            if record.exc_info:
+                fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
+            fields["exc_info"] = None
+            fields["processName"] = self._name
+            fields["jobName"] = self._worker.job_name
+            self._worker.send(packets.LOG, 0, [_sendable(fields)])
+        except OSError:
+            pass  # the parent is gone, or a job has closed our descriptors
+        except Exception:
+            self.handleError(record)
+
+
+def _sendable(fields: dict[str, Any]) -> bytes:
+    """Pack a record's fields; what is no plain value by itself, and as text if that fails."""
+    plain = {name: value for name, value in fields.items() if type(value) in _PLAIN}
+    others: dict[str, tuple[bytes | bytearray | None, str]] = {}
+    for name in fields.keys() - plain.keys():
+        text = describe(fields[name])
+        try:
+            others[name] = serialize.dumps(fields[name]), text
+        except Exception:  # somebody's `extra`
+            others[name] = None, text
+    return pickle.dumps((plain, others), 5)
+
+
+def rebuild_record(data: bytes | memoryview) -> logging.LogRecord:
+    """Rebuild a record in the parent."""
+    fields, others = pickle.loads(data)
+    for name, (packed, text) in others.items():
+        fields[name] = text
+        if packed is not None:
+            with contextlib.suppress(BaseException):  # whatever it does when it is rebuilt
+                fields[name] = serialize.loads(packed)
+    return logging.makeLogRecord(fields)
+
+
+def _forward_logging(worker: _Worker, settings: WorkerSettings) -> None:
+    root = logging.getLogger()
+    for logger in [root, *logging.root.manager.loggerDict.values()]:
+        if isinstance(logger, logging.Logger):  # after a fork, the parent's handlers are here, too
+            logger.handlers.clear()
+            logger.propagate = True
+    root.addHandler(_Forwarder(worker, settings.name))
+    for name, level in settings.log_levels.items():
+        logging.getLogger(name or None).setLevel(level)
+
+
+def log_levels() -> dict[str, int]:
+    """Return the levels that this process's loggers have been given."""
+    levels = {"": logging.getLogger().level}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level:
+            levels[name] = logger.level
+    return levels
+
+
+__all__ = ["SerializationError", "WorkerSettings", "log_levels", "work"]

@@ -1,0 +1,193 @@
+"""What an engine is: it runs jobs and reports what became of them, driven by one thread.
+
+A `JobQueue`'s dispatcher is the only thread that calls an engine, but for `prepare` and `wake`:
+
+    offer(job) ... flush() ── grow(n) ── wait() ──> reports
+
+An engine knows nothing of priorities, lanes and retries; it is offered the job that is to run next.
+`offer` is called with the queue's lock held and makes no system call; `flush` does what it decided.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..jobs.job import Job
+
+DONE, FAILED, DIED, RETURNED, NOT_STARTED, LOGGED = range(6)
+
+
+class Report(NamedTuple):
+    """What became of a job, or of a worker.
+
+    Attributes:
+        what: DONE; FAILED (the function raised, or its result cannot be sent); DIED (the worker
+            did, while it ran the job); RETURNED (it was not begun, and may be offered again);
+            NOT_STARTED (no job: a worker could not be started); LOGGED (no job: a record of the
+            worker's logging).
+        job: The job.
+        value: What the function returned; or the exception; or the logging.LogRecord.
+        started_s: When the function was called, on the monotonic clock.
+        ended_s: When it ended.
+        exitcode: 0, 1 for an exception, or how the worker ended.
+        worker: The worker's name.
+    """
+
+    what: int
+    job: Job | None
+    value: Any = None
+    started_s: float | None = None
+    ended_s: float | None = None
+    exitcode: int | None = None
+    worker: str | None = None
+
+
+class Settings(NamedTuple):
+    """What every engine is told; see `JobQueue`."""
+
+    name: str
+    max_workers: int
+    initializer: Callable[..., Any] | None = None
+    initargs: tuple[Any, ...] = ()
+    max_jobs_per_worker: int | None = None
+    max_memory_per_worker: int | None = None
+
+
+class Engine(ABC):
+    """Runs jobs in workers.
+
+    Attributes:
+        can_kill: Whether a running job can be ended from outside.
+        max_workers: How many workers there may be.
+    """
+
+    can_kill = False
+    max_workers: int
+
+    @abstractmethod
+    def prepare(self, job: Job) -> None:
+        """Make a job ready to be offered; any thread may call it, with no lock held.
+
+        Raises:
+            SerializationError: The function or an argument cannot be sent.
+        """
+
+    @abstractmethod
+    def offer(self, job: Job) -> bool:
+        """Accept a job, if there is room for it."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Start the jobs that were accepted."""
+
+    @abstractmethod
+    def grow(self, num_waiting: int) -> None:
+        """Start workers for jobs that wait, as many as may still be started."""
+
+    @property
+    @abstractmethod
+    def num_startable(self) -> int:
+        """How many workers `grow` might still start."""
+
+    def mean_of(self, function: Callable[..., Any]) -> float | None:
+        """Return the seconds that calls of a function take here, if that has been measured."""
+        return None
+
+    def recall(self) -> None:
+        """Take back the jobs that no worker has begun; they are reported as RETURNED."""
+        return
+
+    def kill(self, job: Job) -> None:
+        """Begin to kill a job that was accepted, if it is still here.
+
+        It is reported as what it ends as, RETURNED if it had not begun.
+        """
+        return
+
+    @property
+    def num_ahead(self) -> int:
+        """How many of the accepted jobs wait behind another one in a worker."""
+        return 0
+
+    @abstractmethod
+    def resize(self, max_workers: int) -> None:
+        """Change the number of workers; those too many end when they have nothing to do."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> list[Report]:
+        """Wait for reports, or until `wake` is called.
+
+        Args:
+            timeout: Seconds to wait at most; None is no limit.
+
+        Returns:
+            What there is to tell, in the order in which it happened; perhaps nothing.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """End the `wait` that runs or comes next; any thread may call it."""
+
+    @abstractmethod
+    def stop_workers(self) -> None:
+        """Tell all workers to end once they have nothing to do; `wait` sees to it."""
+
+    @property
+    @abstractmethod
+    def num_workers(self) -> int:
+        """How many workers there are, those that are about to end included."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is left, once there are no workers."""
+
+    def forget_in_child(self) -> None:
+        """Drop, in a forked child, the parent's workers."""
+        return
+
+
+def call(job: Job) -> Any:
+    """Call a job's function in this process."""
+    assert job.function is not None
+    args = job.args or ()
+    if job.is_chunk:
+        return call_chunk(job.function, *args)
+    return job.function(*args, **job.kwargs) if job.kwargs else job.function(*args)
+
+
+def call_chunk(
+    function: Callable[..., Any], items: list[Any], unpack: bool
+) -> tuple[list[Any], BaseException | None]:
+    """Call a function for each of several items, up to the first that raises.
+
+    Args:
+        function: What to call.
+        items: Its arguments: one, or a tuple of them if `unpack`.
+        unpack: Whether each item is a tuple of arguments.
+
+    Returns:
+        The results, and the exception that ended them.
+    """
+    results: list[Any] = []
+    rest = iter(items)
+    while True:
+        try:
+            if unpack:
+                for item in rest:
+                    results.append(function(*item))
+            else:
+                for item in rest:
+                    results.append(function(item))
+            return results, None
+        except SystemExit as error:
+            if error.code:
+                raise
+            results.append(None)  # it ended this call, and well
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return results, error

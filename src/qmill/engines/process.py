@@ -1,0 +1,687 @@
+"""The process engine: persistent worker processes, each with one private channel.
+
+    dispatcher ── jobs ────> channel ──> worker 1, its own process group
+               <─ results ─
+               ── permits ─> permits ──>
+               <──────────── sentinel: its end
+               the same three for worker 2 ...
+
+A worker gets one job, or several if they are short by measure. It takes a permit for each before it
+begins it. The engine keeps a handle of the permits' reading end, so it can take them back: when a
+short job turns out to be long, when one is cancelled, when the worker dies. The kernel gives each
+permit to one of both. So a job that was sent ahead runs once or not at all, and a death costs the
+one job that has no answer and whose permit is taken.
+
+Invariants:
+- an answer can come for every job in `worker.jobs`, and for no other;
+- a worker is in `_idle` if it is ready, has no jobs, and is to get some;
+- nothing here waits for a worker: what its channel does not take is sent when it does.
+
+All of it but `prepare` and `wake` is for one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import pickle
+import selectors
+import signal
+import threading
+from collections import deque
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .. import processes, serialize, workers
+from ..errors import SerializationError, WorkerDied
+from ..jobs.job import DEFAULT_OPTIONS
+from ..queues import wire
+from . import _packets as packets
+from . import _worker
+from ._functions import UNKNOWN_S, Definitions, Functions
+from ._link import SIGKILL, GarbledError, Link, ProcessTree
+from .base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, Engine, Report, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..jobs.job import Job
+
+logger = logging.getLogger("qmill")
+
+LONG_S = 0.010
+"""What waits behind a job that runs for longer than this is taken back."""
+
+AHEAD_S = 0.010
+"""Jobs are sent ahead to a worker as long as what it has takes no longer than this, by measure."""
+
+TINY_S = 0.0001
+"""A job that takes less time than this is quicker to run than to give to another worker."""
+
+AHEAD_JOBS = 64
+"""The most jobs that one worker has at a time."""
+
+AHEAD_BYTES = 1 << 10
+"""Larger jobs are not sent ahead."""
+
+GRACE_S = 2.0
+"""How long a process has to end after SIGTERM, before SIGKILL."""
+
+EXIT_GRACE_S = 10.0
+"""How long a worker has to leave by itself when it is told to."""
+
+processes.PRELOADED.append("qmill.engines._worker")
+
+_NEVER = float("inf")
+_new_tuple: Any = tuple.__new__  # a fifth of the time of calling a NamedTuple
+_SIMPLE = frozenset((int, float, str, bytes, bool, type(None)))  # plain pickle does for them
+
+
+class _Worker:
+    """What the engine knows of one worker.
+
+    Attributes:
+        link: The process, and what goes to it and comes from it.
+        jobs: What it was given and has not answered, by id, in the order in which it was sent.
+        unsent: The last of these, which `flush` is to send.
+        num_given: How many jobs it had in its life.
+        cost_s: How long its jobs will take, by measure.
+        since_s: When it was given its first job or gave its last answer.
+        takes_more: Whether it is in the engine's `_takers`.
+        leaving: It gets no more jobs.
+        told_to_leave: It has none, and knows that it is to end.
+        kill_at_s: When it is to be killed; None if it is not.
+        start_error: What went wrong before it was ready.
+        is_writing: Whether the engine waits for its channel to take more.
+        is_mute: Its channel is not watched any more.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.name = link.name
+        self.jobs: dict[int, Job] = {}
+        self.unsent: list[Job] = []
+        self.num_given = 0
+        self.cost_s = 0.0
+        self.since_s = 0.0
+        self.ready = False
+        self.takes_more = False
+        self.leaving = False
+        self.told_to_leave = False
+        self.has_ended = False
+        self.is_writing = False
+        self.is_mute = False
+        self.kill_at_s: float | None = None
+        self.start_error: BaseException | None = None
+
+
+class ProcessEngine(Engine):
+    """Runs jobs in persistent worker processes.
+
+    Args:
+        settings: As for all engines.
+        start_method: How workers start; None for the one in force.
+    """
+
+    can_kill = True
+
+    def __init__(self, settings: Settings, start_method: str | None = None) -> None:
+        self._settings = settings
+        self._method = processes.get_start_method(start_method)
+        self._functions = Functions(inherit=self._method == "fork")
+        self._exports = serialize.Exports()
+        self._imports = Definitions()
+        self.max_workers = settings.max_workers
+        self._workers: list[_Worker] = []
+        self._idle: list[_Worker] = []
+        self._takers: deque[_Worker] = deque()  # those that may be sent more ahead
+        self._to_flush: list[_Worker] = []
+        self._trees: list[tuple[float, ProcessTree]] = []  # what is to be killed, and when
+        self._reports: list[Report] = []
+        self._numbers = itertools.count(1)
+        self._wake_lock = threading.RLock()
+        self._woken = False
+        with wire.fork_lock:
+            self._selector = selectors.DefaultSelector()
+            self._wake_in, self._wake_out = os.pipe()
+            os.set_blocking(self._wake_in, False)
+            os.set_blocking(self._wake_out, False)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, self._wakened)
+
+    # -- preparing -----------------------------------------------------------------------------
+
+    def prepare(self, job: Job) -> None:
+        """Pack the arguments, and the function if it is new; see `Engine`."""
+        options = job._options
+        subject = self._functions.of(job.function, self._exports)
+        named = () if options.name is None else (options.name,)
+        kind = packets.CHUNK if job.is_chunk else packets.JOB
+        if subject is None:
+            call = (job.function, job.args, job.kwargs, *named)
+            job._packet = _pack(kind, 0, job.id, serialize.dumps(call, self._exports))
+            return
+        packed: bytes | bytearray
+        simple = options is DEFAULT_OPTIONS and not job.kwargs
+        if simple and _SIMPLE.issuperset(map(type, job.args or ())):
+            packed = pickle.dumps((job.args, None), 5)
+        else:
+            packed = serialize.dumps((job.args, job.kwargs, *named), self._exports)
+        job._subject = subject
+        job._packet = _pack(kind, subject.number, job.id, packed)
+        job._may_wait = (
+            len(packed) <= AHEAD_BYTES
+            and options.timeout is None
+            and options.lane is None
+            and not options.retries
+        )
+
+    def mean_of(self, function: Callable[..., Any]) -> float | None:
+        """Return how long calls of a function take here; see `Engine`."""
+        subject = self._functions.known(function)
+        return None if subject is None else subject.mean_s
+
+    # -- offering ------------------------------------------------------------------------------
+
+    def offer(self, job: Job) -> bool:
+        """Give a job to an idle worker, or behind a short one; see `Engine`."""
+        subject = job._subject
+        cost = UNKNOWN_S if subject is None else subject.cost_s * job.num_calls
+        if self._idle:
+            worker = self._idle.pop()
+            worker.since_s = monotonic()
+            self._let_take_more(worker)
+        elif not job._may_wait or cost > AHEAD_S:
+            return False
+        else:
+            found = self._find_taker(cost, subject.number)
+            if found is None:
+                return False
+            worker = found
+        if not worker.unsent:
+            self._to_flush.append(worker)
+        worker.unsent.append(job)
+        worker.jobs[job.id] = job
+        worker.num_given += 1
+        worker.cost_s += cost
+        return True
+
+    def _find_taker(self, cost: float, function: int) -> _Worker | None:
+        """Find a worker behind whose short jobs another one may wait."""
+        takers = self._takers
+        while takers:
+            worker = takers[0]
+            if (
+                worker.cost_s + cost <= AHEAD_S
+                and len(worker.jobs) < AHEAD_JOBS
+                and not worker.leaving
+                and not self._has_had_all(worker)
+                and function in worker.link.known
+                and worker.link.num_definitions == len(self._exports.pending)
+            ):
+                takers.rotate(-1)
+                return worker
+            takers.popleft().takes_more = False
+        return None
+
+    def _let_take_more(self, worker: _Worker) -> None:
+        if not worker.takes_more and not worker.leaving and not self._has_had_all(worker):
+            worker.takes_more = True
+            self._takers.append(worker)
+
+    def _has_had_all(self, worker: _Worker) -> bool:
+        """Whether a worker has had as many jobs as one may have."""
+        limit = self._settings.max_jobs_per_worker
+        return limit is not None and worker.num_given >= limit
+
+    def flush(self) -> None:
+        """Send the packets of the jobs that were accepted; see `Engine`."""
+        for worker in self._to_flush:
+            jobs, worker.unsent = worker.unsent, []
+            try:
+                # Those behind the first need nothing but their messages.
+                is_first = len(jobs) == len(worker.jobs)
+                if is_first and not self._prepare_for(worker, jobs[0]):
+                    self._give_back(worker, jobs, None)
+                    continue
+                worker.link.send(jobs)
+            except OSError as error:  # no memory or no descriptors left for a large one
+                worker.link.drop({job.id for job in jobs})
+                self._give_back(worker, jobs, error)
+            self._watch_channel(worker)
+        self._to_flush.clear()
+
+    def _watch_channel(self, worker: _Worker) -> None:
+        """Wait until a channel takes more, if there is more for it."""
+        link = worker.link
+        if bool(link.num_outgoing) != worker.is_writing and not worker.is_mute:
+            worker.is_writing = not worker.is_writing
+            events = selectors.EVENT_READ | (worker.is_writing and selectors.EVENT_WRITE)
+            self._selector.modify(link.channel, events, partial(self._serve, worker))
+
+    def _serve(self, worker: _Worker) -> None:
+        """Do what a worker's channel is ready for."""
+        if worker.is_writing and not worker.has_ended:
+            try:
+                worker.link.push()
+            except OSError:  # no descriptors left for a large one: it cannot do without
+                self._kill_now(worker)
+            self._watch_channel(worker)
+        self._read(worker)
+
+    def _prepare_for(self, worker: _Worker, job: Job) -> bool:
+        """Tell a worker what it needs for a job; False if it cannot learn that."""
+        link, subject = worker.link, job._subject
+        messages = []
+        if subject is not None and subject.number not in link.known:
+            if subject.packed is None:  # it was forked before the function was known
+                worker.leaving = True
+                return False
+            number = subject.number
+            messages.append(packets.message(packets.FUNCTION, number, 0, subject.packed))
+            link.known.add(number)
+        if link.num_definitions < len(self._exports.pending):
+            definitions = list(self._exports.pending.items())
+            for key, packed in definitions[link.num_definitions :]:
+                messages.append(packets.message(packets.DEFINITION, 0, 0, key, packed))
+            link.num_definitions = len(definitions)
+        for number in self._functions.gone_of(link.known):
+            messages.append(packets.message(packets.FORGET, number, 0))
+            link.known.discard(number)
+        link.tell(messages)
+        return True
+
+    def _give_back(self, worker: _Worker, jobs: list[Job], why: OSError | None) -> None:
+        """Report accepted jobs as returned that were not sent.
+
+        Args:
+            worker: The worker that has them.
+            jobs: The jobs.
+            why: The first one cannot be sent at all, for this reason.
+        """
+        for job in jobs:
+            del worker.jobs[job.id]
+        worker.num_given -= len(jobs)
+        if why is not None:
+            self._reports.append(Report(FAILED, jobs.pop(0), why, exitcode=1))
+        self._reports.extend(Report(RETURNED, job) for job in jobs)
+        if not worker.jobs:
+            self._has_no_jobs(worker)
+
+    # -- workers -------------------------------------------------------------------------------
+
+    @property
+    def num_workers(self) -> int:
+        """How many worker processes there are, and dead ones that have left others behind."""
+        return len(self._workers) + len(self._trees)
+
+    @property
+    def num_startable(self) -> int:
+        """How many more may be started."""
+        return self.max_workers - sum(not worker.told_to_leave for worker in self._workers)
+
+    @property
+    def num_ahead(self) -> int:
+        """How many jobs wait in workers behind another one."""
+        return sum(len(worker.jobs) - 1 for worker in self._workers if worker.jobs)
+
+    def grow(self, num_waiting: int) -> None:
+        """Start a worker for each job that waits, up to the limit; see `Engine`."""
+        starting = sum(not worker.ready for worker in self._workers)
+        wanted = min(num_waiting - starting - len(self._idle), self.num_startable)
+        for _ in range(wanted):
+            try:
+                self._start_worker()
+            except Exception as error:  # no processes or descriptors left, or a bad initializer
+                if not self._workers:
+                    self._reports.append(Report(NOT_STARTED, None, error))
+                return
+
+    def _start_worker(self) -> None:
+        settings = self._settings
+        for_worker = _worker.WorkerSettings(
+            f"{settings.name}-{next(self._numbers)}",
+            settings.initializer,
+            settings.initargs,
+            settings.max_memory_per_worker,
+            max(1, workers.NUM_CPUS // self.max_workers),
+            _worker.log_levels(),
+            self._functions.all() if self._method == "fork" else {},
+        )
+        worker = _Worker(Link(for_worker, self._method))
+        self._workers.append(worker)
+        link = worker.link
+        self._selector.register(link.channel, selectors.EVENT_READ, partial(self._serve, worker))
+        self._selector.register(link.sentinel, selectors.EVENT_READ, partial(self._ended, worker))
+
+    def resize(self, max_workers: int) -> None:
+        """Change how many workers there may be; see `Engine`."""
+        self.max_workers = max_workers
+        while self._idle and self.num_startable < 0:
+            self._leave(self._idle[-1])
+
+    def stop_workers(self) -> None:
+        """Tell all workers to end that have nothing to do; see `Engine`."""
+        for worker in self._workers:
+            if not worker.jobs:
+                self._leave(worker)
+
+    def _leave(self, worker: _Worker) -> None:
+        """Tell a worker to end that has no jobs."""
+        self._get_no_more(worker)
+        if not worker.told_to_leave:
+            worker.told_to_leave = True
+            if worker.kill_at_s is None:
+                worker.kill_at_s = monotonic() + EXIT_GRACE_S
+            worker.link.permit([0])
+
+    def _get_no_more(self, worker: _Worker) -> None:
+        worker.leaving = True
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    def _has_no_jobs(self, worker: _Worker) -> None:
+        """See what a worker is to do that has answered all."""
+        if not worker.ready or worker.kill_at_s is not None:
+            return
+        worker.cost_s = 0.0
+        if worker.leaving or self.num_startable < 0 or self._has_had_all(worker):
+            self._leave(worker)
+        else:
+            self._idle.append(worker)
+            self._steal_for(worker)
+
+    def _steal_for(self, idle: _Worker) -> None:
+        """Take back what waits behind other workers' jobs: an idle worker is to have the first.
+
+        Else a job that comes later would go before them. Where jobs are so short that the others
+        will be through with them sooner, they stay.
+        """
+        for worker in self._workers:
+            number = len(worker.jobs)
+            if number > 1 and not worker.unsent:
+                is_short = worker.cost_s < number * TINY_S
+                if not is_short or idle.since_s - worker.since_s > number * TINY_S:
+                    self._take_back(worker)
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> list[Report]:
+        """Wait for what workers tell; see `Engine`."""
+        if not self._reports:
+            due = self._next_due()
+            if due is not None:
+                left = max(0.0, due - monotonic())
+                timeout = left if timeout is None else min(timeout, left)
+            for key, _ in self._selector.select(timeout):
+                key.data()
+            if due is not None:
+                self._do_what_is_due(monotonic())
+        reports, self._reports = self._reports, []
+        return reports
+
+    def _next_due(self) -> float | None:
+        moments = [moment for moment, _ in self._trees]
+        for worker in self._workers:
+            if worker.kill_at_s is not None:
+                moments.append(worker.kill_at_s)
+            elif len(worker.jobs) > 1:
+                moments.append(worker.since_s + LONG_S)
+        due = min(moments, default=_NEVER)
+        return None if due == _NEVER else due
+
+    def _do_what_is_due(self, now: float) -> None:
+        for worker in self._workers:
+            if worker.kill_at_s is not None:
+                if worker.kill_at_s <= now:
+                    self._kill_now(worker)
+            elif len(worker.jobs) > 1 and worker.since_s + LONG_S <= now:
+                self._take_back(worker)
+        late = [tree for moment, tree in self._trees if moment <= now]
+        if late:
+            self._trees = [(moment, tree) for moment, tree in self._trees if moment > now]
+            for tree in late:
+                tree.signal(SIGKILL)
+                tree.close()
+
+    def wake(self) -> None:
+        """End the wait of the dispatcher; see `Engine`."""
+        with self._wake_lock:
+            if not self._woken and self._wake_out >= 0:
+                self._woken = True
+                os.write(self._wake_out, b"w")
+
+    def _wakened(self) -> None:
+        with self._wake_lock:
+            self._woken = False
+            os.read(self._wake_in, 16)
+
+    # -- what workers tell ---------------------------------------------------------------------
+
+    def _read(self, worker: _Worker) -> bool:
+        """Take in what a worker has sent; False if there was nothing or it was the end."""
+        if worker.has_ended:  # both its files were ready
+            return False
+        try:
+            records = worker.link.read()
+            if records is None:
+                self._cannot_answer(worker)
+                return False
+            for kind, number, started, ended, data in records:
+                if kind & packets.SPENT:
+                    worker.leaving = True
+                    kind &= ~packets.SPENT
+                if packets.VALUE <= kind <= packets.UNSENT:
+                    self._take_answer(worker, kind, number, started, ended, data)
+                else:
+                    self._take_record(worker, kind, data)
+        except BlockingIOError:
+            return False
+        except Exception:  # a job has written there
+            self._kill_now(worker)
+            worker.is_mute = True
+            self._unwatch(worker.link.channel)
+            with contextlib.suppress(BaseException):  # a handler that raises
+                logger.exception("worker %s sent what it should not, and is killed", worker.name)
+            return False
+        return True
+
+    def _cannot_answer(self, worker: _Worker) -> None:
+        """A worker has closed its channel: it ends, or a job has closed what is not its own."""
+        worker.is_mute = True
+        self._unwatch(worker.link.channel)
+        self._get_no_more(worker)
+        worker.kill_at_s = worker.kill_at_s or monotonic() + GRACE_S
+
+    def _take_record(self, worker: _Worker, kind: int, data: Any) -> None:
+        """Take in what is no answer."""
+        if kind == packets.READY:
+            if worker.ready:
+                raise GarbledError("it is ready for the second time")
+            worker.ready = True
+            worker.since_s = monotonic()
+            self._has_no_jobs(worker)
+        elif kind == packets.LOG:
+            self._reports.append(Report(LOGGED, None, _worker.rebuild_record(data)))
+        elif kind == packets.DEFINED:
+            self._imports.add(data)
+        else:
+            worker.start_error = serialize.load_error(data)
+
+    def _take_answer(
+        self, worker: _Worker, kind: int, number: int, started: float, ended: float, data: Any
+    ) -> None:
+        job = worker.jobs.pop(number, None)
+        if job is None:
+            raise GarbledError(f"an answer for job {number}, which it does not have")
+        what, code = DONE, 0
+        try:
+            if kind == packets.VALUE:
+                value = serialize.loads(data, self._imports)
+                if job.is_chunk and value[1] is not None:
+                    value = value[0], serialize.load_error(value[1])
+            else:
+                what, code, value = FAILED, 1, serialize.load_error(data)
+        except SerializationError as error:
+            what, code, value = FAILED, 1, error
+        except BaseException as error:  # whatever an object does when it is rebuilt
+            why = f"the result could not be rebuilt: {type(error).__name__} was raised"
+            what, code, value = FAILED, 1, SerializationError(why)
+        report = what, job, value, started, ended, code, worker.name
+        self._reports.append(_new_tuple(Report, report))
+        subject = job._subject
+        if subject is not None:
+            worker.cost_s -= subject.cost_s * job.num_calls
+            subject.measure((ended - started) / job.num_calls)
+        worker.since_s = ended
+        if not worker.jobs:
+            self._has_no_jobs(worker)
+        elif worker.leaving:
+            self._take_back(worker)
+        elif not worker.takes_more:
+            self._let_take_more(worker)
+
+    # -- taking back, killing, dying -----------------------------------------------------------
+
+    def _take_back(self, worker: _Worker, *, every: bool = False) -> None:
+        """Take back jobs that a worker has not begun; they are reported as RETURNED.
+
+        Args:
+            worker: The worker.
+            every: Also the only one that it would have left, if it has begun none.
+        """
+        taken = [number for number in worker.link.take_back() if number in worker.jobs]
+        if not every and len(taken) == len(worker.jobs):  # it is slow to begin: leave it the first
+            worker.link.permit(taken[:1])
+            del taken[0]
+        for number in taken:
+            self._reports.append(Report(RETURNED, worker.jobs.pop(number)))
+        worker.num_given -= len(taken)
+        worker.cost_s = UNKNOWN_S
+        if not worker.jobs:
+            self._has_no_jobs(worker)
+
+    def recall(self) -> None:
+        """Take back what no worker has begun; see `Engine`."""
+        for worker in self._workers:
+            if worker.jobs:
+                self._take_back(worker, every=True)
+
+    def kill(self, job: Job) -> None:
+        """Begin to kill a job, if it is still here; see `Engine`."""
+        for worker in self._workers:
+            if job.id in worker.jobs:
+                while self._read(worker):  # it may have just ended
+                    pass
+                self._take_back(worker, every=True)
+                # Of those that it has begun it runs the last; answers for the others are coming.
+                if worker.jobs and next(reversed(worker.jobs)) == job.id:
+                    self._terminate(worker)
+                return
+
+    def _terminate(self, worker: _Worker) -> None:
+        """Have a busy worker end, and what its job has started: SIGTERM now, later SIGKILL."""
+        self._get_no_more(worker)
+        if worker.kill_at_s is None:
+            worker.kill_at_s = monotonic() + GRACE_S
+            self._signal(worker, signal.SIGTERM)
+
+    def _kill_now(self, worker: _Worker) -> None:
+        self._get_no_more(worker)
+        worker.kill_at_s = _NEVER  # there is nothing more to do
+        self._signal(worker, SIGKILL)
+
+    def _signal(self, worker: _Worker, number: int) -> None:
+        """Signal a worker and what its jobs have started; these get SIGKILL later in any case."""
+        process = worker.link.process
+        if worker.ready:  # it has a group of its own
+            tree = ProcessTree(process.pid)
+            tree.signal(number)
+            self._trees.append((monotonic() + GRACE_S, tree))
+        process.send_signal(number)
+
+    def _ended(self, worker: _Worker) -> None:
+        """Settle what a worker leaves behind that has ended."""
+        while self._read(worker):
+            pass
+        link, code = worker.link, worker.link.process.exitcode
+        self._forget(worker)
+        not_begun = set(link.take_back())
+        for number, job in worker.jobs.items():
+            if number in not_begun:
+                self._reports.append(Report(RETURNED, job))
+            else:
+                death = _death(worker, code, job.name)
+                moments = worker.since_s, monotonic()
+                self._reports.append(Report(DIED, job, death, *moments, code, worker.name))
+        if not worker.ready and not worker.told_to_leave:
+            error = worker.start_error or _death(worker, code, None)
+            self._reports.append(Report(NOT_STARTED, None, error))
+        if worker.ready and (code != 0 or worker.jobs):
+            tree = ProcessTree(link.process.pid)
+            if tree.signal(signal.SIGTERM):
+                self._trees.append((monotonic() + GRACE_S, tree))
+        self._drop_ended_trees()
+        worker.jobs.clear()
+        link.close()
+
+    def _drop_ended_trees(self) -> None:
+        """Forget those of whom nobody is left: nothing has to wait for their time."""
+        for moment, tree in list(self._trees):
+            if not tree.signal(0):
+                self._trees.remove((moment, tree))
+                tree.close()
+
+    def _forget(self, worker: _Worker) -> None:
+        worker.has_ended = True
+        self._workers.remove(worker)
+        self._get_no_more(worker)
+        if worker.takes_more:
+            self._takers.remove(worker)
+        self._unwatch(worker.link.channel)
+        self._unwatch(worker.link.sentinel)
+
+    def _unwatch(self, file: Any) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(file)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free what is left; see `Engine`."""
+        for _, tree in self._trees:
+            tree.signal(SIGKILL)
+            tree.close()
+        self._trees.clear()
+        self._selector.close()
+        with self._wake_lock:
+            self._close_wake()
+
+    def forget_in_child(self) -> None:
+        """Close the parent's ends; see `Engine`."""
+        for worker in self._workers:
+            worker.link.forget_in_child()
+        self._selector.close()
+        self._close_wake()
+        self._wake_lock = threading.RLock()
+
+    def _close_wake(self) -> None:
+        for descriptor in (self._wake_in, self._wake_out):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._wake_in = self._wake_out = -1
+
+
+def _pack(kind: int, number: int, job: int, packed: bytes | bytearray) -> Any:
+    """Return a job's message, or its head and what is to go beside the channel."""
+    if len(packed) > packets.BESIDE_BYTES:
+        return packets.MESSAGE.pack(kind | packets.BESIDE, number, job, 0), packed
+    return packets.MESSAGE.pack(kind, number, job, len(packed)) + packed
+
+
+def _death(worker: _Worker, code: int | None, job: Any) -> WorkerDied:
+    killer = -code if code is not None and code < 0 else None
+    process = worker.link.process
+    return WorkerDied(process.pid, code, killer, job, process.max_rss_bytes)

@@ -1,0 +1,175 @@
+"""The thread engine: jobs run in threads of this process, on the very objects that were put.
+
+    dispatcher ── jobs ──> inbox ──> threads ── reports ──> outbox ──> dispatcher
+
+A thread cannot be ended from outside, so there are no timeouts and no kills here.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from .base import DONE, FAILED, Engine, Report, Settings, call
+
+if TYPE_CHECKING:
+    from ..jobs.job import Job
+
+
+class ThreadEngine(Engine):
+    """Runs jobs in threads.
+
+    Args:
+        settings: As for all engines; the limits of a worker's jobs and memory have no meaning here.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.max_workers = settings.max_workers
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._outbox: SimpleQueue[Report | None] = SimpleQueue()
+        self._accepted: list[Job] = []
+        self._num_busy = 0  # jobs accepted and not reported
+        self._num_threads = 0
+        self._num_leaving = 0
+        self._num_started = 0
+
+    def prepare(self, job: Job) -> None:
+        """Do nothing: a thread needs no packing."""
+
+    def offer(self, job: Job) -> bool:
+        """Accept a job if a thread is free for it; see `Engine`."""
+        if self._num_busy >= self.max_workers:
+            return False
+        self._num_busy += 1
+        self._accepted.append(job)
+        return True
+
+    def flush(self) -> None:
+        """Hand the accepted jobs to threads; see `Engine`."""
+        jobs, self._accepted = self._accepted, []
+        for job in jobs:
+            self._inbox.put(job)
+        missing = min(self._num_busy, self.max_workers) - self._num_threads + self._num_leaving
+        for _ in range(missing):
+            self._num_threads += 1
+            self._num_started += 1
+            name = f"{self._settings.name}-{self._num_started}"
+            try:
+                threading.Thread(target=self._run, args=(name,), name=name).start()
+            except RuntimeError:  # no more threads: the interpreter ends, or memory is short
+                if self._num_threads == 1:  # so this one does what it has
+                    self._inbox.put(None)
+                    self._run(name)
+                else:
+                    self._num_threads -= 1
+                break
+
+    def _run(self, name: str) -> None:
+        """Do what a thread does: take jobs until there is none for it."""
+        error: BaseException | None = None
+        try:
+            if self._settings.initializer is not None:
+                self._settings.initializer(*self._settings.initargs)
+        except BaseException as why:
+            error = why
+        while (job := self._inbox.get()) is not None:
+            if error is not None:
+                self._outbox.put(Report(FAILED, job, error, exitcode=1, worker=name))
+                break
+            report = _do(job, name)
+            _let_go(report)
+            self._outbox.put(report)
+            del job, report
+        self._outbox.put(None)
+
+    def grow(self, num_waiting: int) -> None:
+        """Do nothing: threads start with their first job."""
+
+    @property
+    def num_startable(self) -> int:
+        """How many more jobs there is room for."""
+        return self.max_workers - self._num_busy
+
+    @property
+    def num_workers(self) -> int:
+        """How many threads there are."""
+        return self._num_threads
+
+    def resize(self, max_workers: int) -> None:
+        """Change how many threads there may be; see `Engine`."""
+        self.max_workers = max_workers
+        self._end_threads(self._num_threads - self._num_leaving - max_workers)
+
+    def stop_workers(self) -> None:
+        """Have all threads end once they have nothing to do; see `Engine`."""
+        self._end_threads(self._num_threads - self._num_leaving)
+
+    def _end_threads(self, number: int) -> None:
+        for _ in range(number):
+            self._num_leaving += 1
+            self._inbox.put(None)
+
+    def wait(self, timeout: float | None) -> list[Report]:
+        """Wait for what threads tell; see `Engine`."""
+        reports: list[Report] = []
+        try:
+            self._take(self._outbox.get(timeout=timeout), reports)
+            while True:
+                self._take(self._outbox.get_nowait(), reports)
+        except Empty:
+            return reports
+
+    def _take(self, report: Report | None, reports: list[Report]) -> None:
+        if report is None:  # a thread has ended
+            self._num_threads -= 1
+            self._num_leaving = max(0, self._num_leaving - 1)
+        elif report is not _WAKE:
+            self._num_busy -= 1
+            reports.append(report)
+
+    def wake(self) -> None:
+        """End the wait of the dispatcher; see `Engine`."""
+        self._outbox.put(_WAKE)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+
+_WAKE = Report(-1, None)
+_OURS = (__name__, call.__module__)
+
+
+def _do(job: Job, name: str) -> Report:
+    """Run a job and report."""
+    started = monotonic()
+    try:
+        value = call(job)
+        return Report(DONE, job, value, started, monotonic(), 0, name)
+    except SystemExit as error:
+        if not error.code:
+            return Report(DONE, job, None, started, monotonic(), 0, name)
+        return Report(FAILED, job, error, started, monotonic(), 1, name)
+    except BaseException as error:
+        return Report(FAILED, job, error, started, monotonic(), 1, name)
+
+
+def _let_go(report: Report) -> None:
+    """Free what the frames of an exception hold, which would live as long as the job.
+
+    Ours hold the job, which holds the exception; the user's may hold an iterator with its lease.
+    """
+    assert report.job is not None
+    error = report.value
+    if report.what == DONE:
+        error = error[1] if report.job.is_chunk and error is not None else None
+    if error is None:
+        return
+    trace = error.__traceback__
+    traceback.clear_frames(trace)
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _OURS:
+        trace = trace.tb_next
+    error.__traceback__ = trace  # a reader wants to see where the user's code begins

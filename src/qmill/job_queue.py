@@ -1,0 +1,768 @@
+"""`JobQueue`: a priority queue of function calls, run by workers, each with a record.
+
+    put, submit ──> waiting ──> working ──> completed ──> get, collect, as_completed
+                                   └──────> result(), concurrent.futures.as_completed, ...
+
+This is what users see: it checks arguments and makes jobs. Which runs next is for
+`jobs.scheduler`, where it runs for an engine, and `_dispatch` drives the one by the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import uuid
+import weakref
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from . import _dispatch, processes, workers
+from ._chunks import ChunkedMap
+from .engines.base import Engine, Settings
+from .errors import NotSupported, SerializationError
+from .jobs.job import DEFAULT_OPTIONS, Chunk, Job, Options
+from .jobs.records import RecordLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+logger = logging.getLogger("qmill")
+
+DEFAULT_PRIORITY = 100
+
+
+class JobQueue(Executor):
+    """A priority queue of jobs, run in parallel; a `concurrent.futures.Executor`.
+
+    Args:
+        max_workers: How many jobs run at a time; None for the number of processors, or for
+            threads that number + 4.
+        engine: "process" or "thread".
+        maxsize: The most jobs that may wait or work; `put` and `submit` wait for room. 0 is no
+            limit.
+        initializer: Called in each worker before its first job. If it raises, the job that the
+            worker was started for fails with that.
+        initargs: Its arguments.
+        callback: Called as `callback(job)` for each job of `put` and `starmap` that has ended, in
+            the order in which they end, in a thread of its own.
+        log_file: A CSV file to which the record of each such job is appended.
+        auto_start: Whether to run jobs from the beginning; else from `start()` on.
+        auto_stop: Whether to end the workers each time that all jobs are done. They start again
+            with the next job.
+        auto_remove: Whether to drop jobs that have ended, rather than to keep them for `get`.
+        start_method: How worker processes start: "forkserver", "spawn" or "fork"; None for the one
+            in force (`qmill.set_start_method`).
+        mp_context: A context of `multiprocessing`, for its start method: what
+            `ProcessPoolExecutor` takes.
+        max_jobs_per_worker: A worker process is replaced after so many jobs; None is no limit.
+        max_memory_per_worker: A worker process is replaced when its resident memory, in bytes, is
+            larger after a job; None is no limit.
+        name: What to call the queue in records (`qid`); None for eight random digits.
+
+    Raises:
+        TypeError: An argument of the wrong type.
+        ValueError: A number out of range; an unknown engine or start method.
+        NotSupported: The engine cannot do what an argument asks for.
+        OSError: The log file cannot be opened.
+
+    Leaving a `with` block waits for all jobs; leaving it by an exception or Ctrl-C cancels those
+    that wait and kills those that run. When the interpreter exits, pending jobs still run.
+
+    Crash: a worker that dies costs the one job that it was running (`WorkerDied`, or its next
+    attempt). It is replaced.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        engine: str | Engine = "process",
+        maxsize: int = 0,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        callback: Callable[[Job], Any] | None = None,
+        log_file: str | os.PathLike[str] | None = None,
+        auto_start: bool = True,
+        auto_stop: bool = False,
+        auto_remove: bool = False,
+        start_method: str | None = None,
+        mp_context: Any = None,
+        max_jobs_per_worker: int | None = None,
+        max_memory_per_worker: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        _check_callable("initializer", initializer)
+        _check_callable("callback", callback)
+        if max_workers is None:
+            max_workers = workers.NUM_THREADS if engine == "thread" else workers.NUM_CPUS
+        self.name = uuid.uuid4().hex[:8] if name is None else str(name)
+        self.max_workers = _check_count("max_workers", max_workers)
+        settings = Settings(
+            self.name,
+            self.max_workers,
+            initializer,
+            _as_initargs(initargs),
+            _check_count("max_jobs_per_worker", max_jobs_per_worker, or_none=True),
+            _check_count("max_memory_per_worker", max_memory_per_worker, or_none=True),
+        )
+        self._engine = _make_engine(engine, settings, start_method, mp_context)
+        maxsize = _check_int("maxsize", maxsize)
+        log = None if log_file is None else RecordLog(_as_path(log_file))
+        self._dispatcher = _dispatch.Dispatcher(
+            self._engine, self.name, maxsize, log, auto_stop, auto_remove
+        )
+        self._callback = callback
+        self._ids = itertools.count(1)
+        self._finalizer = weakref.finalize(self, _let_end, self._dispatcher)
+        self._finalizer.atexit = False
+        logger.debug("Initialized queue with %d workers.", self.max_workers)
+        if auto_start:
+            self.start()
+
+    def __repr__(self) -> str:
+        waiting, working, completed = self._dispatcher.sizes()
+        return (
+            f"<qmill.JobQueue {self.name} waiting={waiting} working={working} "
+            f"completed={completed}>"
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a JobQueue belongs to the process that made it and cannot be sent; "
+            "make another one there, or send a qmill.Queue"
+        )
+
+    # -- jobs in -------------------------------------------------------------------------------
+
+    def put(
+        self,
+        function: Callable[..., Any],
+        args: Any = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        name: Any = None,
+        priority: float = DEFAULT_PRIORITY,
+        lane: Any = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        backoff: float = 0.0,
+        retry_timeouts: bool = False,
+        suppress_errors: bool = False,
+        stop_on_lane_error: bool = False,
+        block: bool = True,
+    ) -> Job:
+        """Put a job in the queue. It stays in the completed queue until it is fetched.
+
+        Args:
+            function: What to call. It is sent to each worker once, with the globals that it has at
+                the first `put`.
+            args: Its positional arguments: an iterable, or one value that is none (or a str).
+            kwargs: Its keyword arguments.
+            name: What to call the job in its record and in messages; None for its id.
+            priority: The lower goes first; of equals, the one that was put first.
+            lane: Any hashable value: jobs of one lane run one after another.
+            timeout: Seconds that the job may run; then it is *killed* (SIGTERM, after 2 seconds
+                SIGKILL), with the processes that it has started, and fails with `JobTimeout`. None
+                is no limit. (The `timeout` of `job.result` only waits.)
+            retries: How often to try again when it raises, or when its worker dies.
+            backoff: Seconds to wait before the first retry, doubled each time, with jitter.
+            retry_timeouts: Whether to retry when it was killed for its timeout, too.
+            suppress_errors: Whether to keep its failure out of the log. It is in the job anyway.
+            stop_on_lane_error: Whether to cancel it (`LaneError`) when the job before it in its
+                lane fails, or was itself cancelled for that reason.
+            block: Whether to wait for room in a full queue.
+
+        Returns:
+            The job. What cannot be sent to a worker fails the job; it does not raise here.
+
+        Raises:
+            TypeError: An argument of the wrong type; `function` cannot be called.
+            ValueError: A number out of range.
+            NotSupported: A timeout, and the engine cannot kill (also a ValueError).
+            RuntimeError: The queue has been shut down.
+            Full: The queue is full and `block` is false.
+        """
+        if (
+            name is None
+            and lane is None
+            and timeout is None
+            and retries == 0
+            and backoff == 0
+            and not suppress_errors
+            and not stop_on_lane_error
+        ):
+            options = DEFAULT_OPTIONS
+        else:
+            options = self._check_options(
+                Options(
+                    name,
+                    lane,
+                    timeout,
+                    retries,
+                    backoff,
+                    bool(retry_timeouts),
+                    bool(suppress_errors),
+                    bool(stop_on_lane_error),
+                )
+            )
+        if kwargs is not None:
+            kwargs = _as_dict(kwargs)
+        job: Job = self._put(Job, function, _as_args(args), kwargs, priority, options, True, block)
+        return job
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
+        """Put a job of which only the caller knows: it does not enter the completed queue.
+
+        Args:
+            fn: What to call.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments. For priority, timeout and so on see `options`.
+
+        Returns:
+            The job; it forgets its function and arguments when it has ended.
+
+        Raises:
+            RuntimeError: The queue has been shut down.
+        """
+        job: Job = self._put(
+            Job, fn, args, kwargs or None, DEFAULT_PRIORITY, DEFAULT_OPTIONS, False, True
+        )
+        return job
+
+    def options(
+        self,
+        *,
+        name: Any = None,
+        priority: float = DEFAULT_PRIORITY,
+        lane: Any = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        backoff: float = 0.0,
+        retry_timeouts: bool = False,
+        suppress_errors: bool = False,
+        stop_on_lane_error: bool = False,
+    ) -> WithOptions:
+        """Return a `submit` and a `map` whose jobs have these options; see `put`.
+
+        >>> jobs.options(priority=1, timeout=60).submit(fn, x)  # doctest: +SKIP
+        """
+        options = Options(
+            name,
+            lane,
+            timeout,
+            retries,
+            backoff,
+            bool(retry_timeouts),
+            bool(suppress_errors),
+            bool(stop_on_lane_error),
+        )
+        return WithOptions(self, _check_number("priority", priority), self._check_options(options))
+
+    def _check_options(self, options: Options, timeout_argument: str = "timeout") -> Options:
+        try:
+            hash(options.lane)
+        except TypeError:
+            raise TypeError(
+                f"lane must be hashable, such as a str or a number; got "
+                f"{type(options.lane).__name__} {options.lane!r}"
+            ) from None
+        if options.timeout is not None:
+            _check_number(timeout_argument, options.timeout, above_0=True)
+            if not self._engine.can_kill:
+                raise NotSupported(
+                    f"{timeout_argument}={options.timeout!r}: this engine cannot kill a running "
+                    "job, engine='process' can; to wait for a limited time use job.result(timeout)"
+                )
+        _check_int("retries", options.retries)
+        _check_number("backoff", options.backoff, from_0=True)
+        return options
+
+    def _put(
+        self,
+        kind: type[Job],
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        priority: float,
+        options: Options,
+        kept: bool,
+        block: bool,
+    ) -> Any:
+        if not callable(function):
+            _check_function("function", function)
+        if type(priority) is not int:
+            _check_number("priority", priority)
+        dispatcher = self._dispatcher
+        job = kind(
+            next(self._ids), function, args, kwargs, priority, options, dispatcher, monotonic()
+        )
+        job._kept = kept
+        if kept:
+            # Not the dispatcher's: it lives as long as its thread, and would keep alive whoever
+            # the callback belongs to, and that perhaps this queue.
+            job._callback = self._callback
+        try:
+            self._engine.prepare(job)
+        except SerializationError as error:
+            job._packet = error  # it fails when its turn comes
+        dispatcher.put(job, block)
+        return job
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        job_timeout: float | None = None,
+    ) -> Iterator[Any]:
+        """Call a function for each item, in parallel; the results come in the order of the items.
+
+        Args:
+            fn: What to call.
+            *iterables: Its arguments, one iterable for each, up to the end of the shortest.
+            timeout: Seconds from now in which a result must be there when it is asked for.
+            chunksize: How many calls make one job; None chooses it by the time that calls take.
+            buffersize: How many results may be under way and not yet asked for: the input is then
+                read lazily. None submits everything before this returns.
+            job_timeout: Seconds that one call may take before it is killed; it needs a chunksize
+                of 1, which it implies.
+
+        Returns:
+            An iterator of results. When it is dropped, calls that have not begun are cancelled.
+
+        Raises:
+            TimeoutError: From the iterator: a result was not there in time.
+            Exception: From the iterator: what the call for this item raised; it ends there.
+            TypeError: An argument of the wrong type.
+            ValueError: A number out of range.
+            NotSupported: A job_timeout, and the engine cannot kill.
+        """
+        return self._map(
+            fn,
+            iterables,
+            timeout,
+            chunksize,
+            buffersize,
+            job_timeout,
+            DEFAULT_PRIORITY,
+            DEFAULT_OPTIONS,
+        )
+
+    def _map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        job_timeout: float | None,
+        priority: float,
+        options: Options,
+        *,
+        lazy: bool = False,
+        ordered: bool = True,
+    ) -> Iterator[Any]:
+        self._check_map(fn, iterables, timeout, chunksize, buffersize, job_timeout)
+        if job_timeout is not None:
+            chunksize = 1
+            options = options._replace(timeout=job_timeout)
+
+        def submit(items: list[Any], unpack: bool) -> Chunk:
+            chunk: Chunk = self._put(
+                Chunk, fn, (items, unpack), None, priority, options, False, True
+            )
+            return chunk
+
+        mapping = ChunkedMap(
+            submit,
+            self._dispatcher.cancel_waiting_of,
+            iterables,
+            num_workers=self.max_workers,
+            chunksize=chunksize,
+            window=buffersize,
+            lazy=lazy or buffersize is not None,
+            mean_s=self._engine.mean_of(fn),
+        )
+        mapping.fill()
+        deadline = None if timeout is None else monotonic() + timeout
+        if ordered:
+            results = mapping.in_order(deadline)
+        else:
+            results = mapping.as_completed(deadline, self._dispatcher.changed)
+        next(results)  # a generator that has not begun would not notice that it is dropped
+        return results
+
+    def _check_map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        job_timeout: float | None,
+    ) -> None:
+        _check_function("fn", fn)
+        if not iterables:
+            raise TypeError("map needs an iterable for each argument of fn; got none")
+        for iterable in iterables:
+            if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
+                raise TypeError(f"map needs iterables; got {type(iterable).__name__} {iterable!r}")
+        _check_timeout(timeout)
+        _check_count("chunksize", chunksize, or_none=True)
+        _check_count("buffersize", buffersize, or_none=True)
+        if job_timeout is not None:
+            self._check_options(Options(timeout=job_timeout), "job_timeout")
+            if chunksize not in (None, 1):
+                raise ValueError(f"job_timeout needs a chunksize of 1; got {chunksize}")
+
+    def starmap(
+        self, function: Callable[..., Any], iterable: Iterable[Iterable[Any]], **options: Any
+    ) -> list[Job]:
+        """Put a job for each tuple of positional arguments.
+
+        Args:
+            function: What to call.
+            iterable: The tuples.
+            **options: Those of `put`, for all of them.
+
+        Returns:
+            The jobs, in the order of the tuples.
+        """
+        return [self.put(function, tuple(args), **options) for args in iterable]
+
+    def starmapkw(
+        self, function: Callable[..., Any], iterable: Iterable[Mapping[str, Any]], **options: Any
+    ) -> list[Job]:
+        """Put a job for each dict of keyword arguments.
+
+        Args:
+            function: What to call.
+            iterable: The dicts.
+            **options: Those of `put`, for all of them.
+
+        Returns:
+            The jobs, in the order of the dicts.
+        """
+        return [self.put(function, None, kwargs, **options) for kwargs in iterable]
+
+    # -- jobs out ------------------------------------------------------------------------------
+
+    def size(self, waiting: bool = False, working: bool = False, completed: bool = False) -> int:
+        """Count jobs: those of the parts that are named, or all.
+
+        Args:
+            waiting: Count those that have not begun.
+            working: Count those that run, and those whose callback does.
+            completed: Count those that have ended and were not fetched.
+        """
+        sizes = self._dispatcher.sizes()
+        if not (waiting or working or completed):
+            return sum(sizes)
+        chosen = zip(sizes, (waiting, working, completed), strict=True)
+        return sum(size for size, counted in chosen if counted)
+
+    def wait(self, n: int | None = None, timeout: float | None = None) -> int:
+        """Wait until jobs are done.
+
+        Args:
+            n: For how many to wait from now on; None is all.
+            timeout: Seconds to wait at most; None is no limit.
+
+        Returns:
+            How many jobs are left that wait or work: 0 unless time was up or `n` was given.
+        """
+        if n is not None:
+            _check_int("n", n)
+        _check_timeout(timeout)
+        deadline = None if timeout is None else monotonic() + timeout
+        dispatcher = self._dispatcher
+        dispatcher.check_is_ours()
+        with dispatcher.changed:
+            aim = 0 if n is None else max(0, dispatcher.num_left() - n)
+            while (left := dispatcher.num_left()) > aim:
+                if not _wait_for_change(dispatcher, deadline):
+                    break
+            return left
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Job | None:
+        """Fetch the completed job with the lowest priority number, of equals the oldest.
+
+        Args:
+            block: Whether to wait for one.
+            timeout: Seconds to wait at most; None is no limit.
+
+        Returns:
+            The job; None when time is up, or when nothing is completed and nothing waits or works.
+        """
+        _check_timeout(timeout)
+        deadline = None if timeout is None else monotonic() + timeout
+        dispatcher = self._dispatcher
+        dispatcher.check_is_ours()
+        with dispatcher.changed:
+            while (job := dispatcher.pop_completed()) is None:
+                if not block or not dispatcher.num_left():
+                    return None
+                if not _wait_for_change(dispatcher, deadline):
+                    return None
+            return job
+
+    def collect(self, n: int | None = None) -> list[Job]:
+        """Fetch the jobs that are completed now, without waiting.
+
+        Args:
+            n: The most to fetch; None is all.
+
+        Returns:
+            The jobs, the lowest priority number first, of equals the oldest.
+        """
+        if n is not None:
+            _check_int("n", n)
+        jobs: list[Job] = []
+        self._dispatcher.check_is_ours()
+        with self._dispatcher.changed:
+            while (n is None or len(jobs) < n) and (job := self.get(block=False)) is not None:
+                jobs.append(job)
+        return jobs
+
+    def as_completed(self) -> Iterator[Job]:
+        """Fetch jobs as they are completed, until none is left; yields jobs."""
+        while (job := self.get()) is not None:
+            yield job
+
+    # -- control -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, or after `pause` go on, to run jobs."""
+        self._dispatcher.resume()
+
+    def pause(self) -> None:
+        """Begin no more jobs until `start`; those that run go on."""
+        self._dispatcher.pause()
+
+    def set_workers(self, n: int) -> None:
+        """Change how many jobs run at a time; those that run now go on.
+
+        Args:
+            n: 1 or more.
+        """
+        self.max_workers = _check_count("n", n)
+        self._dispatcher.resize(self.max_workers)
+
+    def reprioritize(self, job: Job, priority: float) -> bool:
+        """Change a job's priority.
+
+        Args:
+            job: A job of this queue.
+            priority: The lower goes first.
+
+        Returns:
+            False if it has begun, so that it makes no difference.
+        """
+        if not isinstance(job, Job):
+            raise TypeError(f"job must be a Job, not {type(job).__name__} {job!r}")
+        if job._owner is not self._dispatcher:
+            raise ValueError(f"{job!r} is a job of another queue")
+        return self._dispatcher.reprioritise(job, _check_number("priority", priority))
+
+    def clear_waiting(self) -> None:
+        """Cancel the jobs that have not begun."""
+        self._dispatcher.cancel_waiting()
+
+    def stop_all(self) -> None:
+        """Cancel the jobs that have not begun, and kill those that run if the engine can."""
+        self._dispatcher.cancel_all()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs, and end when those that are here are done.
+
+        A queue that was paused goes on. What is completed can still be fetched.
+
+        Args:
+            wait: Whether to wait for the end.
+            cancel_futures: Whether to cancel the jobs that have not begun.
+        """
+        self._dispatcher.shut_down(wait=wait, cancel_waiting=cancel_futures)
+        self._finalizer.detach()
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is not None:
+            self.stop_all()
+        try:
+            self.shutdown(wait=True)
+        except BaseException:  # Ctrl-C
+            self.stop_all()
+            self._dispatcher.join()
+            raise
+
+
+class WithOptions:
+    """`submit` and `map` of a queue, for jobs with options; `JobQueue.options` makes it."""
+
+    def __init__(self, queue: JobQueue, priority: float, options: Options) -> None:
+        self._queue = queue
+        self._priority = priority
+        self._options = options
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
+        """Put a job as `JobQueue.submit` does, with these options."""
+        job: Job = self._queue._put(
+            Job, fn, args, kwargs or None, self._priority, self._options, False, True
+        )
+        return job
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Call a function for each item as `JobQueue.map` does, with these options.
+
+        The `timeout` of the options is the `job_timeout` of the calls.
+        """
+        return self._queue._map(
+            fn,
+            iterables,
+            timeout,
+            chunksize,
+            buffersize,
+            self._options.timeout,
+            self._priority,
+            self._options,
+        )
+
+
+def _let_end(dispatcher: _dispatch.Dispatcher) -> None:
+    """Have a queue end that nobody holds any more, once its jobs are done."""
+    dispatcher.shut_down(wait=False, cancel_waiting=False)
+
+
+def _wait_for_change(dispatcher: _dispatch.Dispatcher, deadline: float | None) -> bool:
+    """Wait, with its lock held, until a job ends; False if time is up."""
+    if deadline is None:
+        dispatcher.changed.wait()
+        return True
+    left = deadline - monotonic()
+    return left > 0 and dispatcher.changed.wait(left)
+
+
+def _make_engine(
+    engine: str | Engine, settings: Settings, start_method: str | None, mp_context: Any
+) -> Engine:
+    if isinstance(engine, Engine):
+        return engine
+    if engine == "process":
+        from .engines.process import ProcessEngine
+
+        if start_method is None and mp_context is not None:
+            if not hasattr(mp_context, "get_start_method"):
+                raise TypeError(
+                    "mp_context must be a context of multiprocessing, not "
+                    f"{type(mp_context).__name__} {mp_context!r}; "
+                    "a start method's name goes into start_method"
+                )
+            start_method = mp_context.get_start_method()
+        return ProcessEngine(settings, processes.get_start_method(start_method))
+    if engine != "thread":
+        raise ValueError(f"engine must be 'process' or 'thread'; got {engine!r}")
+    for argument in ("max_jobs_per_worker", "max_memory_per_worker"):
+        if getattr(settings, argument) is not None:
+            raise NotSupported(
+                f"{argument}: engine='thread' cannot replace workers; engine='process' can"
+            )
+    if start_method is not None or mp_context is not None:
+        raise NotSupported("start_method and mp_context are for engine='process'")
+    from .engines.thread import ThreadEngine
+
+    return ThreadEngine(settings)
+
+
+# -- checks ------------------------------------------------------------------------------------
+
+
+def _as_args(args: Any) -> tuple[Any, ...]:
+    if type(args) is tuple:
+        return args
+    if type(args) is list:
+        return tuple(args)
+    if args is None:
+        return ()
+    if isinstance(args, (str, bytes, bytearray)) or not isinstance(args, Iterable):
+        return (args,)
+    return tuple(args)
+
+
+def _as_path(log_file: Any) -> str | os.PathLike[str]:
+    if not isinstance(log_file, (str, os.PathLike)):
+        raise TypeError(f"log_file must be a path, not {type(log_file).__name__} {log_file!r}")
+    return log_file
+
+
+def _as_initargs(initargs: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(initargs)
+    except TypeError:
+        raise TypeError(
+            f"initargs must be an iterable, not {type(initargs).__name__} {initargs!r}"
+        ) from None
+
+
+def _as_dict(kwargs: Any) -> dict[str, Any] | None:
+    try:
+        return dict(kwargs) or None
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"kwargs must be a mapping or None, not {type(kwargs).__name__} {kwargs!r}"
+        ) from None
+
+
+def _check_function(argument: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{argument} must be callable, not {type(value).__name__} {value!r}")
+
+
+def _check_callable(argument: str, value: Any) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(
+            f"{argument} must be callable or None, not {type(value).__name__} {value!r}"
+        )
+
+
+def _check_int(argument: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{argument} must be an int, not {type(value).__name__} {value!r}")
+    if value.__index__() < 0:
+        raise ValueError(f"{argument} must be 0 or more; got {value!r}")
+    return int(value)
+
+
+def _check_count(argument: str, value: Any, *, or_none: bool = False) -> Any:
+    if value is None and or_none:
+        return None
+    if _check_int(argument, value) < 1:
+        raise ValueError(f"{argument} must be 1 or more; got {value!r}")
+    return int(value)
+
+
+def _check_number(argument: str, value: Any, *, from_0: bool = False, above_0: bool = False) -> Any:
+    if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+        raise TypeError(f"{argument} must be a number, not {type(value).__name__} {value!r}")
+    if value != value:
+        raise ValueError(f"{argument} must be a number; got {value!r}")
+    if (from_0 and value < 0) or (above_0 and value <= 0):
+        raise ValueError(
+            f"{argument} must be {'0 or more' if from_0 else 'more than 0'}; got {value!r}"
+        )
+    return value
+
+
+def _check_timeout(timeout: Any) -> None:
+    if timeout is not None:
+        _check_number("timeout", timeout, from_0=True)

@@ -1,0 +1,458 @@
+"""A job: one call of a function, its outcome and its times, as a `concurrent.futures.Future`.
+
+A `Future` carries a condition and two lists, 1.2 kB, that most jobs never need. Here they come to
+be on first use, under one lock for all jobs. `settle` takes the same lock before it decides that
+nobody is watching, so whoever begins to watch either finds the outcome or is told of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from . import records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+logger = logging.getLogger("qmill")
+
+PENDING, RUNNING, CANCELLED, FINISHED = (
+    "PENDING",
+    "RUNNING",
+    "CANCELLED_AND_NOTIFIED",
+    "FINISHED",
+)
+
+HAS_WAITERS, HAS_CALLBACKS = 1, 2  # bits of `_watched`
+
+# Reentrant, as are all locks here: a garbage collection may call a `__del__` at any place, and
+# that may use a job.
+_watch_lock = threading.RLock()
+_WATCHED = {"_condition": threading.Condition, "_waiters": list, "_done_callbacks": list}
+
+
+class Options(NamedTuple):
+    """What a job may be given beside its function, arguments and priority; see `JobQueue.put`."""
+
+    name: Any = None
+    lane: Any = None
+    timeout: float | None = None
+    retries: int = 0
+    backoff: float = 0.0
+    retry_timeouts: bool = False
+    suppress_errors: bool = False
+    stop_on_lane_error: bool = False
+
+
+DEFAULT_OPTIONS = Options()
+
+
+class Owner(Protocol):
+    """What a job knows of the queue that it belongs to."""
+
+    qid: str
+
+    def cancel(self, job: Job) -> bool:
+        """Cancel one of its jobs; see `Job.cancel`."""
+
+    def log_later(self, what: str, error: BaseException) -> None:
+        """Have a failure logged, in whatever thread may wait for a handler."""
+
+    def wall_time(self, moment_s: float) -> datetime:
+        """Tell the date and time of a moment of the monotonic clock."""
+
+
+class Job(Future[Any]):
+    """One call of a function, as `JobQueue.put` and `submit` return it.
+
+    A `concurrent.futures.Future`, with a record. `result()` raises what the function raised, with
+    the remote traceback as its cause, or `WorkerDied`, `JobTimeout`, `LaneError`,
+    `SerializationError`, `CancelledError`.
+
+    Attributes:
+        id (int): Its number in its queue, from 1.
+        priority: The lower goes first.
+        function: What is called; None once a job of `submit` or `map` has ended.
+        args: Its positional arguments, a tuple; None as `function`.
+        kwargs: Its keyword arguments, a dict or None.
+        exitcode (int | None): 0, 1 for an exception, else how the worker process ended.
+        attempts (int): How often it was begun.
+        worker (str | None): The name of the worker that ran it last.
+    """
+
+    __slots__ = (
+        "_callback",
+        "_condition",
+        "_done_callbacks",
+        "_ended",
+        "_entry",
+        "_exception",
+        "_failure",
+        "_kept",
+        "_may_wait",
+        "_options",
+        "_owner",
+        "_packet",
+        "_processed",
+        "_result",
+        "_started",
+        "_state",
+        "_submitted",
+        "_unseen",
+        "_subject",
+        "_waiters",
+        "_watched",
+        "args",
+        "attempts",
+        "exitcode",
+        "function",
+        "id",
+        "kwargs",
+        "priority",
+        "worker",
+    )
+
+    if TYPE_CHECKING:
+        _condition: threading.Condition
+        _done_callbacks: list[Callable[[Job], Any]]
+        _waiters: list[Any]
+
+    is_chunk = False
+    """Whether it is several calls in one, as `map` makes them."""
+
+    num_calls = 1
+    """How many calls it makes."""
+
+    def __init__(
+        self,
+        number: int,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        priority: float,
+        options: Options,
+        owner: Owner,
+        submitted_s: float,
+    ) -> None:
+        self.id = number
+        self.function: Callable[..., Any] | None = function
+        self.args: tuple[Any, ...] | None = args
+        self.kwargs = kwargs
+        self.priority = priority
+        self.exitcode: int | None = None
+        self.attempts = 0
+        self.worker: str | None = None
+        self._options = options
+        self._owner = owner
+        self._submitted = submitted_s
+        self._started: float | None = None
+        self._ended: float | None = None
+        self._processed: float | None = None
+        self._state = PENDING
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._failure: str | None = None  # None, or how it ended: "failed", "died", "timed out"
+        self._callback: Any = None  # the queue's callback; then what it returned
+        self._kept = True  # whether it is to enter the completed queue
+        self._watched = 0
+        self._entry: Any = None  # the scheduler's: where it is in one of its heaps
+        self._may_wait = False  # the engine's: whether it may be sent ahead, if it is short
+        self._packet: Any = None  # the engine's: what to send
+        self._subject: Any = None  # the engine's: what it knows about the function
+        self._unseen: UnseenError | bool | None = None  # False: somebody has asked for it
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what is not there gets here: the parts of a Future that are made when first needed.
+        make = _WATCHED.get(name)
+        if make is None:
+            raise AttributeError(f"'Job' object has no attribute {name!r}")
+        with _watch_lock:
+            value = make()
+            try:
+                return object.__getattribute__(self, name)
+            except AttributeError:
+                object.__setattr__(self, name, value)
+            self._watched |= HAS_CALLBACKS if name == "_done_callbacks" else HAS_WAITERS
+            return value
+
+    def __repr__(self) -> str:
+        return f"<qmill.Job {self.name} {self._state_word()}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Job belongs to the process of its queue and cannot be sent; "
+            "send job.output or job.to_dict()"
+        )
+
+    # -- the record ----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> Any:
+        """What it is called in records and messages; its id unless it was given a name."""
+        return self.id if self._options.name is None else self._options.name
+
+    @property
+    def lane(self) -> Any:
+        """The lane it runs in, or None."""
+        return self._options.lane
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that it may run before it is killed; None is no limit."""
+        return self._options.timeout
+
+    @property
+    def state(self) -> str:
+        """What has become of it.
+
+        One of "waiting", "working", "done", "failed" (it raised), "died" (its worker did),
+        "timed out", "cancelled".
+        """
+        self._see()
+        return self._state_word()
+
+    def _state_word(self) -> str:
+        if self._state == FINISHED:
+            return self._failure or "done"
+        if self._state == CANCELLED:
+            return "cancelled"
+        return "working" if self._state == RUNNING else "waiting"
+
+    @property
+    def output(self) -> Any:
+        """What the function returned; None while it has not, or if it failed."""
+        return self._result
+
+    @property
+    def submitted(self) -> datetime:
+        """When it was put."""
+        return self._owner.wall_time(self._submitted)
+
+    @property
+    def started(self) -> datetime | None:
+        """When it was last begun."""
+        return self._wall_time(self._started)
+
+    @property
+    def ended(self) -> datetime | None:
+        """When it ended."""
+        return self._wall_time(self._ended)
+
+    @property
+    def processed(self) -> datetime | None:
+        """When the queue's callback had returned."""
+        return self._wall_time(self._processed)
+
+    @property
+    def runtime(self) -> float | None:
+        """Seconds from start to end of the last attempt."""
+        if self._started is None or self._ended is None:
+            return None
+        return self._ended - self._started
+
+    @property
+    def callback(self) -> Any:
+        """What the queue's callback returned, or the exception that it raised."""
+        return None if self._processed is None else self._callback
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job's record.
+
+        Returns:
+            The keys of ezpq (qid, id, name, priority, lane, timeout, function, args, kwargs,
+            submitted, started, ended, processed, exitcode, cancelled, runtime, output, exception,
+            callback), then state, worker and attempts. Times are naive local datetimes, `function`
+            is a name, `exception` the text of a traceback.
+        """
+        self._see()
+        return records.to_dict(self)
+
+    def _wall_time(self, moment_s: float | None) -> datetime | None:
+        return None if moment_s is None else self._owner.wall_time(moment_s)
+
+    # -- the future ----------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel the job, also when it is running, if its engine can kill.
+
+        A running job is killed with the processes that it has started (SIGTERM, after 2 seconds
+        SIGKILL), and is not retried. The job counts as cancelled at once.
+
+        Returns:
+            False if it has ended, or runs where it cannot be killed (in a thread).
+        """
+        return self._owner.cancel(self)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for what the function returned.
+
+        Args:
+            timeout: Seconds to *wait* at most; None is no limit. The job runs on when they are
+                over: what kills it is the `timeout` of `JobQueue.put`.
+
+        Raises:
+            TimeoutError: It has not ended in time. (A job that was killed for running too long
+                raises `JobTimeout`, which is a TimeoutError, too: see `done()`.)
+            CancelledError: It was cancelled; `LaneError` if its predecessor's failure did it.
+            WorkerDied: The process that ran it ended.
+            SerializationError: Its function, an argument or its result cannot be sent.
+            Exception: The function's own.
+        """
+        if self._state == FINISHED and self._exception is None:
+            return self._result
+        try:
+            return super().result(timeout)
+        except CancelledError as error:
+            raise (self._exception or error) from None
+        finally:
+            self._see()
+            self = None  # type: ignore[assignment]  # no circle with the traceback
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end, and return what `result` raises, or None.
+
+        Args:
+            timeout: Seconds to wait at most; None is no limit.
+
+        Raises:
+            TimeoutError: It has not ended in time.
+            CancelledError: It was cancelled.
+        """
+        try:
+            return super().exception(timeout)
+        except CancelledError as error:
+            raise (self._exception or error) from None
+        finally:
+            self._see()
+            self = None  # type: ignore[assignment]
+
+    # -- for the queue -------------------------------------------------------------------------
+
+    def fail_loudly(self, error: BaseException | None = None) -> None:
+        """Have its failure, which is about to be settled, logged if nobody ever asks for it."""
+        if self._unseen is None:
+            self._unseen = UnseenError(self, error or self._exception)
+
+    def _see(self) -> None:
+        """Somebody has asked for the outcome."""
+        if self._state == FINISHED:
+            if isinstance(self._unseen, UnseenError):
+                self._unseen.error = None
+            self._unseen = False
+
+    def settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
+        """Set the outcome and tell those who wait; False if it was settled before."""
+        with _watch_lock:
+            if not self._watched:
+                return self._set(state, result, exception)
+        with self._condition:
+            if not self._set(state, result, exception):
+                return False
+            for waiter in self._waiters:
+                if state == CANCELLED:
+                    waiter.add_cancelled(self)
+                elif exception is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            self._condition.notify_all()
+        return True
+
+    def _set(self, state: str, result: Any, exception: BaseException | None) -> bool:
+        if self._state in (FINISHED, CANCELLED):
+            return False
+        self._result = result
+        self._exception = exception
+        self._state = state
+        return True
+
+    def call_back(self) -> None:
+        """Call what `add_done_callback` was given, once."""
+        if not self._watched & HAS_CALLBACKS:
+            return
+        with self._condition:
+            callbacks, self._done_callbacks = self._done_callbacks, []
+        for callback in callbacks:
+            try:
+                callback(self)
+            except BaseException:  # it must not end the thread that calls it
+                logger.exception("a done callback of job %s failed", self.name)
+
+    def let_go(self) -> None:
+        """Forget the function and its arguments, which nobody will ask for."""
+        self.function = self.args = self.kwargs = self._subject = None
+
+
+class Chunk(Job):
+    """Several calls of one function, as `map` makes them.
+
+    Its function's arguments are a list of items and whether each is a tuple of arguments; its
+    result is what `engines.base.call_chunk` returns.
+    """
+
+    __slots__ = ("num_calls",)
+
+    is_chunk = True
+
+    def __init__(self, number: int, function: Any, args: tuple[Any, ...], *rest: Any) -> None:
+        super().__init__(number, function, args, *rest)
+        self.num_calls = len(args[0])
+
+
+class UnseenError:
+    """A job's failure, which is logged at its end unless somebody has seen it."""
+
+    __slots__ = ("__weakref__", "_log", "error", "what")
+
+    def __init__(self, job: Job, error: BaseException | None) -> None:
+        self.what = f"job {job.name} ({records.function_name(job.function)}) {HOW[job._failure]}"
+        self.error = error
+        self._log = job._owner.log_later
+        _unseen.add(self)
+
+    def tell(self) -> None:
+        """Log it, once."""
+        if (error := self.error) is not None:
+            self.error = None
+            log_unseen(self.what, error)
+
+    def __del__(self) -> None:
+        # This may be any thread, also one that must not wait for a handler.
+        if (error := self.error) is not None:
+            self.error = None
+            self._log(self.what, error)
+
+
+def log_unseen(what: str, error: BaseException) -> None:
+    """Log a failure that nobody has asked for."""
+    logger.error("%s, and nobody has asked for its result", what, exc_info=error)
+
+
+HOW = {
+    None: "succeeded",
+    "failed": "failed",
+    "died": "died with its worker",
+    "timed out": "ran too long and was killed",
+}
+"""What is said of a job in messages, by `Job._failure`."""
+
+_unseen: weakref.WeakSet[UnseenError] = weakref.WeakSet()
+
+
+def tell_unseen() -> None:
+    """Log the failures that nobody has asked for: the program ends."""
+    for unseen in list(_unseen):
+        unseen.tell()
+
+
+def after_fork_in_child() -> None:
+    """Another thread of the parent may have held the lock; its failures are not told again."""
+    global _watch_lock
+    _watch_lock = threading.RLock()
+    for unseen in list(_unseen):
+        unseen.error = None

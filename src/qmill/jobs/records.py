@@ -1,0 +1,236 @@
+"""What is told about a job: its record as a dict, and the CSV file of records.
+
+A row is written with one call, under a lock of the file, and ends with CR LF, which stands nowhere
+inside a row. A writer that is killed in the middle leaves a file that does not end so: the next one
+cuts the torn row off before it writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import functools
+import io
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from .job import Job
+
+FIELDS = (
+    "qid",
+    "id",
+    "name",
+    "priority",
+    "lane",
+    "timeout",
+    "function",
+    "args",
+    "kwargs",
+    "submitted",
+    "started",
+    "ended",
+    "processed",
+    "exitcode",
+    "cancelled",
+    "runtime",
+    "output",
+    "exception",
+    "callback",
+    "state",
+    "worker",
+    "attempts",
+)
+
+_END = b"\r\n"
+
+
+def to_dict(job: Job) -> dict[str, Any]:
+    """Return a job's record; the keys are `FIELDS`."""
+    return {
+        "qid": job._owner.qid,
+        "id": job.id,
+        "name": job.name,
+        "priority": job.priority,
+        "lane": job.lane,
+        "timeout": job.timeout,
+        "function": function_name(job.function),
+        "args": None if job.args is None else list(job.args),
+        "kwargs": job.kwargs,
+        "submitted": job.submitted,
+        "started": job.started,
+        "ended": job.ended,
+        "processed": job.processed,
+        "exitcode": job.exitcode,
+        "cancelled": job.cancelled(),
+        "runtime": job.runtime,
+        "output": job.output,
+        "exception": exception_text(job._exception),
+        "callback": job.callback,
+        "state": job._state_word(),
+        "worker": job.worker,
+        "attempts": job.attempts,
+    }
+
+
+def function_name(function: Any) -> str | None:
+    """Return what to call a function in a record."""
+    if function is None:
+        return None
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return str(function.__name__)
+    except Exception:
+        return type(function).__name__
+
+
+def exception_text(error: BaseException | None) -> str | None:
+    """Return the traceback where the exception was raised, else its own text."""
+    if error is None:
+        return None
+    remote = getattr(error.__cause__, "text", None)
+    if isinstance(remote, str):
+        return remote
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except Exception as why:  # an exception may have a strange __str__, or strange notes
+        return f"{type(error).__name__} ({type(why).__name__} when it was to be told)"
+
+
+class RecordLog:
+    """A CSV file of records, to which several queues and programs may append.
+
+    Args:
+        path: The file; made, with a header, where there is none. One that somebody else has
+            written is only appended to.
+
+    Raises:
+        OSError: It cannot be opened or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        try:
+            self.write([])
+        except BaseException:
+            self._file.close()
+            raise
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Append a row for each record.
+
+        Raises:
+            OSError: There is no room; nothing of the row that has none is left in the file.
+        """
+        rows = [_row([record[field] for field in FIELDS]) for record in records]
+        with _Locked(self._file):
+            size = self._mend()
+            if size == 0:
+                rows.insert(0, _HEADER)
+            for row in rows:
+                size = self._append(row, size)
+
+    def close(self) -> None:
+        """Close the file."""
+        with _threads_lock:  # to close a file ends this process's locks of it
+            self._file.close()
+
+    def _append(self, row: bytes, size: int) -> int:
+        try:
+            if self._file.write(row) != len(row):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        except BaseException:
+            self._file.truncate(size)
+            raise
+        return size + len(row)
+
+    def _mend(self) -> int:
+        """Cut off what a writer left that was killed in the middle of a row; returns the size."""
+        size = os.fstat(self._file.fileno()).st_size
+        if size == 0 or self._read(size - len(_END), size) == _END:
+            return size
+        start = self._read(0, len(_HEADER))
+        if not _HEADER.startswith(start):  # not ours: nothing is cut off, but ours begins a line
+            if self._read(size - 1, size) != b"\n":
+                size = self._append(_END, size)
+            return size
+        whole = self._end_of_last_row(size) if start == _HEADER else 0
+        self._file.truncate(whole)
+        return whole
+
+    def _end_of_last_row(self, size: int) -> int:
+        """Find the end of the last whole row; there is one."""
+        end, tail = size, b""
+        while True:
+            start = max(0, end - (1 << 16))
+            tail = self._read(start, end) + tail[: len(_END) - 1]
+            if _END in tail:
+                return start + tail.rindex(_END) + len(_END)
+            end = start
+
+    def _read(self, start: int, end: int) -> bytes:
+        data, start = b"", max(0, start)
+        while part := os.pread(self._file.fileno(), end - start - len(data), start + len(data)):
+            data += part
+        return data
+
+
+_threads_lock = threading.RLock()  # the file's own lock is one of processes
+
+
+class _Locked:
+    """Holds the lock of a file that other threads and programs append to as well."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        _threads_lock.acquire()
+        try:
+            if fcntl is not None:
+                fcntl.lockf(self._file, fcntl.LOCK_EX)
+        except BaseException:
+            _threads_lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
+        finally:
+            _threads_lock.release()
+
+
+def after_fork_in_child() -> None:
+    """Another thread of the parent may have held the lock."""
+    global _threads_lock
+    _threads_lock = threading.RLock()
+
+
+def _row(values: Any) -> bytes:
+    text = io.StringIO()
+    cells = [_cell(value) for value in values]
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    try:
+        text = str(value)
+    except Exception as error:  # a record is written, whatever an object's __str__ does
+        text = f"<{type(value).__name__}: {type(error).__name__} in __str__>"
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+_HEADER = _row(FIELDS)

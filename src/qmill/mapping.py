@@ -1,0 +1,130 @@
+"""`map` and `parallel`: a function over many items, on a job queue of its own."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from .job_queue import DEFAULT_PRIORITY, JobQueue
+from .jobs.job import DEFAULT_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .jobs.job import Job
+
+
+def map(
+    fn: Callable[..., Any],
+    *iterables: Iterable[Any],
+    max_workers: int | None = None,
+    engine: str = "process",
+    ordered: bool = True,
+    chunksize: int | None = None,
+    buffersize: int | None = None,
+    timeout: float | None = None,
+    job_timeout: float | None = None,
+    start_method: str | None = None,
+) -> Iterator[Any]:
+    """Call a function for each item, in parallel, with workers of its own.
+
+    The input is read lazily, a little ahead of what the workers need, so it may be endless.
+
+    Args:
+        fn: What to call.
+        *iterables: Its arguments, one iterable for each, up to the end of the shortest.
+        max_workers: How many calls run at a time; None for the number of processors.
+        engine: "process" or "thread".
+        ordered: Whether results come in the order of the items, or as they are done.
+        chunksize: How many calls are sent in one piece; None chooses it by the time they take.
+        buffersize: How many items may be read whose results are not yet yielded; None chooses.
+        timeout: Seconds from the first `next` in which each result must be there when asked for.
+        job_timeout: Seconds that one call may take before it is killed (`JobTimeout`).
+        start_method: How worker processes start; see `JobQueue`.
+
+    Returns:
+        An iterator of results. Its workers start with its first `next`, and end with it: when all
+        is done, when it raises, and when it is closed or dropped; calls that run are then killed.
+
+    Raises:
+        Exception: From the iterator: what the call for this item raised, with the remote
+            traceback as its cause.
+        WorkerDied: From the iterator: the process died that ran this item's chunk.
+        TimeoutError: From the iterator: a result was not there in time.
+        TypeError: An argument of the wrong type.
+        ValueError: A number out of range.
+    """
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, not {type(fn).__name__} {fn!r}")
+    jobs = JobQueue(max_workers, engine=engine, start_method=start_method)
+    jobs._check_map(fn, iterables, timeout, chunksize, buffersize, job_timeout)
+
+    def run() -> Iterator[Any]:
+        try:
+            yield from jobs._map(
+                fn,
+                iterables,
+                timeout,
+                chunksize,
+                buffersize,
+                job_timeout,
+                DEFAULT_PRIORITY,
+                DEFAULT_OPTIONS,
+                lazy=True,
+                ordered=ordered,
+            )
+        finally:
+            jobs.stop_all()
+            jobs.shutdown()
+
+    return run()
+
+
+def parallel(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    max_workers: int | None = None,
+    **options: Any,
+) -> Any:
+    """Decorate a function so that a call of it is a job for each item of an iterable.
+
+    >>> @qmill.parallel(max_workers=6)  # doctest: +SKIP
+    ... def shrink(path, size): ...
+    >>> jobs = shrink(paths, size=128)  # doctest: +SKIP
+
+    Args:
+        function: The function, whose first parameter is the item.
+        max_workers: How many jobs run at a time; None for the number of processors.
+        **options: Further arguments of `JobQueue`.
+
+    Returns:
+        A function of (iterable, *args, **kwargs); the iterable can also be given as `items=` or
+        `iterable=`. It waits for all jobs and returns them in the order of the items: a list of
+        `Job`, with outputs, errors and records. It can be called as often as you like.
+    """
+    if function is None:
+        return functools.partial(parallel, max_workers=max_workers, **options)
+    if not callable(function):
+        raise TypeError(
+            f"parallel decorates a function; got {type(function).__name__} {function!r}. "
+            "Options are given by name, as in @qmill.parallel(max_workers=6)"
+        )
+
+    @functools.wraps(function)
+    def in_parallel(*args: Any, **kwargs: Any) -> list[Job]:
+        items, args = _items_of(args, kwargs)
+        with JobQueue(max_workers, **options) as jobs:
+            return [jobs.put(function, (item, *args), kwargs) for item in items]
+
+    return in_parallel
+
+
+def _items_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]]:
+    """Take the iterable out of a call's arguments."""
+    for name in ("items", "iterable"):
+        if name in kwargs:
+            return kwargs.pop(name), args
+    if not args:
+        raise TypeError("the first argument must be an iterable of items, or items=...")
+    return args[0], args[1:]

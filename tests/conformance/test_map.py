@@ -1,0 +1,929 @@
+"""A function over many items: `qmill.map`, `JobQueue.map` and `qmill.parallel`."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import itertools
+import math
+import operator
+import os
+import select
+import threading
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+
+import pytest
+from conformance_support import LIMIT_S, Call, blocked
+
+import qmill
+from qmill import processes
+
+ENGINES = ["process", "thread"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
+
+
+class Gate(NamedTuple):
+    """Calls of `hold` say that they run, and run until they are given a permit: their result."""
+
+    hold: Any
+    started: qmill.Queue
+    permits: qmill.Queue
+
+    def wait_for_start(self):
+        return self.started.get(timeout=LIMIT_S)
+
+
+@pytest.fixture
+def gate():
+    started, permits = qmill.Queue(), qmill.Queue()
+
+    def hold(item=None):  # not a function of this module: a worker would import pytest for it
+        started.put(item)
+        return permits.get()
+
+    yield Gate(hold, started, permits)
+    permits.shutdown(immediate=True)  # whoever still waits, after a failure, ends
+
+
+@pytest.fixture
+def gates():
+    """Ten queues of permits, one for each item."""
+    queues = [qmill.Queue() for _ in range(10)]
+    yield queues
+    for queue in queues:
+        queue.shutdown(immediate=True)
+
+
+@pytest.fixture
+def jobs(engine):
+    jobs = qmill.JobQueue(2, engine=engine)
+    yield jobs
+    jobs.stop_all()
+    jobs.shutdown()
+
+
+@pytest.fixture
+def map_(engine):
+    """`qmill.map` with two workers, whose iterators end with the test."""
+    made = []
+
+    def map_(*args, **kwargs):
+        made.append(qmill.map(*args, **{"engine": engine, "max_workers": 2} | kwargs))
+        return made[-1]
+
+    yield map_
+    for results in made:
+        results.close()
+
+
+class Source:
+    """An iterable that knows how many of its items have been read."""
+
+    def __init__(self, items):
+        self._items = iter(items)
+        self.num_read = 0
+
+    def __iter__(self):
+        for item in self._items:
+            self.num_read += 1
+            yield item
+
+
+def by_value():
+    """Return functions that travel by value: for one of this module a worker imports pytest."""
+
+    def fail_at_three(number):
+        if number == 3:
+            raise ZeroDivisionError(f"item {number}")
+        return number
+
+    def stop_iteration_at_three(number):
+        if number == 3:
+            raise StopIteration
+        return number
+
+    def get_permit(number, permits):
+        return permits.get()
+
+    def get_permit_slowly(number, permits):
+        select.select([], [], [], 0.05)
+        return permits.get()
+
+    return fail_at_three, stop_iteration_at_three, get_permit, get_permit_slowly
+
+
+fail_at_three, stop_iteration_at_three, get_permit, get_permit_slowly = by_value()
+
+
+def negative(number):
+    return -number
+
+
+def take_until_error(results, error):
+    """Return what comes before the error that has to come."""
+    taken = []
+    with pytest.raises(error) as raised:
+        for result in results:
+            taken.append(result)
+    return taken, raised.value
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+def test_the_quick_start():
+    assert list(qmill.map(lambda number: number * 2, range(6))) == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("num_items", [0, 1, 2, 3, 7, 100, 3000])
+def test_results_come_in_the_order_of_the_items(map_, num_items):
+    assert list(map_(operator.neg, range(num_items))) == [-number for number in range(num_items)]
+
+
+def test_results_come_in_order_when_the_first_is_the_last_to_be_done(map_, gates):
+    results = map_(lambda permits: permits.get(), gates[:4], chunksize=1)
+    for number in (1, 2, 3, 0):
+        gates[number].put(number)
+    assert list(results) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [{}, {"chunksize": 3}, {"buffersize": 1}, {"ordered": False}])
+def test_several_iterables_up_to_the_end_of_the_shortest(map_, options):
+    results = map_(
+        pow, itertools.count(1), [3, 2, 1], (number for number in range(5, 99)), **options
+    )
+    assert sorted(results) == sorted([1**3 % 5, 2**2 % 6, 3**1 % 7])
+
+
+@pytest.mark.parametrize("items", ["abc", {"a": 1, "b": 2}, (), [None, None], {5}], ids=str)
+def test_any_iterable(map_, items):
+    assert list(map_(lambda item: item, items)) == list(items)
+    assert list(map_(lambda item: item, iter(items))) == list(items)
+
+
+FUNCTIONS = {
+    "lambda": lambda number: 2 * number,
+    "builtin": math.factorial,
+    "class": complex,
+    "bound method": "x".__mul__,
+    "partial": functools.partial(pow, 2),
+    "callable instance": operator.methodcaller("bit_length"),
+    "function of a module": negative,
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_whatever_can_be_called(map_, jobs, function):
+    wanted = [function(number) for number in (1, 2, 4)]
+    assert list(map_(function, [1, 2, 4])) == wanted
+    assert list(jobs.map(function, [1, 2, 4])) == wanted
+
+
+@pytest.mark.parametrize("start_method", processes.METHODS)
+def test_start_methods(start_method):
+    factor = 3
+    results = qmill.map(
+        lambda number: (factor * number, os.getppid()),
+        range(5),
+        max_workers=2,
+        start_method=start_method,
+    )
+    numbers, parents = zip(*results, strict=True)
+    assert numbers == (0, 3, 6, 9, 12)
+    assert (set(parents) == {os.getpid()}) == (start_method != "forkserver")
+
+
+def test_processes_and_threads():
+    assert os.getpid() not in qmill.map(lambda _: os.getpid(), range(4), max_workers=2)
+    pids = qmill.map(lambda _: os.getpid(), range(4), max_workers=2, engine="thread")
+    assert set(pids) == {os.getpid()}
+
+
+def test_so_many_calls_run_at_a_time(map_, gate):
+    results = map_(gate.hold, range(9), max_workers=3, chunksize=1)
+    call = Call(list, results)
+    for _ in range(3):
+        gate.wait_for_start()
+    assert gate.started.empty()
+    gate.permits.put_many(range(9))
+    assert sorted(call.result()) == list(range(9))
+
+
+def test_one_worker(map_):
+    assert list(map_(operator.neg, range(20), max_workers=1)) == [-n for n in range(20)]
+
+
+def test_the_number_of_workers_is_chosen(engine):
+    assert list(qmill.map(operator.neg, range(20), engine=engine)) == [-n for n in range(20)]
+
+
+def test_pains_4_large_results(map_):
+    results = map_(lambda number: bytes([number]) * 200_000, range(8))
+    assert [(len(one), one[0]) for one in results] == [(200_000, number) for number in range(8)]
+
+
+def test_large_items_and_results(map_):
+    items = [bytes([number]) * 3_000_000 for number in range(6)]
+    assert list(map_(lambda item: item, items)) == items
+
+
+def test_pains_4_large_results_that_nobody_takes(engine):
+    results = qmill.map(lambda _: bytes(200_000), range(8), max_workers=2, engine=engine)
+    assert len(next(results)) == 200_000
+    results.close()
+
+
+def test_the_end_is_an_end(map_):
+    results = map_(abs, [1])
+    assert iter(results) is results
+    assert next(results) == 1
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            next(results)
+
+
+def test_maps_at_the_same_time(map_):
+    both = zip(map_(operator.neg, range(20)), map_(abs, range(20)), strict=True)
+    assert list(both) == [(-number, number) for number in range(20)]
+
+
+def test_a_map_of_a_map(map_):
+    results = map_(operator.neg, map_(lambda number: number * 10, range(20)))
+    assert list(results) == [-10 * number for number in range(20)]
+
+
+def test_a_map_in_a_map(map_):
+    def inner(base):
+        return sum(qmill.map(lambda number: base + number, range(3), max_workers=2))
+
+    assert list(map_(inner, [10, 20])) == [33, 63]
+
+
+def test_a_map_in_another_thread(map_):
+    assert Call(lambda: list(map_(operator.neg, range(20)))).result() == [-n for n in range(20)]
+
+
+# -- laziness -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_read_before_the_first_result_is_asked_for(map_):
+    source = Source(range(5))
+    results = map_(abs, source)
+    assert source.num_read == 0
+    assert list(results) == [0, 1, 2, 3, 4]
+
+
+def test_pains_14_the_sixth_of_ten_slow_inputs_is_not_read_for_the_first_result(map_, gates):
+    source = Source(range(10))
+    results = map_(get_permit_slowly, source, gates)
+    gates[0].put("first")
+    assert next(results) == "first"
+    assert source.num_read <= 5
+    for number, permits in enumerate(gates[1:]):
+        permits.put(number)
+    assert list(results) == list(range(9))
+    assert source.num_read == 10
+
+
+def test_pains_14_slow_inputs_are_read_a_little_ahead_of_the_results(map_, gates):
+    """With two workers, four are under way."""
+    source = Source(range(10))
+    results = map_(get_permit_slowly, source, gates)
+    for number, permits in enumerate(gates):
+        permits.put(number)
+        assert next(results) == number
+        assert source.num_read <= number + 1 + 4
+
+
+def test_pains_14_an_endless_input(map_):
+    source = Source(itertools.count())
+    results = map_(operator.neg, source)
+    assert list(itertools.islice(results, 300)) == [-number for number in range(300)]
+    results.close()
+    assert source.num_read < 1_000_000
+    num_read = source.num_read
+    gc.collect()
+    assert source.num_read == num_read
+
+
+def test_endless_inputs_unordered(map_):
+    results = map_(operator.neg, itertools.count(), ordered=False)
+    assert len(set(itertools.islice(results, 300))) == 300
+
+
+@pytest.mark.parametrize("buffersize", [1, 2, 3, 10])
+@pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"chunksize": 2}, {"ordered": False}])
+def test_no_more_than_the_buffer_is_read_ahead(map_, buffersize, options):
+    source = Source(range(50))
+    num_yielded = 0
+    for _ in map_(abs, source, buffersize=buffersize, **options):
+        num_yielded += 1
+        assert source.num_read <= num_yielded + buffersize
+    assert num_yielded == 50
+
+
+def test_the_whole_buffer_is_under_way(map_, gates):
+    source = Source(range(10))
+    results = map_(get_permit, source, gates, buffersize=6)
+    gates[0].put("first")
+    assert next(results) == "first"
+    assert 6 <= source.num_read <= 7
+
+
+def test_chunks_stay_together(map_):
+    places = list(map_(lambda _: threading.get_native_id(), range(20), chunksize=5))
+    for start in range(0, 20, 5):
+        assert len(set(places[start : start + 5])) == 1
+
+
+@pytest.mark.parametrize("chunksize", [1, 2, 7, 100])
+def test_any_chunksize(map_, jobs, chunksize):
+    wanted = [-number for number in range(40)]
+    assert list(map_(operator.neg, range(40), chunksize=chunksize)) == wanted
+    assert sorted(map_(operator.neg, range(40), chunksize=chunksize, ordered=False)) == wanted[::-1]
+    assert list(jobs.map(operator.neg, range(40), chunksize=chunksize)) == wanted
+    assert list(jobs.map(operator.neg, range(40), chunksize=chunksize, buffersize=9)) == wanted
+
+
+# -- unordered ------------------------------------------------------------------------------------
+
+
+def test_unordered_results_come_as_they_are_done(map_, gates):
+    results = map_(get_permit, range(10), gates, ordered=False, chunksize=1)
+    for number in (1, 0, 3, 2):
+        gates[number].put(number)
+        assert next(results) == number
+    for number in range(4, 10):
+        gates[number].put(number)
+    assert sorted(results) == [4, 5, 6, 7, 8, 9]
+
+
+def test_unordered_results_are_all_there(map_):
+    results = map_(operator.neg, range(1000), ordered=False)
+    assert sorted(results) == sorted(-number for number in range(1000))
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"chunksize": 5}, {"buffersize": 2}])
+def test_pains_24_an_error_comes_after_the_results_before_it(map_, options):
+    results = map_(fail_at_three, range(8), **options)
+    taken, error = take_until_error(results, ZeroDivisionError)
+    assert taken == [0, 1, 2]
+    assert error.args == ("item 3",)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_pains_24_an_error_shows_where_the_task_failed():
+    _, error = take_until_error(
+        qmill.map(fail_at_three, range(8), max_workers=2), ZeroDivisionError
+    )
+    assert "in fail_at_three" in str(error.__cause__)
+
+
+def test_pains_24_unordered_errors_are_raised_too(map_):
+    taken, _ = take_until_error(map_(fail_at_three, range(8), ordered=False), ZeroDivisionError)
+    assert 3 not in taken
+
+
+def test_an_error_in_the_first_and_in_the_last_item(map_):
+    assert take_until_error(map_(fail_at_three, [3, 4, 5]), ZeroDivisionError)[0] == []
+    assert take_until_error(map_(fail_at_three, [1, 2, 3]), ZeroDivisionError)[0] == [1, 2]
+
+
+def test_an_error_does_not_wait_for_slow_items_after_it(gate):
+    def fail_or_hold(number):
+        return gate.hold(number) if number else 1 / 0
+
+    results = qmill.map(fail_or_hold, range(4), max_workers=2)
+    assert take_until_error(results, ZeroDivisionError)[0] == []
+
+
+def test_pains_24_a_stop_iteration_of_a_task_is_no_silent_end(map_, jobs):
+    for results in (
+        map_(stop_iteration_at_three, range(8)),
+        jobs.map(stop_iteration_at_three, range(8)),
+    ):
+        taken, _ = take_until_error(results, RuntimeError)
+        assert taken == [0, 1, 2]
+
+
+def broken_source(num_items):
+    yield from range(num_items)
+    raise LookupError("the input is broken")
+
+
+@pytest.mark.parametrize("num_items", [0, 1, 3, 20])
+@pytest.mark.parametrize("options", [{}, {"chunksize": 2}, {"buffersize": 1}])
+def test_an_error_of_the_input_comes_after_the_results_before_it(map_, num_items, options):
+    taken, _ = take_until_error(
+        map_(operator.neg, broken_source(num_items), **options), LookupError
+    )
+    assert taken == [-number for number in range(num_items)]
+
+
+def test_an_error_of_the_input_ends_an_unordered_map(map_):
+    taken, _ = take_until_error(map_(abs, broken_source(5), ordered=False), LookupError)
+    assert set(taken) <= set(range(5))
+
+
+@pytest.mark.parametrize("how", ["item", "result"])
+@pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"chunksize": 3}])
+def test_pains_6_what_cannot_be_pickled_in_the_middle(how, options):
+    items = [1, 2, threading.Lock(), 4] if how == "item" else [1, 2, 3, 4]
+
+    def function(item):
+        return threading.Lock() if item == 3 else item
+
+    results = qmill.map(function, items, max_workers=2, **options)
+    taken, error = take_until_error(results, qmill.SerializationError)
+    assert taken == [1, 2]
+    assert "lock" in str(error)
+
+
+def test_pains_6_a_function_that_cannot_be_pickled():
+    lock = threading.Lock()
+    with pytest.raises(qmill.SerializationError, match="lock"):
+        list(qmill.map(lambda _: lock, [1, 2], max_workers=2))
+
+
+def test_threads_need_no_pickle():
+    locks = [threading.Lock() for _ in range(5)]
+    assert list(qmill.map(lambda lock: lock, locks, engine="thread")) == locks
+
+
+def test_an_error_costs_only_its_map(map_):
+    assert take_until_error(map_(fail_at_three, range(8)), ZeroDivisionError)[0] == [0, 1, 2]
+    assert list(map_(abs, range(8))) == list(range(8))
+
+
+# -- the end of a map -----------------------------------------------------------------------------
+
+
+def wait_for_end_of(pid):
+    """Wait until a process has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], LIMIT_S)[0])
+    finally:
+        os.close(pidfd)
+
+
+def leave_by_close(results):
+    results.close()
+
+
+def leave_by_drop(results):
+    pass
+
+
+def leave_by_exception(results):
+    with pytest.raises(LookupError):
+        for _ in results:
+            raise LookupError
+
+
+def leave_by_break(results):
+    for _ in results:
+        break
+
+
+LEAVING = [leave_by_close, leave_by_drop, leave_by_exception, leave_by_break]
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+def test_whoever_stops_iterating_stops_the_processes(leave):
+    results = qmill.map(lambda _: os.getpid(), itertools.count(), max_workers=2)
+    pids = {next(results) for _ in range(4)}
+    leave(results)
+    del results
+    gc.collect()
+    assert all(wait_for_end_of(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+def test_whoever_stops_iterating_stops_the_threads(leave):
+    results = qmill.map(
+        lambda _: threading.current_thread(), itertools.count(), max_workers=2, engine="thread"
+    )
+    threads = {next(results) for _ in range(4)}
+    leave(results)
+    del results
+    gc.collect()
+    for thread in threads:
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
+def test_closing_kills_calls_that_run(gate):
+    def tell_and_hold(number):
+        return gate.hold(os.getpid()) if number else "first"
+
+    results = qmill.map(tell_and_hold, range(10), max_workers=2, chunksize=1)
+    assert next(results) == "first"
+    pids = [gate.wait_for_start(), gate.wait_for_start()]
+    results.close()
+    assert all(wait_for_end_of(pid) for pid in pids)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_closing_twice_and_before_the_first_result(map_):
+    results = map_(abs, range(5))
+    results.close()
+    results.close()
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_a_map_that_nobody_asks_starts_nothing(engine):
+    threads = threading.active_count()
+    results = qmill.map(abs, Source([1]), engine=engine)
+    assert threading.active_count() == threads
+    del results
+
+
+def test_workers_end_with_the_last_result():
+    *_, pid = qmill.map(lambda _: os.getpid(), range(4), max_workers=2)
+    assert wait_for_end_of(pid)
+
+
+# -- timeouts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.05])
+def test_a_result_that_is_not_there_in_time(gate, timeout_s):
+    results = qmill.map(gate.hold, range(4), max_workers=2, timeout=timeout_s)
+    with pytest.raises(TimeoutError):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_results_that_are_there_in_time(map_):
+    assert list(map_(abs, range(10), timeout=LIMIT_S)) == list(range(10))
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.05])
+def test_a_result_of_a_queue_that_is_not_there_in_time(jobs, gate, timeout_s):
+    results = jobs.map(gate.hold, range(2), timeout=timeout_s)
+    with pytest.raises(TimeoutError):
+        next(results)
+    gate.permits.put_many([1, 2])
+
+
+def test_results_before_the_timeout_come(jobs, gates):
+    gates[0].put("first")
+    results = jobs.map(lambda permits: permits.get(), gates[:2], timeout=1, chunksize=1)
+    assert next(results) == "first"
+    with pytest.raises(TimeoutError):
+        next(results)
+    gates[1].put("late")
+
+
+def test_a_call_that_runs_too_long_is_killed(gate):
+    def hold_at_two(number):
+        return gate.hold() if number == 2 else number
+
+    results = qmill.map(hold_at_two, range(5), max_workers=2, job_timeout=2)
+    taken, error = take_until_error(results, qmill.JobTimeout)
+    assert taken == [0, 1]
+    assert isinstance(error, TimeoutError)
+
+
+def test_a_call_of_a_queue_that_runs_too_long_is_killed(gate):
+    def hold_at_two(number):
+        return gate.hold() if number == 2 else number
+
+    with qmill.JobQueue(2) as jobs:
+        assert list(jobs.map(hold_at_two, [0, 1], chunksize=1)) == [0, 1]  # both are started
+        results = jobs.map(hold_at_two, range(5), job_timeout=0.5)
+        assert take_until_error(results, qmill.JobTimeout)[0] == [0, 1]
+        assert list(jobs.map(abs, range(3))) == [0, 1, 2]
+
+
+def test_threads_refuse_a_job_timeout():
+    with pytest.raises(qmill.NotSupported, match="process"):
+        qmill.map(abs, [1], engine="thread", job_timeout=5)
+
+
+# -- wrong arguments ------------------------------------------------------------------------------
+
+WRONG = [
+    ("max_workers", 0, ValueError),
+    ("max_workers", "2", TypeError),
+    ("engine", "fork", ValueError),
+    ("chunksize", 0, ValueError),
+    ("chunksize", "1", TypeError),
+    ("chunksize", 1.5, TypeError),
+    ("buffersize", 0, ValueError),
+    ("buffersize", "1", TypeError),
+    ("timeout", "1", TypeError),
+    ("timeout", -1, ValueError),
+    ("job_timeout", "1", TypeError),
+    ("job_timeout", -1, ValueError),
+    ("start_method", "spoon", ValueError),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), WRONG, ids=[f"{w[0]}={w[1]!r}" for w in WRONG])
+def test_wrong_arguments_raise_at_the_call(name, value, error):
+    with pytest.raises(error, match=rf"\b{name}\b"):
+        qmill.map(abs, [1], **{name: value})
+
+
+def test_wrong_functions_and_iterables_raise_at_the_call():
+    with pytest.raises(TypeError, match="fn|function"):
+        qmill.map(3, [1])
+    with pytest.raises(TypeError, match="itera"):
+        qmill.map(abs, 3)
+    with pytest.raises(TypeError, match="itera"):
+        qmill.map(pow, [1], 3)
+    with pytest.raises(TypeError):
+        qmill.map(abs, [1], colour=1)
+
+
+# -- JobQueue.map ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"buffersize": 1}, {"buffersize": 50}, {"chunksize": 3}])
+def test_results_of_a_queue_come_in_the_order_of_the_items(jobs, options):
+    for num_items in (0, 1, 2, 99):
+        results = jobs.map(operator.neg, range(num_items), **options)
+        assert list(results) == [-number for number in range(num_items)]
+
+
+def test_many_results_of_a_queue(jobs):
+    assert list(jobs.map(operator.neg, range(20_000))) == [-number for number in range(20_000)]
+    results = jobs.map(operator.neg, range(20_000), buffersize=1000)
+    assert list(results) == [-number for number in range(20_000)]
+
+
+def test_a_queue_reads_all_before_map_returns(jobs):
+    source = Source(range(30))
+    results = jobs.map(abs, source)
+    assert source.num_read == 30
+    assert list(results) == list(range(30))
+
+
+def test_a_queue_with_a_buffersize_reads_lazily(jobs):
+    source = Source(itertools.count())
+    results = jobs.map(operator.neg, source, buffersize=5)
+    assert source.num_read <= 5
+    for num_yielded in range(1, 100):
+        assert next(results) == -(num_yielded - 1)
+        assert source.num_read <= num_yielded + 5
+    results.close()
+
+
+def test_several_iterables_of_a_queue(jobs):
+    assert list(jobs.map(pow, itertools.count(1), [3, 2, 1])) == [1, 4, 3]
+    assert list(jobs.map(pow, itertools.count(1), [3, 2, 1], buffersize=2)) == [1, 4, 3]
+
+
+def test_jobs_of_a_map_run_before_anybody_asks(jobs, gate):
+    results = jobs.map(gate.hold, range(2), chunksize=1)
+    assert {gate.wait_for_start(), gate.wait_for_start()} == {0, 1}
+    gate.permits.put_many(["a", "a"])
+    assert list(results) == ["a", "a"]
+
+
+@pytest.mark.parametrize("options", [{}, {"buffersize": 3}, {"chunksize": 1}, {"chunksize": 5}])
+def test_pains_24_an_error_of_a_queues_map_comes_after_the_results_before_it(jobs, options):
+    results = jobs.map(fail_at_three, range(8), **options)
+    taken, error = take_until_error(results, ZeroDivisionError)
+    assert taken == [0, 1, 2]
+    assert error.args == ("item 3",)
+    with pytest.raises(StopIteration):
+        next(results)
+    assert list(jobs.map(abs, range(3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("how", ["item", "result"])
+def test_pains_6_what_cannot_be_pickled_in_the_middle_of_a_queues_map(how):
+    items = [1, 2, threading.Lock(), 4] if how == "item" else [1, 2, 3, 4]
+
+    def function(item):
+        return threading.Lock() if item == 3 else item
+
+    with qmill.JobQueue(2) as jobs:
+        for options in ({}, {"chunksize": 1}, {"buffersize": 2}):
+            results = jobs.map(function, items, **options)
+            assert take_until_error(results, qmill.SerializationError)[0] == [1, 2]
+
+
+def test_an_error_of_the_input_of_a_queues_map(jobs):
+    with pytest.raises(LookupError):
+        jobs.map(abs, broken_source(5))
+    results = jobs.map(operator.neg, broken_source(5), buffersize=2)
+    assert take_until_error(results, LookupError)[0] == [0, -1, -2, -3, -4]
+    assert list(jobs.map(abs, range(3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("leave", LEAVING[:2])
+def test_dropping_a_queues_map_cancels_what_has_not_begun(engine, gate, leave):
+    with qmill.JobQueue(1, engine=engine) as jobs:
+        results = jobs.map(gate.hold, range(10), chunksize=1)
+        gate.permits.put("first")
+        assert next(results) == "first"
+        assert (gate.wait_for_start(), gate.wait_for_start()) == (0, 1)
+        leave(results)
+        del results
+        gc.collect()
+        gate.permits.put_many(range(10))
+        assert jobs.wait() == 0
+        assert gate.started.empty()
+        assert jobs.submit(abs, -3).result() == 3
+
+
+@pytest.mark.parametrize("leave", LEAVING[:2])
+@pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"buffersize": 3}])
+def test_dropping_a_queues_map_before_its_first_result_cancels_all(engine, leave, options):
+    with qmill.JobQueue(1, engine=engine, auto_start=False) as jobs:
+        ran = qmill.Queue()
+        results = jobs.map(ran.put, range(10), **options)
+        leave(results)
+        del results
+        gc.collect()
+        assert jobs.size(waiting=True) == 0
+        jobs.start()
+        assert jobs.wait() == 0
+        assert ran.empty()
+
+
+def test_maps_and_jobs_of_a_queue_at_the_same_time(jobs):
+    one, other = jobs.map(operator.neg, range(50)), jobs.map(abs, range(50), buffersize=4)
+    job = jobs.submit(pow, 2, 5)
+    assert list(zip(one, other, strict=True)) == [(-number, number) for number in range(50)]
+    assert job.result() == 32
+
+
+def test_a_queues_map_goes_on_after_shutdown(jobs):
+    results = jobs.map(operator.neg, range(20))
+    jobs.shutdown(wait=False)
+    assert list(results) == [-number for number in range(20)]
+
+
+def test_a_queues_lazy_map_tells_that_the_queue_was_shut_down(jobs):
+    results = jobs.map(operator.neg, itertools.count(), buffersize=4)
+    assert next(results) == 0
+    jobs.shutdown()
+    with pytest.raises(RuntimeError, match="shut"):
+        for _ in results:
+            pass
+
+
+def test_a_paused_queue_runs_a_map_when_it_is_started(engine):
+    with qmill.JobQueue(1, engine=engine, auto_start=False) as jobs:
+        call = blocked(list, jobs.map(operator.neg, range(5)))
+        jobs.start()
+        assert call.result() == [0, -1, -2, -3, -4]
+
+
+def test_cancelling_the_rest_of_a_queues_map(engine):
+    with qmill.JobQueue(1, engine=engine, auto_start=False) as jobs:
+        results = jobs.map(operator.neg, range(5))
+        jobs.clear_waiting()
+        with pytest.raises(CancelledError):
+            next(results)
+
+
+# -- parallel -------------------------------------------------------------------------------------
+
+
+@qmill.parallel
+def double(number, plus=0):
+    """Double a number."""
+    return 2 * number + plus
+
+
+@qmill.parallel(max_workers=2, engine="thread")
+def triple(number, *more, plus=0):
+    return 3 * number + sum(more) + plus
+
+
+@qmill.parallel(max_workers=2)
+def fail_in_parallel(number):
+    return fail_at_three(number)
+
+
+def outputs_of(jobs):
+    return [job.output for job in jobs]
+
+
+def test_parallel_without_arguments():
+    jobs = double(range(5))
+    assert isinstance(jobs, list)
+    assert all(isinstance(job, qmill.Job) and job.done() for job in jobs)
+    assert outputs_of(jobs) == [0, 2, 4, 6, 8]
+
+
+def test_parallel_with_arguments():
+    assert outputs_of(triple(range(5))) == [0, 3, 6, 9, 12]
+
+
+def test_parallel_passes_further_arguments():
+    assert outputs_of(triple([1, 2], 10, 20, plus=100)) == [133, 136]
+    assert outputs_of(double([1, 2], 5)) == [7, 9]
+    assert outputs_of(double([1, 2], plus=5)) == [7, 9]
+
+
+@pytest.mark.parametrize("name", ["items", "iterable"])
+def test_parallel_takes_the_items_by_name(name):
+    assert outputs_of(triple(**{name: [1, 2]})) == [3, 6]
+    assert outputs_of(double(**{name: (number for number in range(3))}, plus=1)) == [1, 3, 5]
+
+
+def test_parallel_can_be_called_as_often_as_you_like():
+    assert [outputs_of(double([number])) for number in range(3)] == [[0], [2], [4]]
+    calls = [Call(double, [number, number]) for number in range(3)]
+    assert [outputs_of(call.result()) for call in calls] == [[0, 0], [2, 2], [4, 4]]
+
+
+def test_parallel_gives_jobs_in_the_order_of_the_items(gates):
+    @qmill.parallel(max_workers=4, engine="thread")
+    def wait_for_permit(permits):
+        return permits.get()
+
+    call = Call(wait_for_permit, gates[:4])
+    for number in (2, 3, 1, 0):
+        gates[number].put(number)
+    assert outputs_of(call.result()) == [0, 1, 2, 3]
+
+
+def test_parallel_with_errors():
+    jobs = fail_in_parallel(range(5))
+    assert outputs_of(jobs) == [0, 1, 2, None, 4]
+    assert [job.state for job in jobs] == ["done", "done", "done", "failed", "done"]
+    with pytest.raises(ZeroDivisionError, match="item 3"):
+        jobs[3].result()
+    assert "in fail_at_three" in jobs[3].to_dict()["exception"]
+
+
+def test_parallel_without_items():
+    assert double([]) == []
+    for call in (double, lambda: double(plus=1), lambda: double(3)):
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_parallel_keeps_the_functions_name_and_docstring():
+    assert (double.__name__, double.__doc__) == ("double", "Double a number.")
+    assert double.__wrapped__(4) == 8
+
+
+def test_parallel_as_a_function_of_any_callable(engine):
+    assert outputs_of(qmill.parallel(abs, engine=engine)([-1, -2])) == [1, 2]
+    assert outputs_of(qmill.parallel(lambda n: -n, max_workers=1, engine=engine)([1, 2])) == [
+        -1,
+        -2,
+    ]
+    factor = 3
+
+    @qmill.parallel(engine=engine, max_workers=2)
+    def scale(number):
+        return factor * number
+
+    assert outputs_of(scale(range(4))) == [0, 3, 6, 9]
+
+
+def test_parallel_passes_options_to_the_queue():
+    called = []
+
+    @qmill.parallel(max_workers=1, name="press", callback=called.append)
+    def halve(number):
+        return number / 2
+
+    jobs = halve([4, 6])
+    assert outputs_of(jobs) == [2, 3]
+    assert called == jobs
+    assert {job.to_dict()["qid"] for job in jobs} == {"press"}
+
+
+def test_parallel_with_wrong_arguments():
+    with pytest.raises(TypeError):
+        qmill.parallel(3)
+    with pytest.raises((TypeError, ValueError), match="max_workers"):
+        qmill.parallel(max_workers=0)(abs)([1])
+    with pytest.raises(TypeError, match="colour"):
+        qmill.parallel(colour=1)(abs)([1])
+
+
+def triple_all(numbers):
+    return outputs_of(triple(numbers))
+
+
+def test_parallel_functions_can_be_called_in_jobs():
+    with qmill.JobQueue(1) as jobs:
+        assert jobs.submit(double.__wrapped__, 4).result() == 8
+        assert jobs.submit(triple_all, [1, 2]).result() == [3, 6]
