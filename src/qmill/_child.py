@@ -109,6 +109,7 @@ def _run_setup(channel: socket.socket, lifeline: int) -> int:
         return 1  # the parent gave up
     (setup,), (packed,) = frame
     _become(setup)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return _work(setup["work"], channel, lambda: serialize.loads(packed))
 
 

@@ -267,7 +267,9 @@ class Dispatcher:
     def _start_thread(self) -> None:
         self._ended.clear()
         thread = threading.Thread(target=self.run, name=f"qmill-dispatcher-{self.qid}", daemon=True)
-        self._thread = thread if _started(thread) else threading.current_thread()
+        self._thread = thread  # before it starts: Ctrl-C may come in between
+        if not _started(thread):
+            self._thread = threading.current_thread()
 
     def is_run_by(self, thread: threading.Thread) -> bool:
         """Whether a thread has to run the queue that it wanted to start a thread for."""

@@ -309,12 +309,17 @@ def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[byt
     code = f"import sys; sys.path[:] = {path!r}; import qmill.{module} as m; "
     code += f"m.main({arguments})"
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return subprocess.Popen(
-        [sys.executable, *flags, "-c", code],
-        stdin=subprocess.DEVNULL,
-        pass_fds=fds,
-        cwd=None if _cwd() else os.sep,  # some interpreters do not start in a removed folder
-    )
+    # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(
+            [sys.executable, *flags, "-c", code],
+            stdin=subprocess.DEVNULL,
+            pass_fds=fds,
+            cwd=None if _cwd() else os.sep,  # some interpreters do not start in a removed folder
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 class _ForkServer:

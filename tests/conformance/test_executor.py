@@ -1340,6 +1340,9 @@ FORK_WHILE_STARTING = """
 import os, signal, threading
 import qmill
 
+# A module that another thread is importing at the fork is locked in the child for ever.
+qmill.JobQueue(1, start_method={start_method!r}).shutdown()
+
 def start_workers():
     while not over.is_set():
         with qmill.JobQueue(2, start_method={start_method!r}) as jobs:
