@@ -89,7 +89,6 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._reporter = _Reporter(self)
         self._ended = threading.Event()
-        self._num_submitted = 0
         self._ended.set()
         _all.add(self)
 
@@ -112,7 +111,6 @@ class Dispatcher:
             if self.maxsize > 0:
                 self._wait_for_room(block)
             self._scheduler.add(job)
-            self._num_submitted += 1
             if self._thread is None and not self.paused:
                 self._start_thread()
             wake = self._wake_on_put
@@ -441,8 +439,7 @@ class Dispatcher:
     def _take_returned(self, job: Job) -> None:
         """A job was not begun."""
         if job._state == CANCELLED or job.id in self._unwanted:
-            self._scheduler.finish(job, failed=False)
-            self._finish([(job, CANCELLED, None, None)])
+            self._drop(job)
             return
         self._timed_out.discard(job.id)
         job._state = PENDING
@@ -450,12 +447,16 @@ class Dispatcher:
         job.attempts -= 1
         self._scheduler.put_back(job)
 
+    def _drop(self, job: Job) -> None:
+        """A job that was taken is cancelled; its lane goes on."""
+        self._scheduler.finish(job, failed=False)
+        self._finish([(job, CANCELLED, None, None)])
+
     def _take_failure(self, report: Report, failure: str, retryable: bool) -> None:
         job, error = report.job, report.value
         assert job is not None
         if job._state == CANCELLED:
-            self._scheduler.finish(job, failed=False)
-            self._finish([(job, CANCELLED, None, None)])
+            self._drop(job)
             return
         options = job._options
         if job.id in self._timed_out:

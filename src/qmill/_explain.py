@@ -59,6 +59,16 @@ def describe(thing: Any, how: Callable[[Any], str] = repr) -> str:
     return shown if len(shown) <= limit else shown[:limit] + "..."
 
 
+def traceback_text(error: BaseException) -> str:
+    """Return an exception's traceback as Python prints it, even if the exception is strange."""
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except Exception as why:  # it may have a strange __str__, or strange notes
+        return f"{type(error).__name__} ({type(why).__name__} when it was to be told)"
+
+
 def _culprit(obj: Any) -> tuple[list[str], Any]:
     """Walk down to the innermost part that cannot be pickled."""
     steps: list[str] = []

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _dispatch, processes, workers
 from ._chunks import ChunkedMap
@@ -25,6 +25,7 @@ from .engines.base import Engine, Settings
 from .errors import NotSupported, SerializationError
 from .jobs.job import DEFAULT_OPTIONS, Chunk, Job, Options
 from .jobs.records import RecordLog
+from .queues.base import check_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qmill")
 
 DEFAULT_PRIORITY = 100
+
+
+class MapLimits(NamedTuple):
+    """What a `map` may be told of its pace; see `JobQueue.map`."""
+
+    timeout: float | None
+    chunksize: int | None
+    buffersize: int | None
+    job_timeout: float | None
 
 
 class JobQueue(Executor):
@@ -209,7 +219,7 @@ class JobQueue(Executor):
                 )
             )
         if kwargs is not None:
-            kwargs = _as_dict(kwargs)
+            kwargs = workers.as_dict(kwargs) or None
         job: Job = self._put(Job, function, _as_args(args), kwargs, priority, options, True, block)
         return job
 
@@ -342,32 +352,22 @@ class JobQueue(Executor):
             ValueError: A number out of range.
             NotSupported: A job_timeout, and the engine cannot kill.
         """
-        return self._map(
-            fn,
-            iterables,
-            timeout,
-            chunksize,
-            buffersize,
-            job_timeout,
-            DEFAULT_PRIORITY,
-            DEFAULT_OPTIONS,
-        )
+        limits = MapLimits(timeout, chunksize, buffersize, job_timeout)
+        return self._map(fn, iterables, limits)
 
     def _map(
         self,
         fn: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-        job_timeout: float | None,
-        priority: float,
-        options: Options,
+        limits: MapLimits,
+        priority: float = DEFAULT_PRIORITY,
+        options: Options = DEFAULT_OPTIONS,
         *,
         lazy: bool = False,
         ordered: bool = True,
     ) -> Iterator[Any]:
-        self._check_map(fn, iterables, timeout, chunksize, buffersize, job_timeout)
+        self._check_map(fn, iterables, limits)
+        timeout, chunksize, buffersize, job_timeout = limits
         if job_timeout is not None:
             chunksize = 1
             options = options._replace(timeout=job_timeout)
@@ -398,13 +398,7 @@ class JobQueue(Executor):
         return results
 
     def _check_map(
-        self,
-        fn: Callable[..., Any],
-        iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-        job_timeout: float | None,
+        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], limits: MapLimits
     ) -> None:
         _check_function("fn", fn)
         if not iterables:
@@ -412,13 +406,13 @@ class JobQueue(Executor):
         for iterable in iterables:
             if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
                 raise TypeError(f"map needs iterables; got {type(iterable).__name__} {iterable!r}")
-        _check_timeout(timeout)
-        _check_count("chunksize", chunksize, or_none=True)
-        _check_count("buffersize", buffersize, or_none=True)
-        if job_timeout is not None:
-            self._check_options(Options(timeout=job_timeout), "job_timeout")
-            if chunksize not in (None, 1):
-                raise ValueError(f"job_timeout needs a chunksize of 1; got {chunksize}")
+        check_wait(True, limits.timeout)
+        _check_count("chunksize", limits.chunksize, or_none=True)
+        _check_count("buffersize", limits.buffersize, or_none=True)
+        if limits.job_timeout is not None:
+            self._check_options(Options(timeout=limits.job_timeout), "job_timeout")
+            if limits.chunksize not in (None, 1):
+                raise ValueError(f"job_timeout needs a chunksize of 1; got {limits.chunksize}")
 
     def starmap(
         self, function: Callable[..., Any], iterable: Iterable[Iterable[Any]], **options: Any
@@ -478,7 +472,7 @@ class JobQueue(Executor):
         """
         if n is not None:
             _check_int("n", n)
-        _check_timeout(timeout)
+        check_wait(True, timeout)
         deadline = None if timeout is None else monotonic() + timeout
         dispatcher = self._dispatcher
         dispatcher.check_is_ours()
@@ -499,7 +493,7 @@ class JobQueue(Executor):
         Returns:
             The job; None when time is up, or when nothing is completed and nothing waits or works.
         """
-        _check_timeout(timeout)
+        check_wait(True, timeout)
         deadline = None if timeout is None else monotonic() + timeout
         dispatcher = self._dispatcher
         dispatcher.check_is_ours()
@@ -627,16 +621,8 @@ class WithOptions:
 
         The `timeout` of the options is the `job_timeout` of the calls.
         """
-        return self._queue._map(
-            fn,
-            iterables,
-            timeout,
-            chunksize,
-            buffersize,
-            self._options.timeout,
-            self._priority,
-            self._options,
-        )
+        limits = MapLimits(timeout, chunksize, buffersize, self._options.timeout)
+        return self._queue._map(fn, iterables, limits, self._priority, self._options)
 
 
 def _let_end(dispatcher: _dispatch.Dispatcher) -> None:
@@ -714,15 +700,6 @@ def _as_initargs(initargs: Any) -> tuple[Any, ...]:
         ) from None
 
 
-def _as_dict(kwargs: Any) -> dict[str, Any] | None:
-    try:
-        return dict(kwargs) or None
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"kwargs must be a mapping or None, not {type(kwargs).__name__} {kwargs!r}"
-        ) from None
-
-
 def _check_function(argument: str, value: Any) -> None:
     if not callable(value):
         raise TypeError(f"{argument} must be callable, not {type(value).__name__} {value!r}")
@@ -761,8 +738,3 @@ def _check_number(argument: str, value: Any, *, from_0: bool = False, above_0: b
             f"{argument} must be {'0 or more' if from_0 else 'more than 0'}; got {value!r}"
         )
     return value
-
-
-def _check_timeout(timeout: Any) -> None:
-    if timeout is not None:
-        _check_number("timeout", timeout, from_0=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from .job_queue import DEFAULT_PRIORITY, JobQueue
-from .jobs.job import DEFAULT_OPTIONS
+from .job_queue import JobQueue, MapLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -54,25 +53,13 @@ def map(
         TypeError: An argument of the wrong type.
         ValueError: A number out of range.
     """
-    if not callable(fn):
-        raise TypeError(f"fn must be callable, not {type(fn).__name__} {fn!r}")
     jobs = JobQueue(max_workers, engine=engine, start_method=start_method)
-    jobs._check_map(fn, iterables, timeout, chunksize, buffersize, job_timeout)
+    limits = MapLimits(timeout, chunksize, buffersize, job_timeout)
+    jobs._check_map(fn, iterables, limits)
 
     def run() -> Iterator[Any]:
         try:
-            yield from jobs._map(
-                fn,
-                iterables,
-                timeout,
-                chunksize,
-                buffersize,
-                job_timeout,
-                DEFAULT_PRIORITY,
-                DEFAULT_OPTIONS,
-                lazy=True,
-                ordered=ordered,
-            )
+            yield from jobs._map(fn, iterables, limits, lazy=True, ordered=ordered)
         finally:
             jobs.stop_all()
             jobs.shutdown()

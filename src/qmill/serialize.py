@@ -33,7 +33,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from ._explain import describe, explain, let_interrupt_through
+from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import SerializationError
 
 if TYPE_CHECKING:
@@ -482,12 +482,7 @@ class RemoteTraceback(Exception):
 
 def dump_error(error: BaseException) -> bytes:
     """Pack an exception with its traceback's text; never fails."""
-    import traceback
-
-    try:
-        text = "".join(traceback.format_exception(error)).rstrip()
-    except Exception as why:  # an exception may have a strange __str__, or strange notes
-        text = f"{type(error).__name__} ({type(why).__name__} when it was to be told)"
+    text = traceback_text(error)
     described = f"{type(error).__module__}.{type(error).__qualname__}: {describe(error, str)}"
     try:
         packed: bytes | bytearray | None = dumps(error, InlineExports())

@@ -91,7 +91,7 @@ class Worker:
             raise TypeError(f"name must be a str or None, not {type(name).__name__} {name!r}")
         self.name = name or f"{getattr(fn, '__name__', type(fn).__name__)}-{_next_number()}"
         self.kind = kind
-        job = (fn, _as_tuple(args), _as_dict(kwargs))
+        job = (fn, _as_tuple(args), as_dict(kwargs))
         self._runner: _ThreadRunner | _ProcessRunner
         if kind == "thread":
             self._runner = _ThreadRunner(job, self)
@@ -253,9 +253,10 @@ def _as_tuple(args: Iterable[Any]) -> tuple[Any, ...]:
         ) from None
 
 
-def _as_dict(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def as_dict(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return keyword arguments as a dict of their own, or say what is wrong with them."""
     try:
-        return dict(kwargs or {})
+        return {} if kwargs is None else dict(kwargs)
     except (TypeError, ValueError):
         raise TypeError(
             f"kwargs must be a mapping or None, not {type(kwargs).__name__} {kwargs!r}"
@@ -304,7 +305,7 @@ class _ThreadRunner:
             self._outcome = ("result", None) if not error.code else ("error", error)
         except BaseException as error:
             self._outcome = "error", error
-            _let_go(error)
+            let_go(error)
             if self._worker() is None:
                 _log_failure(self._name, error)
 
@@ -333,7 +334,7 @@ class _ThreadRunner:
         )
 
 
-def _let_go(error: BaseException) -> None:
+def let_go(error: BaseException) -> None:
     """Free what the frames of a traceback hold: an iterator there would keep its leases."""
     import traceback
 
@@ -475,12 +476,12 @@ def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int
     except KeyboardInterrupt:
         return _child.INTERRUPTED
     except SystemExit as error:
-        if (code := _exit_code(error)) == 0:
+        if (code := exit_code(error)) == 0:
             _send(channel, "result", serialize.dumps(None))
         return code
     except BaseException as error:
         _send(channel, "error", serialize.dump_error(error))
-        _let_go(error)
+        let_go(error)
         return 1
     try:
         packed = serialize.dumps(value, serialize.InlineExports())
@@ -491,7 +492,8 @@ def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int
     return 0
 
 
-def _exit_code(error: SystemExit) -> int:
+def exit_code(error: SystemExit) -> int:
+    """Return the exit status of a process that raises this; says on stderr what is no number."""
     if error.code is None:
         return 0
     if isinstance(error.code, int):
@@ -507,11 +509,12 @@ def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
         if len(data) <= _SMALL_BYTES:
             _send_all(channel, wire.encode((kind, False), [data]))
         else:
-            with _nameless_file() as file:
-                file.write(data)
-                file.flush()
+            descriptor = wire.write_file([data])
+            try:
                 _send_all(channel, wire.encode((kind, True), [b""]))
-                socket.send_fds(channel, [b"f"], [file.fileno()])
+                socket.send_fds(channel, [b"f"], [descriptor])
+            finally:
+                os.close(descriptor)
     except ConnectionError:
         pass  # nobody is left who would want it
 
@@ -519,14 +522,6 @@ def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
 def _send_all(channel: socket.socket, parts: list[wire.Blob]) -> None:
     while parts:
         parts = wire.send_some(channel, parts)
-
-
-def _nameless_file() -> Any:
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("qmill-result"), "w+b")
-    import tempfile
-
-    return tempfile.TemporaryFile()
 
 
 # -- the end of this process -------------------------------------------------------------------

@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pytest
 
+import qmill
+
 # Children that multiprocessing spawns get the path of this process, and so these modules.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from conformance_support import (  # noqa: E402
+    ENGINES,
     MAKER,
     PLACES,
     PROCESS_HERE,
     PROCESS_PLACES,
     Child,
+    Gate,
     Maker,
     Program,
 )
@@ -155,3 +159,43 @@ def _starter(make_peer):
     yield start
     for peer in peers:
         peer.clean_up()
+
+
+# -- job queues ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
+
+
+@pytest.fixture
+def gate():
+    started, permits = qmill.Queue(), qmill.Queue()
+
+    def hold(item=None):  # not a function of this module: a worker would import pytest for it
+        started.put(item)
+        return permits.get()
+
+    yield Gate(hold, started, permits)
+    permits.shutdown(immediate=True)  # whoever still waits, after a failure, ends
+
+
+@pytest.fixture
+def make(engine):
+    """Makes job queues that end with the test, however it ends."""
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(qmill.JobQueue(*args, **{"engine": engine} | kwargs))
+        return made[-1]
+
+    yield make
+    for jobs in made:
+        jobs.stop_all()
+        jobs.shutdown()
+
+
+@pytest.fixture
+def jobs(make):
+    return make(2)

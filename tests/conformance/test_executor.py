@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import operator
 import os
-import select
 import sys
 import threading
 import traceback
@@ -24,66 +23,16 @@ from concurrent.futures import (
     Executor,
     Future,
 )
-from typing import Any, NamedTuple
 
 import pytest
-from conformance_support import LIMIT_S, Call, blocked
+from conformance_support import ENGINES, LIMIT_S, Call, blocked, wait_for_end_of
 
 import qmill
 from qmill import processes
 
 from ..examples import programs
 
-ENGINES = ["process", "thread"]
 FREED_AFTER_S = 10.0
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
-
-
-class Gate(NamedTuple):
-    """Jobs of `hold` say that they run, and run until they are given a permit: their result."""
-
-    hold: Any
-    started: qmill.Queue
-    permits: qmill.Queue
-
-    def wait_for_start(self):
-        return self.started.get(timeout=LIMIT_S)
-
-
-@pytest.fixture
-def gate():
-    started, permits = qmill.Queue(), qmill.Queue()
-
-    def hold(item=None):  # not a function of this module: a worker would import pytest for it
-        started.put(item)
-        return permits.get()
-
-    yield Gate(hold, started, permits)
-    permits.shutdown(immediate=True)  # whoever still waits, after a failure, ends
-
-
-@pytest.fixture
-def make(engine):
-    """Makes job queues that end with the test, however it ends."""
-    made = []
-
-    def make(*args, **kwargs):
-        made.append(qmill.JobQueue(*args, **{"engine": engine} | kwargs))
-        return made[-1]
-
-    yield make
-    for jobs in made:
-        jobs.stop_all()
-        jobs.shutdown()
-
-
-@pytest.fixture
-def jobs(make):
-    return make(2)
 
 
 def make_fail():
@@ -1070,18 +1019,6 @@ def test_a_worker_that_waits_holds_nothing(make, ends):
     jobs = make(1)
     jobs.submit(watch, {1}).exception()
     assert {gone.get(timeout=FREED_AFTER_S) for _ in range(2)} == {"argument", "result"}
-
-
-def wait_for_end_of(pid):
-    """Wait until a process has ended."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([pidfd], [], [], LIMIT_S)[0])
-    finally:
-        os.close(pidfd)
 
 
 def test_a_dropped_queue_leaves_no_process():

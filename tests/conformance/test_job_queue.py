@@ -13,65 +13,11 @@ import select
 import threading
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Any, NamedTuple
 
 import pytest
-from conformance_support import LIMIT_S, Call, blocked
+from conformance_support import LIMIT_S, Call, blocked, wait_for_end_of
 
 import qmill
-
-ENGINES = ["process", "thread"]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
-
-
-class Gate(NamedTuple):
-    """Jobs of `hold` say that they run, and run until they are given a permit: their result."""
-
-    hold: Any
-    started: qmill.Queue
-    permits: qmill.Queue
-
-    def wait_for_start(self):
-        return self.started.get(timeout=LIMIT_S)
-
-    def permit(self, *results):
-        self.permits.put_many(results or [None])
-
-
-@pytest.fixture
-def gate():
-    started, permits = qmill.Queue(), qmill.Queue()
-
-    def hold(item=None):  # not a function of this module: a worker would import pytest for it
-        started.put(item)
-        return permits.get()
-
-    yield Gate(hold, started, permits)
-    permits.shutdown(immediate=True)  # whoever still waits, after a failure, ends
-
-
-@pytest.fixture
-def make(engine):
-    """Makes job queues that end with the test, however it ends."""
-    made = []
-
-    def make(*args, **kwargs):
-        made.append(qmill.JobQueue(*args, **{"engine": engine} | kwargs))
-        return made[-1]
-
-    yield make
-    for jobs in made:
-        jobs.stop_all()
-        jobs.shutdown()
-
-
-@pytest.fixture
-def jobs(make):
-    return make(2)
 
 
 @pytest.fixture
@@ -728,18 +674,6 @@ def test_workers_are_kept_from_job_to_job(engine):
         ]
         assert len({job.result() for job in some}) <= 2
         assert len({job.worker for job in some}) <= 2
-
-
-def wait_for_end_of(pid):
-    """Wait until a process has ended."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([pidfd], [], [], LIMIT_S)[0])
-    finally:
-        os.close(pidfd)
 
 
 def test_auto_stop_ends_processes_when_all_is_done():

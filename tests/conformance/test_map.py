@@ -11,43 +11,12 @@ import os
 import select
 import threading
 from concurrent.futures import CancelledError
-from typing import Any, NamedTuple
 
 import pytest
-from conformance_support import LIMIT_S, Call, blocked
+from conformance_support import LIMIT_S, Call, blocked, wait_for_end_of
 
 import qmill
 from qmill import processes
-
-ENGINES = ["process", "thread"]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
-
-
-class Gate(NamedTuple):
-    """Calls of `hold` say that they run, and run until they are given a permit: their result."""
-
-    hold: Any
-    started: qmill.Queue
-    permits: qmill.Queue
-
-    def wait_for_start(self):
-        return self.started.get(timeout=LIMIT_S)
-
-
-@pytest.fixture
-def gate():
-    started, permits = qmill.Queue(), qmill.Queue()
-
-    def hold(item=None):  # not a function of this module: a worker would import pytest for it
-        started.put(item)
-        return permits.get()
-
-    yield Gate(hold, started, permits)
-    permits.shutdown(immediate=True)  # whoever still waits, after a failure, ends
 
 
 @pytest.fixture
@@ -57,14 +26,6 @@ def gates():
     yield queues
     for queue in queues:
         queue.shutdown(immediate=True)
-
-
-@pytest.fixture
-def jobs(engine):
-    jobs = qmill.JobQueue(2, engine=engine)
-    yield jobs
-    jobs.stop_all()
-    jobs.shutdown()
 
 
 @pytest.fixture
@@ -465,18 +426,6 @@ def test_an_error_costs_only_its_map(map_):
 
 
 # -- the end of a map -----------------------------------------------------------------------------
-
-
-def wait_for_end_of(pid):
-    """Wait until a process has ended."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([pidfd], [], [], LIMIT_S)[0])
-    finally:
-        os.close(pidfd)
 
 
 def leave_by_close(results):

@@ -26,7 +26,7 @@ from qmill.serialize import RemoteTraceback
 
 from . import functions
 from .functions import Troubled
-from .programs import LIMIT_S, ROOT, Call, Watch, wait_until, wait_until_asleep
+from .programs import LIMIT_S, ROOT, Call, Watch, descriptors, wait_until, wait_until_asleep
 
 QUICK = [method for method in processes.METHODS if method != "spawn"]
 """The start methods that are quick enough for many workers."""
@@ -343,17 +343,6 @@ def test_a_worker_that_grew_too_large_is_replaced(quick_method):
         assert not small & set(pids)
         assert max(pids.values()) <= 5
         check_healthy(jobs)
-
-
-def descriptors():
-    """Return what the open descriptors are, but for the one that listing them takes."""
-    kinds = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            kinds.append(os.readlink(f"/proc/self/fd/{name}").partition(":")[0])
-        except FileNotFoundError:
-            pass
-    return sorted(kinds)
 
 
 def test_no_descriptor_is_left_open(quick_method):

@@ -20,7 +20,7 @@ from qmill import processes
 from qmill.serialize import RemoteTraceback
 
 from . import functions
-from .programs import LIMIT_S, Call, Watch, wait_until, wait_until_asleep
+from .programs import LIMIT_S, Call, Watch, descriptors, wait_until, wait_until_asleep
 
 
 @pytest.fixture(params=["process", "thread"])
@@ -1000,17 +1000,6 @@ def test_descriptors_of_a_start_that_was_refused_are_given_back(method):
             with pytest.raises(qmill.SerializationError):
                 qmill.run(functions.add, threading.Lock())
     assert descriptors() == before
-
-
-def descriptors():
-    """Return what the open descriptors are, but for the one that listing them takes."""
-    kinds = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            kinds.append(os.readlink(f"/proc/self/fd/{name}").partition(":")[0])
-        except FileNotFoundError:
-            pass
-    return sorted(kinds)
 
 
 # -- the parent's death ---------------------------------------------------------------------------

@@ -101,13 +101,14 @@ class Link:
         """Allow the worker to begin jobs; 0 tells it to end."""
         self._permits.send(struct.pack(f"<{len(numbers)}Q", *numbers))
 
-    def push(self) -> bool:
-        """Send what is to be sent, as far as the channel takes it; True if that was all."""
+    def push(self) -> None:
+        """Send what is to be sent, as far as the channel takes it; see `num_outgoing`."""
         outgoing = self._outgoing
         try:
             while outgoing:
-                if outgoing[0][2] is not None:
-                    self._push_file(*outgoing[0])
+                _, head, beside = outgoing[0]
+                if beside is not None:
+                    self._push_file(head, beside)
                     outgoing.popleft()
                     continue
                 heads = [head for _, head, _ in itertools.takewhile(_is_inline, outgoing)]
@@ -120,14 +121,13 @@ class Link:
                     sent -= len(head)
                     outgoing.popleft()
         except BlockingIOError:
-            return False
+            pass
         except ConnectionError:  # it has died, which its sentinel tells
             outgoing.clear()
-        return not outgoing
 
-    def _push_file(self, _: int, head: bytes, data: bytes | bytearray) -> None:
+    def _push_file(self, head: bytes, data: bytes | bytearray) -> None:
         with wire.fork_lock:
-            descriptor = packets.write_file([data])
+            descriptor = wire.write_file([data])
             try:
                 socket.send_fds(self.channel, [head], [descriptor], socket.MSG_DONTWAIT)
             finally:

@@ -21,9 +21,7 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    Blob = bytes | bytearray | memoryview
+    from ..queues.wire import Blob
 
 MESSAGE = struct.Struct("<BIQI")
 """Kind, number of the function (0: it comes with the arguments), id of the job, bytes to follow."""
@@ -52,26 +50,6 @@ KEY_BYTES = 16  # of a definition
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _FDS = array.array("i")
 FDS_SPACE = socket.CMSG_SPACE(16 * _FDS.itemsize) if hasattr(socket, "CMSG_SPACE") else 0
-
-
-def write_file(data: Iterable[Blob]) -> int:
-    """Return the descriptor of a nameless file with this content."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("qmill-job")
-    else:
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    try:
-        for blob in data:
-            view = memoryview(blob)
-            while len(view):
-                view = view[os.write(descriptor, view) :]
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def read_file(descriptor: int) -> memoryview:

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import pickle
-import signal
 import socket
 import sys
 import threading
@@ -18,9 +17,10 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import serialize
+from .. import _child, serialize
 from .._explain import describe
-from ..errors import SerializationError
+from ..queues import wire
+from ..workers import exit_code, let_go
 from . import _packets as packets
 from .base import call_chunk
 
@@ -43,7 +43,6 @@ _Job = tuple[int, int, int, memoryview]
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _PLAIN = (str, int, float, bool, type(None))
-_INTERRUPTED = -signal.SIGINT
 
 
 class WorkerSettings(NamedTuple):
@@ -122,14 +121,14 @@ class _Worker:
         self._built[key] = built
         self._definitions.pop(key, None)
 
-    # -- packets -------------------------------------------------------------------------------
+    # -- permits -------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Take packets until told to end; returns the exit code."""
+        """Take permits until told to end; returns the exit code."""
         try:
             return self._run()
         except KeyboardInterrupt:
-            return _INTERRUPTED
+            return _child.INTERRUPTED
         except OSError:  # a job has closed our descriptors, or the parent is gone
             return int(_end_now(1))
 
@@ -152,10 +151,10 @@ class _Worker:
 
     # -- messages ------------------------------------------------------------------------------
 
-    def _receive(self, flags: int = 0) -> None:
+    def _receive(self) -> None:
         """Read once from the channel, and take in what has come."""
         data, ancillary, _, _ = self._channel.recvmsg(
-            packets.BESIDE_BYTES, packets.FDS_SPACE, flags | packets.CLOSE_ON_EXEC
+            packets.BESIDE_BYTES, packets.FDS_SPACE, packets.CLOSE_ON_EXEC
         )
         if not data:
             raise ConnectionResetError("the parent is gone")
@@ -213,14 +212,14 @@ class _Worker:
             del function, args, kwargs  # nothing of a job is held while waiting for the next
         except SystemExit as error:
             if error.code:
-                _end_now(_exit_code(error.code))
+                _end_now(exit_code(error))
             value, ended = None, monotonic()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             ended = monotonic()
             answer = packets.ERROR, [serialize.dump_error(error)]
-            _let_go(error)
+            let_go(error)
             del error
             self._answer(answer, job, started, ended)
             return
@@ -306,19 +305,12 @@ class _Worker:
             record = packets.RECORD.pack(kind, job, started, ended, size) + b"".join(parts)
             self._channel.sendall(record)
             return
-        descriptor = packets.write_file(parts)
+        descriptor = wire.write_file(parts)
         try:
             head = packets.RECORD.pack(kind | packets.BESIDE, job, started, ended, 0)
             socket.send_fds(self._channel, [head], [descriptor])
         finally:
             os.close(descriptor)
-
-
-def _exit_code(code: Any) -> int:
-    if isinstance(code, int):
-        return code & 0xFF
-    print(code, file=sys.stderr)
-    return 1
 
 
 def _end_now(code: int) -> Any:
@@ -329,13 +321,6 @@ def _end_now(code: int) -> Any:
         except Exception:
             pass
     os._exit(code)
-
-
-def _let_go(error: BaseException) -> None:
-    """Free what the frames of a traceback hold, which would live until the next error."""
-    import traceback
-
-    traceback.clear_frames(error.__traceback__)
 
 
 def _resident_bytes() -> int:
@@ -419,6 +404,3 @@ def log_levels() -> dict[str, int]:
         if isinstance(logger, logging.Logger) and logger.level:
             levels[name] = logger.level
     return levels
-
-
-__all__ = ["SerializationError", "WorkerSettings", "log_levels", "work"]

@@ -15,6 +15,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .._explain import traceback_text
+
 try:
     import fcntl
 except ImportError:  # not POSIX
@@ -98,12 +100,7 @@ def exception_text(error: BaseException | None) -> str | None:
     remote = getattr(error.__cause__, "text", None)
     if isinstance(remote, str):
         return remote
-    import traceback
-
-    try:
-        return "".join(traceback.format_exception(error)).rstrip()
-    except Exception as why:  # an exception may have a strange __str__, or strange notes
-        return f"{type(error).__name__} ({type(why).__name__} when it was to be told)"
+    return traceback_text(error)
 
 
 class RecordLog:

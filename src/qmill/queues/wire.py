@@ -20,7 +20,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     Blob = bytes | bytearray | memoryview
 
@@ -81,6 +81,26 @@ def send_some(sock: socket.socket, parts: list[Blob], flags: int = 0) -> list[Bl
             return [memoryview(part)[sent:], *parts[index + 1 :]]
         sent -= len(part)
     return []
+
+
+def write_file(data: Iterable[Blob]) -> int:
+    """Return the descriptor of a nameless file with this content, to be sent and closed."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("qmill")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        for blob in data:
+            view = memoryview(blob)
+            while len(view):
+                view = view[os.write(descriptor, view) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 class FrameReader:

@@ -11,6 +11,7 @@ makes the test fail.
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import conformance_children
 
@@ -308,3 +309,32 @@ class Maker:
             queue.close()
         if self._program is not None:
             self._program.tell("forget")
+
+
+ENGINES = ["process", "thread"]
+
+
+class Gate(NamedTuple):
+    """Jobs of `hold` say that they run, and run until they are given a permit: their result."""
+
+    hold: Any
+    started: qmill.Queue
+    permits: qmill.Queue
+
+    def wait_for_start(self):
+        return self.started.get(timeout=LIMIT_S)
+
+    def permit(self, *results):
+        self.permits.put_many(results or [None])
+
+
+def wait_for_end_of(pid):
+    """Wait until a process has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], LIMIT_S)[0])
+    finally:
+        os.close(pidfd)
