@@ -88,8 +88,6 @@ class Dispatcher:
         self._wake_on_put = False
         self._thread: threading.Thread | None = None
         self._reporter = _Reporter(self)
-        self._ended = threading.Event()
-        self._ended.set()
         _all.add(self)
 
     def wall_time(self, moment_s: float) -> datetime:
@@ -257,17 +255,22 @@ class Dispatcher:
     def join(self) -> None:
         """Wait until a queue that was shut down has ended."""
         if threading.current_thread() not in (self._thread, self._reporter.thread):
-            self._ended.wait()
+            with self._lock:
+                while self._thread is not None:
+                    self.changed.wait()
             self._reporter.join()
 
     # -- the thread ----------------------------------------------------------------------------
 
     def _start_thread(self) -> None:
-        self._ended.clear()
         thread = threading.Thread(target=self.run, name=f"qmill-dispatcher-{self.qid}", daemon=True)
-        self._thread = thread  # before it starts: Ctrl-C may come in between
-        if not _started(thread):
-            self._thread = threading.current_thread()
+        try:
+            self._thread = thread
+            if not _started(thread):
+                self._thread = threading.current_thread()
+        except BaseException:  # Ctrl-C; if the thread has started after all, it sees that and ends
+            self._thread = None
+            raise
 
     def is_run_by(self, thread: threading.Thread) -> bool:
         """Whether a thread has to run the queue that it wanted to start a thread for."""
@@ -275,6 +278,9 @@ class Dispatcher:
 
     def run(self) -> None:
         """Dispatch until there is nothing to do and never will be."""
+        with self._lock:
+            if not self.is_run_by(threading.current_thread()):
+                return
         try:
             while (timeout := self._dispatch()) is None or timeout >= 0:
                 self._take_reports(self.engine.wait(timeout))
@@ -350,7 +356,7 @@ class Dispatcher:
         self._unwanted.clear()
         if self.shut:
             self._close()
-        self._ended.set()
+        self.changed.notify_all()
         return True
 
     def _close(self) -> None:
@@ -376,7 +382,7 @@ class Dispatcher:
                 self._scheduler.finish(job, failed=False)
             self._thread = None
             self._reporter.end()
-            self._ended.set()
+            self.changed.notify_all()
 
     # -- what became of jobs -------------------------------------------------------------------
 
@@ -571,8 +577,6 @@ class Dispatcher:
             job.settle(FINISHED, None, RuntimeError("this job belongs to the parent process"))
         self._scheduler = Scheduler()
         self._num_unprocessed = 0
-        self._ended = threading.Event()
-        self._ended.set()
 
 
 class _Reporter:
@@ -593,11 +597,17 @@ class _Reporter:
                 thread = threading.Thread(
                     target=self._run, name=f"qmill-reporter-{self._dispatcher.qid}", daemon=True
                 )
-                if _started(thread):
+                try:
                     self.thread = thread
-                else:
-                    self._inbox.put(None)
-                    self._run()
+                    if _started(thread):
+                        return
+                except BaseException:  # as in `Dispatcher._start_thread`
+                    self.thread = None
+                    raise
+                self.thread = threading.current_thread()
+                self._inbox.put(None)
+                self._run()
+                self.thread = None
 
     def say(self, message: str, *args: Any) -> None:
         """Log a line at DEBUG."""
@@ -620,6 +630,9 @@ class _Reporter:
             self.thread.join()
 
     def _run(self) -> None:
+        with self._start_lock:
+            if self.thread is not threading.current_thread():
+                return
         while (item := self._inbox.get()) is not None:
             # Whatever a handler or a callback raises, also to exit, the next one is to be told.
             with contextlib.suppress(BaseException):

@@ -25,7 +25,8 @@ from .engines.base import Engine, Settings
 from .errors import NotSupported, SerializationError
 from .jobs.job import DEFAULT_OPTIONS, Chunk, Job, Options
 from .jobs.records import RecordLog
-from .queues.base import check_wait
+from .messages import Q
+from .queues.base import Queue, check_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qmill")
 
 DEFAULT_PRIORITY = 100
+
+_VALUES = str, bytes, bytearray, Queue, Q  # iterables that are one argument
 
 
 class MapLimits(NamedTuple):
@@ -169,7 +172,8 @@ class JobQueue(Executor):
         Args:
             function: What to call. It is sent to each worker once, with the globals that it has at
                 the first `put`.
-            args: Its positional arguments: an iterable, or one value that is none (or a str).
+            args: Its positional arguments: an iterable, or one value, which may also be a str,
+                bytes or a queue.
             kwargs: Its keyword arguments.
             name: What to call the job in its record and in messages; None for its id.
             priority: The lower goes first; of equals, the one that was put first.
@@ -680,7 +684,7 @@ def _as_args(args: Any) -> tuple[Any, ...]:
         return tuple(args)
     if args is None:
         return ()
-    if isinstance(args, (str, bytes, bytearray)) or not isinstance(args, Iterable):
+    if isinstance(args, _VALUES) or not isinstance(args, Iterable):
         return (args,)
     return tuple(args)
 

@@ -781,6 +781,7 @@ def test_done_callbacks_of_cancelled_jobs_are_called(make):
     job = jobs.submit(int)
     job.add_done_callback(called.append)
     job.cancel()
+    jobs.shutdown()  # waits until everything is told
     assert called == [job]
     job.cancel()
     assert called == [job]

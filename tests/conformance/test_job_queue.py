@@ -47,6 +47,11 @@ def sizes_of(jobs):
     return tuple(jobs.size(**{part: True}) for part in ("waiting", "working", "completed"))
 
 
+def take_one(queue):
+    got = queue.get()
+    return got.data if isinstance(got, qmill.Msg) else got
+
+
 def run_all(jobs):
     jobs.start()
     assert jobs.wait() == 0
@@ -85,6 +90,14 @@ def test_keyword_arguments(jobs):
     assert jobs.put(int, "101", {"base": 2}).result() == 5
     kwargs = dict.fromkeys(["function", "args", "kwargs", "self", "name", "timeout", "fn"], 1)
     assert jobs.put(dict, None, kwargs).result() == kwargs
+
+
+@pytest.mark.parametrize("kind", [qmill.Queue, qmill.Q])
+def test_a_queue_as_args_is_one_argument(jobs, kind):
+    queue = kind()
+    queue.put("kept")
+    job = jobs.put(take_one, queue)
+    assert job.result() == "kept"
 
 
 def test_changing_kwargs_afterwards_changes_nothing(paused):
@@ -1647,6 +1660,7 @@ def test_a_failure_that_nobody_asks_for_is_logged(make, caplog):
         jobs.wait()
         jobs.collect()
         gc.collect()
+        jobs.shutdown()  # waits until everything is told
     told = [record for record in caplog.records if "bad job" in record.getMessage()]
     assert len(told) == 1
     assert told[0].levelno >= logging.WARNING

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -606,8 +607,15 @@ def test_pains_3_the_queue_outlives_all_its_workers(quick_method, num_deaths, tm
     assert marks(file) == dict.fromkeys(range(2 * num_deaths), 1)
 
 
+@pytest.fixture
 def worker_pids():
-    """Return the processes that run jobs: this process's children, or its fork server's."""
+    """Tell which processes run jobs: new children of this process, or of its fork server."""
+    others = set(workers_and_others())
+    return lambda: [pid for pid in workers_and_others() if pid not in others]
+
+
+def workers_and_others():
+    """Return this process's children, and its fork servers', but not these servers."""
     parents = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -636,7 +644,7 @@ def fork_servers():
 
 
 @contextlib.contextmanager
-def a_worker(rng):
+def a_worker(rng, worker_pids):
     """Give a handle of a worker at random, or None; it is not of another one with its number."""
     pid = rng.choice(sorted(worker_pids()) or [None])
     try:
@@ -677,7 +685,7 @@ def map_marks(jobs, file, first, count):
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_workers_killed_at_random(method, num_workers, tmp_path):
+def test_workers_killed_at_random(method, num_workers, worker_pids, tmp_path):
     seed = int(os.environ.get("QMILL_TEST_SEED") or random.randrange(1 << 32))
     print(f"QMILL_TEST_SEED={seed}")
     rng = random.Random(seed)
@@ -699,8 +707,10 @@ def test_workers_killed_at_random(method, num_workers, tmp_path):
         ]
         maps = Call(map_marks, jobs, file, num_jobs, num_maps)
         while jobs.wait(n=rng.randrange(1, largest_step)):
-            with a_worker(rng) as worker:  # whatever it is about
-                num_kills += send_signal(worker, signal.SIGKILL)
+            with a_worker(rng, worker_pids) as worker:  # whatever it is about
+                if send_signal(worker, signal.SIGKILL):
+                    num_kills += 1
+                    select.select([worker], [], [])  # until it is dead it may take another job
         mapped = maps.result()
         assert jobs.wait() == 0
         assert len(jobs.collect()) == num_jobs
@@ -885,7 +895,7 @@ def test_a_slow_worker_from_which_jobs_are_taken_back_again_and_again(quick_meth
         check_healthy(jobs)
 
 
-def test_workers_stopped_at_random(quick_method, tmp_path):
+def test_workers_stopped_at_random(quick_method, worker_pids, tmp_path):
     """As by an overloaded machine: each stands still for a while, at any place."""
     seed = int(os.environ.get("QMILL_TEST_SEED") or random.randrange(1 << 32))
     print(f"QMILL_TEST_SEED={seed}")
@@ -899,7 +909,7 @@ def test_workers_stopped_at_random(quick_method, tmp_path):
             if rng.random() < 0.2:
                 jobs.pause()
                 jobs.start()
-            with a_worker(rng) as worker:
+            with a_worker(rng, worker_pids) as worker:
                 send_signal(worker, signal.SIGSTOP)
                 left = jobs.wait(n=rng.randrange(1, 20), timeout=0.1)  # it may have the last
                 send_signal(worker, signal.SIGCONT)
@@ -1130,7 +1140,7 @@ def test_a_handler_that_blocks_does_not_keep_jobs_alive(quick_method):
 # -- workers come and go --------------------------------------------------------------------------
 
 
-def test_the_number_of_workers_changes_live(quick_method):
+def test_the_number_of_workers_changes_live(quick_method, worker_pids):
     told, gate = qmill.Queue(), qmill.Queue()
     with qmill.JobQueue(1) as jobs:
         some = [jobs.submit(functions.tell_and_wait, told, gate) for _ in range(12)]

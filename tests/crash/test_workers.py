@@ -957,7 +957,7 @@ class Churn:
         self._q.get()
 
 
-@pytest.mark.parametrize(("start_method", "times"), [(None, 100), ("spawn", 5)])
+@pytest.mark.parametrize(("start_method", "times"), [(None, 25), ("spawn", 3)])
 def test_a_process_with_busy_threads_starts_workers(start_method, times, monkeypatch):
     monkeypatch.delenv("QMILL_START_METHOD", raising=False)
     monkeypatch.setenv("QMILL_TEST_CHURN", "on")

@@ -9,6 +9,7 @@ import contextlib
 import glob
 import itertools
 import os
+import select
 import signal
 import socket
 import struct
@@ -21,6 +22,8 @@ from . import _packets as packets
 from . import _worker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..jobs.job import Job
 
 _READ_BYTES = 1 << 16
@@ -224,32 +227,79 @@ class ProcessTree:
 
     Args:
         pid: The worker's process.
+
+    Attributes:
+        ends: A file that is ready to be read when one of them has ended; None where there is no
+            such thing.
     """
 
     def __init__(self, pid: int) -> None:
         self._group = pid
-        self._pidfds: list[int] = []
+        self._pidfds: set[int] = set()
+        self.ends: select.epoll | None = None
         if hasattr(os, "pidfd_open"):
-            for descendant in _descendants(pid):
-                with contextlib.suppress(OSError):  # it has just ended
-                    self._pidfds.append(os.pidfd_open(descendant))
+            with contextlib.suppress(OSError):  # no descriptors left
+                self.ends = select.epoll()
+                self._add({*_descendants(pid), *_members(pid)})
 
-    def signal(self, number: int) -> bool:
-        """Signal all of them; False if there are none."""
-        found = False
+    def _add(self, pids: Iterable[int]) -> None:
+        assert self.ends is not None
+        for pid in pids:
+            with contextlib.suppress(OSError):  # it has just ended
+                pidfd = os.pidfd_open(pid)
+                self._pidfds.add(pidfd)
+                self.ends.register(pidfd, select.EPOLLIN)
+
+    def signal(self, number: int) -> None:
+        """Signal all of them."""
         for pidfd in self._pidfds:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(pidfd, number)
-                found = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._group, number)
-            found = True
-        return found
+        _signal_group(self._group, number)
+
+    def is_over(self) -> bool:
+        """See whether all have ended; zombies, which nobody may ever reap, have."""
+        if self.ends is None:
+            return not _signal_group(self._group, 0)
+        for pidfd, _ in self.ends.poll(0):
+            self.ends.unregister(pidfd)  # closing does not, if a forked process has it, too
+            os.close(pidfd)
+            self._pidfds.discard(pidfd)
+        if not self._pidfds:
+            self._add(_members(self._group))  # who has come since
+        return not self._pidfds
 
     def close(self) -> None:
         """Forget them."""
+        if self.ends is not None:
+            self.ends.close()
         while self._pidfds:
             os.close(self._pidfds.pop())
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Signal a process group; False if there is none."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _members(group: int) -> list[int]:
+    """List the processes of a process group that are no zombies."""
+    found: list[int] = []
+    if not _signal_group(group, 0):
+        return found
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            # The name, in parentheses, may contain anything; what follows the last one is regular.
+            state, _, its_group = file.read().rpartition(b")")[2].split(maxsplit=3)[:3]
+            if int(its_group) == group and state not in b"ZX":
+                found.append(int(path.split("/")[2]))
+    return found
 
 
 def _is_inline(item: tuple[int, bytes, Any]) -> bool:

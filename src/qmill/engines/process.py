@@ -139,7 +139,7 @@ class ProcessEngine(Engine):
         self._idle: list[_Worker] = []
         self._takers: deque[_Worker] = deque()  # those that may be sent more ahead
         self._to_flush: list[_Worker] = []
-        self._trees: list[tuple[float, ProcessTree]] = []  # what is to be killed, and when
+        self._trees: dict[ProcessTree, float] = {}  # what is to be killed, and when
         self._reports: list[Report] = []
         self._numbers = itertools.count(1)
         self._wake_lock = threading.RLock()
@@ -423,7 +423,7 @@ class ProcessEngine(Engine):
         return reports
 
     def _next_due(self) -> float | None:
-        moments = [moment for moment, _ in self._trees]
+        moments = list(self._trees.values())
         for worker in self._workers:
             if worker.kill_at_s is not None:
                 moments.append(worker.kill_at_s)
@@ -439,12 +439,9 @@ class ProcessEngine(Engine):
                     self._kill_now(worker)
             elif len(worker.jobs) > 1 and worker.since_s + LONG_S <= now:
                 self._take_back(worker)
-        late = [tree for moment, tree in self._trees if moment <= now]
-        if late:
-            self._trees = [(moment, tree) for moment, tree in self._trees if moment > now]
-            for tree in late:
-                tree.signal(SIGKILL)
-                tree.close()
+        for tree in [tree for tree, moment in self._trees.items() if moment <= now]:
+            tree.signal(SIGKILL)
+            self._drop_tree(tree)
 
     def wake(self) -> None:
         """End the wait of the dispatcher; see `Engine`."""
@@ -597,9 +594,7 @@ class ProcessEngine(Engine):
         """Signal a worker and what its jobs have started; these get SIGKILL later in any case."""
         process = worker.link.process
         if worker.ready:  # it has a group of its own
-            tree = ProcessTree(process.pid)
-            tree.signal(number)
-            self._trees.append((monotonic() + GRACE_S, tree))
+            self._end_tree(process.pid, number)
         process.send_signal(number)
 
     def _ended(self, worker: _Worker) -> None:
@@ -620,19 +615,33 @@ class ProcessEngine(Engine):
             error = worker.start_error or _death(worker, code, None)
             self._reports.append(Report(NOT_STARTED, None, error))
         if worker.ready and (code != 0 or worker.jobs):
-            tree = ProcessTree(link.process.pid)
-            if tree.signal(signal.SIGTERM):
-                self._trees.append((monotonic() + GRACE_S, tree))
-        self._drop_ended_trees()
+            self._end_tree(link.process.pid, signal.SIGTERM)
         worker.jobs.clear()
         link.close()
 
-    def _drop_ended_trees(self) -> None:
-        """Forget those of whom nobody is left: nothing has to wait for their time."""
-        for moment, tree in list(self._trees):
-            if not tree.signal(0):
-                self._trees.remove((moment, tree))
-                tree.close()
+    def _end_tree(self, pid: int, number: int) -> None:
+        """Signal what a worker's jobs have started, and later kill who is left."""
+        tree = ProcessTree(pid)
+        tree.signal(number)
+        if tree.is_over():
+            tree.close()
+            return
+        self._trees[tree] = monotonic() + GRACE_S
+        if tree.ends is not None:
+            self._selector.register(
+                tree.ends, selectors.EVENT_READ, partial(self._see_after_tree, tree)
+            )
+
+    def _see_after_tree(self, tree: ProcessTree) -> None:
+        """Forget a tree of whom nobody is left: nothing has to wait for its time."""
+        if tree in self._trees and tree.is_over():
+            self._drop_tree(tree)
+
+    def _drop_tree(self, tree: ProcessTree) -> None:
+        del self._trees[tree]
+        if tree.ends is not None:
+            self._unwatch(tree.ends)
+        tree.close()
 
     def _forget(self, worker: _Worker) -> None:
         worker.has_ended = True
@@ -651,10 +660,9 @@ class ProcessEngine(Engine):
 
     def close(self) -> None:
         """Free what is left; see `Engine`."""
-        for _, tree in self._trees:
+        for tree in list(self._trees):
             tree.signal(SIGKILL)
-            tree.close()
-        self._trees.clear()
+            self._drop_tree(tree)
         self._selector.close()
         with self._wake_lock:
             self._close_wake()
@@ -663,6 +671,8 @@ class ProcessEngine(Engine):
         """Close the parent's ends; see `Engine`."""
         for worker in self._workers:
             worker.link.forget_in_child()
+        for tree in self._trees:
+            tree.close()
         self._selector.close()
         self._close_wake()
         self._wake_lock = threading.RLock()
