@@ -15,6 +15,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from .engines.base import CHUNK_S
 from .errors import SerializationError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from .jobs.job import Chunk
 
-CHUNK_S = 0.004
-"""How long a chunk of quick calls is to take: short enough for a second one to be sent ahead."""
+MIN_CHUNK_S = 0.0005
+"""Towards the end of the input a chunk takes no less: sending it would cost more than it saves."""
 
 MAX_CHUNK_ITEMS = 25_000
 MAX_CHUNK_BYTES = 1 << 18
@@ -132,13 +133,15 @@ class ChunkedMap:
             return self._chunksize
         if self._mean_s is None:
             return 1
-        size = min(int(CHUNK_S / max(self._mean_s, 1e-9)), self._largest, MAX_CHUNK_ITEMS)
+        mean = max(self._mean_s, 1e-9)
+        size = min(int(CHUNK_S / mean), self._largest, MAX_CHUNK_ITEMS)
         if self._mean_bytes:
             size = min(size, int(MAX_CHUNK_BYTES / self._mean_bytes))
         if self._window is not None:
             size = min(size, self._window // (2 * self._num_workers))
         if self._left >= 0:
-            size = min(size, self._left // (2 * self._num_workers) + 1)
+            share = self._left // (2 * self._num_workers) + 1
+            size = min(size, max(share, int(MIN_CHUNK_S / mean)))
         return max(1, size)
 
     def _submit_items(self, items: list[Any]) -> None:
@@ -162,32 +165,22 @@ class ChunkedMap:
 
     def in_order(self, deadline: float | None) -> Iterator[Any]:
         """Yield None, then results in the order of the items."""
-        try:
-            yield None
-            while self._chunks:
-                chunk = self._chunks[0]
-                outcome = chunk.result(_left(deadline))
-                self._chunks.popleft()
-                yield from self._results(chunk, outcome)
-                del chunk, outcome
-            if self._input_error is not None:
-                raise self._input_error
-        finally:
-            self._drop()
+        return self._yield_all(self._next_in_order(deadline))
+
+    def _next_in_order(self, deadline: float | None) -> Iterator[Chunk]:
+        while self._chunks:
+            self._chunks[0].result(_left(deadline))
+            yield self._chunks.popleft()
 
     def as_completed(self, deadline: float | None, changed: threading.Condition) -> Iterator[Any]:
         """Yield None, then results as they come; `changed` is notified when jobs end."""
-        try:
-            yield None
-            while self._chunks:
-                chunk = self._first_done(deadline, changed)
-                self._chunks.remove(chunk)
-                yield from self._results(chunk, chunk.result())
-                del chunk
-            if self._input_error is not None:
-                raise self._input_error
-        finally:
-            self._drop()
+        return self._yield_all(self._next_done(deadline, changed))
+
+    def _next_done(self, deadline: float | None, changed: threading.Condition) -> Iterator[Chunk]:
+        while self._chunks:
+            chunk = self._first_done(deadline, changed)
+            self._chunks.remove(chunk)
+            yield chunk
 
     def _first_done(self, deadline: float | None, changed: threading.Condition) -> Chunk:
         with changed:
@@ -199,20 +192,32 @@ class ChunkedMap:
                 if left == 0 or not changed.wait(left):
                     raise TimeoutError("no result in time")
 
-    def _results(
-        self, chunk: Chunk, outcome: tuple[list[Any], BaseException | None]
-    ) -> Iterator[Any]:
-        results, error = outcome
-        self._measure(chunk, len(results))
-        if error is None:
+    def _yield_all(self, done: Iterator[Chunk]) -> Iterator[Any]:
+        """Yield None, then the results of chunks that are done."""
+        try:
+            yield None
+            yield from itertools.chain.from_iterable(self._batches(done))
+        finally:
+            self._drop()
+
+    def _batches(self, done: Iterator[Chunk]) -> Iterator[Iterable[Any]]:
+        """Yield the results of each chunk together: C code goes from one to the next."""
+        for chunk in done:
+            num_calls = chunk.num_calls
+            results, error = chunk.result()
+            self._measure(chunk, len(results))
+            del chunk
+            if error is None:
+                self.fill()
+            results.reverse()
+            # Each is let go when it has been taken.
+            yield map(list.pop, itertools.repeat(results, len(results)))
+            if error is not None:
+                raise error
+            self._under_way -= num_calls
             self.fill()
-        results.reverse()
-        # Each is let go when it has been taken, and C takes it: a result costs 40 ns here.
-        yield from map(list.pop, itertools.repeat(results, len(results)))
-        if error is not None:
-            raise error
-        self._under_way -= chunk.num_calls
-        self.fill()
+        if self._input_error is not None:
+            raise self._input_error
 
     def _measure(self, chunk: Chunk, num_done: int) -> None:
         taken = chunk.runtime

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..jobs.job import Job
 
 _READ_BYTES = 1 << 16
+_READ_FLAGS = int(socket.MSG_DONTWAIT | packets.CLOSE_ON_EXEC)
 
 Record = tuple[int, int, float, float, Any]
 """Kind, id of the job, moments of its start and end in seconds, payload."""
@@ -171,7 +172,7 @@ class Link:
         """
         try:
             data, ancillary, _, _ = self.channel.recvmsg(
-                _READ_BYTES, packets.FDS_SPACE, socket.MSG_DONTWAIT | packets.CLOSE_ON_EXEC
+                _READ_BYTES, packets.FDS_SPACE, _READ_FLAGS
             )
         except ConnectionError:
             return None

@@ -159,6 +159,13 @@ def call(job: Job) -> Any:
     return job.function(*args, **job.kwargs) if job.kwargs else job.function(*args)
 
 
+CHUNK_S = 0.025
+"""How long a chunk of a map's quick calls is to take, by measure.
+
+Giving out a chunk and taking its results costs 0.2 ms beside busy workers, so that is 1 %.
+"""
+
+
 def call_chunk(
     function: Callable[..., Any], items: list[Any], unpack: bool
 ) -> tuple[list[Any], BaseException | None]:

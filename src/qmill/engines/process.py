@@ -43,7 +43,18 @@ from . import _packets as packets
 from . import _worker
 from ._functions import UNKNOWN_S, Definitions, Functions
 from ._link import SIGKILL, GarbledError, Link, ProcessTree
-from .base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, Engine, Report, Settings
+from .base import (
+    CHUNK_S,
+    DIED,
+    DONE,
+    FAILED,
+    LOGGED,
+    NOT_STARTED,
+    RETURNED,
+    Engine,
+    Report,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,11 +63,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("qmill")
 
-LONG_S = 0.010
-"""What waits behind a job that runs for longer than this is taken back."""
-
 AHEAD_S = 0.010
-"""Jobs are sent ahead to a worker as long as what it has takes no longer than this, by measure."""
+"""Jobs are sent ahead to a worker as long as what it has takes no longer than this, by measure.
+
+What has waited there for longer is taken back.
+"""
+
+CHUNKS_AHEAD_S = 2.5 * CHUNK_S
+"""The same for the chunks of a map: one that runs, one that waits, and the error of the measure."""
 
 TINY_S = 0.0001
 """A job that takes less time than this is quicker to run than to give to another worker."""
@@ -64,8 +78,8 @@ TINY_S = 0.0001
 AHEAD_JOBS = 64
 """The most jobs that one worker has at a time."""
 
-AHEAD_BYTES = 1 << 10
-"""Larger jobs are not sent ahead."""
+AHEAD_BYTES = packets.BESIDE_BYTES
+"""Larger jobs are not sent ahead: each would take a file."""
 
 GRACE_S = 2.0
 """How long a process has to end after SIGTERM, before SIGKILL."""
@@ -193,10 +207,10 @@ class ProcessEngine(Engine):
             worker = self._idle.pop()
             worker.since_s = monotonic()
             self._let_take_more(worker)
-        elif not job._may_wait or cost > AHEAD_S:
+        elif not job._may_wait or cost > (limit := _ahead_s(job)):
             return False
         else:
-            found = self._find_taker(cost, subject.number)
+            found = self._find_taker(cost, limit, subject.number)
             if found is None:
                 return False
             worker = found
@@ -208,13 +222,13 @@ class ProcessEngine(Engine):
         worker.cost_s += cost
         return True
 
-    def _find_taker(self, cost: float, function: int) -> _Worker | None:
+    def _find_taker(self, cost: float, limit: float, function: int) -> _Worker | None:
         """Find a worker behind whose short jobs another one may wait."""
         takers = self._takers
         while takers:
             worker = takers[0]
             if (
-                worker.cost_s + cost <= AHEAD_S
+                worker.cost_s + cost <= limit
                 and len(worker.jobs) < AHEAD_JOBS
                 and not worker.leaving
                 and not self._has_had_all(worker)
@@ -428,7 +442,7 @@ class ProcessEngine(Engine):
             if worker.kill_at_s is not None:
                 moments.append(worker.kill_at_s)
             elif len(worker.jobs) > 1:
-                moments.append(worker.since_s + LONG_S)
+                moments.append(_long_from(worker))
         due = min(moments, default=_NEVER)
         return None if due == _NEVER else due
 
@@ -437,7 +451,7 @@ class ProcessEngine(Engine):
             if worker.kill_at_s is not None:
                 if worker.kill_at_s <= now:
                     self._kill_now(worker)
-            elif len(worker.jobs) > 1 and worker.since_s + LONG_S <= now:
+            elif len(worker.jobs) > 1 and _long_from(worker) <= now:
                 self._take_back(worker)
         for tree in [tree for tree, moment in self._trees.items() if moment <= now]:
             tree.signal(SIGKILL)
@@ -689,6 +703,16 @@ def _pack(kind: int, number: int, job: int, packed: bytes | bytearray) -> Any:
     if len(packed) > packets.BESIDE_BYTES:
         return packets.MESSAGE.pack(kind | packets.BESIDE, number, job, 0), packed
     return packets.MESSAGE.pack(kind, number, job, len(packed)) + packed
+
+
+def _ahead_s(job: Job) -> float:
+    """Return how much work, in seconds, may wait in a worker if this job is part of it."""
+    return CHUNKS_AHEAD_S if job.is_chunk else AHEAD_S
+
+
+def _long_from(worker: _Worker) -> float:
+    """Return the moment from which what waits behind a worker's running job waits too long."""
+    return worker.since_s + _ahead_s(next(iter(worker.jobs.values())))
 
 
 def _death(worker: _Worker, code: int | None, job: Any) -> WorkerDied:
