@@ -40,6 +40,7 @@ _WHERE = {
     "Statistics": "queues.base",
     "Worker": "workers",
     "WorkerDied": "errors",
+    "core_info": "_core",
     "get_start_method": "processes",
     "map": "mapping",
     "parallel": "mapping",
@@ -49,6 +50,7 @@ _WHERE = {
 }
 
 if TYPE_CHECKING:
+    from ._core import core_info
     from .errors import (
         Empty,
         Full,
@@ -93,6 +95,7 @@ __all__ = [
     "Worker",
     "WorkerDied",
     "__version__",
+    "core_info",
     "get_start_method",
     "map",
     "parallel",
@@ -119,8 +122,9 @@ def __dir__() -> list[str]:
 
 
 def _leave_queues() -> None:
-    if (portable := sys.modules.get("qmill.queues.portable")) is not None:
-        portable.leave_at_exit()
+    for transport in ("shared", "portable"):
+        if (module := sys.modules.get(f"qmill.queues.{transport}")) is not None:
+            module.leave_at_exit()
 
 
 # The first to register is the last to be called: workers that end at exit still have their queues.

@@ -166,8 +166,9 @@ def _leave(code: int) -> NoReturn:
         atexit._run_exitfuncs()
         if (util := sys.modules.get("multiprocessing.util")) is not None:
             util._exit_function()
-        if (portable := sys.modules.get("qmill.queues.portable")) is not None:
-            portable.leave()
+        for transport in ("shared", "portable"):
+            if (module := sys.modules.get(f"qmill.queues.{transport}")) is not None:
+                module.leave()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()

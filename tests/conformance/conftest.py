@@ -129,6 +129,20 @@ def process_transport(request, monkeypatch):
     return request.param.transport
 
 
+@pytest.fixture(params=["portable"])
+def makers_transport(request, monkeypatch):
+    """A transport whose queues are kept by the process that made them, and end with it."""
+    monkeypatch.setenv("QMILL_TRANSPORT", request.param)
+    return request.param
+
+
+@pytest.fixture(params=["shared"])
+def common_transport(request, monkeypatch):
+    """A transport whose queues live as long as any process has them."""
+    monkeypatch.setenv("QMILL_TRANSPORT", request.param)
+    return request.param
+
+
 @pytest.fixture(params=multiprocessing.get_all_start_methods())
 def context(request, monkeypatch):
     """Each start method's `multiprocessing` context; children do not import pytest's main."""

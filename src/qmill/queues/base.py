@@ -3,6 +3,7 @@
 `Queue(...)` makes an instance of the transport that fits: one subclass, in one file, each.
 
     thread.py     ThreadQueue     references between threads; nothing is pickled
+    shared.py     SharedQueue     in shared memory, kept by nobody (Linux, with the native core)
     portable.py   PortableQueue   pickled, kept by a broker thread of the creating process
 
 A transport implements every method that raises NotImplementedError here. The underscored ones are
@@ -388,11 +389,21 @@ def _transport(kind: str, name: str | None, persistent: bool) -> type[Queue]:
         return ThreadQueue
     if kind != "process":
         raise ValueError(f"kind must be 'process' or 'thread', not {kind!r}")
-    forced = os.environ.get("QMILL_TRANSPORT") or "portable"
-    if forced != "portable":
+    forced = os.environ.get("QMILL_TRANSPORT") or None
+    if forced not in (None, "portable", "shared"):
         raise NotSupported(
-            f"QMILL_TRANSPORT={forced!r} is not available in this build; accepted: 'portable'"
+            f"QMILL_TRANSPORT must be 'shared' or 'portable' (or not set), not {forced!r}"
         )
+    if forced != "portable" and name is None:
+        from .._core import why_not
+
+        reason = why_not()
+        if reason is None:
+            from .shared import SharedQueue
+
+            return SharedQueue
+        if forced == "shared":
+            raise NotSupported(f"QMILL_TRANSPORT='shared', but there is no native core: {reason}")
     from .portable import PortableQueue
 
     return PortableQueue

@@ -31,6 +31,7 @@ LIMIT_S = 30.0
 TRANSPORTS = {
     "thread": "thread",
     "portable": "process",
+    "shared": "process",
 }
 
 # Calls that must not wait, whatever the state of the queue, and one that hardly may.

@@ -1,0 +1,902 @@
+# cython: language_level=3, freethreading_compatible=True, embedsignature=True
+"""The binding of ring.c: a queue of Python objects in shared memory.
+
+`Ring` has what is called for each message; what is rare is in `qmill.queues.shared`, on top of it.
+Small objects of exact built-in types have a code of their own, all others are pickled:
+
+    'i' + 8 bytes    an int of 64 bits        'f' + 8 bytes    a float
+    's' + UTF-8      a str                    'b' + bytes      bytes
+    'N', 'T', 'F'    None, True, False
+    0x80...          what pickle writes, and all else as `qmill.serialize` has it
+
+No Python code runs while a lock of the ring is held: everything is packed before, and unpacked after.
+"""
+
+import os
+import pickle
+import sys
+
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE, PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer, PyBuffer_Release, PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.long cimport PyLong_FromLongLong
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.mem cimport PyMem_Malloc, PyMem_Free
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from .. import serialize
+from ..errors import Empty, Full, QueueGone, ShutDown
+from ..queues.base import END, Statistics, check_items, check_max_items, check_wait
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
+    long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
+    double PyFloat_AS_DOUBLE(object)
+
+cdef extern from "time.h" nogil:
+    ctypedef int clockid_t
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(clockid_t, timespec *)
+    clockid_t CLOCK_MONOTONIC
+
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
+cdef extern from "ring.h" nogil:
+    ctypedef enum q_status:
+        Q_OK, Q_EMPTY, Q_FULL, Q_SHUT, Q_NOT_YET, Q_BUSY, Q_NO_MEMORY, Q_NO_SLOT, Q_CORRUPT
+        Q_FOREIGN, Q_TOO_OFTEN, Q_SYSTEM
+    ctypedef enum q_event:
+        Q_ITEMS, Q_SPACE, Q_IDLE
+    ctypedef enum q_kind:
+        Q_INLINE, Q_BLOCK, Q_END
+    ctypedef struct q_queue:
+        pass
+    ctypedef struct q_item:
+        uint32_t kind, owner
+        uint64_t record, block
+        const void *data
+        uint64_t size
+    ctypedef struct q_counts:
+        uint64_t size, leased, unfinished, put, taken, done, lost, redelivered, poisoned, maxsize
+    ctypedef struct q_message:
+        const void *data
+        uint64_t size, block
+    q_status q_create(int, uint64_t, const uint8_t *, q_queue **)
+    q_status q_attach(int, const uint8_t *, q_queue **)
+    void q_detach(q_queue *)
+    int q_fd(const q_queue *)
+    uint64_t q_maxsize(const q_queue *)
+    uint32_t q_fork_generation()
+    q_status q_put(q_queue *, const void *, uint64_t, int)
+    q_status q_put_many(q_queue *, const q_message *, size_t, size_t *, int)
+    uint64_t q_inline_max()
+    q_status q_block_new(q_queue *, uint64_t, uint64_t *, void **, int)
+    q_status q_block_free(q_queue *, uint64_t, int)
+    q_status q_take(q_queue *, uint32_t, q_item *, size_t, size_t *, int)
+    q_status q_done(q_queue *, const q_item *, int)
+    q_status q_give_back(q_queue *, const q_item *, int)
+    q_status q_peek(q_queue *, void *, uint64_t, uint64_t *, uint32_t *, int)
+    q_status q_reader_new(q_queue *, uint32_t *, int)
+    q_status q_reader_waits(q_queue *, uint32_t, int)
+    q_status q_lease_done(q_queue *, uint32_t, uint64_t, int)
+    q_status q_lease_give_back(q_queue *, uint32_t, uint64_t, int)
+    q_status q_reader_close(q_queue *, uint32_t, int)
+    q_status q_end(q_queue *, const void *, uint32_t, int)
+    q_status q_withdraw(q_queue *, const void *, uint32_t, uint64_t *, int)
+    q_status q_task_done(q_queue *, int)
+    q_status q_shutdown(q_queue *, int, int)
+    q_status q_statistics(q_queue *, q_counts *, int)
+    uint64_t q_unfinished(const q_queue *)
+    int q_full(const q_queue *)
+    int q_is_shut(const q_queue *)
+    q_status q_take_poisoned(q_queue *, q_item *, int)
+    q_status q_define(q_queue *, const void *, uint32_t, const void *, uint64_t, int)
+    q_status q_fetch(q_queue *, const void *, uint32_t, const void **, uint64_t *)
+    uint32_t q_announce(q_queue *, q_event)
+    void q_sleep(q_queue *, q_event, uint32_t, int64_t)
+    int q_has_news(const q_queue *)
+    uint64_t q_size_hint(const q_queue *)
+    q_status q_sweep(q_queue *, int, int)
+    q_status q_leave(q_queue *, int)
+
+cdef double SLICE_S = 0.1
+cdef int SPINS = 30
+
+cdef object _pickle = pickle.dumps
+cdef object _unpickle = pickle.loads
+cdef dict _names = {}
+
+
+cdef double _now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return t.tv_sec + t.tv_nsec * 1e-9
+
+
+cdef int _fail(q_status status) except -1:
+    """Raise what a status means that is no question of waiting."""
+    if status == Q_SHUT:
+        raise ShutDown
+    if status == Q_NO_MEMORY:
+        raise MemoryError("the system has no more memory for this queue (or no room for its file)")
+    if status == Q_NO_SLOT:
+        raise OSError("too many processes and readers use this queue at once (4,095)")
+    if status == Q_TOO_OFTEN:
+        raise ValueError("task_done() called too many times: nothing is unfinished")
+    if status == Q_FOREIGN:
+        raise QueueGone("the file is not this queue (another version, user or pid namespace?)")
+    if status == Q_CORRUPT:
+        raise RuntimeError("the queue's shared memory is damaged: another program has written to it")
+    raise OSError(f"the queue's shared memory failed with status {int(status)}")
+
+
+cdef class Block:
+    """The memory of one large message, which belongs to whoever has this object."""
+
+    cdef Ring ring
+    cdef uint64_t address
+    cdef void *data
+    cdef Py_ssize_t size
+    cdef uint32_t generation
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
+
+    def __releasebuffer__(self, Py_buffer *view):
+        pass
+
+    def __dealloc__(self):
+        cdef int tries = 0
+        if self.address and self.generation == q_fork_generation():
+            with nogil:  # what is not given back now is when this process has ended
+                while q_block_free(self.ring.q, self.address, 1) == Q_BUSY and tries < 10:
+                    tries += 1
+
+
+cdef class Ring:
+    """One queue: a file that is mapped here. Waits for nothing with a lock held.
+
+    Attributes:
+        uuid: Names the queue, 16 bytes.
+    """
+
+    cdef q_queue *q
+    cdef readonly bytes uuid
+    cdef object exports, definitions
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self.q = NULL
+        self.exports = serialize.Exports()
+        self.definitions = {}
+
+    @staticmethod
+    def create(int fd, uint64_t maxsize, bytes uuid):
+        """Make a queue in an empty file; takes over `fd`."""
+        cdef Ring ring = Ring()
+        cdef q_status status
+        cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(uuid)
+        with nogil:
+            status = q_create(fd, maxsize, name, &ring.q)
+        if status != Q_OK:
+            ring.q = NULL
+            _fail(status)
+        ring.uuid = uuid
+        return ring
+
+    @staticmethod
+    def attach(int fd, bytes uuid):
+        """Map the queue in a file; takes over `fd` unless it raises."""
+        cdef Ring ring = Ring()
+        cdef q_status status
+        cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(uuid)
+        with nogil:
+            status = q_attach(fd, name, &ring.q)
+        if status != Q_OK:
+            ring.q = NULL
+            _fail(status)
+        ring.uuid = uuid
+        return ring
+
+    def __dealloc__(self):
+        if self.q != NULL:
+            with nogil:
+                q_leave(self.q, 1)
+                q_detach(self.q)
+
+    def fileno(self):
+        """Return the descriptor of the queue's file."""
+        return q_fd(self.q)
+
+    @property
+    def maxsize(self):
+        """The most messages that may wait; 0 is no limit."""
+        return q_maxsize(self.q)
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    cdef int _sleep(self, q_event event, uint32_t sequence, double deadline) except -1:
+        """Sleep until an event, a signal or a slice is over; settles what the dead have left."""
+        cdef double left = SLICE_S
+        cdef int64_t nanoseconds
+        if deadline >= 0:
+            left = deadline - _now()
+            if left > SLICE_S:
+                left = SLICE_S
+        if left > 0:
+            nanoseconds = <int64_t>(left * 1e9)
+            with nogil:
+                q_sleep(self.q, event, sequence, nanoseconds)
+                q_sweep(self.q, 1, 1)
+        PyErr_CheckSignals()
+        return 0
+
+    cdef int _spin(self) except -1:
+        cdef int i
+        with nogil:
+            for i in range(SPINS):
+                if q_has_news(self.q):
+                    break
+                sched_yield()
+        return 0
+
+    # -- putting -----------------------------------------------------------------------------------
+
+    def put(self, obj, bint block=True, timeout=None):
+        """See `Queue.put`."""
+        cdef uint8_t small[9]
+        cdef long long number
+        cdef int overflow
+        cdef double real
+        cdef const char *text
+        cdef Py_ssize_t size
+        cdef q_status status
+        cdef type cls = type(obj)
+        if timeout is not None or not block:
+            timeout = check_wait(block, timeout)
+        if cls is int:
+            number = PyLong_AsLongLongAndOverflow(obj, &overflow)
+            if not overflow:
+                small[0] = 105
+                memcpy(&small[1], &number, 8)
+                if q_put(self.q, small, 9, 0) != Q_OK:
+                    self._put_bytes(small, 9, timeout)
+                return
+        if cls is float:
+            real = PyFloat_AS_DOUBLE(obj)
+            small[0] = 102
+            memcpy(&small[1], &real, 8)
+            self._put_bytes(small, 9, timeout)
+        elif obj is None or cls is bool:
+            small[0] = 78 if obj is None else 84 if obj else 70
+            self._put_bytes(small, 1, timeout)
+        elif cls is bytes:
+            self._put_tagged(98, PyBytes_AS_STRING(obj), PyBytes_GET_SIZE(obj), timeout)
+        elif cls is str and (text := self._utf8(obj, &size)) != NULL:
+            self._put_tagged(115, text, size, timeout)
+        else:
+            self._put_parts(self._pack(obj), timeout)
+
+    cdef const char *_utf8(self, object obj, Py_ssize_t *size) except? NULL:
+        try:
+            return PyUnicode_AsUTF8AndSize(obj, size)
+        except UnicodeEncodeError:  # a lone surrogate: pickle does it
+            return NULL
+
+    cdef list _pack(self, object obj):
+        """Pack an object into parts that follow one another."""
+        cdef list buffers = []
+        cdef bytes data
+        cls = type(obj)
+        if cls is dict or cls is list or cls is tuple:
+            try:
+                data = _pickle(obj, 5, buffer_callback=buffers.append)
+            except Exception:
+                return self._pack_slowly(obj)
+            if not buffers and b"__main__" not in data and b"__mp_main__" not in data:
+                return [data]
+        return self._pack_slowly(obj)
+
+    cdef list _pack_slowly(self, object obj):
+        parts = serialize.dump_parts(obj, self.exports)
+        if self.exports.pending:
+            pending = self.exports.pending.copy()
+            for key, packed in pending.items():
+                self.define(key, packed)
+            self.exports.sent(list(pending))
+        return parts
+
+    cdef int _put_tagged(self, uint8_t tag, const char *data, Py_ssize_t size,
+                         object wait) except -1:
+        cdef uint8_t small[512]
+        cdef bytes whole
+        if size < 511:
+            small[0] = tag
+            memcpy(&small[1], data, size)
+            return self._put_bytes(small, size + 1, wait)
+        if <uint64_t>size < q_inline_max():
+            whole = PyBytes_FromStringAndSize(NULL, size + 1)
+            (<uint8_t *>PyBytes_AS_STRING(whole))[0] = tag
+            memcpy(PyBytes_AS_STRING(whole) + 1, data, size)
+            return self._put_bytes(PyBytes_AS_STRING(whole), size + 1, wait)
+        cdef q_message message
+        cdef uint8_t *into = self._new_block(size + 1, &message)
+        try:
+            with nogil:
+                into[0] = tag
+                memcpy(into + 1, data, size)
+            self._put_messages(&message, 1, wait)
+        except BaseException:
+            self._drop_block(&message)
+            raise
+        return 0
+
+    cdef int _put_bytes(self, const void *data, uint64_t size, object wait) except -1:
+        cdef q_message message
+        message.data = data
+        message.size = size
+        message.block = 0
+        self._put_messages(&message, 1, wait)
+        return 0
+
+    cdef int _put_parts(self, list parts, object wait) except -1:
+        cdef q_message message
+        cdef bytes whole = self._fill(parts, &message)
+        try:
+            self._put_messages(&message, 1, wait)
+        except BaseException:
+            self._drop_block(&message)
+            raise
+        return 0
+
+    cdef bytes _fill(self, list parts, q_message *message):
+        """Make a message of parts: in memory that is returned, or in a block."""
+        cdef Py_ssize_t size = 0, at = 0
+        cdef Py_buffer view
+        cdef bytes whole
+        cdef uint8_t *into
+        for part in parts:
+            size += len(part) if type(part) is not memoryview else part.nbytes
+        if <uint64_t>size <= q_inline_max():
+            whole = parts[0] if len(parts) == 1 and type(parts[0]) is bytes else b"".join(parts)
+            message.data = PyBytes_AS_STRING(whole)
+            message.size = size
+            message.block = 0
+            return whole
+        into = self._new_block(size, message)
+        try:
+            for part in parts:
+                PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
+                try:
+                    with nogil:
+                        memcpy(into + at, view.buf, view.len)
+                    at += view.len
+                finally:
+                    PyBuffer_Release(&view)
+        except BaseException:
+            self._drop_block(message)
+            raise
+        return b""
+
+    cdef uint8_t *_new_block(self, uint64_t size, q_message *message) except NULL:
+        cdef q_status status = Q_BUSY
+        cdef void *data = NULL
+        message.data = NULL
+        message.size = size
+        message.block = 0
+        while status == Q_BUSY:
+            with nogil:
+                status = q_block_new(self.q, size, &message.block, &data, 1)
+            PyErr_CheckSignals()
+        if status != Q_OK:
+            message.block = 0
+            _fail(status)
+        return <uint8_t *>data
+
+    cdef void _drop_block(self, q_message *message) noexcept:
+        if message.block:
+            with nogil:
+                q_block_free(self.q, message.block, 1)
+            message.block = 0
+
+    cdef size_t _put_messages(self, q_message *messages, size_t number, object wait,
+                              bint raises=True) except? 0:
+        """Put messages; with `raises`, raise Full if time is up."""
+        cdef size_t done = 0
+        cdef q_status status = q_put_many(self.q, messages, number, &done, 0)
+        cdef double deadline = -1
+        cdef uint32_t sequence
+        if status == Q_OK:
+            return done
+        if wait is not None and wait != 0:
+            deadline = _now() + <double>wait
+        while True:
+            sequence = q_announce(self.q, Q_SPACE)
+            with nogil:
+                status = q_put_many(self.q, messages, number, &done, 1)
+            if status == Q_OK:
+                return done
+            if status == Q_BUSY:
+                PyErr_CheckSignals()
+            elif status == Q_FULL:
+                if wait is not None and (wait == 0 or _now() >= deadline):
+                    if raises:
+                        raise Full
+                    return done
+                self._sleep(Q_SPACE, sequence, deadline)
+            elif status == Q_SHUT and done and not raises:
+                return done
+            else:
+                _fail(status)
+
+    def put_nowait(self, obj):
+        """See `Queue.put_nowait`."""
+        self.put(obj, False)
+
+    def put_many(self, items, bint block=True, timeout=None):
+        """See `Queue.put_many`."""
+        wait = check_wait(block, timeout)
+        cdef list packed = []
+        cdef uint8_t tag
+        for item in check_items(items):
+            cls = type(item)
+            if cls is int and -0x8000000000000000 <= item <= 0x7fffffffffffffff:
+                packed.append(item)
+            elif cls is bytes and len(item) < 4096:
+                packed.append(b"b" + item)
+            else:
+                packed.append(self._pack(item))
+        cdef size_t number = len(packed), done = 0, i = 0
+        if not number:
+            if q_is_shut(self.q):
+                raise ShutDown
+            return 0
+        cdef q_message *messages = <q_message *>PyMem_Malloc(number * (sizeof(q_message) + 16))
+        if messages == NULL:
+            raise MemoryError
+        cdef uint8_t *small = <uint8_t *>(messages + number)
+        cdef long long value
+        cdef list kept = []
+        for i in range(number):
+            messages[i].block = 0
+        try:
+            for i in range(number):
+                one = packed[i]
+                if type(one) is int:
+                    value = one
+                    small[16 * i] = 105
+                    memcpy(&small[16 * i + 1], &value, 8)
+                    messages[i].data = &small[16 * i]
+                    messages[i].size = 9
+                elif type(one) is bytes:
+                    messages[i].data = PyBytes_AS_STRING(one)
+                    messages[i].size = PyBytes_GET_SIZE(one)
+                else:
+                    kept.append(self._fill(one, &messages[i]))
+            done = self._put_messages(messages, number, wait, False)
+            for i in range(done):
+                messages[i].block = 0
+        finally:
+            for i in range(number):
+                self._drop_block(&messages[i])
+            PyMem_Free(messages)
+        return done
+
+    # -- getting -----------------------------------------------------------------------------------
+
+    cdef int _take(self, uint32_t reader, q_item *items, size_t limit, size_t *number,
+                   object wait) except -1:
+        """Take up to so many; 0 when time is up."""
+        cdef q_status status = q_take(self.q, reader, items, limit, number, 0)
+        cdef double deadline = -1
+        cdef uint32_t sequence
+        if status == Q_OK:
+            return 0
+        if wait is not None and wait != 0:
+            deadline = _now() + <double>wait
+        if status == Q_EMPTY and (wait is None or wait != 0):
+            self._spin()
+        if reader and (wait is None or wait != 0):
+            q_reader_waits(self.q, reader, 1)
+        try:
+            while True:
+                sequence = q_announce(self.q, Q_ITEMS)
+                with nogil:
+                    status = q_take(self.q, reader, items, limit, number, 1)
+                if status == Q_OK:
+                    return 0
+                if status == Q_BUSY:
+                    PyErr_CheckSignals()
+                elif status == Q_EMPTY or status == Q_NOT_YET:
+                    if wait is not None and (wait == 0 or _now() >= deadline):
+                        number[0] = 0
+                        return 0
+                    self._sleep(Q_ITEMS, sequence, deadline)
+                else:
+                    _fail(status)
+        finally:
+            if reader:
+                q_reader_waits(self.q, reader, 0)
+
+    def get(self, bint block=True, timeout=None):
+        """See `Queue.get`."""
+        cdef q_item item
+        cdef size_t number = 0
+        if timeout is not None or not block:
+            timeout = check_wait(block, timeout)
+        self._take(0, &item, 1, &number, timeout)
+        if not number:
+            raise Empty
+        return self._unpack(&item)
+
+    def get_nowait(self):
+        """See `Queue.get_nowait`."""
+        return self.get(False)
+
+    def get_many(self, max_items, bint block=True, timeout=None):
+        """See `Queue.get_many`."""
+        cdef size_t number = 0, i = 0, limit
+        cdef q_item *items
+        cdef list objects = []
+        wait = check_wait(block, timeout)
+        limit = min(check_max_items(max_items), max(1, q_size_hint(self.q)))
+        items = <q_item *>PyMem_Malloc(limit * sizeof(q_item))
+        if items == NULL:
+            raise MemoryError
+        try:
+            self._take(0, items, limit, &number, wait)
+            if not number:
+                raise Empty
+            try:
+                while i < number:
+                    objects.append(self._unpack(&items[i], False))
+                    self._finish(&items[i], True)
+                    i += 1
+            except Exception:
+                # If there are objects before it, the next call is to raise.
+                if not objects:
+                    self._finish(&items[0], True)
+                    self._give_back(items, 1, number)
+                    raise
+                self._give_back(items, i, number)
+            except BaseException:
+                self._give_back(items, i, number)
+                raise
+        finally:
+            PyMem_Free(items)
+        return objects
+
+    cdef void _give_back(self, q_item *items, size_t first, size_t number) noexcept:
+        cdef size_t i
+        cdef q_status status
+        for i in range(first, number):
+            status = Q_BUSY
+            while status == Q_BUSY:
+                with nogil:
+                    status = q_give_back(self.q, &items[i], 1)
+
+    cdef object _unpack(self, q_item *item, bint finish=True):
+        """Rebuild the object, and finish the record: it is this process's now."""
+        cdef const uint8_t *data = <const uint8_t *>item.data
+        cdef Py_ssize_t size = item.size
+        cdef long long number
+        cdef double real
+        if item.kind == Q_END:
+            return END
+        if size < 1:
+            raise RuntimeError("the queue's shared memory is damaged: an empty message")
+        cdef uint8_t tag = data[0]
+        if tag == 105 and size == 9:
+            memcpy(&number, &data[1], 8)
+            if finish:
+                self._finish(item)
+            return PyLong_FromLongLong(number)
+        if tag == 0x80 and item.kind == Q_INLINE and serialize._globals is None:
+            view = PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
+            try:
+                return _unpickle(view)
+            except BaseException as error:
+                copy = bytes(view)
+                serialize.let_interrupt_through(error)
+                return serialize.loads(copy, self)
+            finally:
+                view.release()
+                if finish:
+                    self._finish(item)
+        result = None
+        if tag == 98:
+            result = PyBytes_FromStringAndSize(<const char *>&data[1], size - 1)
+        elif tag == 115:
+            result = PyUnicode_DecodeUTF8(<const char *>&data[1], size - 1, "strict")
+        elif tag == 102 and size == 9:
+            memcpy(&real, &data[1], 8)
+            result = real
+        elif tag == 78:
+            pass
+        elif tag == 84 or tag == 70:
+            result = tag == 84
+        else:
+            return self._load(item, finish)
+        if finish:
+            self._finish(item)
+        return result
+
+    cdef object _load(self, q_item *item, bint finish):
+        """Rebuild what `serialize` has packed; its large buffers stay where they are."""
+        cdef const uint8_t *data = <const uint8_t *>item.data
+        cdef Block block
+        cdef bytearray copy
+        if item.kind == Q_BLOCK and finish:
+            self._finish(item)
+            block = Block()
+            block.ring = self
+            block.address = item.block
+            block.data = <void *>item.data
+            block.size = item.size
+            block.generation = q_fork_generation()
+            return serialize.loads(memoryview(block), self)
+        copy = bytearray(item.size)
+        memcpy(<char *>copy, data, item.size)
+        if finish:
+            self._finish(item)
+        return serialize.loads(copy, self)
+
+    cdef int _finish(self, q_item *item, bint frees=False) except -1:
+        cdef q_status status = q_done(self.q, item, 0)
+        cdef bint is_large = item.kind == Q_BLOCK
+        while status == Q_BUSY:
+            with nogil:
+                status = q_done(self.q, item, 1)
+        if status != Q_OK and status != Q_EMPTY:
+            _fail(status)
+        if is_large and (frees or data_is_plain(item)):
+            with nogil:
+                q_block_free(self.q, item.block, 1)
+        return 0
+
+    def peek(self, bint block=True, timeout=None):
+        """See `Queue.peek`."""
+        cdef bytearray copy = bytearray(256)
+        cdef uint64_t size = 0, capacity = 256
+        cdef uint32_t kind = 0
+        cdef q_status status
+        cdef double deadline = -1
+        cdef uint32_t sequence
+        cdef q_item item
+        cdef char *into = copy
+        wait = check_wait(block, timeout)
+        if wait is not None:
+            deadline = _now() + <double>wait
+        while True:
+            sequence = q_announce(self.q, Q_ITEMS)
+            with nogil:
+                status = q_peek(self.q, into, capacity, &size, &kind, 1)
+            if status == Q_OK:
+                if size <= capacity:
+                    break
+                copy = bytearray(size)
+                capacity = size
+                into = copy
+            elif status == Q_BUSY:
+                PyErr_CheckSignals()
+            elif status == Q_EMPTY or status == Q_NOT_YET:
+                if wait is not None and _now() >= deadline:
+                    raise Empty
+                self._sleep(Q_ITEMS, sequence, deadline)
+            else:
+                _fail(status)
+        item.kind = Q_END if kind == Q_END else Q_INLINE
+        item.data = into
+        item.size = size
+        return self._unpack(&item, False)
+
+    # -- what Q stands on --------------------------------------------------------------------------
+
+    def new_reader(self):
+        """Return the number of a new reader."""
+        cdef uint32_t reader = 0
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY or status == Q_NO_SLOT:
+            with nogil:
+                status = q_reader_new(self.q, &reader, 1)
+            if status == Q_NO_SLOT:
+                with nogil:
+                    q_sweep(self.q, 0, 1)
+                    status = q_reader_new(self.q, &reader, 1)
+                if status == Q_NO_SLOT:
+                    break
+            PyErr_CheckSignals()
+        if status != Q_OK:
+            _fail(status)
+        return reader
+
+    def take(self, uint32_t reader):
+        """Take a message under a lease: the lease and the object, or (0, END)."""
+        cdef q_item item
+        cdef size_t number = 0
+        self._take(reader, &item, 1, &number, None)
+        if item.kind == Q_END:
+            return 0, END
+        try:
+            return item.record, self._unpack(&item, False)
+        except Exception:
+            self.lease_done(reader, item.record)
+            raise
+        except BaseException:
+            self.lease_give_back(reader, item.record)
+            raise
+
+    def lease_done(self, uint32_t reader, uint64_t lease):
+        """End a lease: its message is finished."""
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_lease_done(self.q, reader, lease, 1)
+        if status != Q_OK:
+            _fail(status)
+
+    def lease_give_back(self, uint32_t reader, uint64_t lease):
+        """End a lease: its message waits again."""
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_lease_give_back(self.q, reader, lease, 1)
+
+    def close_reader(self, uint32_t reader):
+        """End all leases of a reader, and the reader."""
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_reader_close(self.q, reader, 1)
+
+    def end(self, bytes tag):
+        """Put an END."""
+        cdef q_status status = Q_BUSY
+        cdef const char *data = PyBytes_AS_STRING(tag)
+        cdef uint32_t size = len(tag)
+        while status == Q_BUSY:
+            with nogil:
+                status = q_end(self.q, data, size, 1)
+            PyErr_CheckSignals()
+        if status != Q_OK:
+            _fail(status)
+
+    def withdraw_ends(self, bytes tag):
+        """Take back the unread ENDs of this tag, and return how many."""
+        cdef q_status status = Q_BUSY
+        cdef uint64_t number = 0
+        cdef const char *data = PyBytes_AS_STRING(tag)
+        cdef uint32_t size = len(tag)
+        while status == Q_BUSY:
+            with nogil:
+                status = q_withdraw(self.q, data, size, &number, 1)
+            PyErr_CheckSignals()
+        if status != Q_OK:
+            _fail(status)
+        return number
+
+    def take_poisoned(self):
+        """Return one of the messages that were set aside, in a list, or an empty list."""
+        cdef q_item item
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_take_poisoned(self.q, &item, 1)
+            PyErr_CheckSignals()
+        if status == Q_EMPTY:
+            return []
+        if status != Q_OK:
+            _fail(status)
+        return [self._unpack(&item)]
+
+    # -- finishing and counting --------------------------------------------------------------------
+
+    def task_done(self):
+        """See `Queue.task_done`."""
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_task_done(self.q, 1)
+            PyErr_CheckSignals()
+        if status != Q_OK:
+            _fail(status)
+
+    def join(self):
+        """See `Queue.join`."""
+        cdef uint32_t sequence
+        while True:
+            sequence = q_announce(self.q, Q_IDLE)
+            if not q_unfinished(self.q):
+                return
+            self._sleep(Q_IDLE, sequence, -1)
+
+    def shutdown(self, bint immediate=False):
+        """See `Queue.shutdown`."""
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_shutdown(self.q, immediate, 1)
+            PyErr_CheckSignals()
+        if status != Q_OK:
+            _fail(status)
+
+    def statistics(self):
+        """See `Queue.statistics`."""
+        cdef q_counts c
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_statistics(self.q, &c, 1)
+            PyErr_CheckSignals()
+        if status != Q_OK:
+            _fail(status)
+        return Statistics(
+            c.size, c.leased, c.unfinished, c.put, c.taken, c.done, c.lost, c.redelivered,
+            c.poisoned, c.maxsize,
+        )
+
+    def full(self):
+        """See `Queue.full`."""
+        return bool(q_full(self.q))
+
+    def settle(self):
+        """Count what has happened so far, such as the death of a reader."""
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_sweep(self.q, 0, 1)
+            PyErr_CheckSignals()
+
+    def generation(self):
+        """Return a number that is another one in a forked child."""
+        return q_fork_generation()
+
+    def leave(self):
+        """This process ends: what it has taken counts as done."""
+        cdef q_status status = Q_BUSY
+        while status == Q_BUSY:
+            with nogil:
+                status = q_leave(self.q, 1)
+
+    # -- definitions -------------------------------------------------------------------------------
+
+    def define(self, bytes key, data):
+        """Give the queue a definition that messages will refer to."""
+        cdef q_status status = Q_BUSY
+        cdef bytes packed = bytes(data)
+        cdef const char *name = PyBytes_AS_STRING(key)
+        cdef const char *body = PyBytes_AS_STRING(packed)
+        cdef uint32_t key_size = len(key)
+        cdef uint64_t size = len(packed)
+        while status == Q_BUSY:
+            with nogil:
+                status = q_define(self.q, name, key_size, body, size, 1)
+            PyErr_CheckSignals()
+        if status != Q_OK:
+            _fail(status)
+
+    def fetch(self, bytes key):
+        """Return a definition, for `serialize.loads`; KeyError if there is none."""
+        cdef const void *data
+        cdef uint64_t size
+        cdef q_status status = q_fetch(self.q, PyBytes_AS_STRING(key), len(key), &data, &size)
+        if status == Q_EMPTY:
+            raise KeyError(key)
+        if status != Q_OK:
+            _fail(status)
+        return PyBytes_FromStringAndSize(<const char *>data, size)
+
+    def keep(self, bytes key, built):
+        """Keep what `serialize.loads` has built, as long as this lives."""
+        self.definitions[key] = built
+
+
+cdef bint data_is_plain(q_item *item) noexcept:
+    """Whether a large message has a code of its own: nobody refers to its memory afterwards."""
+    cdef uint8_t tag = (<const uint8_t *>item.data)[0]
+    return tag == 98 or tag == 115

@@ -1,0 +1,115 @@
+/* One queue in shared memory, for any number of processes that may be killed at any instruction.
+ *
+ * Everything here works on one open file: a log of records that producers append to and consumers
+ * take from, blocks for what is large, counts, leases, and who takes part. docs/core.md has the
+ * picture and the reasons. There is no Python in here.
+ *
+ * A call returns a `q_status`. What would have to wait says so (Q_EMPTY, Q_FULL, Q_NOT_YET, Q_BUSY)
+ * and the caller sleeps with `q_announce`, another try, and `q_sleep`: so whoever calls keeps
+ * control over signals, deadlines and locks of its own.
+ */
+#ifndef QMILL_RING_H
+#define QMILL_RING_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum {
+    Q_OK = 0,
+    Q_EMPTY,     /* nothing to take */
+    Q_FULL,      /* no room */
+    Q_SHUT,      /* shut down (and, for a taker, empty) */
+    Q_NOT_YET,   /* an END is first, and an earlier message may still come back */
+    Q_BUSY,      /* a lock is held by somebody else, who may be stopped */
+    Q_NO_MEMORY, /* the system gives no more memory, or no room for its file */
+    Q_NO_SLOT,   /* more processes and readers than the table holds */
+    Q_CORRUPT,   /* the file says what cannot be */
+    Q_FOREIGN,   /* the file is no queue that this process may use */
+    Q_TOO_OFTEN, /* task_done, and nothing is unfinished */
+    Q_SYSTEM,    /* see errno */
+} q_status;
+
+typedef enum { Q_ITEMS, Q_SPACE, Q_IDLE, Q_NUM_EVENTS } q_event;
+
+typedef enum { Q_INLINE = 1, Q_BLOCK, Q_END, Q_LINK } q_kind;
+
+typedef struct q_queue q_queue; /* this process's mapping of one queue */
+
+/* What was taken. `data` may be read until q_done, q_give_back or the end of the lease. */
+typedef struct {
+    uint32_t kind;
+    uint32_t owner;  /* the slot that took it */
+    uint64_t record; /* its address, which is also the name of its lease */
+    uint64_t block;  /* of a large one, else 0 */
+    const void *data;
+    uint64_t size;
+} q_item;
+
+typedef struct {
+    uint64_t size, leased, unfinished, put, taken, done, lost, redelivered, poisoned, maxsize;
+} q_counts;
+
+/* Make a queue in an empty file, or attach to the one that is there. Both take over `fd`. */
+q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **made);
+q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made);
+void q_detach(q_queue *q);
+int q_fd(const q_queue *q);
+uint64_t q_maxsize(const q_queue *q);
+uint32_t q_fork_generation(void);
+
+/* `patient` calls wait up to 0.1 s for a lock; the others return Q_BUSY at once. */
+q_status q_put(q_queue *q, const void *data, uint64_t size, int patient);
+/* Several small messages, as far as there is room; *done counts on. */
+typedef struct {
+    const void *data;
+    uint64_t size;
+    uint64_t block; /* of a large one, filled by the caller; data is ignored */
+} q_message;
+q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t *done,
+                    int patient);
+uint64_t q_inline_max(void); /* what is larger goes into a block */
+q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, int patient);
+q_status q_block_free(q_queue *q, uint64_t block, int patient);
+
+q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
+                int patient);
+q_status q_done(q_queue *q, const q_item *item, int patient); /* a block is the caller's then */
+q_status q_give_back(q_queue *q, const q_item *item, int patient);
+q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint32_t *kind,
+                int patient);
+
+q_status q_reader_new(q_queue *q, uint32_t *reader, int patient);
+q_status q_reader_waits(q_queue *q, uint32_t reader, int waits);
+q_status q_lease_done(q_queue *q, uint32_t reader, uint64_t record, int patient);
+q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int patient);
+q_status q_reader_close(q_queue *q, uint32_t reader, int patient);
+
+q_status q_end(q_queue *q, const void *tag, uint32_t size, int patient);
+q_status q_withdraw(q_queue *q, const void *tag, uint32_t size, uint64_t *number, int patient);
+q_status q_task_done(q_queue *q, int patient);
+q_status q_shutdown(q_queue *q, int immediate, int patient);
+q_status q_statistics(q_queue *q, q_counts *counts, int patient);
+uint64_t q_unfinished(const q_queue *q);
+int q_full(const q_queue *q);
+int q_is_shut(const q_queue *q);
+/* Takes one that was set aside; Q_EMPTY when there are none. */
+q_status q_take_poisoned(q_queue *q, q_item *item, int patient);
+
+q_status q_define(q_queue *q, const void *key, uint32_t key_size, const void *data, uint64_t size,
+                  int patient);
+q_status q_fetch(q_queue *q, const void *key, uint32_t key_size, const void **data,
+                 uint64_t *size);
+
+uint32_t q_announce(q_queue *q, q_event event);
+void q_sleep(q_queue *q, q_event event, uint32_t sequence, int64_t nanoseconds);
+uint64_t q_size_hint(const q_queue *q); /* how many wait, give or take a few */
+int q_has_news(const q_queue *q); /* whether a taker should look; may be wrong for a moment */
+
+q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle what dead processes hold */
+q_status q_leave(q_queue *q, int patient); /* this process ends: what it holds counts as done */
+
+#ifdef QMILL_POINTS
+extern void (*q_at_point)(int number); /* called at each numbered point, for tests that kill */
+#endif
+
+#endif
