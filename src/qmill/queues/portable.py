@@ -472,7 +472,7 @@ class PortableQueue(MailboxQueue):
 
     def __reduce__(self) -> Any:
         self._check_open()
-        return PortableQueue._attach, (
+        return _attach, (
             self._published(),
             self._number,
             self._maxsize,
@@ -586,3 +586,11 @@ class _ForkAwareReader(_UnpackingReader):
     def close(self, unread: Iterable[int] = ()) -> None:
         if self._generation == _fork_generation:
             super().close(unread)
+
+
+def _attach(address: Address, number: int, maxsize: int, name: str | None) -> PortableQueue:
+    """Rebuild a handle from its pickle.
+
+    A function and no class method: cloudpickle sends these by value, with the globals they use.
+    """
+    return PortableQueue._attach(address, number, maxsize, name)

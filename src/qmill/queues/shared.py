@@ -79,22 +79,10 @@ class SharedQueue(Queue):
             # A method of the ring is called at once, and not through one of ours.
             self.__dict__.update((name, getattr(ring, name)) for name in _FAST)
 
-    @classmethod
-    def _attach(cls, number: bytes, pid: int, file: int) -> SharedQueue:
-        """Rebuild a handle from its pickle."""
-        queue: SharedQueue = object.__new__(cls)
-        ring = _rings.get(number)
-        if ring is None:
-            ring = _find(number, pid, file)
-            _rings[number] = ring
-            _kept.add(ring)
-        queue._use(ring)
-        return queue
-
     def __reduce__(self) -> Any:
         self._check_open()
         _kept.add(self._ring)
-        return SharedQueue._attach, (self._ring.uuid, os.getpid(), self._ring.fileno())
+        return _attach, (self._ring.uuid, os.getpid(), self._ring.fileno())
 
     def __repr__(self) -> str:
         return f"<qmill.Queue kind='process' maxsize={self._ring.maxsize} at {id(self):#x}>"
@@ -208,6 +196,20 @@ class _SharedReader(Reader):
                 self._ring.lease_give_back(self._number, lease)
             self._ring.close_reader(self._number)
             self._number = 0
+
+
+def _attach(number: bytes, pid: int, file: int) -> SharedQueue:
+    """Rebuild a handle from its pickle.
+
+    A function and no class method: cloudpickle sends these by value, with the globals they use.
+    """
+    queue: SharedQueue = object.__new__(SharedQueue)
+    ring = _rings.get(number)
+    if ring is None:
+        ring = _rings[number] = _find(number, pid, file)
+        _kept.add(ring)
+    queue._use(ring)
+    return queue
 
 
 def _find(number: bytes, pid: int, file: int) -> Any:
