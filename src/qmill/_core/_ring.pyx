@@ -209,6 +209,12 @@ cdef class Ring:
                 q_leave(self.q, 1)
                 q_detach(self.q)
 
+    def __reduce__(self):
+        # A method such as `put` is pickled with its ring; how one is found is not known here.
+        from ..queues.shared import reduce_ring
+
+        return reduce_ring(self)
+
     def fileno(self):
         """Return the descriptor of the queue's file."""
         return q_fd(self.q)

@@ -81,8 +81,7 @@ class SharedQueue(Queue):
 
     def __reduce__(self) -> Any:
         self._check_open()
-        _kept.add(self._ring)
-        return _attach, (self._ring.uuid, os.getpid(), self._ring.fileno())
+        return _attach, reduce_ring(self._ring)[1]
 
     def __repr__(self) -> str:
         return f"<qmill.Queue kind='process' maxsize={self._ring.maxsize} at {id(self):#x}>"
@@ -198,17 +197,29 @@ class _SharedReader(Reader):
             self._number = 0
 
 
+def reduce_ring(ring: Any) -> Any:
+    """Return the pickle of a ring: how it is found."""
+    _kept.add(ring)
+    return attach_ring, (ring.uuid, os.getpid(), ring.fileno())
+
+
+def attach_ring(number: bytes, pid: int, file: int) -> Any:
+    """Return the ring of a pickle."""
+    ring = _rings.get(number)
+    if ring is None:
+        ring = _rings[number] = _find(number, pid, file)
+        _kept.add(ring)
+        _hook_exit()
+    return ring
+
+
 def _attach(number: bytes, pid: int, file: int) -> SharedQueue:
     """Rebuild a handle from its pickle.
 
     A function and no class method: cloudpickle sends these by value, with the globals they use.
     """
     queue: SharedQueue = object.__new__(SharedQueue)
-    ring = _rings.get(number)
-    if ring is None:
-        ring = _rings[number] = _find(number, pid, file)
-        _kept.add(ring)
-    queue._use(ring)
+    queue._use(attach_ring(number, pid, file))
     return queue
 
 
