@@ -17,6 +17,11 @@ from .programs import LIMIT_S, Call, Program
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
 
+@pytest.fixture(autouse=True)
+def _by_a_broker(monkeypatch):
+    monkeypatch.setenv("QMILL_TRANSPORT", "portable")
+
+
 @pytest.fixture
 def program():
     """Starts one program."""

@@ -707,6 +707,7 @@ cdef class Ring:
         """Return the number of a new reader."""
         cdef uint32_t reader = 0
         cdef q_status status = Q_BUSY
+        self.settle()  # what the dead have held goes before what is new
         while status == Q_BUSY or status == Q_NO_SLOT:
             with nogil:
                 status = q_reader_new(self.q, &reader, 1)
