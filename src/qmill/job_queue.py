@@ -31,6 +31,8 @@ from .queues.base import Queue, check_wait
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .observe.summary import Summary
+
 logger = logging.getLogger("qmill")
 
 DEFAULT_PRIORITY = 100
@@ -531,6 +533,29 @@ class JobQueue(Executor):
         """Fetch jobs as they are completed, until none is left; yields jobs."""
         while (job := self.get()) is not None:
             yield job
+
+    # -- what it has done ----------------------------------------------------------------------
+
+    def summary(self) -> Summary:
+        """Tell what became of all jobs so far, from running totals: see `Summary`.
+
+        >>> print(jobs.summary())  # doctest: +SKIP
+        """
+        from .observe.summary import Summary
+
+        return Summary.of(self.name, self.max_workers, *self._dispatcher.snapshot())
+
+    def frame(self) -> Any:
+        """Return a pandas DataFrame of the jobs that wait, work, or are completed and not fetched.
+
+        See `qmill.frame`.
+
+        Raises:
+            ImportError: pandas is not installed: `pip install 'qmill[plot]'`.
+        """
+        from .observe.frame import frame
+
+        return frame(self._dispatcher.held())
 
     # -- control -------------------------------------------------------------------------------
 
