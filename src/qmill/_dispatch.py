@@ -23,7 +23,7 @@ from collections import deque
 from datetime import datetime, timedelta
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .engines.base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, Report
 from .errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
@@ -44,6 +44,15 @@ logger = logging.getLogger("qmill")
 _Outcome = tuple[Job, str, Any, BaseException | None]  # a job, its state, result and exception
 
 _LONGEST_WAIT_S = 1_000_000.0  # what every selector takes
+
+
+class Progress(NamedTuple):
+    """Jobs that are completed, those that failed among them or soon will be, and those left."""
+
+    completed: int
+    failed: int
+    left: int
+    working: int
 
 
 class Dispatcher:
@@ -158,11 +167,12 @@ class Dispatcher:
             working = begun - ahead + self._num_unprocessed
             return self._scheduler.num_waiting + ahead, working, self._scheduler.num_completed
 
-    def progress(self) -> tuple[int, int, int, int]:
-        """Count the jobs that have ended, that failed, that are left, and that work."""
+    def progress(self) -> Progress:
+        """Count the jobs as a progress bar shows them."""
         with self._lock:
-            totals = self._totals
-            return totals.num_ended, totals.num_failed, self._num_pending(), self.sizes()[1]
+            totals, (_, working, _) = self._totals, self.sizes()
+            completed = totals.num_ended - self._num_unprocessed
+            return Progress(completed, totals.num_failed, self._num_pending(), working)
 
     def snapshot(self) -> tuple[Totals, dict[str, int], float]:
         """Return a copy of the totals, how many wait and work, and for how many seconds it goes."""
