@@ -7,6 +7,7 @@ import json
 import os
 
 import pytest
+import rich.console
 
 import qmill
 
@@ -93,15 +94,22 @@ def test_it_prints_on_lines_that_fit(done_queue):
         assert piece in text
 
 
-def test_rich_prints_the_same_words(done_queue):
+def test_rich_prints_the_same_words_in_colours(done_queue, monkeypatch):
     summary = done_queue.summary()
     out = io.StringIO()
-    summary.print(out)
+    rich.console.Console(file=out, width=120).print(summary)
     assert out.getvalue().split() == str(summary).split()
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal does
+    monkeypatch.setenv("COLUMNS", "120")
+    coloured = io.StringIO()
+    summary.print(coloured)
+    assert "\x1b[" in coloured.getvalue()
 
 
-def test_without_rich_it_prints_plainly(done_queue, monkeypatch):
-    hide(monkeypatch, "rich")
+@pytest.mark.parametrize("has_rich", [True, False])
+def test_to_a_file_it_prints_plainly(done_queue, monkeypatch, has_rich):
+    if not has_rich:
+        hide(monkeypatch, "rich")
     out = io.StringIO()
     summary = done_queue.summary()
     summary.print(out)

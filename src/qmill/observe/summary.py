@@ -132,12 +132,17 @@ class Summary:
         Args:
             file: Where to; None for the standard output.
         """
+        file = sys.stdout if file is None else file
         try:
             from rich.console import Console
         except ImportError:
             print(self, file=file)
+            return
+        console = Console(file=file, highlight=False)
+        if console.is_terminal:
+            console.print(self)
         else:
-            Console(file=file or sys.stdout, highlight=False).print(self)
+            print(self, file=file)
 
     def __str__(self) -> str:
         lines: list[str] = []
