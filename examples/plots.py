@@ -1,10 +1,11 @@
 """Draw what job queues did: quick start, serial beside parallel, priorities, lanes, lane errors.
 
-    python examples/plots.py docs/images      # all of them, in half a minute
-    python examples/plots.py out lanes        # one
+    python examples/plots.py docs/images          # all of them
+    python examples/plots.py out lanes --speed 1  # one, at its own pace
 
-Each picture is of a real run: jobs that sleep for about a second, divided by SCALE. It needs
-`pip install 'qmill[plot]'`.
+Each picture is of a real run, of jobs that sleep for about a second, or for a part of it.
+
+It needs `pip install 'qmill[plot]'`.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from typing import Any
 import qmill
 
 WORKERS = 6
-SCALE = 5.0  # how many times as fast as the jobs' own seconds
+speed = 5.0  # how many of the jobs' seconds are slept in one
 
 
 def nap(number: int) -> float:
     """Sleep for a time that depends on the number, of a second on average."""
-    seconds = random.Random(number).uniform(0.5, 1.5) / SCALE
+    seconds = random.Random(number).uniform(0.5, 1.5) / speed
     time.sleep(seconds)
     return seconds
 
 
 def reciprocal(number: int) -> float:
     """Fail for 0."""
-    time.sleep(0.5 / SCALE)
+    time.sleep(0.5 / speed)
     return 1 / number
 
 
@@ -101,10 +102,15 @@ PLOTS: dict[str, Callable[[], Any]] = {
 
 
 def main() -> None:
+    global speed
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where the pictures are written")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PLOTS) + "; or all")
+    parser.add_argument(
+        "--speed", type=float, default=speed, help="how many times as fast (default: %(default)s)"
+    )
     arguments = parser.parse_args()
+    speed = arguments.speed
     if unknown := set(arguments.names) - set(PLOTS):
         parser.error(f"there is no plot {', '.join(sorted(unknown))}; there are {', '.join(PLOTS)}")
     arguments.folder.mkdir(parents=True, exist_ok=True)
