@@ -32,3 +32,11 @@ def test_pictures_are_there_and_not_large(page: Path) -> None:
 def test_all_pictures_are_shown() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [name for name in NAMES if f"images/{name}.png" not in text] == []
+
+
+def test_what_plots_cost_can_be_measured() -> None:
+    output = programs.run("-m", "benchmarks.plots", "--jobs", "200")
+    assert re.fullmatch(
+        r"a chart of 200 jobs: \d+\.\d s, \d+ MB at most\nrunning totals: \d\.\d\d us a job\n",
+        output,
+    )
