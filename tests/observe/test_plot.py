@@ -106,8 +106,10 @@ def test_jobs_that_are_going_on_run_to_now():
         going = jobs.put(lambda: (started.set(), gate.wait()))
         waiting = jobs.put(abs, 1)
         started.wait()
-        bars = drawn(qmill.Plot([going, waiting]).build())
-        gate.set()
+        try:
+            bars = drawn(qmill.Plot([going, waiting]).build())
+        finally:
+            gate.set()
     assert len(running(bars)) == 1
     assert [bar[1:3] for bar in bars if bar[1] == 2] == [(2, GREYS[0])]
 

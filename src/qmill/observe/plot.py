@@ -331,11 +331,11 @@ def _chart(
         is_seen = (end > begin) & begin.notna()
         y = -rows.row[is_seen]
         data = {
-            "xmin": begin[is_seen],
-            "xmax": end[is_seen],
-            "ymin": y - height / 2,
-            "ymax": y + height / 2,
-            "fill": phase if phase else keys.reindex(y.index),
+            "begin": begin[is_seen],
+            "end": end[is_seen],
+            "bottom": y - height / 2,
+            "top": y + height / 2,
+            "key": phase if phase else keys.reindex(y.index),
         }
         if rows.panel is not None:
             data["panel"] = rows.panel[is_seen]
@@ -343,7 +343,7 @@ def _chart(
             layers.append(gg.geom_rect(type(table)(data)))
     greys = _GREYS_ON_DARK if theme == "dark" else _GREYS
     chart = _quiet_ggplot()(
-        mapping=gg.aes(xmin="xmin", xmax="xmax", ymin="ymin", ymax="ymax", fill="fill")
+        mapping=gg.aes(xmin="begin", xmax="end", ymin="bottom", ymax="top", fill="key")
     )
     for layer in layers:
         chart = chart + layer
