@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 
+import pandas
 import plotnine
 import pytest
 from matplotlib import pyplot
@@ -226,7 +227,9 @@ def test_an_iterator_of_jobs_and_a_frame_are_taken():
     records = staircase(3)
     expected = drawn(qmill.Plot(records).build())
     assert drawn(qmill.Plot(iter(records)).build()) == expected
-    assert drawn(qmill.Plot(qmill.frame(records)).build()) == expected
+    table = qmill.frame(records)
+    assert drawn(qmill.Plot(table).build()) == expected
+    assert len(drawn(qmill.Plot(pandas.concat([table, table])).build())) == 2 * len(expected)
 
 
 def test_it_can_be_added_to(tmp_path):
