@@ -91,7 +91,8 @@ def test_a_thread_has_what_a_thread_has(module: ModuleType) -> None:
     worker = module.run_thread(add_up, q, queue_of(module, "thread"))
     assert worker.is_alive()
     assert worker.daemon is False
-    assert worker.ident and worker.native_id
+    assert worker.ident
+    assert worker.native_id
     assert not hasattr(worker, "exitcode")
     q.stop(worker)
     assert not worker.is_alive()
