@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from multiprocessing import Process
 from typing import Any
@@ -10,6 +11,8 @@ from ..workers import NUM_CPUS
 from . import _ezpq_queue
 from ._ezpq_job import Job as Job
 from ._ezpq_queue import or_none
+
+logger = logging.getLogger("qmill")
 
 __version__ = "0.2.2"
 """The version of ezpq that this module stands in for."""
@@ -133,7 +136,7 @@ class Queue(_ezpq_queue.Queue):
 
     def waitpb(self, poll: float = 0, timeout: float = 0) -> int:
         """Wait as `wait` does, with a progress bar."""
-        return self._jobs.wait(timeout=or_none(timeout), progress=True)  # type: ignore[call-arg]
+        return self._jobs.wait(timeout=or_none(timeout), progress=True)
 
     def wait_worker(self, poll: float = 0, timeout: float = 0) -> bool:
         """Wait until a worker is free, for `timeout` seconds at most; return whether one is."""
@@ -168,6 +171,7 @@ class Plot:
         from ..observe.plot import Plot as QmillPlot
 
         self._plot = QmillPlot(jobs)
+        self.jobs_df = self._plot._table
 
     def build(
         self,
@@ -181,13 +185,12 @@ class Plot:
         theme: str = "bw",
     ) -> Any:
         """Return the chart, a plotnine object; the arguments are those of `qmill.Plot`."""
-        return self._plot.build(
-            color_by=color_by,
-            facet_by=facet_by,
-            facet_scale=facet_scale,
-            show_legend=show_legend,
-            bar_width=bar_width,
-            title=title,
-            color_pal=color_pal,
-            theme=theme,
-        )
+        look = color_by, facet_by, facet_scale, show_legend, bar_width, title
+        try:
+            return self._plot.build(*look, color_pal, theme)
+        except ValueError as error:
+            if color_pal is None:
+                raise
+            chart = self._plot.build(*look, None, theme)
+            logger.warning("color_pal is not used: %s", error)
+            return chart

@@ -190,9 +190,8 @@ class Plot:
     ) -> None:
         from ..observe.plot import Plot as QmillPlot
 
-        self._plot = QmillPlot(
-            jobs, color_by=color_by, show_legend=show_legend, bar_width=bar_width, title=title
-        )
+        self._plot = QmillPlot(jobs, color_by, None, show_legend, bar_width, title)
+        self.jobs_df = self._plot._table
 
     def build(self) -> Any:
         """Return the chart, a plotnine object."""
