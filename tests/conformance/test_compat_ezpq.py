@@ -702,3 +702,61 @@ def test_a_program_runs_unchanged_under_the_old_name(module: str, how: str, tmp_
         timeout=50,
     )
     assert (done.stdout, done.stderr) == ("[0, 2, 4, 6]\n[0, 1, 4]\n", "")
+
+
+# -- plots and progress ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[ModuleType, list[dict[str, Any]]]:
+    collected = {}
+    for module in (ezpq, ezpq01):
+        with module.Queue(n_workers=1, job_runner=threading.Thread) as q:
+            for number in range(4):
+                q.put(reciprocal, [number], priority=number % 2)
+            q.wait()
+            collected[module] = q.collect()
+    return collected
+
+
+def saved(chart: Any, path: Path) -> bool:
+    chart.save(path, verbose=False, width=4, height=3, dpi=50)
+    return path.stat().st_size > 1000
+
+
+def test_a_plot_of_02_takes_its_look_when_it_is_built(
+    records: dict[ModuleType, list[dict[str, Any]]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plot = ezpq.Plot(records[ezpq])
+    assert list(plot.jobs_df["id"]) == [1, 3, 2, 4]
+    look = {"color_by": "exitcode", "facet_by": "priority", "title": "Errors", "theme": "538"}
+    chart = plot.build(**look, show_legend=False, color_pal=["red", "blue"])
+    assert saved(chart, tmp_path / "chart.png")
+    assert not caplog.records
+    chart = plot.build(**look, color_pal=["red"])
+    assert "color_pal is not used" in caplog.text
+    with pytest.raises(ValueError, match="color_by"):
+        plot.build(color_by="no such thing")
+
+
+def test_a_plot_of_01_takes_its_look_when_it_is_made(
+    records: dict[ModuleType, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    chart = ezpq01.Plot(records[ezpq01], color_by="exitcode", title="Errors").build()
+    assert saved(chart, tmp_path / "chart.png")
+    assert chart.labels.title == "Errors"
+
+
+def test_progress_is_shown_where_somebody_sees_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with ezpq.Queue(1) as q:
+        assert [r["output"] for r in q.map(double, range(3), show_progress=True)] == [0, 2, 4]
+        q.put(double, 1)
+        assert q.wait(show_progress=True) == 0
+        q.put(double, 1)
+        assert q.waitpb() == 0
+    assert "3/3" in capsys.readouterr().err
