@@ -120,6 +120,17 @@ def test_a_process_knows_its_name(module: ModuleType) -> None:
 
 
 @both
+def test_a_worker_may_start_workers(module: ModuleType) -> None:
+    q = module.Q()
+
+    def outer() -> None:
+        module.Q().stop([module.run(lambda: q.put("from within"))])
+
+    module.run(outer).join()
+    assert q.get().data == "from within"
+
+
+@both
 @pytest.mark.parametrize("how", ["terminate", "kill"])
 def test_a_process_that_the_program_ends_is_no_failure(module: ModuleType, how: str) -> None:
     q, out = module.Q(), module.Q()

@@ -104,8 +104,7 @@ class Q(Queue):
 
     Args:
         thread: Whether it is for threads, and pickles nothing.
-        *args: As of `Queue`.
-        **kwargs: As of `Queue`.
+        *args, **kwargs: As of `Queue`.
     """
 
     def __init__(self, thread: bool = False, *args: Any, **kwargs: Any) -> None:
