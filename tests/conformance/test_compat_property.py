@@ -150,10 +150,14 @@ class Program:
         assert [self.told(record) for record in self.queue.collect(n)] == self.model.collect(n)
 
     def dispose(self) -> None:
-        self.queue.dispose()
+        self.end()
         self.queue._stop()
         self.model.dispose()
         self.ran.clear()
+
+    def end(self) -> None:
+        self.queue.collect()  # a failure that nobody has fetched would be logged
+        self.queue.dispose()
 
     def told(self, record: dict[str, Any]) -> tuple[int, str]:
         if record["cancelled"]:
@@ -208,7 +212,7 @@ def compare(
             step(both)
             both.check()
     finally:
-        both.queue.dispose()
+        both.end()
 
 
 @pytest.mark.parametrize("n_workers", [1, 3])

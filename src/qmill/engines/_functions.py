@@ -53,8 +53,9 @@ class Functions:
     `__call__` may change from job to job, so they travel with its arguments.
 
     Args:
-        inherit: Whether a fork can hand on what cannot be packed.
-        always: Whether it hands on everything, since each job has a worker that is forked for it.
+        inherit: Whether a fork can hand on a function that cannot be packed.
+        always: Whether it hands on all functions, and calls that cannot be packed, since each job
+            has a worker that is forked for it.
     """
 
     def __init__(self, *, inherit: bool, always: bool = False) -> None:
@@ -90,7 +91,7 @@ class Functions:
 
     def inherited(self, call: partial[Any]) -> Subject | None:
         """Return a number for a whole call that cannot be packed; None if no fork hands it on."""
-        if not self._inherit:
+        if not self._always:
             return None
         with self._lock:
             subject = self._subjects[call] = Subject(next(self._numbers), None)
