@@ -126,9 +126,11 @@ class Queue(_ezpq_queue.Queue):
         Returns:
             How many of these `n` are left.
         """
-        pending = self.remaining_jobs()
-        wanted = min(n, pending) if n > 0 else pending
-        left = self._jobs.wait(wanted, or_none(timeout))
+        jobs = self._jobs
+        with jobs._dispatcher.changed:  # no job ends between the count and the wait
+            pending = self.remaining_jobs()
+            wanted = min(n, pending) if n > 0 else pending
+            left = jobs.wait(wanted, or_none(timeout))
         return max(0, left + wanted - pending)
 
     def wait_worker(self, poll: float = 0.1, timeout: float = 0) -> bool:
