@@ -6,6 +6,7 @@
     qmill.run_thread  ... in a thread
     qmill.JobQueue  function calls with priorities, timeouts and records
     qmill.map       a function over many items
+    qmill.frame, qmill.Plot  what jobs did, and when
 
 The parts load when they are first used: `qmill.Queue` alone stays light.
 """
@@ -30,6 +31,7 @@ _WHERE = {
     "NUM_CPUS": "workers",
     "NUM_THREADS": "workers",
     "NotSupported": "errors",
+    "Plot": "observe.plot",
     "Poisoned": "errors",
     "Q": "messages",
     "QmillError": "errors",
@@ -40,7 +42,11 @@ _WHERE = {
     "Statistics": "queues.base",
     "Worker": "workers",
     "WorkerDied": "errors",
+<<<<<<< HEAD
     "core_info": "_core",
+=======
+    "frame": "observe.frame",
+>>>>>>> main
     "get_start_method": "processes",
     "map": "mapping",
     "parallel": "mapping",
@@ -68,6 +74,8 @@ if TYPE_CHECKING:
     from .jobs.job import Job
     from .mapping import map, parallel
     from .messages import END_MSG, Msg, Q
+    from .observe.frame import frame
+    from .observe.plot import Plot
     from .processes import get_start_method, set_start_method
     from .queues.base import Queue, Statistics
     from .workers import NUM_CPUS, NUM_THREADS, Worker, run, run_thread
@@ -84,6 +92,7 @@ __all__ = [
     "LaneError",
     "Msg",
     "NotSupported",
+    "Plot",
     "Poisoned",
     "Q",
     "QmillError",
@@ -95,7 +104,11 @@ __all__ = [
     "Worker",
     "WorkerDied",
     "__version__",
+<<<<<<< HEAD
     "core_info",
+=======
+    "frame",
+>>>>>>> main
     "get_start_method",
     "map",
     "parallel",

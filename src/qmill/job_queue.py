@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
+import operator
 import os
 import uuid
 import weakref
@@ -30,6 +32,8 @@ from .queues.base import Queue, check_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from .observe.summary import Summary
 
 logger = logging.getLogger("qmill")
 
@@ -61,7 +65,7 @@ class JobQueue(Executor):
         initargs: Its arguments.
         callback: Called as `callback(job)` for each job of `put` and `starmap` that has ended, in
             the order in which they end, in a thread of its own.
-        log_file: A CSV file to which the record of each such job is appended.
+        log_file: A CSV file to which the record of each such job is appended, or a `RecordLog`.
         auto_start: Whether to run jobs from the beginning; else from `start()` on.
         auto_stop: Whether to end the workers each time that all jobs are done. They start again
             with the next job.
@@ -74,12 +78,16 @@ class JobQueue(Executor):
         max_memory_per_worker: A worker process is replaced when its resident memory, in bytes, is
             larger after a job; None is no limit.
         name: What to call the queue in records (`qid`); None for eight random digits.
+        progress: Whether `wait`, `map` and the end of a `with` block show a progress bar: True for
+            one of tqdm where the standard error is a terminal or a notebook, and silence
+            elsewhere; or a class like `tqdm.tqdm`, which always does.
 
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: A number out of range; an unknown engine or start method.
         NotSupported: The engine cannot do what an argument asks for.
         OSError: The log file cannot be opened.
+        ImportError: `progress=True` needs tqdm: `pip install 'qmill[progress]'`.
 
     Leaving a `with` block waits for all jobs; leaving it by an exception or Ctrl-C cancels those
     that wait and kills those that run. When the interpreter exits, pending jobs still run.
@@ -97,7 +105,7 @@ class JobQueue(Executor):
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         callback: Callable[[Job], Any] | None = None,
-        log_file: str | os.PathLike[str] | None = None,
+        log_file: str | os.PathLike[str] | RecordLog | None = None,
         auto_start: bool = True,
         auto_stop: bool = False,
         auto_remove: bool = False,
@@ -106,9 +114,11 @@ class JobQueue(Executor):
         max_jobs_per_worker: int | None = None,
         max_memory_per_worker: int | None = None,
         name: str | None = None,
+        progress: Any = False,
     ) -> None:
         _check_callable("initializer", initializer)
         _check_callable("callback", callback)
+        _bar_type(progress)
         if max_workers is None:
             max_workers = workers.NUM_THREADS if engine == "thread" else workers.NUM_CPUS
         self.name = uuid.uuid4().hex[:8] if name is None else str(name)
@@ -123,11 +133,13 @@ class JobQueue(Executor):
         )
         self._engine = _make_engine(engine, settings, start_method, mp_context)
         maxsize = _check_int("maxsize", maxsize)
-        log = None if log_file is None else RecordLog(_as_path(log_file))
+        log = _open_log(log_file)
         self._dispatcher = _dispatch.Dispatcher(
             self._engine, self.name, maxsize, log, auto_stop, auto_remove
         )
         self._callback = callback
+        self._progress = progress
+        self._shown = _dispatch.Progress(0, 0, 0, 0)  # of what a bar has told the end
         self._ids = itertools.count(1)
         self._finalizer = weakref.finalize(self, _let_end, self._dispatcher)
         self._finalizer.atexit = False
@@ -333,6 +345,7 @@ class JobQueue(Executor):
         chunksize: int | None = None,
         buffersize: int | None = None,
         job_timeout: float | None = None,
+        progress: Any = None,
     ) -> Iterator[Any]:
         """Call a function for each item, in parallel; the results come in the order of the items.
 
@@ -345,6 +358,8 @@ class JobQueue(Executor):
                 read lazily. None submits everything before this returns.
             job_timeout: Seconds that one call may take before it is killed; it needs a chunksize
                 of 1, which it implies.
+            progress: Whether to show a progress bar, from the first result that is asked for; as
+                for `JobQueue`, and None for what that was given.
 
         Returns:
             An iterator of results. When it is dropped, calls that have not begun are cancelled.
@@ -357,7 +372,7 @@ class JobQueue(Executor):
             NotSupported: A job_timeout, and the engine cannot kill.
         """
         limits = MapLimits(timeout, chunksize, buffersize, job_timeout)
-        return self._map(fn, iterables, limits)
+        return self._map(fn, iterables, limits, progress=progress)
 
     def _map(
         self,
@@ -369,8 +384,11 @@ class JobQueue(Executor):
         *,
         lazy: bool = False,
         ordered: bool = True,
+        progress: Any = None,
     ) -> Iterator[Any]:
         self._check_map(fn, iterables, limits)
+        make_bar = _bar_type(self._progress if progress is None else progress)
+        total = -1 if make_bar is None else min(operator.length_hint(i, -1) for i in iterables)
         timeout, chunksize, buffersize, job_timeout = limits
         if job_timeout is not None:
             chunksize = 1
@@ -399,7 +417,11 @@ class JobQueue(Executor):
         else:
             results = mapping.as_completed(deadline, self._dispatcher.changed)
         next(results)  # a generator that has not begun would not notice that it is dropped
-        return results
+        if make_bar is None:
+            return results
+        from .observe.progress import follow
+
+        return follow(make_bar, results, None if total < 0 else total, self._dispatcher)
 
     def _check_map(
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], limits: MapLimits
@@ -464,12 +486,14 @@ class JobQueue(Executor):
         chosen = zip(sizes, (waiting, working, completed), strict=True)
         return sum(size for size, counted in chosen if counted)
 
-    def wait(self, n: int | None = None, timeout: float | None = None) -> int:
+    def wait(self, n: int | None = None, timeout: float | None = None, progress: Any = None) -> int:
         """Wait until jobs are done.
 
         Args:
             n: For how many to wait from now on; None is all.
             timeout: Seconds to wait at most; None is no limit.
+            progress: Whether to show a progress bar; as for `JobQueue`, and None for what that was
+                given. It counts the jobs since the queue was last waited for to its end.
 
         Returns:
             How many jobs are left that wait or work: 0 unless time was up or `n` was given.
@@ -480,12 +504,47 @@ class JobQueue(Executor):
         deadline = None if timeout is None else monotonic() + timeout
         dispatcher = self._dispatcher
         dispatcher.check_is_ours()
+        make_bar = _bar_type(self._progress if progress is None else progress)
+        if make_bar is not None:
+            aim = 0 if n is None else max(0, dispatcher.num_left() - n)
+            return self._watch(make_bar, aim, math.inf if deadline is None else deadline)
         with dispatcher.changed:
             aim = 0 if n is None else max(0, dispatcher.num_left() - n)
             while (left := dispatcher.num_left()) > aim:
                 if not _wait_for_change(dispatcher, deadline):
                     break
             return left
+
+    def wait_worker(self, timeout: float | None = None) -> bool:
+        """Wait until a worker has nothing to do: fewer jobs wait or work than there are workers.
+
+        Args:
+            timeout: Seconds to wait at most; None is no limit.
+
+        Returns:
+            Whether there is one.
+        """
+        check_wait(True, timeout)
+        deadline = None if timeout is None else monotonic() + timeout
+        dispatcher = self._dispatcher
+        dispatcher.check_is_ours()
+        with dispatcher.changed:
+            while dispatcher.num_left() >= self.max_workers:
+                if not _wait_for_change(dispatcher, deadline):
+                    return False
+            return True
+
+    def _watch(self, make_bar: Callable[..., Any], aim: int, deadline: float) -> int:
+        """Wait with a progress bar, unless there is nothing that it could show."""
+        from .observe.progress import watch
+
+        before = self._dispatcher.progress()
+        left = before.left
+        if left or before.completed > self._shown.completed:
+            left = watch(make_bar, self._dispatcher, self._shown, aim, deadline)
+        if not left:
+            self._shown = self._dispatcher.progress()
+        return left
 
     def get(self, block: bool = True, timeout: float | None = None) -> Job | None:
         """Fetch the completed job with the lowest priority number, of equals the oldest.
@@ -532,6 +591,29 @@ class JobQueue(Executor):
         while (job := self.get()) is not None:
             yield job
 
+    # -- what it has done ----------------------------------------------------------------------
+
+    def summary(self) -> Summary:
+        """Tell what became of all jobs so far, from running totals: see `Summary`.
+
+        >>> print(jobs.summary())  # doctest: +SKIP
+        """
+        from .observe.summary import Summary
+
+        return Summary.of(self.name, self.max_workers, *self._dispatcher.snapshot())
+
+    def frame(self) -> Any:
+        """Return a pandas DataFrame of the jobs that wait, work, or are completed and not fetched.
+
+        See `qmill.frame`.
+
+        Raises:
+            ImportError: pandas is not installed: `pip install 'qmill[plot]'`.
+        """
+        from .observe.frame import frame
+
+        return frame(self._dispatcher.held())
+
     # -- control -------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -575,6 +657,10 @@ class JobQueue(Executor):
         """Cancel the jobs that have not begun, and kill those that run if the engine can."""
         self._dispatcher.cancel_all()
 
+    def stop_working(self) -> None:
+        """Kill the jobs that run, if the engine can; those that wait have their turn."""
+        self._dispatcher.cancel_working()
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs, and end when those that are here are done.
 
@@ -591,6 +677,9 @@ class JobQueue(Executor):
         if exc_type is not None:
             self.stop_all()
         try:
+            if exc_type is None and (make_bar := _bar_type(self._progress)) is not None:
+                self.shutdown(wait=False)
+                self._watch(make_bar, 0, math.inf)
             self.shutdown(wait=True)
         except BaseException:  # Ctrl-C
             self.stop_all()
@@ -620,18 +709,30 @@ class WithOptions:
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
+        progress: Any = None,
     ) -> Iterator[Any]:
         """Call a function for each item as `JobQueue.map` does, with these options.
 
         The `timeout` of the options is the `job_timeout` of the calls.
         """
         limits = MapLimits(timeout, chunksize, buffersize, self._options.timeout)
-        return self._queue._map(fn, iterables, limits, self._priority, self._options)
+        return self._queue._map(
+            fn, iterables, limits, self._priority, self._options, progress=progress
+        )
 
 
 def _let_end(dispatcher: _dispatch.Dispatcher) -> None:
     """Have a queue end that nobody holds any more, once its jobs are done."""
     dispatcher.shut_down(wait=False, cancel_waiting=False)
+
+
+def _bar_type(progress: Any) -> Callable[..., Any] | None:
+    """Return what makes progress bars, or None; see `observe.progress.bar_type`."""
+    if progress is None or progress is False:
+        return None
+    from .observe.progress import bar_type
+
+    return bar_type(progress)
 
 
 def _wait_for_change(dispatcher: _dispatch.Dispatcher, deadline: float | None) -> bool:
@@ -689,10 +790,12 @@ def _as_args(args: Any) -> tuple[Any, ...]:
     return tuple(args)
 
 
-def _as_path(log_file: Any) -> str | os.PathLike[str]:
+def _open_log(log_file: Any) -> RecordLog | None:
+    if log_file is None or isinstance(log_file, RecordLog):
+        return log_file
     if not isinstance(log_file, (str, os.PathLike)):
         raise TypeError(f"log_file must be a path, not {type(log_file).__name__} {log_file!r}")
-    return log_file
+    return RecordLog(log_file)
 
 
 def _as_initargs(initargs: Any) -> tuple[Any, ...]:

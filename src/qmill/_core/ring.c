@@ -26,6 +26,12 @@ void (*q_at_point)(int number);
 #define POINT(number) ((void)0)
 #endif
 
+#if defined(__x86_64__) || defined(__i386__)
+#define pause_cpu() __builtin_ia32_pause()
+#else
+#define pause_cpu() ((void)0)
+#endif
+
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
@@ -273,6 +279,11 @@ struct change {
     word *words[JOURNAL_ENTRIES];
 };
 
+static void begin(struct change *c, struct lock *lock) {
+    c->lock = lock;
+    c->number = 0; /* and the words are not cleared: that would take as long as the rest */
+}
+
 static void plan(struct change *c, uint64_t address, word *w, uint64_t value) {
     struct entry *e = &c->lock->journal[c->number];
     e->address = address;
@@ -322,7 +333,7 @@ static q_status take_lock(q_queue *q, struct lock *lock, int patient) {
     int error = pthread_mutex_trylock(&lock->mutex);
     if (unlikely(error == EBUSY)) {
         for (int i = 0; i < 100 && error == EBUSY; i++) {
-            __builtin_ia32_pause();
+            pause_cpu();
             error = pthread_mutex_trylock(&lock->mutex);
         }
         if (error == EBUSY && patient) {
@@ -365,7 +376,11 @@ static void wake(q_queue *q, q_event number, uint64_t how_many) {
     struct event *event = &q->h->events[number];
     /* Full, and pairs with the increment in q_announce: either we see the sleeper, or it sees what
      * we have just published. */
+#if defined(__x86_64__) || defined(__i386__)
+    atomic_signal_fence(memory_order_seq_cst); /* the unlock before was a locked instruction */
+#else
     atomic_thread_fence(memory_order_seq_cst);
+#endif
     uint32_t waiters = atomic_load_explicit(&event->waiters, memory_order_relaxed);
     if (likely(!waiters)) return;
     atomic_fetch_add(&event->sequence, 1);
@@ -426,7 +441,8 @@ static q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot) { /* under t
     for (uint32_t i = 1; i < MAX_SLOTS; i++) {
         struct slot *s = &h->slots[i];
         if (get(&s->kind_pid) & 0xff) continue;
-        struct change c = {&h->get, 0, {0}};
+        struct change c;
+        begin(&c, &h->get);
         PLAN(&c, s->started, start_of(q->pid));
         PLAN(&c, s->taken, 0);
         PLAN(&c, s->leases, 0);
@@ -496,7 +512,8 @@ static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under 
         return Q_NO_MEMORY;
     }
     struct segment *s = &h->segments[number];
-    struct change c = {&h->allocate, 0, {0}};
+    struct change c;
+    begin(&c, &h->allocate);
     PLAN(&c, s->offset, offset);
     PLAN(&c, s->size, bytes);
     PLAN(&c, s->used, 0);
@@ -532,7 +549,8 @@ static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under 
     set(&b->state, BLOCK_OWNED | (uint64_t)q->slot << 32);
     set(&b->next, 0);
     set(&b->punched, 0);
-    struct change c = {&h->allocate, 0, {0}};
+    struct change c;
+    begin(&c, &h->allocate);
     PLAN(&c, s->used, used + bytes);
     commit(&c);
     return Q_OK;
@@ -564,7 +582,8 @@ static q_status allocate(q_queue *q, uint64_t bytes, uint64_t *address, int pati
             return Q_NO_MEMORY;
         }
     }
-    struct change c = {&h->allocate, 0, {0}};
+    struct change c;
+    begin(&c, &h->allocate);
     PLAN(&c, h->free_block[class], get(&b->next));
     PLAN(&c, h->num_free[class], get(&h->num_free[class]) - 1);
     plan(&c, first + offsetof(struct block, punched), &b->punched, 0);
@@ -588,7 +607,8 @@ static void release_locked(q_queue *q, uint64_t address, struct block *b) {
         punch = last > first && !fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                            (off_t)first, (off_t)(last - first));
     }
-    struct change c = {&h->allocate, 0, {0}};
+    struct change c;
+    begin(&c, &h->allocate);
     plan(&c, address + offsetof(struct block, next), &b->next, get(&h->free_block[class]));
     plan(&c, address + offsetof(struct block, punched), &b->punched, punch);
     plan(&c, address + offsetof(struct block, state), &b->state, BLOCK_FREE);
@@ -831,7 +851,8 @@ q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t
         unlock(&h->put);
         return Q_SHUT;
     }
-    struct change c = {&h->put, 0, {0}};
+    struct change c;
+    begin(&c, &h->put);
     struct appended a = {get(&h->tail), get(&h->tail_chunk), 0};
     uint64_t free_places = room(h), before = *done, in_change = 0;
     while (*done + in_change < number) {
@@ -881,7 +902,8 @@ q_status q_end(q_queue *q, const void *tag, uint32_t size, int patient) {
     if (size > 256) return Q_CORRUPT;
     q_status status = take_lock(q, &h->put, patient);
     if (status != Q_OK) return status;
-    struct change c = {&h->put, 0, {0}};
+    struct change c;
+    begin(&c, &h->put);
     struct appended a = {get(&h->tail), get(&h->tail_chunk), 0};
     struct end end = {q->pid};
     status = append(q, &c, &a, Q_END, &end, sizeof end, tag, size);
@@ -944,7 +966,8 @@ static void reap(q_queue *q) {
             struct block *b = block_at(q, chunk);
             uint64_t next = get(&r->state);
             if (!b) break;
-            struct change c = {&h->get, 0, {0}};
+            struct change c;
+            begin(&c, &h->get);
             PLAN(&c, h->oldest, next);
             PLAN(&c, h->oldest_chunk, next - sizeof *b);
             PLAN(&c, h->num_chunks, get(&h->num_chunks) - 1);
@@ -961,7 +984,8 @@ static void reap(q_queue *q) {
         address += r->bytes;
     }
     if (address != get(&h->oldest)) {
-        struct change c = {&h->get, 0, {0}};
+        struct change c;
+        begin(&c, &h->get);
         PLAN(&c, h->oldest, address);
         commit(&c);
     }
@@ -994,7 +1018,8 @@ static void compact(q_queue *q) {
         if (finished && link_word) {
             struct block *b = block_at(q, chunk);
             if (!b) return;
-            struct change c = {&h->get, 0, {0}};
+            struct change c;
+            begin(&c, &h->get);
             plan(&c, previous_link + offsetof(struct record, state), link_word, next);
             PLAN(&c, h->num_chunks, get(&h->num_chunks) - 1);
             plan(&c, chunk + offsetof(struct block, state), &b->state,
@@ -1009,7 +1034,8 @@ static void compact(q_queue *q) {
         chunk = next - sizeof(struct block);
         finished = 1;
     }
-    struct change c = {&h->get, 0, {0}};
+    struct change c;
+    begin(&c, &h->get);
     uint64_t left = get(&h->num_chunks);
     PLAN(&c, h->compact_at, left < 8 ? 16 : 2 * left);
     commit(&c);
@@ -1051,7 +1077,8 @@ static q_status take_returned(q_queue *q, uint32_t reader, q_item *item) {
         q_status status = fill_item(q, r, address, owner, item);
         if (status != Q_OK) return status;
         struct slot *s = &h->slots[owner];
-        struct change c = {&h->get, 0, {0}};
+        struct change c;
+        begin(&c, &h->get);
         plan(&c, address + offsetof(struct record, state), &r->state,
              state_of(LEASED, deaths_of(state), owner));
         PLAN(&c, h->num_returned, get(&h->num_returned) - 1);
@@ -1073,7 +1100,8 @@ static q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t li
     struct header *h = q->h;
     uint32_t owner = reader ? reader : q->slot;
     struct slot *s = &h->slots[owner];
-    struct change c = {&h->get, 0, {0}};
+    struct change c;
+    begin(&c, &h->get);
     /* Acquire: pairs with the release of `num_records` in commit. */
     uint64_t seen = get(&h->num_seen), records = get(&h->num_records), cursor = get(&h->cursor);
     uint64_t chunk = 0, messages = 0;
@@ -1128,7 +1156,8 @@ static q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t li
     }
     commit(&c);
     if (unlikely(chunk)) { /* a border was crossed */
-        struct change more = {&h->get, 0, {0}};
+        struct change more;
+        begin(&more, &h->get);
         PLAN(&more, h->num_chunks, get(&h->num_chunks) + 1);
         commit(&more);
         reap(q);
@@ -1260,7 +1289,8 @@ q_status q_done(q_queue *q, const q_item *item, int patient) {
     struct record *r;
     status = find_leased(q, item->record, item->owner, &r);
     if (status == Q_OK) {
-        struct change c = {&h->get, 0, {0}};
+        struct change c;
+        begin(&c, &h->get);
         uint64_t block;
         plan_block(q, &c, r, &block);
         plan(&c, item->record + offsetof(struct record, state), &r->state, DONE);
@@ -1275,7 +1305,8 @@ static void put_back(q_queue *q, struct record *r, uint64_t address, uint64_t de
                      uint32_t owner, int was_lease, int died) {
     struct header *h = q->h;
     struct slot *s = &h->slots[owner];
-    struct change c = {&h->get, 0, {0}};
+    struct change c;
+    begin(&c, &h->get);
     plan(&c, address + offsetof(struct record, state), &r->state, state_of(RETURNED, deaths, 0));
     PLAN(&c, h->num_returned, get(&h->num_returned) + 1);
     if (was_lease) {
@@ -1333,7 +1364,8 @@ static void lease_done(q_queue *q, struct record *r, uint64_t address, uint32_t 
                        uint64_t *block) {
     struct header *h = q->h;
     struct slot *s = &h->slots[reader];
-    struct change c = {&h->get, 0, {0}};
+    struct change c;
+    begin(&c, &h->get);
     plan_block(q, &c, r, block);
     plan(&c, address + offsetof(struct record, state), &r->state, DONE);
     PLAN(&c, s->leases, get(&s->leases) - 1);
@@ -1404,7 +1436,8 @@ static void settle(q_queue *q, const uint8_t *marked) {
         if (marked[owner] == CLOSED) {
             lease_done(q, r, address, owner, &block);
         } else if (marked[owner] == TAKEN) { /* its `taken` has it, and is settled by its slot */
-            struct change c = {&h->get, 0, {0}};
+            struct change c;
+            begin(&c, &h->get);
             plan_block(q, &c, r, &block);
             plan(&c, address + offsetof(struct record, state), &r->state, DONE);
             commit(&c);
@@ -1412,7 +1445,8 @@ static void settle(q_queue *q, const uint8_t *marked) {
             put_back(q, r, address, deaths, owner, 1, 1);
         } else {
             struct slot *s = &h->slots[owner];
-            struct change c = {&h->get, 0, {0}};
+            struct change c;
+            begin(&c, &h->get);
             plan(&c, address + offsetof(struct record, state), &r->state,
                  state_of(SET_ASIDE, deaths, 0));
             PLAN(&c, s->leases, get(&s->leases) - 1);
@@ -1439,7 +1473,8 @@ q_status q_reader_close(q_queue *q, uint32_t reader, int patient) {
             marked[reader] = CLOSED;
             settle(q, marked);
         }
-        struct change c = {&h->get, 0, {0}};
+        struct change c;
+        begin(&c, &h->get);
         PLAN(&c, s->kind_pid, SLOT_FREE);
         commit(&c);
     }
@@ -1462,7 +1497,8 @@ q_status q_take_poisoned(q_queue *q, q_item *item, int patient) {
             if (what_of(get(&r->state)) == SET_ASIDE) {
                 status = fill_item(q, r, address, q->slot, item);
                 if (status != Q_OK) break;
-                struct change c = {&h->get, 0, {0}};
+                struct change c;
+                begin(&c, &h->get);
                 plan(&c, address + offsetof(struct record, state), &r->state,
                      state_of(LEASED, 0, q->slot));
                 PLAN(&c, h->num_set_aside, get(&h->num_set_aside) - 1);
@@ -1508,7 +1544,8 @@ q_status q_withdraw(q_queue *q, const void *tag, uint32_t size, uint64_t *number
         if (kind_of(r) == Q_END && what_of(get(&r->state)) != WITHDRAWN &&
             bytes == sizeof(struct end) + size &&
             !memcmp((uint8_t *)(r + 1) + sizeof(struct end), tag, size)) {
-            struct change c = {&h->get, 0, {0}};
+            struct change c;
+            begin(&c, &h->get);
             plan(&c, address + offsetof(struct record, state), &r->state, WITHDRAWN);
             PLAN(&c, h->num_ends_gone, get(&h->num_ends_gone) + 1);
             commit(&c);
@@ -1530,7 +1567,8 @@ q_status q_task_done(q_queue *q, int patient) {
         status = Q_TOO_OFTEN;
     } else {
         struct slot *s = &h->slots[q->slot];
-        struct change c = {&h->get, 0, {0}};
+        struct change c;
+        begin(&c, &h->get);
         if (get(&s->taken)) PLAN(&c, s->taken, get(&s->taken) - 1);
         plan_done(q, &c, 1);
         commit(&c);
@@ -1553,7 +1591,8 @@ static q_status discard(q_queue *q) {
             uint64_t address = get(&h->cursor);
             struct record *r = follow(q, &address, NULL);
             if (!r) return Q_CORRUPT;
-            struct change c = {&h->get, 0, {0}};
+            struct change c;
+            begin(&c, &h->get);
             plan(&c, address + offsetof(struct record, state), &r->state, WITHDRAWN);
             PLAN(&c, h->num_ends_gone, get(&h->num_ends_gone) + 1);
             commit(&c);
@@ -1565,7 +1604,8 @@ static q_status discard(q_queue *q) {
         status = find_leased(q, item.record, q->slot, &r);
         if (status != Q_OK) return status;
         struct slot *s = &h->slots[q->slot];
-        struct change c = {&h->get, 0, {0}};
+        struct change c;
+        begin(&c, &h->get);
         uint64_t block;
         plan_block(q, &c, r, &block);
         plan(&c, item.record + offsetof(struct record, state), &r->state, DONE);
@@ -1582,7 +1622,8 @@ q_status q_shutdown(q_queue *q, int immediate, int patient) {
     struct header *h = q->h;
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
-    struct change c = {&h->get, 0, {0}};
+    struct change c;
+    begin(&c, &h->get);
     PLAN(&c, h->shut, 1);
     commit(&c);
     if (immediate) {
@@ -1635,7 +1676,8 @@ q_status q_define(q_queue *q, const void *key, uint32_t key_size, const void *da
     }
     struct block *b = block_at(q, block);
     d->next = get(&q->h->definitions);
-    struct change c = {&q->h->put, 0, {0}};
+    struct change c;
+    begin(&c, &q->h->put);
     plan(&c, block + offsetof(struct block, state), &b->state, BLOCK_DEFINITION);
     PLAN(&c, q->h->definitions, block);
     commit(&c);
@@ -1701,7 +1743,8 @@ static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind
     uint64_t held = q_unfinished(q) - waiting - get(&h->num_leased);
     uint64_t taken = get(&s->taken);
     uint64_t lost = taken < held ? taken : held;
-    struct change c = {&h->get, 0, {0}};
+    struct change c;
+    begin(&c, &h->get);
     if (lost) {
         plan_done(q, &c, lost);
         if (died) PLAN(&c, h->num_lost, get(&h->num_lost) + lost);
