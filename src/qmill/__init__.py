@@ -42,11 +42,8 @@ _WHERE = {
     "Statistics": "queues.base",
     "Worker": "workers",
     "WorkerDied": "errors",
-<<<<<<< HEAD
     "core_info": "_core",
-=======
     "frame": "observe.frame",
->>>>>>> main
     "get_start_method": "processes",
     "map": "mapping",
     "parallel": "mapping",
@@ -104,11 +101,8 @@ __all__ = [
     "Worker",
     "WorkerDied",
     "__version__",
-<<<<<<< HEAD
     "core_info",
-=======
     "frame",
->>>>>>> main
     "get_start_method",
     "map",
     "parallel",
