@@ -10,7 +10,7 @@ def why_not() -> str | None:
     if sys.platform != "linux":
         return f"it needs Linux; this is {sys.platform}"
     try:
-        from . import _ring  # type: ignore[attr-defined]  # noqa: F401  # where it was not built
+        from . import _ring  # noqa: F401
     except ImportError as error:
         return f"it was not built when qmill was installed ({error})"
     return None

@@ -103,7 +103,7 @@ class SharedQueue(Queue):
         self._check_open()
         raise ValueError(f"{self!r} has no name to unlink")
 
-    # -- called by subclasses, and when the handle is closed -----------------------------------------
+    # -- called by subclasses, and when the handle is closed ---------------------------------------
 
     @property
     def _open_ring(self) -> Any:
@@ -146,7 +146,7 @@ class SharedQueue(Queue):
     def shutdown(self, immediate: bool = False) -> None:
         self._open_ring.shutdown(immediate)
 
-    # -- what Q stands on ---------------------------------------------------------------------------
+    # -- what Q stands on --------------------------------------------------------------------------
 
     def _settle(self) -> None:
         self._open_ring.settle()
