@@ -299,6 +299,13 @@ static void commit(struct change *c) {
 static q_status recover(q_queue *q, struct lock *lock) {
     uint32_t number = atomic_load_explicit(&lock->number, memory_order_acquire);
     if (number > JOURNAL_ENTRIES) return Q_CORRUPT;
+    if (number && lock == &q->h->put) {
+        /* Consumers go on as soon as they see the last word of a put: what became of its blocks
+         * since must not be undone. The last word never has the same value twice, so it tells. */
+        const struct entry *last = &lock->journal[number - 1];
+        const word *w = last->address % 8 ? NULL : at(q, last->address, 8);
+        if (w && get(w) == last->value) number = 0;
+    }
     for (uint32_t i = 0; i < number; i++) {
         word *w = lock->journal[i].address % 8 ? NULL : at(q, lock->journal[i].address, 8);
         if (!w) return Q_CORRUPT;
