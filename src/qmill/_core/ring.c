@@ -929,13 +929,14 @@ static q_status fill_item(q_queue *q, struct record *r, uint64_t address, uint32
     return Q_OK;
 }
 
-/* Follow links from an address to a record; *chunk is the chunk that it is in. */
-static struct record *follow(q_queue *q, uint64_t *address, uint64_t *chunk) {
+/* The record at an address, or behind the link that is there, which *links counts. */
+static struct record *follow(q_queue *q, uint64_t *address, uint64_t *links) {
     struct record *r = record_at(q, *address);
-    while (r && unlikely(kind_of(r) == Q_LINK)) {
+    if (r && unlikely(kind_of(r) == Q_LINK)) {
         *address = get(&r->state);
-        if (chunk) *chunk = *address - sizeof(struct block);
+        if (links) ++*links;
         r = record_at(q, *address);
+        if (r && kind_of(r) == Q_LINK) return NULL; /* no chunk is empty */
     }
     return r;
 }
@@ -1083,11 +1084,11 @@ static q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t li
     struct change c = {&h->get, 0, {0}};
     /* Acquire: pairs with the release of `num_records` in commit. */
     uint64_t seen = get(&h->num_seen), records = get(&h->num_records), cursor = get(&h->cursor);
-    uint64_t chunk = 0, messages = 0;
+    uint64_t borders = 0, messages = 0;
     q_status status = Q_OK;
     if (unlikely(records - seen > UINT64_MAX / 2)) return Q_CORRUPT;
     while (*number < limit && seen != records) {
-        struct record *r = follow(q, &cursor, &chunk);
+        struct record *r = follow(q, &cursor, &borders);
         if (unlikely(!r)) return Q_CORRUPT;
         if (unlikely(what_of(get(&r->state)) == WITHDRAWN)) {
             cursor += r->bytes;
@@ -1133,11 +1134,9 @@ static q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t li
         }
         PLAN(&c, h->num_gone, get(&h->num_gone) + messages);
     }
+    if (unlikely(borders)) PLAN(&c, h->num_chunks, get(&h->num_chunks) + borders);
     commit(&c);
-    if (unlikely(chunk)) { /* a border was crossed */
-        struct change more = {&h->get, 0, {0}};
-        PLAN(&more, h->num_chunks, get(&h->num_chunks) + 1);
-        commit(&more);
+    if (unlikely(borders)) {
         reap(q);
         if (get(&h->num_chunks) > get(&h->compact_at)) compact(q);
     }
