@@ -429,8 +429,6 @@ int main(int argc, char **argv) {
                     if (!died) {
                         p2++;
                         n2 = 1;
-                        while (p2 < NUM_POINTS && (p2 == 7 || p2 == 12 || p2 == 22 || p2 == 43))
-                            p2++;
                     }
                 }
             }

@@ -343,18 +343,13 @@ static q_status take_lock(q_queue *q, struct lock *lock, int patient) {
             error = timed_lock(&lock->mutex, &until);
         }
     }
-    if (likely(!error)) return Q_OK;
     if (error == EBUSY || error == ETIMEDOUT) return Q_BUSY;
-    if (error != EOWNERDEAD) return Q_CORRUPT;
-    q_status status = Q_OK;
-    if (lock == &q->h->put) {
-        /* A change of both sides is in the consumers' journal, and comes first. */
-        do status = take_lock(q, &q->h->get, 1);
-        while (status == Q_BUSY);
-        if (status == Q_OK) unlock(&q->h->get);
-    }
-    if (status == Q_OK) status = recover(q, lock);
-    if (status == Q_OK) pthread_mutex_consistent(&lock->mutex);
+    if (error == EOWNERDEAD) error = pthread_mutex_consistent(&lock->mutex);
+    if (unlikely(error)) return Q_CORRUPT;
+    /* The journal tells what is to be done, not the mutex: who fails here, say for want of memory
+     * to map, leaves it to the next. */
+    if (likely(!atomic_load_explicit(&lock->number, memory_order_acquire))) return Q_OK;
+    q_status status = recover(q, lock);
     if (status != Q_OK) unlock(lock);
     return status;
 }
