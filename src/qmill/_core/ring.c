@@ -378,8 +378,11 @@ static void wake(q_queue *q, q_event number, uint64_t how_many) {
 
 uint32_t q_announce(q_queue *q, q_event number) {
     struct event *event = &q->h->events[number];
+    /* First: who sets `waiters` back has then changed the sequence since. */
+    uint32_t sequence = atomic_load(&event->sequence);
+    POINT(50);
     atomic_fetch_add(&event->waiters, 1); /* see wake */
-    return atomic_load(&event->sequence);
+    return sequence;
 }
 
 void q_sleep(q_queue *q, q_event number, uint32_t sequence, int64_t nanoseconds) {
