@@ -402,26 +402,29 @@ uint64_t q_size_hint(const q_queue *q) {
 
 /* -- who takes part ----------------------------------------------------------------------------- */
 
-/* When a process started, in ticks since boot; 0 if it is dead or a zombie. */
+#define UNKNOWN UINT64_MAX
+
+/* When a process started, in ticks since boot; 0 if it is dead or a zombie, UNKNOWN if /proc cannot
+ * be read now, say for want of a descriptor: a living one must not be taken for dead. */
 static uint64_t start_of(uint64_t pid) {
     char path[40], text[1024];
     snprintf(path, sizeof path, "/proc/%llu/stat", (unsigned long long)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
+    if (fd < 0) return errno == ENOENT && !access("/proc/self/stat", F_OK) ? 0 : UNKNOWN;
     ssize_t size = read(fd, text, sizeof text - 1);
+    int error = errno;
     close(fd);
-    if (size <= 0) return 0;
+    if (size <= 0) return size < 0 && error == ESRCH ? 0 : UNKNOWN;
     text[size] = 0;
     char *p = strrchr(text, ')'); /* the name may contain anything */
-    if (!p || !p[1]) return 0;
+    if (!p || !p[1]) return UNKNOWN;
     char state = p[2];
-    if (state == 'Z' || state == 'X') return 0;
-    p += 2;
-    for (int field = 3; field < 22 && p; field++) {
-        p = strchr(p, ' ');
-        if (p) p++;
-    }
-    return p ? strtoull(p, NULL, 10) : 0;
+    unsigned long long threads = 0, started = 0;
+    if (sscanf(p + 3, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %*s %llu",
+               &threads, &started) != 2)
+        return UNKNOWN;
+    /* If only its first thread has ended, it is shown as a zombie too. */
+    return state == 'X' || (state == 'Z' && threads <= 1) ? 0 : started;
 }
 
 static q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot) { /* under the get lock */
@@ -1669,14 +1672,11 @@ q_status q_fetch(q_queue *q, const void *key, uint32_t key_size, const void **da
 
 /* -- the dead, and those who leave -------------------------------------------------------------- */
 
-static int is_dead(const struct slot *s, uint64_t own_pid) {
-    uint64_t pid = get(&s->kind_pid) >> 8;
-    if (pid == own_pid) {
-        return get(&s->started) != start_of(pid);
-    }
+static int is_dead(const struct slot *s) {
+    uint64_t pid = get(&s->kind_pid) >> 8, known = get(&s->started);
     if (kill((pid_t)pid, 0) && errno == ESRCH) return 1;
     uint64_t started = start_of(pid);
-    return !started || started != get(&s->started);
+    return !started || (started != UNKNOWN && known != UNKNOWN && started != known);
 }
 
 /* Under all locks: blocks that belong to slots that are marked are free again. */
@@ -1730,7 +1730,7 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
     for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
         struct slot *s = &h->slots[i];
         unsigned kind = get(&s->kind_pid) & 0xff;
-        if (kind && is_dead(s, q->pid)) {
+        if (kind && is_dead(s)) {
             marked[i] = kind == SLOT_READER ? DIED : TAKEN;
             any = 1;
         }
@@ -1750,7 +1750,7 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
     /* Somebody else may have done it meanwhile, and given the slots to others. */
     for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
         struct slot *s = &h->slots[i];
-        if (marked[i] && (!(get(&s->kind_pid) & 0xff) || !is_dead(s, q->pid))) marked[i] = 0;
+        if (marked[i] && (!(get(&s->kind_pid) & 0xff) || !is_dead(s))) marked[i] = 0;
     }
     settle(q, marked);
     POINT(41);
