@@ -427,6 +427,8 @@ static uint64_t start_of(uint64_t pid) {
     return state == 'X' || (state == 'Z' && threads <= 1) ? 0 : started;
 }
 
+static q_status sweep(q_queue *q, int patient);
+
 static q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot) { /* under the get lock */
     struct header *h = q->h;
     uint64_t known = get(&h->num_slots);
@@ -452,23 +454,24 @@ static q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot) { /* under t
 static q_status take_part(q_queue *q, int patient) {
     uint32_t generation = q_fork_generation();
     if (likely(q->slot && q->generation == generation)) return Q_OK;
-    q_status status = take_lock(q, &q->h->get, patient);
-    if (status != Q_OK) return status;
-    if (q->generation != generation) {
-        q->slot = 0;
-        q->pid = (uint64_t)getpid();
-        q->generation = generation;
+    for (int has_swept = 0;; has_swept = 1) {
+        q_status status = take_lock(q, &q->h->get, patient);
+        if (status != Q_OK) return status;
+        if (q->generation != generation) {
+            q->slot = 0;
+            q->pid = (uint64_t)getpid();
+            q->generation = generation;
+        }
+        if (!q->slot) {
+            uint32_t slot = 0;
+            status = new_slot(q, SLOT_PROCESS, &slot);
+            if (status == Q_OK) q->slot = slot;
+        }
+        unlock(&q->h->get);
+        if (status != Q_NO_SLOT || has_swept) return status;
+        status = sweep(q, patient);
+        if (status != Q_OK) return status;
     }
-    if (!q->slot) {
-        uint32_t slot = 0;
-        status = new_slot(q, SLOT_PROCESS, &slot);
-        if (status == Q_OK) q->slot = slot;
-    }
-    unlock(&q->h->get);
-    if (status == Q_NO_SLOT) {
-        q_sweep(q, 0, 1);
-    }
-    return status;
 }
 
 #define TAKE_PART(q, patient)                                                                      \
@@ -1320,11 +1323,15 @@ q_status q_give_back(q_queue *q, const q_item *item, int patient) {
 
 q_status q_reader_new(q_queue *q, uint32_t *reader, int patient) {
     TAKE_PART(q, patient);
-    q_status status = take_lock(q, &q->h->get, patient);
-    if (status != Q_OK) return status;
-    status = new_slot(q, SLOT_READER, reader);
-    unlock(&q->h->get);
-    return status;
+    for (int has_swept = 0;; has_swept = 1) {
+        q_status status = take_lock(q, &q->h->get, patient);
+        if (status != Q_OK) return status;
+        status = new_slot(q, SLOT_READER, reader);
+        unlock(&q->h->get);
+        if (status != Q_NO_SLOT || has_swept) return status;
+        status = sweep(q, patient);
+        if (status != Q_OK) return status;
+    }
 }
 
 q_status q_reader_waits(q_queue *q, uint32_t reader, int waits) {
@@ -1715,26 +1722,13 @@ static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind
     commit(&c);
 }
 
-q_status q_sweep(q_queue *q, int only_if_due, int patient) {
+static q_status sweep(q_queue *q, int patient) {
     struct header *h = q->h;
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    int64_t now = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-    if (only_if_due && now - (int64_t)get(&h->last_sweep_ns) < SWEEP_INTERVAL_NS &&
-        now >= (int64_t)get(&h->last_sweep_ns))
-        return Q_OK;
-    set(&h->last_sweep_ns, (uint64_t)now);
     uint8_t marked[MAX_SLOTS] = {0};
     int any = 0;
     uint64_t number = get(&h->num_slots);
-    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
-        struct slot *s = &h->slots[i];
-        unsigned kind = get(&s->kind_pid) & 0xff;
-        if (kind && is_dead(s)) {
-            marked[i] = kind == SLOT_READER ? DIED : TAKEN;
-            any = 1;
-        }
-    }
+    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++)
+        any |= marked[i] = (get(&h->slots[i].kind_pid) & 0xff) && is_dead(&h->slots[i]);
     if (!any) {
         /* A killed producer may have committed what nobody has applied. */
         q_status status = Q_OK;
@@ -1744,18 +1738,19 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
         }
         return status;
     }
-    TAKE_PART(q, patient);
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
     /* Somebody else may have done it meanwhile, and given the slots to others. */
     for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
-        struct slot *s = &h->slots[i];
-        if (marked[i] && (!(get(&s->kind_pid) & 0xff) || !is_dead(s))) marked[i] = 0;
+        if (!marked[i]) continue;
+        unsigned kind = get(&h->slots[i].kind_pid) & 0xff;
+        marked[i] = !kind || !is_dead(&h->slots[i]) ? 0 : kind == SLOT_READER ? DIED : TAKEN;
     }
     settle(q, marked);
     POINT(41);
     status = take_lock(q, &h->allocate, 1);
     if (status == Q_OK) {
+        marked[0] = TAKEN; /* of one that was killed here while it had no slot */
         free_blocks(q, marked);
         unlock(&h->allocate);
         for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
@@ -1769,6 +1764,19 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
     release_both(q);
     for (int i = 0; i < Q_NUM_EVENTS; i++) wake(q, (q_event)i, INT_MAX);
     return status;
+}
+
+q_status q_sweep(q_queue *q, int only_if_due, int patient) {
+    struct header *h = q->h;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    int64_t now = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    if (only_if_due && now - (int64_t)get(&h->last_sweep_ns) < SWEEP_INTERVAL_NS &&
+        now >= (int64_t)get(&h->last_sweep_ns))
+        return Q_OK;
+    set(&h->last_sweep_ns, (uint64_t)now);
+    if (q->slot) TAKE_PART(q, patient); /* a forked child is not its parent */
+    return sweep(q, patient);
 }
 
 q_status q_leave(q_queue *q, int patient) {
