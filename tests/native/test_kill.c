@@ -187,7 +187,7 @@ static void with_a_dead_one(q_queue *q) { /* who took two, leases two and has a 
     }
     SAME(end_of(child), KILLED);
 }
-static void sweep(q_queue *q) { MUST(q_sweep(q, 0, 1)); }
+static void sweeps(q_queue *q) { MUST(q_sweep(q, 0, 1)); }
 static uint64_t blocks[2];
 static void two_huge(q_queue *q) {
     void *into;
@@ -246,7 +246,7 @@ static const operation OPERATIONS[] = {
     {"define", some, nothing, define, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"peek", some, nothing, peek, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"statistics", some, nothing, statistics, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
-    {"sweep", with_a_dead_one, nothing, sweep, 2, 0, AT_ONCE, ALL_LOST, 2, 0},
+    {"sweep", with_a_dead_one, nothing, sweeps, 2, 0, AT_ONCE, ALL_LOST, 2, 0},
     {"leave", some, take_and_lease, leave, 3, 0, ONE_BY_ONE, SOME_LOST, 2, 0},
     {"compact and take", bigs, lease_one, compacts, 5, 0, ONE_BY_ONE, ALL_LOST, 0, 0},
     {"punch", some, two_huge, punch, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
@@ -373,7 +373,7 @@ static int kill_sweeper(q_queue *q, int point, int n) {
     if (!child) {
         kill_at = point;
         kill_after = n;
-        sweep(q);
+        sweeps(q);
         _exit(0);
     }
     int end_code = end_of(child);
