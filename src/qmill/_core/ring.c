@@ -1337,6 +1337,8 @@ q_status q_reader_new(q_queue *q, uint32_t *reader, int patient) {
 q_status q_reader_waits(q_queue *q, uint32_t reader, int waits) {
     if (!reader || reader >= MAX_SLOTS) return Q_CORRUPT;
     struct slot *s = &q->h->slots[reader];
+    if (q->generation != q_fork_generation() || get(&s->kind_pid) != (SLOT_READER | q->pid << 8))
+        return Q_OK; /* it is the parent's, or closed and another's by now */
     uint32_t before = atomic_exchange(&s->waiting, (uint32_t)waits);
     if (waits && !before && get(&s->leases)) wake(q, Q_ITEMS, INT_MAX); /* an END may be ready now */
     return Q_OK;
