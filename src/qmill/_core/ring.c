@@ -160,9 +160,8 @@ struct q_queue {
     uint32_t slot;       /* this process's; 0 before it has one */
     uint32_t generation; /* of forks, when it got it */
     uint64_t pid;
-    pthread_mutex_t mapping;
     uint8_t *_Atomic base[MAX_SEGMENTS];
-    uint64_t bytes[MAX_SEGMENTS];
+    word bytes[MAX_SEGMENTS];
 };
 
 static uint64_t here(const q_queue *q, const volatile void *p) {
@@ -199,30 +198,24 @@ uint32_t q_fork_generation(void) {
 
 /* -- addresses ---------------------------------------------------------------------------------- */
 
+/* Without a lock, which a forked child might find held: of two threads one maps it in vain. */
 static int map_segment(q_queue *q, unsigned number) {
-    int mapped = 0;
-    pthread_mutex_lock(&q->mapping);
-    if (!atomic_load(&q->base[number])) {
-        struct stat file;
-        uint64_t offset = get(&q->h->segments[number].offset);
-        uint64_t size = get(&q->h->segments[number].size);
-        if (number < get(&q->h->num_segments) && size && !fstat(q->fd, &file) &&
-            size <= (uint64_t)file.st_size && offset <= (uint64_t)file.st_size - size &&
-            offset % 4096 == 0) {
-            void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd, (off_t)offset);
-            if (p != MAP_FAILED) {
-                q->bytes[number] = size;
-                atomic_store_explicit(&q->base[number], p, memory_order_release); /* with `at` */
-                mapped = 1;
-            } else {
-                mapped = -1;
-            }
-        }
-    } else {
-        mapped = 1;
-    }
-    pthread_mutex_unlock(&q->mapping);
-    return mapped;
+    struct stat file;
+    uint64_t offset = get(&q->h->segments[number].offset);
+    uint64_t size = get(&q->h->segments[number].size);
+    if (number >= get(&q->h->num_segments) || !size || fstat(q->fd, &file) ||
+        size > (uint64_t)file.st_size || offset > (uint64_t)file.st_size - size || offset % 4096)
+        return 0;
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd, (off_t)offset);
+    if (p == MAP_FAILED) return -1;
+    uint64_t unknown = 0;
+    uint8_t *nothing = NULL;
+    /* The first one's size counts, should the file change it meanwhile. */
+    int is_first = atomic_compare_exchange_strong(&q->bytes[number], &unknown, size);
+    if ((!is_first && unknown != size) ||
+        !atomic_compare_exchange_strong(&q->base[number], &nothing, p)) /* release: with `at` */
+        munmap(p, size);
+    return atomic_load(&q->base[number]) != NULL;
 }
 
 /* The memory at an address, or NULL: nothing in the file is trusted to be right. */
@@ -234,7 +227,8 @@ static void *at(q_queue *q, uint64_t address, uint64_t bytes) {
         if (map_segment(q, (unsigned)number) != 1) return NULL;
         base = atomic_load(&q->base[number]);
     }
-    if (unlikely(offset > q->bytes[number] || bytes > q->bytes[number] - offset)) return NULL;
+    uint64_t size = atomic_load_explicit(&q->bytes[number], memory_order_relaxed);
+    if (unlikely(offset > size || bytes > size - offset)) return NULL;
     return base + offset;
 }
 
@@ -668,8 +662,7 @@ static q_status new_queue(int fd, q_queue **made) {
     q->fd = fd;
     q->pid = (uint64_t)getpid();
     q->generation = q_fork_generation();
-    q->bytes[0] = header_bytes();
-    pthread_mutex_init(&q->mapping, NULL);
+    set(&q->bytes[0], header_bytes());
     atomic_store(&q->base[0], p);
     *made = q;
     return Q_OK;
@@ -751,10 +744,9 @@ q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
 void q_detach(q_queue *q) {
     for (unsigned i = 0; i < MAX_SEGMENTS; i++) {
         uint8_t *base = atomic_load(&q->base[i]);
-        if (base) munmap(base, q->bytes[i]);
+        if (base) munmap(base, get(&q->bytes[i]));
     }
     if (q->fd >= 0) close(q->fd);
-    pthread_mutex_destroy(&q->mapping);
     free(q);
 }
 
