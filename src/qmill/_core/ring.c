@@ -766,9 +766,7 @@ static q_status room_for(q_queue *q, struct change *c, struct appended *a, uint3
     struct header *h = q->h;
     if (unlikely(a->tail + bytes + sizeof(struct record) > a->chunk + CHUNK_BYTES)) {
         uint64_t chunk;
-        q_status status;
-        do status = allocate(q, CHUNK_BYTES - sizeof(struct block), &chunk, 1);
-        while (status == Q_BUSY);
+        q_status status = allocate(q, CHUNK_BYTES - sizeof(struct block), &chunk, 1);
         if (status != Q_OK) return status;
         POINT(20);
         struct record *link = at(q, a->tail, sizeof *link);
@@ -937,6 +935,21 @@ static struct record *follow(q_queue *q, uint64_t *address, uint64_t *links) {
     return r;
 }
 
+/* Under the get lock: commit a change after which a chunk is not linked, and free it. Not if the
+ * allocator is busy: consumers do not wait for it, and another time will do. */
+static int unlink_chunk(q_queue *q, struct change *c, uint64_t chunk, struct block *b) {
+    struct header *h = q->h;
+    if (take_lock(q, &h->allocate, 0) != Q_OK) return 0;
+    PLAN(c, h->num_chunks, get(&h->num_chunks) - 1);
+    plan(c, chunk + offsetof(struct block, state), &b->state,
+         BLOCK_OWNED | (uint64_t)q->slot << 32);
+    commit(c);
+    POINT(43);
+    release_locked(q, chunk, b);
+    unlock(&h->allocate);
+    return 1;
+}
+
 /* Under the get lock: free chunks whose records are all finished, from the oldest. */
 static void reap(q_queue *q) {
     struct header *h = q->h;
@@ -951,11 +964,7 @@ static void reap(q_queue *q) {
             struct change c = {&h->get, 0, {0}};
             PLAN(&c, h->oldest, next);
             PLAN(&c, h->oldest_chunk, next - sizeof *b);
-            PLAN(&c, h->num_chunks, get(&h->num_chunks) - 1);
-            plan(&c, chunk + offsetof(struct block, state), &b->state,
-                 BLOCK_OWNED | (uint64_t)q->slot << 32);
-            commit(&c);
-            release_surely(q, chunk);
+            if (!unlink_chunk(q, &c, chunk, b)) break;
             address = next;
             chunk = next - sizeof *b;
             continue;
@@ -1000,11 +1009,7 @@ static void compact(q_queue *q) {
             if (!b) return;
             struct change c = {&h->get, 0, {0}};
             plan(&c, previous_link + offsetof(struct record, state), link_word, next);
-            PLAN(&c, h->num_chunks, get(&h->num_chunks) - 1);
-            plan(&c, chunk + offsetof(struct block, state), &b->state,
-                 BLOCK_OWNED | (uint64_t)q->slot << 32);
-            commit(&c);
-            release_surely(q, chunk);
+            if (!unlink_chunk(q, &c, chunk, b)) return;
         } else {
             previous_link = address;
             link_word = &r->state;
