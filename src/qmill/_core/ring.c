@@ -1241,7 +1241,8 @@ static q_status find_leased(q_queue *q, uint64_t address, uint32_t owner, struct
     return Q_OK;
 }
 
-static void plan_block(q_queue *q, struct change *c, struct record *r, uint64_t *block) {
+static void plan_block(q_queue *q, struct change *c, struct record *r, uint32_t owner,
+                       uint64_t *block) {
     *block = 0;
     if (kind_of(r) != Q_BLOCK) return;
     const struct large *large = (const void *)(r + 1);
@@ -1249,7 +1250,7 @@ static void plan_block(q_queue *q, struct change *c, struct record *r, uint64_t 
     if (!b) return;
     *block = large->block;
     plan(c, large->block + offsetof(struct block, state), &b->state,
-         BLOCK_OWNED | (uint64_t)q->slot << 32);
+         BLOCK_OWNED | (uint64_t)owner << 32);
 }
 
 q_status q_done(q_queue *q, const q_item *item, int patient) {
@@ -1269,7 +1270,7 @@ q_status q_done(q_queue *q, const q_item *item, int patient) {
     if (status == Q_OK) {
         struct change c = {&h->get, 0, {0}};
         uint64_t block;
-        plan_block(q, &c, r, &block);
+        plan_block(q, &c, r, q->slot, &block);
         plan(&c, item->record + offsetof(struct record, state), &r->state, DONE);
         commit(&c);
     }
@@ -1347,7 +1348,7 @@ static void lease_done(q_queue *q, struct record *r, uint64_t address, uint32_t 
     struct header *h = q->h;
     struct slot *s = &h->slots[reader];
     struct change c = {&h->get, 0, {0}};
-    plan_block(q, &c, r, block);
+    plan_block(q, &c, r, q->slot, block);
     plan(&c, address + offsetof(struct record, state), &r->state, DONE);
     PLAN(&c, s->leases, get(&s->leases) - 1);
     PLAN(&c, h->num_leased, get(&h->num_leased) - 1);
@@ -1418,9 +1419,10 @@ static void settle(q_queue *q, const uint8_t *marked) {
             lease_done(q, r, address, owner, &block);
         } else if (marked[owner] == TAKEN) { /* its `taken` has it, and is settled by its slot */
             struct change c = {&h->get, 0, {0}};
-            plan_block(q, &c, r, &block);
+            plan_block(q, &c, r, owner, &block);
             plan(&c, address + offsetof(struct record, state), &r->state, DONE);
             commit(&c);
+            block = 0; /* freed with all that the slot owns, when its process is dead */
         } else if (deaths < POISON_DEATHS) {
             put_back(q, r, address, deaths, owner, 1, 1);
         } else {
@@ -1580,7 +1582,7 @@ static q_status discard(q_queue *q) {
         struct slot *s = &h->slots[q->slot];
         struct change c = {&h->get, 0, {0}};
         uint64_t block;
-        plan_block(q, &c, r, &block);
+        plan_block(q, &c, r, q->slot, &block);
         plan(&c, item.record + offsetof(struct record, state), &r->state, DONE);
         PLAN(&c, s->taken, get(&s->taken) - 1);
         PLAN(&c, h->num_taken_extra, get(&h->num_taken_extra) - 1);
