@@ -1710,9 +1710,10 @@ static void free_blocks(q_queue *q, const uint8_t *marked) {
 static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind) {
     struct header *h = q->h;
     uint64_t waiting = get(&h->num_put) - get(&h->num_gone);
-    uint64_t held = q_unfinished(q) - waiting - get(&h->num_leased);
-    uint64_t taken = get(&s->taken);
-    uint64_t lost = taken < held ? taken : held;
+    /* Below zero if `task_done` told of messages that still wait. */
+    int64_t held = (int64_t)(q_unfinished(q) - waiting - get(&h->num_leased));
+    int64_t taken = (int64_t)get(&s->taken), least = taken < held ? taken : held;
+    uint64_t lost = least > 0 ? (uint64_t)least : 0;
     struct change c = {&h->get, 0, {0}};
     if (lost) {
         plan_done(q, &c, lost);
