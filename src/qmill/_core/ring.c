@@ -284,6 +284,7 @@ static void commit(struct change *c) {
         POINT(3);
     }
     atomic_store_explicit(&c->lock->number, 0, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst); /* no entry of the next change is written before */
     c->number = 0;
     POINT(4);
 }
