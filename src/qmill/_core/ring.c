@@ -516,6 +516,7 @@ static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under 
 static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under the allocate lock */
     struct header *h = q->h;
     uint64_t bytes = class_bytes(class), number = get(&h->bump);
+    if (number >= MAX_SEGMENTS) return Q_CORRUPT;
     if (bytes >= OWN_SEGMENT_BYTES) {
         number = get(&h->num_segments);
         q_status status = new_segment(q, bytes, 0);
@@ -534,6 +535,7 @@ static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under 
     *address = number << SEGMENT_SHIFT | used;
     struct block *b = at(q, *address, bytes);
     if (!b) return Q_NO_MEMORY;
+    POINT(12);
     b->magic_class = MAGIC ^ class;
     set(&b->state, BLOCK_OWNED | (uint64_t)q->slot << 32);
     set(&b->next, 0);
@@ -594,6 +596,7 @@ static void release_locked(q_queue *q, uint64_t address, struct block *b) {
         punch = last > first && !fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                            (off_t)first, (off_t)(last - first));
     }
+    POINT(13);
     struct change c = {&h->allocate, 0, {0}};
     plan(&c, address + offsetof(struct block, next), &b->next, get(&h->free_block[class]));
     plan(&c, address + offsetof(struct block, punched), &b->punched, punch);
