@@ -1260,6 +1260,7 @@ static void plan_block(q_queue *q, struct change *c, struct record *r, uint32_t 
 q_status q_done(q_queue *q, const q_item *item, int patient) {
     if (unlikely(q->generation != q_fork_generation())) return Q_OK; /* it is the parent's */
     if (likely(item->kind == Q_INLINE)) {
+        if (unlikely(item->owner != q->slot)) return Q_OK; /* it has left: the chunk may be free */
         struct record *r = (struct record *)item->data - 1;
         POINT(31);
         /* Pairs with the load in `reap`: what we read of it came before. */
