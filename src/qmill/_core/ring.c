@@ -797,7 +797,7 @@ static q_status append(q_queue *q, struct change *c, struct appended *a, uint32_
     r->bytes = bytes;
     r->kind_size = kind << 24 | (size + more_size);
     atomic_store_explicit(&r->state, WAITING, memory_order_relaxed); /* published by commit */
-    memcpy(r + 1, data, size);
+    if (likely(size)) memcpy(r + 1, data, size); /* of an empty one `data` may be NULL */
     if (more_size) memcpy((uint8_t *)(r + 1) + size, more, more_size);
     a->tail += bytes;
     a->number++;
