@@ -1,5 +1,5 @@
 /* A file with damaged words: whatever is called, there is a status, no crash and no endless loop.
- * `test_fuzz quick` or `test_fuzz SEED CASES`. Each case runs in a child of its own. */
+ * `test_fuzz quick`, or `test_fuzz SEED CASES`. Each case runs in a child of its own. */
 #include "native.h"
 
 #include <sys/resource.h>
@@ -89,7 +89,7 @@ static uint64_t *somewhere(q_queue *q, const char **what) {
 }
 
 static void call_everything(int fd) {
-    static uint8_t data[16000], into[70000];
+    static uint8_t data[20000], into[70000];
     q_queue *q;
     if (q_attach(dup(fd), UUID, &q) != Q_OK) return;
     for (int round = 0; round < 3; round++) {
@@ -102,13 +102,13 @@ static void call_everything(int fd) {
         q_counts counts;
         if (q_fetch(q, "key", 3, &value, &size) == Q_OK && size <= sizeof into)
             memcpy(into, value, size);
-        q_define(q, "another", 7, data, 20000, 0);
+        q_define(q, "another", 7, data, sizeof data, 0);
         q_has_news(q);
         q_size_hint(q);
         q_full(q);
         q_statistics(q, &counts, 0);
         q_put(q, data, 40, 0);
-        q_put(q, data, sizeof data, 0);
+        q_put(q, data, 16000, 0);
         if (q_block_new(q, 20000, &block, &room, 0) == Q_OK) {
             q_message message = {NULL, 20000, block};
             memset(room, 1, 20000);
@@ -149,7 +149,7 @@ static void call_everything(int fd) {
 int main(int argc, char **argv) {
     int quick = argc > 1 && !strcmp(argv[1], "quick"), bad = 0;
     uint64_t seed = !quick && argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
-    uint64_t cases = quick ? 400 : argc > 2 ? strtoull(argv[2], NULL, 0) : 4000;
+    uint64_t cases = quick ? 300 : argc > 2 ? strtoull(argv[2], NULL, 0) : 4000;
     struct rlimit none = {0, 0}, file = {UINT64_C(1) << 26, UINT64_C(1) << 26};
     CHECK(!setrlimit(RLIMIT_CORE, &none));
     CHECK(!setrlimit(RLIMIT_FSIZE, &file)); /* no damaged size fills the machine */
