@@ -532,6 +532,7 @@ static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under 
     }
     struct segment *s = &h->segments[number];
     uint64_t used = get(&s->used);
+    if (used % CACHE_LINE) return Q_CORRUPT;
     *address = number << SEGMENT_SHIFT | used;
     struct block *b = at(q, *address, bytes);
     if (!b) return Q_NO_MEMORY;
@@ -768,6 +769,7 @@ struct appended { /* records behind the tail that are not published yet */
 static q_status room_for(q_queue *q, struct change *c, struct appended *a, uint32_t bytes,
                          struct record **found) {
     struct header *h = q->h;
+    if (unlikely(a->tail % 8)) return Q_CORRUPT;
     if (unlikely(a->tail + bytes + sizeof(struct record) > a->chunk + CHUNK_BYTES)) {
         uint64_t chunk;
         q_status status = allocate(q, CHUNK_BYTES - sizeof(struct block), &chunk, 1);
@@ -1668,7 +1670,7 @@ q_status q_fetch(q_queue *q, const void *key, uint32_t key_size, const void **da
     uint64_t block = get(&q->h->definitions);
     for (int i = 0; block && i < 1000000; i++) {
         const struct definition *d = at(q, block + sizeof(struct block), sizeof *d);
-        if (!d || !at(q, block + sizeof(struct block), sizeof *d + d->key_size)) return Q_CORRUPT;
+        if (!d || block % CACHE_LINE || !at(q, block + sizeof(struct block), sizeof *d + d->key_size)) return Q_CORRUPT;
         const uint8_t *body = (const uint8_t *)(d + 1);
         if (d->key_size == key_size && !memcmp(body, key, key_size)) {
             if (d->size > OFFSET_MASK ||
