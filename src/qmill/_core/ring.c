@@ -725,6 +725,19 @@ q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **ma
     return Q_OK;
 }
 
+/* Whether a lock is one that `init_lock` made: glibc aborts over a mutex of a kind that cannot be. */
+static int is_lock(const struct lock *lock) {
+#ifdef __GLIBC__
+    struct lock made;
+    if (init_lock(&made)) return 0;
+    int same = lock->mutex.__data.__kind == made.mutex.__data.__kind;
+    pthread_mutex_destroy(&made.mutex);
+    return same;
+#else
+    return lock != NULL;
+#endif
+}
+
 q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
     struct stat file;
     if (fstat(fd, &file)) return Q_SYSTEM;
@@ -737,7 +750,8 @@ q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
     const struct header *h = q->h;
     if (h->magic != MAGIC || h->version != VERSION || h->abi != abi() ||
         h->header_bytes != header_bytes() || h->uid != geteuid() ||
-        h->pid_namespace != pid_namespace() || (uuid && memcmp(h->uuid, uuid, 16))) {
+        h->pid_namespace != pid_namespace() || (uuid && memcmp(h->uuid, uuid, 16)) ||
+        !is_lock(&h->put) || !is_lock(&h->get) || !is_lock(&h->allocate)) {
         q->fd = -1; /* the caller's still */
         q_detach(q);
         return Q_FOREIGN;
