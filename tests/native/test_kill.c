@@ -384,7 +384,7 @@ static int kill_sweeper(q_queue *q, int point, int n) {
 
 int main(int argc, char **argv) {
     int sample = argc > 1 && !strcmp(argv[1], "sample");
-    int quick = sample || (argc > 1 && !strcmp(argv[1], "quick")), each = sample ? 40 : 16;
+    int quick = sample || (argc > 1 && !strcmp(argv[1], "quick")), each = sample ? 80 : 32;
     const char *only = argc > 2 ? argv[2] : NULL;
     passed = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(passed != MAP_FAILED);
@@ -403,7 +403,7 @@ int main(int argc, char **argv) {
         q_detach(q);
         for (int p = 1; p < NUM_POINTS; p++) {
             for (int n = 1; n <= times[p]; n++) {
-                if (quick && n > (sample ? 0 : 2) && n < times[p]) continue;
+                if (quick && n > 1 && n < times[p]) continue;
                 for (int sweep_first = 0; sweep_first < 2; sweep_first++) {
                     snprintf(context, sizeof context, "%s, killed at %d, %d times, %s", o->name, p,
                              n, sweep_first ? "swept first" : "used first");
