@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all check bench clean FORCE
+.PHONY: help run test test-all native check bench clean FORCE
 
 help:
 	@echo "make TARGET, where TARGET is one of"
@@ -32,6 +32,9 @@ test: $(VENV)/.dev  ## run all tests with one interpreter (PYTHON, default pytho
 test-all: export ARGS := $(ARGS)
 test-all:  ## run all tests with every supported interpreter found, with all extras
 	@MAKE="$(MAKE)" sh tools/test_all.sh
+
+native:  ## test the native core by itself: kill it at each point, with sanitizers (minutes)
+	@sh tools/test_native.sh full
 
 check: $(VENV)/.dev  ## lint, check the format and check the types
 	@$(BIN)/ruff check --quiet .

@@ -166,9 +166,8 @@ struct q_queue {
     uint32_t slot;       /* this process's; 0 before it has one */
     uint32_t generation; /* of forks, when it got it */
     uint64_t pid;
-    pthread_mutex_t mapping;
     uint8_t *_Atomic base[MAX_SEGMENTS];
-    uint64_t bytes[MAX_SEGMENTS];
+    word bytes[MAX_SEGMENTS];
 };
 
 static uint64_t here(const q_queue *q, const volatile void *p) {
@@ -205,30 +204,24 @@ uint32_t q_fork_generation(void) {
 
 /* -- addresses ---------------------------------------------------------------------------------- */
 
+/* Without a lock, which a forked child might find held: of two threads one maps it in vain. */
 static int map_segment(q_queue *q, unsigned number) {
-    int mapped = 0;
-    pthread_mutex_lock(&q->mapping);
-    if (!atomic_load(&q->base[number])) {
-        struct stat file;
-        uint64_t offset = get(&q->h->segments[number].offset);
-        uint64_t size = get(&q->h->segments[number].size);
-        if (number < get(&q->h->num_segments) && size && !fstat(q->fd, &file) &&
-            size <= (uint64_t)file.st_size && offset <= (uint64_t)file.st_size - size &&
-            offset % 4096 == 0) {
-            void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd, (off_t)offset);
-            if (p != MAP_FAILED) {
-                q->bytes[number] = size;
-                atomic_store_explicit(&q->base[number], p, memory_order_release); /* with `at` */
-                mapped = 1;
-            } else {
-                mapped = -1;
-            }
-        }
-    } else {
-        mapped = 1;
-    }
-    pthread_mutex_unlock(&q->mapping);
-    return mapped;
+    struct stat file;
+    uint64_t offset = get(&q->h->segments[number].offset);
+    uint64_t size = get(&q->h->segments[number].size);
+    if (number >= get(&q->h->num_segments) || !size || fstat(q->fd, &file) ||
+        size > (uint64_t)file.st_size || offset > (uint64_t)file.st_size - size || offset % 4096)
+        return 0;
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd, (off_t)offset);
+    if (p == MAP_FAILED) return -1;
+    uint64_t unknown = 0;
+    uint8_t *nothing = NULL;
+    /* The first one's size counts, should the file change it meanwhile. */
+    int is_first = atomic_compare_exchange_strong(&q->bytes[number], &unknown, size);
+    if ((!is_first && unknown != size) ||
+        !atomic_compare_exchange_strong(&q->base[number], &nothing, p)) /* release: with `at` */
+        munmap(p, size);
+    return atomic_load(&q->base[number]) != NULL;
 }
 
 /* The memory at an address, or NULL: nothing in the file is trusted to be right. */
@@ -240,7 +233,8 @@ static void *at(q_queue *q, uint64_t address, uint64_t bytes) {
         if (map_segment(q, (unsigned)number) != 1) return NULL;
         base = atomic_load(&q->base[number]);
     }
-    if (unlikely(offset > q->bytes[number] || bytes > q->bytes[number] - offset)) return NULL;
+    uint64_t size = atomic_load_explicit(&q->bytes[number], memory_order_relaxed);
+    if (unlikely(offset > size || bytes > size - offset)) return NULL;
     return base + offset;
 }
 
@@ -301,6 +295,7 @@ static void commit(struct change *c) {
         POINT(3);
     }
     atomic_store_explicit(&c->lock->number, 0, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst); /* no entry of the next change is written before */
     c->number = 0;
     POINT(4);
 }
@@ -310,6 +305,13 @@ static void commit(struct change *c) {
 static q_status recover(q_queue *q, struct lock *lock) {
     uint32_t number = atomic_load_explicit(&lock->number, memory_order_acquire);
     if (number > JOURNAL_ENTRIES) return Q_CORRUPT;
+    if (number && lock == &q->h->put) {
+        /* Consumers go on as soon as they see the last word of a put: what became of its blocks
+         * since must not be undone. The last word never has the same value twice, so it tells. */
+        const struct entry *last = &lock->journal[number - 1];
+        const word *w = last->address % 8 ? NULL : at(q, last->address, 8);
+        if (w && get(w) == last->value) number = 0;
+    }
     for (uint32_t i = 0; i < number; i++) {
         word *w = lock->journal[i].address % 8 ? NULL : at(q, lock->journal[i].address, 8);
         if (!w) return Q_CORRUPT;
@@ -347,18 +349,13 @@ static q_status take_lock(q_queue *q, struct lock *lock, int patient) {
             error = timed_lock(&lock->mutex, &until);
         }
     }
-    if (likely(!error)) return Q_OK;
     if (error == EBUSY || error == ETIMEDOUT) return Q_BUSY;
-    if (error != EOWNERDEAD) return Q_CORRUPT;
-    q_status status = Q_OK;
-    if (lock == &q->h->put) {
-        /* A change of both sides is in the consumers' journal, and comes first. */
-        do status = take_lock(q, &q->h->get, 1);
-        while (status == Q_BUSY);
-        if (status == Q_OK) unlock(&q->h->get);
-    }
-    if (status == Q_OK) status = recover(q, lock);
-    if (status == Q_OK) pthread_mutex_consistent(&lock->mutex);
+    if (error == EOWNERDEAD) error = pthread_mutex_consistent(&lock->mutex);
+    if (unlikely(error)) return Q_CORRUPT;
+    /* The journal tells what is to be done, not the mutex: who fails here, say for want of memory
+     * to map, leaves it to the next. */
+    if (likely(!atomic_load_explicit(&lock->number, memory_order_acquire))) return Q_OK;
+    q_status status = recover(q, lock);
     if (status != Q_OK) unlock(lock);
     return status;
 }
@@ -391,8 +388,11 @@ static void wake(q_queue *q, q_event number, uint64_t how_many) {
 
 uint32_t q_announce(q_queue *q, q_event number) {
     struct event *event = &q->h->events[number];
+    /* First: who sets `waiters` back has then changed the sequence since. */
+    uint32_t sequence = atomic_load(&event->sequence);
+    POINT(50);
     atomic_fetch_add(&event->waiters, 1); /* see wake */
-    return atomic_load(&event->sequence);
+    return sequence;
 }
 
 void q_sleep(q_queue *q, q_event number, uint32_t sequence, int64_t nanoseconds) {
@@ -412,27 +412,32 @@ uint64_t q_size_hint(const q_queue *q) {
 
 /* -- who takes part ----------------------------------------------------------------------------- */
 
-/* When a process started, in ticks since boot; 0 if it is dead or a zombie. */
+#define UNKNOWN UINT64_MAX
+
+/* When a process started, in ticks since boot; 0 if it is dead or a zombie, UNKNOWN if /proc cannot
+ * be read now, say for want of a descriptor: a living one must not be taken for dead. */
 static uint64_t start_of(uint64_t pid) {
     char path[40], text[1024];
     snprintf(path, sizeof path, "/proc/%llu/stat", (unsigned long long)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
+    if (fd < 0) return errno == ENOENT && !access("/proc/self/stat", F_OK) ? 0 : UNKNOWN;
     ssize_t size = read(fd, text, sizeof text - 1);
+    int error = errno;
     close(fd);
-    if (size <= 0) return 0;
+    if (size <= 0) return size < 0 && error == ESRCH ? 0 : UNKNOWN;
     text[size] = 0;
     char *p = strrchr(text, ')'); /* the name may contain anything */
-    if (!p || !p[1]) return 0;
+    if (!p || !p[1]) return UNKNOWN;
     char state = p[2];
-    if (state == 'Z' || state == 'X') return 0;
-    p += 2;
-    for (int field = 3; field < 22 && p; field++) {
-        p = strchr(p, ' ');
-        if (p) p++;
-    }
-    return p ? strtoull(p, NULL, 10) : 0;
+    unsigned long long threads = 0, started = 0;
+    if (sscanf(p + 3, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %*s %llu",
+               &threads, &started) != 2)
+        return UNKNOWN;
+    /* If only its first thread has ended, it is shown as a zombie too. */
+    return state == 'X' || (state == 'Z' && threads <= 1) ? 0 : started;
 }
+
+static q_status sweep(q_queue *q, int patient);
 
 static q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot) { /* under the get lock */
     struct header *h = q->h;
@@ -460,23 +465,24 @@ static q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot) { /* under t
 static q_status take_part(q_queue *q, int patient) {
     uint32_t generation = q_fork_generation();
     if (likely(q->slot && q->generation == generation)) return Q_OK;
-    q_status status = take_lock(q, &q->h->get, patient);
-    if (status != Q_OK) return status;
-    if (q->generation != generation) {
-        q->slot = 0;
-        q->pid = (uint64_t)getpid();
-        q->generation = generation;
+    for (int has_swept = 0;; has_swept = 1) {
+        q_status status = take_lock(q, &q->h->get, patient);
+        if (status != Q_OK) return status;
+        if (q->generation != generation) {
+            q->slot = 0;
+            q->pid = (uint64_t)getpid();
+            q->generation = generation;
+        }
+        if (!q->slot) {
+            uint32_t slot = 0;
+            status = new_slot(q, SLOT_PROCESS, &slot);
+            if (status == Q_OK) q->slot = slot;
+        }
+        unlock(&q->h->get);
+        if (status != Q_NO_SLOT || has_swept) return status;
+        status = sweep(q, patient);
+        if (status != Q_OK) return status;
     }
-    if (!q->slot) {
-        uint32_t slot = 0;
-        status = new_slot(q, SLOT_PROCESS, &slot);
-        if (status == Q_OK) q->slot = slot;
-    }
-    unlock(&q->h->get);
-    if (status == Q_NO_SLOT) {
-        q_sweep(q, 0, 1);
-    }
-    return status;
 }
 
 #define TAKE_PART(q, patient)                                                                      \
@@ -527,6 +533,7 @@ static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under 
 static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under the allocate lock */
     struct header *h = q->h;
     uint64_t bytes = class_bytes(class), number = get(&h->bump);
+    if (number >= MAX_SEGMENTS) return Q_CORRUPT;
     if (bytes >= OWN_SEGMENT_BYTES) {
         number = get(&h->num_segments);
         q_status status = new_segment(q, bytes, 0);
@@ -542,9 +549,11 @@ static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under 
     }
     struct segment *s = &h->segments[number];
     uint64_t used = get(&s->used);
+    if (used % CACHE_LINE) return Q_CORRUPT;
     *address = number << SEGMENT_SHIFT | used;
     struct block *b = at(q, *address, bytes);
     if (!b) return Q_NO_MEMORY;
+    POINT(12);
     b->magic_class = MAGIC ^ class;
     set(&b->state, BLOCK_OWNED | (uint64_t)q->slot << 32);
     set(&b->next, 0);
@@ -607,6 +616,7 @@ static void release_locked(q_queue *q, uint64_t address, struct block *b) {
         punch = last > first && !fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                            (off_t)first, (off_t)(last - first));
     }
+    POINT(13);
     struct change c;
     begin(&c, &h->allocate);
     plan(&c, address + offsetof(struct block, next), &b->next, get(&h->free_block[class]));
@@ -677,8 +687,7 @@ static q_status new_queue(int fd, q_queue **made) {
     q->fd = fd;
     q->pid = (uint64_t)getpid();
     q->generation = q_fork_generation();
-    q->bytes[0] = header_bytes();
-    pthread_mutex_init(&q->mapping, NULL);
+    set(&q->bytes[0], header_bytes());
     atomic_store(&q->base[0], p);
     *made = q;
     return Q_OK;
@@ -736,6 +745,19 @@ q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **ma
     return Q_OK;
 }
 
+/* Whether a lock is one that `init_lock` made: glibc aborts over a mutex of a kind that cannot be. */
+static int is_lock(const struct lock *lock) {
+#ifdef __GLIBC__
+    struct lock made;
+    if (init_lock(&made)) return 0;
+    int same = lock->mutex.__data.__kind == made.mutex.__data.__kind;
+    pthread_mutex_destroy(&made.mutex);
+    return same;
+#else
+    return lock != NULL;
+#endif
+}
+
 q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
     struct stat file;
     if (fstat(fd, &file)) return Q_SYSTEM;
@@ -748,7 +770,8 @@ q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
     const struct header *h = q->h;
     if (h->magic != MAGIC || h->version != VERSION || h->abi != abi() ||
         h->header_bytes != header_bytes() || h->uid != geteuid() ||
-        h->pid_namespace != pid_namespace() || (uuid && memcmp(h->uuid, uuid, 16))) {
+        h->pid_namespace != pid_namespace() || (uuid && memcmp(h->uuid, uuid, 16)) ||
+        !is_lock(&h->put) || !is_lock(&h->get) || !is_lock(&h->allocate)) {
         q->fd = -1; /* the caller's still */
         q_detach(q);
         return Q_FOREIGN;
@@ -760,10 +783,9 @@ q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
 void q_detach(q_queue *q) {
     for (unsigned i = 0; i < MAX_SEGMENTS; i++) {
         uint8_t *base = atomic_load(&q->base[i]);
-        if (base) munmap(base, q->bytes[i]);
+        if (base) munmap(base, get(&q->bytes[i]));
     }
     if (q->fd >= 0) close(q->fd);
-    pthread_mutex_destroy(&q->mapping);
     free(q);
 }
 
@@ -781,11 +803,10 @@ struct appended { /* records behind the tail that are not published yet */
 static q_status room_for(q_queue *q, struct change *c, struct appended *a, uint32_t bytes,
                          struct record **found) {
     struct header *h = q->h;
+    if (unlikely(a->tail % 8)) return Q_CORRUPT;
     if (unlikely(a->tail + bytes + sizeof(struct record) > a->chunk + CHUNK_BYTES)) {
         uint64_t chunk;
-        q_status status;
-        do status = allocate(q, CHUNK_BYTES - sizeof(struct block), &chunk, 1);
-        while (status == Q_BUSY);
+        q_status status = allocate(q, CHUNK_BYTES - sizeof(struct block), &chunk, 1);
         if (status != Q_OK) return status;
         POINT(20);
         struct record *link = at(q, a->tail, sizeof *link);
@@ -812,7 +833,7 @@ static q_status append(q_queue *q, struct change *c, struct appended *a, uint32_
     r->bytes = bytes;
     r->kind_size = kind << 24 | (size + more_size);
     atomic_store_explicit(&r->state, WAITING, memory_order_relaxed); /* published by commit */
-    memcpy(r + 1, data, size);
+    if (likely(size)) memcpy(r + 1, data, size); /* of an empty one `data` may be NULL */
     if (more_size) memcpy((uint8_t *)(r + 1) + size, more, more_size);
     a->tail += bytes;
     a->number++;
@@ -944,15 +965,31 @@ static q_status fill_item(q_queue *q, struct record *r, uint64_t address, uint32
     return Q_OK;
 }
 
-/* Follow links from an address to a record; *chunk is the chunk that it is in. */
-static struct record *follow(q_queue *q, uint64_t *address, uint64_t *chunk) {
+/* The record at an address, or behind the link that is there, which *links counts. */
+static struct record *follow(q_queue *q, uint64_t *address, uint64_t *links) {
     struct record *r = record_at(q, *address);
-    while (r && unlikely(kind_of(r) == Q_LINK)) {
+    if (r && unlikely(kind_of(r) == Q_LINK)) {
         *address = get(&r->state);
-        if (chunk) *chunk = *address - sizeof(struct block);
+        if (links) ++*links;
         r = record_at(q, *address);
+        if (r && kind_of(r) == Q_LINK) return NULL; /* no chunk is empty */
     }
     return r;
+}
+
+/* Under the get lock: commit a change after which a chunk is not linked, and free it. Not if the
+ * allocator is busy: consumers do not wait for it, and another time will do. */
+static int unlink_chunk(q_queue *q, struct change *c, uint64_t chunk, struct block *b) {
+    struct header *h = q->h;
+    if (take_lock(q, &h->allocate, 0) != Q_OK) return 0;
+    PLAN(c, h->num_chunks, get(&h->num_chunks) - 1);
+    plan(c, chunk + offsetof(struct block, state), &b->state,
+         BLOCK_OWNED | (uint64_t)q->slot << 32);
+    commit(c);
+    POINT(43);
+    release_locked(q, chunk, b);
+    unlock(&h->allocate);
+    return 1;
 }
 
 /* Under the get lock: free chunks whose records are all finished, from the oldest. */
@@ -970,11 +1007,7 @@ static void reap(q_queue *q) {
             begin(&c, &h->get);
             PLAN(&c, h->oldest, next);
             PLAN(&c, h->oldest_chunk, next - sizeof *b);
-            PLAN(&c, h->num_chunks, get(&h->num_chunks) - 1);
-            plan(&c, chunk + offsetof(struct block, state), &b->state,
-                 BLOCK_OWNED | (uint64_t)q->slot << 32);
-            commit(&c);
-            release_surely(q, chunk);
+            if (!unlink_chunk(q, &c, chunk, b)) break;
             address = next;
             chunk = next - sizeof *b;
             continue;
@@ -1021,11 +1054,7 @@ static void compact(q_queue *q) {
             struct change c;
             begin(&c, &h->get);
             plan(&c, previous_link + offsetof(struct record, state), link_word, next);
-            PLAN(&c, h->num_chunks, get(&h->num_chunks) - 1);
-            plan(&c, chunk + offsetof(struct block, state), &b->state,
-                 BLOCK_OWNED | (uint64_t)q->slot << 32);
-            commit(&c);
-            release_surely(q, chunk);
+            if (!unlink_chunk(q, &c, chunk, b)) return;
         } else {
             previous_link = address;
             link_word = &r->state;
@@ -1104,11 +1133,11 @@ static q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t li
     begin(&c, &h->get);
     /* Acquire: pairs with the release of `num_records` in commit. */
     uint64_t seen = get(&h->num_seen), records = get(&h->num_records), cursor = get(&h->cursor);
-    uint64_t chunk = 0, messages = 0;
+    uint64_t borders = 0, messages = 0;
     q_status status = Q_OK;
     if (unlikely(records - seen > UINT64_MAX / 2)) return Q_CORRUPT;
     while (*number < limit && seen != records) {
-        struct record *r = follow(q, &cursor, &chunk);
+        struct record *r = follow(q, &cursor, &borders);
         if (unlikely(!r)) return Q_CORRUPT;
         if (unlikely(what_of(get(&r->state)) == WITHDRAWN)) {
             cursor += r->bytes;
@@ -1154,12 +1183,9 @@ static q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t li
         }
         PLAN(&c, h->num_gone, get(&h->num_gone) + messages);
     }
+    if (unlikely(borders)) PLAN(&c, h->num_chunks, get(&h->num_chunks) + borders);
     commit(&c);
-    if (unlikely(chunk)) { /* a border was crossed */
-        struct change more;
-        begin(&more, &h->get);
-        PLAN(&more, h->num_chunks, get(&h->num_chunks) + 1);
-        commit(&more);
+    if (unlikely(borders)) {
         reap(q);
         if (get(&h->num_chunks) > get(&h->compact_at)) compact(q);
     }
@@ -1263,7 +1289,8 @@ static q_status find_leased(q_queue *q, uint64_t address, uint32_t owner, struct
     return Q_OK;
 }
 
-static void plan_block(q_queue *q, struct change *c, struct record *r, uint64_t *block) {
+static void plan_block(q_queue *q, struct change *c, struct record *r, uint32_t owner,
+                       uint64_t *block) {
     *block = 0;
     if (kind_of(r) != Q_BLOCK) return;
     const struct large *large = (const void *)(r + 1);
@@ -1271,12 +1298,13 @@ static void plan_block(q_queue *q, struct change *c, struct record *r, uint64_t 
     if (!b) return;
     *block = large->block;
     plan(c, large->block + offsetof(struct block, state), &b->state,
-         BLOCK_OWNED | (uint64_t)q->slot << 32);
+         BLOCK_OWNED | (uint64_t)owner << 32);
 }
 
 q_status q_done(q_queue *q, const q_item *item, int patient) {
     if (unlikely(q->generation != q_fork_generation())) return Q_OK; /* it is the parent's */
     if (likely(item->kind == Q_INLINE)) {
+        if (unlikely(item->owner != q->slot)) return Q_OK; /* it has left: the chunk may be free */
         struct record *r = (struct record *)item->data - 1;
         POINT(31);
         /* Pairs with the load in `reap`: what we read of it came before. */
@@ -1292,7 +1320,7 @@ q_status q_done(q_queue *q, const q_item *item, int patient) {
         struct change c;
         begin(&c, &h->get);
         uint64_t block;
-        plan_block(q, &c, r, &block);
+        plan_block(q, &c, r, q->slot, &block);
         plan(&c, item->record + offsetof(struct record, state), &r->state, DONE);
         commit(&c);
     }
@@ -1344,16 +1372,22 @@ q_status q_give_back(q_queue *q, const q_item *item, int patient) {
 
 q_status q_reader_new(q_queue *q, uint32_t *reader, int patient) {
     TAKE_PART(q, patient);
-    q_status status = take_lock(q, &q->h->get, patient);
-    if (status != Q_OK) return status;
-    status = new_slot(q, SLOT_READER, reader);
-    unlock(&q->h->get);
-    return status;
+    for (int has_swept = 0;; has_swept = 1) {
+        q_status status = take_lock(q, &q->h->get, patient);
+        if (status != Q_OK) return status;
+        status = new_slot(q, SLOT_READER, reader);
+        unlock(&q->h->get);
+        if (status != Q_NO_SLOT || has_swept) return status;
+        status = sweep(q, patient);
+        if (status != Q_OK) return status;
+    }
 }
 
 q_status q_reader_waits(q_queue *q, uint32_t reader, int waits) {
     if (!reader || reader >= MAX_SLOTS) return Q_CORRUPT;
     struct slot *s = &q->h->slots[reader];
+    if (q->generation != q_fork_generation() || get(&s->kind_pid) != (SLOT_READER | q->pid << 8))
+        return Q_OK; /* it is the parent's, or closed and another's by now */
     uint32_t before = atomic_exchange(&s->waiting, (uint32_t)waits);
     if (waits && !before && get(&s->leases)) wake(q, Q_ITEMS, INT_MAX); /* an END may be ready now */
     return Q_OK;
@@ -1366,7 +1400,7 @@ static void lease_done(q_queue *q, struct record *r, uint64_t address, uint32_t 
     struct slot *s = &h->slots[reader];
     struct change c;
     begin(&c, &h->get);
-    plan_block(q, &c, r, block);
+    plan_block(q, &c, r, q->slot, block);
     plan(&c, address + offsetof(struct record, state), &r->state, DONE);
     PLAN(&c, s->leases, get(&s->leases) - 1);
     PLAN(&c, h->num_leased, get(&h->num_leased) - 1);
@@ -1438,9 +1472,10 @@ static void settle(q_queue *q, const uint8_t *marked) {
         } else if (marked[owner] == TAKEN) { /* its `taken` has it, and is settled by its slot */
             struct change c;
             begin(&c, &h->get);
-            plan_block(q, &c, r, &block);
+            plan_block(q, &c, r, owner, &block);
             plan(&c, address + offsetof(struct record, state), &r->state, DONE);
             commit(&c);
+            block = 0; /* freed with all that the slot owns, when its process is dead */
         } else if (deaths < POISON_DEATHS) {
             put_back(q, r, address, deaths, owner, 1, 1);
         } else {
@@ -1607,7 +1642,7 @@ static q_status discard(q_queue *q) {
         struct change c;
         begin(&c, &h->get);
         uint64_t block;
-        plan_block(q, &c, r, &block);
+        plan_block(q, &c, r, q->slot, &block);
         plan(&c, item.record + offsetof(struct record, state), &r->state, DONE);
         PLAN(&c, s->taken, get(&s->taken) - 1);
         PLAN(&c, h->num_taken_extra, get(&h->num_taken_extra) - 1);
@@ -1690,7 +1725,7 @@ q_status q_fetch(q_queue *q, const void *key, uint32_t key_size, const void **da
     uint64_t block = get(&q->h->definitions);
     for (int i = 0; block && i < 1000000; i++) {
         const struct definition *d = at(q, block + sizeof(struct block), sizeof *d);
-        if (!d || !at(q, block + sizeof(struct block), sizeof *d + d->key_size)) return Q_CORRUPT;
+        if (!d || block % CACHE_LINE || !at(q, block + sizeof(struct block), sizeof *d + d->key_size)) return Q_CORRUPT;
         const uint8_t *body = (const uint8_t *)(d + 1);
         if (d->key_size == key_size && !memcmp(body, key, key_size)) {
             if (d->size > OFFSET_MASK ||
@@ -1707,14 +1742,11 @@ q_status q_fetch(q_queue *q, const void *key, uint32_t key_size, const void **da
 
 /* -- the dead, and those who leave -------------------------------------------------------------- */
 
-static int is_dead(const struct slot *s, uint64_t own_pid) {
-    uint64_t pid = get(&s->kind_pid) >> 8;
-    if (pid == own_pid) {
-        return get(&s->started) != start_of(pid);
-    }
+static int is_dead(const struct slot *s) {
+    uint64_t pid = get(&s->kind_pid) >> 8, known = get(&s->started);
     if (kill((pid_t)pid, 0) && errno == ESRCH) return 1;
     uint64_t started = start_of(pid);
-    return !started || started != get(&s->started);
+    return !started || (started != UNKNOWN && known != UNKNOWN && started != known);
 }
 
 /* Under all locks: blocks that belong to slots that are marked are free again. */
@@ -1740,9 +1772,10 @@ static void free_blocks(q_queue *q, const uint8_t *marked) {
 static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind) {
     struct header *h = q->h;
     uint64_t waiting = get(&h->num_put) - get(&h->num_gone);
-    uint64_t held = q_unfinished(q) - waiting - get(&h->num_leased);
-    uint64_t taken = get(&s->taken);
-    uint64_t lost = taken < held ? taken : held;
+    /* Below zero if `task_done` told of messages that still wait. */
+    int64_t held = (int64_t)(q_unfinished(q) - waiting - get(&h->num_leased));
+    int64_t taken = (int64_t)get(&s->taken), least = taken < held ? taken : held;
+    uint64_t lost = least > 0 ? (uint64_t)least : 0;
     struct change c;
     begin(&c, &h->get);
     if (lost) {
@@ -1754,26 +1787,13 @@ static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind
     commit(&c);
 }
 
-q_status q_sweep(q_queue *q, int only_if_due, int patient) {
+static q_status sweep(q_queue *q, int patient) {
     struct header *h = q->h;
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    int64_t now = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-    if (only_if_due && now - (int64_t)get(&h->last_sweep_ns) < SWEEP_INTERVAL_NS &&
-        now >= (int64_t)get(&h->last_sweep_ns))
-        return Q_OK;
-    set(&h->last_sweep_ns, (uint64_t)now);
     uint8_t marked[MAX_SLOTS] = {0};
     int any = 0;
     uint64_t number = get(&h->num_slots);
-    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
-        struct slot *s = &h->slots[i];
-        unsigned kind = get(&s->kind_pid) & 0xff;
-        if (kind && is_dead(s, q->pid)) {
-            marked[i] = kind == SLOT_READER ? DIED : TAKEN;
-            any = 1;
-        }
-    }
+    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++)
+        any |= marked[i] = (get(&h->slots[i].kind_pid) & 0xff) && is_dead(&h->slots[i]);
     if (!any) {
         /* A killed producer may have committed what nobody has applied. */
         q_status status = Q_OK;
@@ -1783,18 +1803,19 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
         }
         return status;
     }
-    TAKE_PART(q, patient);
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
     /* Somebody else may have done it meanwhile, and given the slots to others. */
     for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
-        struct slot *s = &h->slots[i];
-        if (marked[i] && (!(get(&s->kind_pid) & 0xff) || !is_dead(s, q->pid))) marked[i] = 0;
+        if (!marked[i]) continue;
+        unsigned kind = get(&h->slots[i].kind_pid) & 0xff;
+        marked[i] = !kind || !is_dead(&h->slots[i]) ? 0 : kind == SLOT_READER ? DIED : TAKEN;
     }
     settle(q, marked);
     POINT(41);
     status = take_lock(q, &h->allocate, 1);
     if (status == Q_OK) {
+        marked[0] = TAKEN; /* of one that was killed here while it had no slot */
         free_blocks(q, marked);
         unlock(&h->allocate);
         for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
@@ -1808,6 +1829,19 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
     release_both(q);
     for (int i = 0; i < Q_NUM_EVENTS; i++) wake(q, (q_event)i, INT_MAX);
     return status;
+}
+
+q_status q_sweep(q_queue *q, int only_if_due, int patient) {
+    struct header *h = q->h;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    int64_t now = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    if (only_if_due && now - (int64_t)get(&h->last_sweep_ns) < SWEEP_INTERVAL_NS &&
+        now >= (int64_t)get(&h->last_sweep_ns))
+        return Q_OK;
+    set(&h->last_sweep_ns, (uint64_t)now);
+    if (q->slot) TAKE_PART(q, patient); /* a forked child is not its parent */
+    return sweep(q, patient);
 }
 
 q_status q_leave(q_queue *q, int patient) {

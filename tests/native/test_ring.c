@@ -1,0 +1,852 @@
+/* What a queue does while nobody is killed in the middle of it, and what once went wrong.
+ * `test_ring NAME...` runs some of the tests, `test_ring quick` all of them with less of each. */
+#define QMILL_POINTS
+#include "native.h"
+
+#include <sys/resource.h>
+
+static int quick;
+
+/* -- put, take, done ---------------------------------------------------------------------------- */
+
+static void sizes(void) {
+    q_queue *q = new_ring(0);
+    static const uint64_t SIZES[] = {16, 17, 40, 1000, 16383, 16384, 16385, 65536, 1 << 20, 9 << 20};
+    enum { NUMBER = sizeof SIZES / sizeof *SIZES };
+    for (uint32_t i = 0; i < NUMBER; i++) put(q, SIZES[i], 0, i);
+    SAME(q_size_hint(q), NUMBER);
+    CHECK(q_has_news(q));
+    mark m;
+    for (uint32_t i = 0; i < NUMBER; i++) {
+        MUST(try_take(q, &m));
+        SAME(m.number, i);
+        SAME(m.size, SIZES[i]);
+    }
+    SAME(try_take(q, &m), Q_EMPTY);
+    CHECK(!q_has_news(q));
+    SAME(audit(q, 0), 1);
+    q_message too_large = {NULL, UINT64_C(1) << 60, 0};
+    void *into;
+    SAME(q_block_new(q, too_large.size, &too_large.block, &into, 1), Q_NO_MEMORY);
+    MUST(q_put(q, NULL, 0, 1)); /* an empty one */
+    q_item item;
+    size_t number;
+    MUST(q_take(q, 0, &item, 1, &number, 1));
+    SAME(item.size, 0);
+    q_detach(q);
+}
+
+static void batches(void) {
+    q_queue *q = new_ring(0);
+    static uint8_t data[200][1000];
+    q_message messages[200];
+    q_item items[64];
+    size_t done = 0, number;
+    for (uint32_t i = 0; i < 200; i++) {
+        fill(data[i], 1000, 0, i);
+        messages[i] = (q_message){data[i], 1000, 0};
+    }
+    for (int round = 0; round < 50; round++) {
+        done = 0;
+        MUST(q_put_many(q, messages, 200, &done, 1));
+        SAME(done, 200);
+        for (uint32_t next = 0; next < 200;) {
+            MUST(q_take(q, 0, items, 64, &number, 1));
+            for (size_t i = 0; i < number; i++) {
+                SAME(marked(items[i].data, items[i].size).number, next++);
+                MUST(q_done(q, &items[i], 1));
+                MUST(q_task_done(q, 1));
+            }
+        }
+    }
+    mark m;
+    SAME(try_take(q, &m), Q_EMPTY);
+    SAME(counts_of(q).unfinished, 0);
+    CHECK(audit(q, 0) <= 2);
+    q_detach(q);
+}
+
+static void bounded(void) {
+    q_queue *q = new_ring(3);
+    SAME(q_maxsize(q), 3);
+    uint8_t data[5][40];
+    q_message messages[5];
+    for (uint32_t i = 0; i < 5; i++) {
+        fill(data[i], 40, 0, i);
+        messages[i] = (q_message){data[i], 40, 0};
+    }
+    size_t done = 0;
+    SAME(q_put_many(q, messages, 5, &done, 1), Q_FULL);
+    SAME(done, 3);
+    CHECK(q_full(q));
+    MUST(q_end(q, "x", 1, 1)); /* has room always */
+    mark m;
+    MUST(try_take(q, &m));
+    CHECK(!q_full(q));
+    SAME(q_put_many(q, messages, 5, &done, 1), Q_FULL);
+    SAME(done, 4);
+    SAME(counts_of(q).size, 4);
+    q_item item;
+    size_t number;
+    MUST(q_take(q, 0, &item, 1, &number, 1));
+    CHECK(!q_full(q));
+    MUST(q_give_back(q, &item, 1));
+    CHECK(q_full(q)); /* what came back waits again */
+    for (uint32_t i = 1; i < 3; i++) {
+        MUST(try_take(q, &m));
+        SAME(m.number, i);
+    }
+    q_detach(q);
+}
+
+static void leases(void) {
+    q_queue *q = new_ring(0);
+    uint32_t a, b;
+    q_item items[4], one;
+    size_t number;
+    MUST(q_reader_new(q, &a, 1));
+    MUST(q_reader_new(q, &b, 1));
+    for (uint32_t i = 0; i < 4; i++) put(q, i == 2 ? 40000 : 40, 0, i);
+    MUST(q_take(q, a, items, 4, &number, 1));
+    SAME(number, 4);
+    SAME(counts_of(q).leased, 4);
+    SAME(q_take(q, b, &one, 1, &number, 1), Q_EMPTY);
+    MUST(q_lease_done(q, a, items[0].record, 1));
+    MUST(q_lease_done(q, a, items[0].record, 1)); /* twice is once */
+    MUST(q_lease_done(q, b, items[1].record, 1)); /* not b's */
+    SAME(counts_of(q).leased, 3);
+    MUST(q_lease_give_back(q, a, items[2].record, 1));
+    MUST(q_take(q, b, &one, 1, &number, 1)); /* the oldest that came back */
+    SAME(marked(one.data, one.size).number, 2);
+    MUST(q_lease_done(q, b, one.record, 1));
+    q_counts c = counts_of(q);
+    SAME(c.leased, 2);
+    SAME(c.unfinished, 2);
+    SAME(c.taken, 4);
+    MUST(q_reader_close(q, a, 1)); /* finishes what it holds */
+    MUST(q_reader_close(q, b, 1));
+    SAME(counts_of(q).unfinished, 0);
+    SAME(q_task_done(q, 1), Q_TOO_OFTEN);
+    audit(q, 0);
+    q_detach(q);
+}
+
+static void ends(void) {
+    q_queue *q = new_ring(0);
+    uint32_t reader;
+    uint64_t number, size;
+    size_t taken;
+    uint32_t kind;
+    q_item item;
+    mark m;
+    MUST(q_end(q, "a", 1, 1));
+    MUST(q_end(q, "b", 1, 1));
+    put(q, 40, 0, 0);
+    MUST(q_withdraw(q, "a", 1, &number, 1));
+    SAME(number, 1);
+    MUST(q_withdraw(q, "a", 1, &number, 1));
+    SAME(number, 0);
+    MUST(q_peek(q, NULL, 0, &size, &kind, 1));
+    SAME(kind, Q_END);
+    MUST(try_take(q, &m));
+    SAME(m.producer, UINT32_MAX);
+    MUST(try_take(q, &m));
+    SAME(m.number, 0);
+    SAME(try_take(q, &m), Q_EMPTY);
+    SAME(counts_of(q).size, 0);
+    /* An END waits for what another process leases, unless that waits too. */
+    put(q, 40, 0, 1);
+    int ready[2], go[2];
+    CHECK(!pipe(ready) && !pipe(go));
+    pid_t child = fork();
+    if (!child) {
+        char c = 0;
+        MUST(q_reader_new(q, &reader, 1));
+        MUST(q_take(q, reader, &item, 1, &taken, 1));
+        CHECK(write(ready[1], &reader, sizeof reader) == sizeof reader);
+        CHECK(read(go[0], &c, 1) == 1);
+        MUST(q_reader_waits(q, reader, 1));
+        CHECK(write(ready[1], &c, 1) == 1);
+        CHECK(read(go[0], &c, 1) == 1);
+        MUST(q_leave(q, 1));
+        _exit(0);
+    }
+    CHECK(read(ready[0], &reader, sizeof reader) == sizeof reader);
+    pid_t ender = fork(); /* its own ENDs are ready for a process at once */
+    if (!ender) {
+        MUST(q_end(q, "c", 1, 1));
+        _exit(0);
+    }
+    SAME(end_of(ender), 0);
+    SAME(try_take(q, &m), Q_NOT_YET);
+    SAME(q_peek(q, NULL, 0, &size, &kind, 1), Q_NOT_YET);
+    MUST(q_reader_waits(q, reader, 1)); /* not ours: it changes nothing */
+    SAME(try_take(q, &m), Q_NOT_YET);
+    char c = 0;
+    CHECK(write(go[1], &c, 1) == 1 && read(ready[0], &c, 1) == 1);
+    MUST(try_take(q, &m));
+    SAME(m.producer, UINT32_MAX);
+    CHECK(write(go[1], &c, 1) == 1);
+    SAME(end_of(child), 0);
+    for (int i = 0; i < 2; i++) close(ready[i]), close(go[i]);
+    MUST(q_sweep(q, 0, 1));
+    SAME(counts_of(q).unfinished, 0);
+    audit(q, 0);
+    q_detach(q);
+}
+
+static void shutdowns(void) {
+    for (int immediate = 0; immediate < 2; immediate++) {
+        q_queue *q = new_ring(0);
+        uint64_t number;
+        for (uint32_t i = 0; i < 30; i++) put(q, i % 7 ? 5000 : 50000, 0, i);
+        MUST(q_end(q, "x", 1, 1));
+        q_item item;
+        size_t taken;
+        MUST(q_take(q, 0, &item, 1, &taken, 1));
+        MUST(q_give_back(q, &item, 1));
+        CHECK(!q_is_shut(q));
+        MUST(q_shutdown(q, immediate, 1));
+        CHECK(q_is_shut(q));
+        uint8_t data[40] = {0};
+        SAME(q_put(q, data, 40, 1), Q_SHUT);
+        mark m;
+        if (!immediate) {
+            for (uint32_t i = 0; i < 31; i++) {
+                MUST(try_take(q, &m));
+                if (i < 30) SAME(m.number, i);
+            }
+        }
+        SAME(try_take(q, &m), Q_SHUT);
+        MUST(q_withdraw(q, "x", 1, &number, 1));
+        SAME(number, 0);
+        q_counts c = counts_of(q);
+        SAME(c.unfinished, 0);
+        SAME(c.size, 0);
+        SAME(c.lost, 0);
+        CHECK(audit(q, 0) <= 2);
+        q_detach(q);
+    }
+}
+
+static void peeks(void) {
+    q_queue *q = new_ring(0);
+    uint8_t into[100];
+    uint64_t size;
+    uint32_t kind;
+    SAME(q_peek(q, into, sizeof into, &size, &kind, 1), Q_EMPTY);
+    put(q, 40, 0, 7);
+    put(q, 50000, 0, 8);
+    MUST(q_peek(q, into, sizeof into, &size, &kind, 1));
+    SAME(marked(into, size).number, 7);
+    mark m;
+    MUST(try_take(q, &m));
+    MUST(q_peek(q, into, sizeof into, &size, &kind, 1));
+    SAME(size, 50000); /* and nothing is copied */
+    SAME(kind, Q_BLOCK);
+    q_item item;
+    size_t number;
+    MUST(q_take(q, 0, &item, 1, &number, 1));
+    put(q, 40, 0, 9);
+    MUST(q_give_back(q, &item, 1));
+    MUST(q_peek(q, into, sizeof into, &size, &kind, 1));
+    SAME(size, 50000); /* what came back is first */
+    q_detach(q);
+}
+
+static void definitions(void) {
+    q_queue *q = new_ring(0), *other;
+    MUST(q_attach(dup(q_fd(q)), UUID, &other));
+    const void *data;
+    uint64_t size;
+    char key[24], value[60];
+    SAME(q_fetch(q, "k", 1, &data, &size), Q_EMPTY);
+    for (int i = 0; i < 50; i++) {
+        snprintf(key, sizeof key, "key %d", i);
+        snprintf(value, sizeof value, "value %d", i);
+        MUST(q_define(i % 2 ? q : other, key, (uint32_t)strlen(key), value, strlen(value), 1));
+        MUST(q_define(q, key, (uint32_t)strlen(key), "another", 7, 1)); /* the first counts */
+    }
+    for (int i = 0; i < 50; i++) {
+        snprintf(key, sizeof key, "key %d", i);
+        snprintf(value, sizeof value, "value %d", i);
+        MUST(q_fetch(i % 3 ? q : other, key, (uint32_t)strlen(key), &data, &size));
+        CHECK(size == strlen(value) && !memcmp(data, value, size));
+    }
+    audit(q, 0);
+    q_detach(other);
+    q_detach(q);
+}
+
+static void poison(void) {
+    q_queue *q = new_ring(0);
+    put(q, 50000, 0, 0);
+    put(q, 40, 0, 1);
+    q_item item;
+    size_t number;
+    for (int i = 0; i < 3; i++) {
+        pid_t child = fork();
+        if (!child) {
+            uint32_t reader;
+            MUST(q_reader_new(q, &reader, 1));
+            MUST(q_take(q, reader, &item, 1, &number, 1));
+            SAME(marked(item.data, item.size).number, 0);
+            raise(SIGKILL);
+        }
+        SAME(end_of(child), KILLED);
+        MUST(q_sweep(q, 0, 1));
+    }
+    q_counts c = counts_of(q);
+    SAME(c.poisoned, 1);
+    SAME(c.redelivered, 2);
+    SAME(c.unfinished, 1);
+    SAME(c.lost, 0);
+    audit(q, 0);
+    mark m;
+    MUST(try_take(q, &m));
+    SAME(m.number, 1);
+    MUST(q_take_poisoned(q, &item, 1));
+    SAME(marked(item.data, item.size).number, 0);
+    MUST(q_done(q, &item, 1));
+    MUST(q_block_free(q, item.block, 1));
+    SAME(q_take_poisoned(q, &item, 1), Q_EMPTY);
+    audit(q, 0);
+    q_detach(q);
+}
+
+/* -- memory ------------------------------------------------------------------------------------- */
+
+static void growth(void) {
+    q_queue *q = new_ring(0);
+    uint32_t number = quick ? 3000 : 20000;
+    uint64_t before = file_blocks(q);
+    for (uint32_t i = 0; i < number; i++) put(q, 5000, 0, i);
+    CHECK(get(&q->h->num_segments) > 5);
+    CHECK(file_blocks(q) > before + number * UINT64_C(5000));
+    mark m;
+    for (uint32_t i = 0; i < number; i++) {
+        MUST(try_take(q, &m));
+        SAME(m.number, i);
+    }
+    SAME(try_take(q, &m), Q_EMPTY);
+    /* What stays: some free chunks, the first page of each other, and what was never used. */
+    const struct segment *last = &q->h->segments[get(&q->h->bump)];
+    uint64_t stays = KEPT_FREE_BYTES + CHUNK_BYTES + 4096 * get(&q->h->num_free[0]) +
+                     get(&last->size) - get(&last->used);
+    CHECK(file_blocks(q) <= before + stays);
+    audit(q, 0);
+    for (uint32_t i = 0; i < number; i++) put(q, 5000, 0, i); /* what was given back is had again */
+    for (uint32_t i = 0; i < number; i++) MUST(try_take(q, &m));
+    audit(q, 0);
+    q_detach(q);
+}
+
+static void held_for_ever(void) {
+    q_queue *q = new_ring(0);
+    uint32_t reader, number = quick ? 100000 : 1000000;
+    q_item held[2], items[100];
+    size_t taken;
+    MUST(q_reader_new(q, &reader, 1));
+    put(q, 40, 0, 0);
+    MUST(q_take(q, reader, &held[0], 1, &taken, 1));
+    static uint8_t data[100][40];
+    q_message messages[100];
+    for (uint32_t i = 0; i < number; i += 100) {
+        size_t done = 0;
+        for (uint32_t j = 0; j < 100; j++) {
+            fill(data[j], 40, 0, i + j);
+            messages[j] = (q_message){data[j], 40, 0};
+        }
+        MUST(q_put_many(q, messages, 100, &done, 1));
+        if (i == number / 2) MUST(q_take(q, reader, &held[1], 1, &taken, 1));
+        for (size_t rest = i == number / 2 ? 99 : 100; rest; rest -= taken) {
+            MUST(q_take(q, 0, items, 100, &taken, 1));
+            for (size_t j = 0; j < taken; j++) MUST(q_done(q, &items[j], 1));
+        }
+    }
+    CHECK(get(&q->h->num_chunks) < 40);
+    CHECK(file_blocks(q) < UINT64_C(8) << 20);
+    audit(q, 0);
+    SAME(marked(held[0].data, held[0].size).number, 0);
+    SAME(marked(held[1].data, held[1].size).number, number / 2);
+    MUST(q_lease_give_back(q, reader, held[1].record, 1));
+    MUST(q_lease_give_back(q, reader, held[0].record, 1));
+    mark m;
+    MUST(try_take(q, &m));
+    SAME(m.number, 0);
+    MUST(try_take(q, &m));
+    SAME(m.number, number / 2);
+    audit(q, 0);
+    q_detach(q);
+}
+
+static void large_over_many_borders(void) {
+    q_queue *q = new_ring(0);
+    q_item items[100];
+    size_t taken;
+    for (int round = 0; round < 5; round++) {
+        for (uint32_t i = 0; i < 100; i++) put(q, 16000, 0, i);
+        MUST(q_take(q, 0, items, 100, &taken, 1));
+        SAME(taken, 100);
+        audit(q, 0);
+        for (uint32_t i = 0; i < 100; i++) MUST(q_done(q, &items[i], 1));
+    }
+    SAME(q_take(q, 0, items, 1, &taken, 1), Q_EMPTY);
+    SAME(audit(q, 0), 1);
+    q_detach(q);
+}
+
+/* -- many at once ------------------------------------------------------------------------------- */
+
+typedef struct {
+    q_queue *q;
+    uint32_t producer, number;
+    _Atomic uint32_t *left;
+} part;
+
+static void *produce(void *argument) {
+    const part *p = argument;
+    for (uint32_t i = 0; i < p->number; i++) {
+        for (;;) {
+            uint32_t sequence = q_announce(p->q, Q_SPACE);
+            q_status status = try_put(p->q, i % 100 == 99 ? 20000 : 24, p->producer, i);
+            if (status == Q_OK) break;
+            CHECK(status == Q_FULL || status == Q_BUSY);
+            if (status == Q_FULL) q_sleep(p->q, Q_SPACE, sequence, 100000000);
+        }
+    }
+    return NULL;
+}
+
+static void *consume(void *argument) {
+    const part *p = argument;
+    uint32_t next[8] = {0};
+    while (atomic_load(p->left)) {
+        mark m;
+        uint32_t sequence = q_announce(p->q, Q_ITEMS);
+        q_status status = try_take(p->q, &m);
+        if (status == Q_EMPTY && atomic_load(p->left))
+            q_sleep(p->q, Q_ITEMS, sequence, 100000000);
+        if (status == Q_EMPTY || status == Q_BUSY) continue;
+        SAME(status, Q_OK);
+        CHECK(m.producer < 8 && m.number >= next[m.producer]);
+        next[m.producer] = m.number + 1;
+        atomic_fetch_sub(p->left, 1);
+    }
+    return NULL;
+}
+
+static void threads(void) {
+    uint32_t number = quick ? 2000 : 30000;
+    for (unsigned each = 1; each <= 2; each++) {
+        for (uint64_t maxsize = 0; maxsize <= 10; maxsize += 10) {
+            q_queue *q = new_ring(maxsize);
+            _Atomic uint32_t left = number * each;
+            pthread_t ids[4];
+            part parts[4];
+            for (unsigned i = 0; i < 2 * each; i++) {
+                parts[i] = (part){q, i / 2, number, &left};
+                CHECK(!pthread_create(&ids[i], NULL, i % 2 ? consume : produce, &parts[i]));
+            }
+            for (unsigned i = 0; i < 2 * each; i++) CHECK(!pthread_join(ids[i], NULL));
+            SAME(counts_of(q).unfinished, 0);
+            SAME(counts_of(q).put, number * each);
+            mark m;
+            SAME(try_take(q, &m), Q_EMPTY);
+            audit(q, 0);
+            q_detach(q);
+        }
+    }
+}
+
+static void processes(void) {
+    uint32_t number = quick ? 5000 : 50000;
+    _Atomic uint32_t *left =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(left != MAP_FAILED);
+    for (uint64_t maxsize = 0; maxsize <= 10; maxsize += 10) {
+        q_queue *q = new_ring(maxsize);
+        atomic_store(left, 2 * number);
+        pid_t children[4];
+        for (uint32_t i = 0; i < 4; i++) {
+            children[i] = fork();
+            if (children[i]) continue;
+            part p = {q, i / 2, number, left};
+            if (i / 2) { /* a mapping of its own */
+                MUST(q_attach(dup(q_fd(q)), UUID, &p.q));
+            }
+            (i % 2 ? consume : produce)(&p);
+            MUST(q_leave(p.q, 1));
+            _exit(0);
+        }
+        for (int i = 0; i < 4; i++) SAME(end_of(children[i]), 0);
+        MUST(q_sweep(q, 0, 1));
+        q_counts c = counts_of(q);
+        SAME(c.unfinished, 0);
+        SAME(c.lost, 0);
+        SAME(c.put, 2 * number);
+        audit(q, 0);
+        q_detach(q);
+    }
+    munmap(left, 4096);
+}
+
+static void forks(void) {
+    q_queue *q = new_ring(0);
+    q_item item;
+    size_t number;
+    void *into;
+    uint64_t block;
+    uint32_t reader;
+    put(q, 50000, 0, 0);
+    put(q, 40, 0, 1);
+    MUST(q_reader_new(q, &reader, 1));
+    MUST(q_take(q, 0, &item, 1, &number, 1));
+    MUST(q_block_new(q, 100, &block, &into, 1));
+    pid_t child = fork();
+    if (!child) { /* may not touch what is its parent's */
+        MUST(q_done(q, &item, 1));
+        MUST(q_give_back(q, &item, 1));
+        MUST(q_block_free(q, block, 1));
+        MUST(q_lease_done(q, reader, item.record, 1));
+        MUST(q_reader_close(q, reader, 1));
+        MUST(q_leave(q, 1));
+        mark m;
+        MUST(try_take(q, &m)); /* but takes part itself */
+        SAME(m.number, 1);
+        q_detach(q);
+        _exit(0);
+    }
+    SAME(end_of(child), 0);
+    MUST(q_sweep(q, 0, 1));
+    SAME(counts_of(q).unfinished, 1);
+    SAME(marked(item.data, item.size).number, 0);
+    MUST(q_done(q, &item, 1));
+    MUST(q_block_free(q, item.block, 1));
+    MUST(q_task_done(q, 1));
+    MUST(q_block_free(q, block, 1));
+    SAME(counts_of(q).lost, 0);
+    audit(q, 0);
+    q_detach(q);
+}
+
+/* -- what once went wrong ----------------------------------------------------------------------- */
+
+static q_queue *at_point_queue;
+
+static void put_at_announce(int point) {
+    if (point != 50) return;
+    q_at_point = NULL;
+    put(at_point_queue, 40, 0, 0);
+}
+
+static void no_wake_up_is_lost_while_one_announces(void) {
+    q_queue *q = at_point_queue = new_ring(0);
+    q_at_point = put_at_announce;
+    uint32_t sequence = q_announce(q, Q_ITEMS);
+    mark m;
+    MUST(try_take(q, &m)); /* somebody else takes it */
+    put(q, 40, 0, 1);
+    CHECK(sequence != q->h->events[Q_ITEMS].sequence);
+    q_detach(q);
+}
+
+static void without_descriptors_nobody_is_dead(void) {
+    q_queue *q = new_ring(0);
+    uint32_t reader;
+    q_item item;
+    size_t number;
+    put(q, 40, 0, 0);
+    MUST(q_reader_new(q, &reader, 1));
+    MUST(q_take(q, reader, &item, 1, &number, 1));
+    struct rlimit limit, none;
+    CHECK(!getrlimit(RLIMIT_NOFILE, &limit));
+    none = limit;
+    none.rlim_cur = 0;
+    CHECK(!setrlimit(RLIMIT_NOFILE, &none));
+    pid_t child = fork();
+    if (!child) {
+        MUST(q_sweep(q, 0, 1));
+        put(q, 40, 0, 1); /* takes part without a look at /proc */
+        CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+        MUST(q_sweep(q, 0, 1));
+        CHECK(q->slot && get(&q->h->slots[q->slot].kind_pid));
+        _exit(0);
+    }
+    CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+    SAME(end_of(child), 0);
+    SAME(counts_of(q).leased, 1);
+    SAME(counts_of(q).redelivered, 0);
+    q_detach(q);
+}
+
+static q_queue *of_thread;
+static int thread_says[2], thread_goes[2];
+
+static void *outlive(void *argument) {
+    (void)argument;
+    char c = 0;
+    CHECK(write(thread_says[1], &c, 1) == 1);
+    CHECK(read(thread_goes[0], &c, 1) == 1);
+    _exit(0);
+}
+
+static void a_process_lives_as_long_as_its_threads(void) {
+    q_queue *q = of_thread = new_ring(0);
+    CHECK(!pipe(thread_says) && !pipe(thread_goes));
+    put(q, 40, 0, 0);
+    char c = 0, path[40], text[400];
+    pid_t child = fork();
+    if (!child) {
+        uint32_t reader;
+        q_item item;
+        size_t number;
+        pthread_t id;
+        MUST(q_reader_new(q, &reader, 1));
+        MUST(q_take(q, reader, &item, 1, &number, 1));
+        CHECK(!pthread_create(&id, NULL, outlive, NULL));
+        syscall(SYS_exit, 0); /* of this thread only */
+    }
+    CHECK(read(thread_says[0], &c, 1) == 1);
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)child);
+    for (;;) { /* until it is shown as a zombie */
+        int fd = open(path, O_RDONLY);
+        ssize_t size = read(fd, text, sizeof text - 1);
+        CHECK(size > 0);
+        close(fd);
+        text[size] = 0;
+        if (strstr(text, ") Z ")) break;
+        sched_yield();
+    }
+    MUST(q_sweep(q, 0, 1));
+    SAME(counts_of(q).leased, 1);
+    CHECK(write(thread_goes[1], &c, 1) == 1);
+    SAME(end_of(child), 0);
+    MUST(q_sweep(q, 0, 1));
+    SAME(counts_of(q).leased, 0);
+    for (int i = 0; i < 2; i++) close(thread_says[i]), close(thread_goes[i]);
+    q_detach(q);
+}
+
+static void a_full_table_of_dead_ones_is_swept(void) {
+    for (int as_reader = 0; as_reader < 2; as_reader++) {
+        q_queue *q = new_ring(0);
+        pid_t child = fork();
+        if (!child) {
+            uint32_t reader;
+            q_status status;
+            do status = q_reader_new(q, &reader, 1);
+            while (status == Q_OK);
+            SAME(status, Q_NO_SLOT);
+            raise(SIGKILL);
+        }
+        SAME(end_of(child), KILLED);
+        child = fork();
+        if (!child) {
+            uint32_t reader;
+            if (as_reader) {
+                q->slot = 1; /* as if it had one */
+                q->generation = q_fork_generation();
+                q->pid = (uint64_t)getpid();
+                MUST(q_reader_new(q, &reader, 1));
+            } else {
+                put(q, 40, 0, 0);
+            }
+            _exit(0);
+        }
+        SAME(end_of(child), 0);
+        q_detach(q);
+    }
+}
+
+/* A child stops in the middle of what it does under a lock; the others do not. */
+static pid_t stopped_with(q_queue *q, struct lock *lock) {
+    int says[2];
+    char c = 0;
+    CHECK(!pipe(says));
+    pid_t child = fork();
+    if (!child) {
+        MUST(take_lock(q, lock, 1));
+        CHECK(write(says[1], &c, 1) == 1);
+        raise(SIGSTOP);
+        unlock(lock);
+        _exit(0);
+    }
+    CHECK(read(says[0], &c, 1) == 1);
+    for (int i = 0; i < 2; i++) close(says[i]);
+    int status;
+    CHECK(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status));
+    return child;
+}
+
+static void go_on(pid_t child) {
+    CHECK(!kill(child, SIGCONT));
+    SAME(end_of(child), 0);
+}
+
+static void producers_do_not_wait_for_a_stopped_consumer(void) {
+    q_queue *q = new_ring(0);
+    pid_t child = stopped_with(q, &q->h->get);
+    put(q, 40, 0, 0);
+    pid_t killed = fork(); /* not even after one of them was killed */
+    if (!killed) {
+        MUST(take_lock(q, &q->h->put, 1));
+        raise(SIGKILL);
+    }
+    SAME(end_of(killed), KILLED);
+    put(q, 40, 0, 1);
+    q_item item;
+    size_t number;
+    SAME(q_take(q, 0, &item, 1, &number, 0), Q_BUSY);
+    SAME(q_take(q, 0, &item, 1, &number, 1), Q_BUSY);
+    go_on(child);
+    MUST(q_take(q, 0, &item, 1, &number, 1));
+    q_detach(q);
+}
+
+static void a_stopped_allocator_holds_up_only_what_needs_it(void) {
+    q_queue *q = new_ring(0);
+    uint8_t data[16000] = {0};
+    mark m;
+    for (uint32_t i = 0; i < 8; i++) put(q, 16000, 0, i); /* two chunks */
+    pid_t child = stopped_with(q, &q->h->allocate);
+    SAME(q_put(q, data, sizeof data, 1), Q_BUSY); /* and does not turn for ever */
+    SAME(q_end(q, NULL, 0, 1), Q_OK);
+    for (uint32_t i = 0; i < 8; i++) { /* over a border: its chunk is freed later */
+        MUST(try_take(q, &m));
+        SAME(m.number, i);
+    }
+    go_on(child);
+    MUST(try_take(q, &m));
+    SAME(try_take(q, &m), Q_EMPTY);
+    put(q, 16000, 0, 8);
+    MUST(try_take(q, &m));
+    SAME(audit(q, 0), 1);
+    q_detach(q);
+}
+
+static void what_a_leaving_process_took_is_not_filled_anew(void) {
+    q_queue *q = new_ring(0);
+    put(q, 50000, 0, 0);
+    q_item item;
+    size_t number;
+    MUST(q_take(q, 0, &item, 1, &number, 1));
+    MUST(q_leave(q, 1));
+    put(q, 50000, 0, 1);
+    SAME(marked(item.data, item.size).number, 0);
+    mark m;
+    MUST(try_take(q, &m));
+    SAME(m.number, 1);
+    audit(q, 1); /* until it is dead */
+    q_detach(q);
+}
+
+static void who_has_left_marks_nothing(void) {
+    q_queue *q = new_ring(0);
+    put(q, 40, 0, 0);
+    q_item item;
+    size_t number;
+    MUST(q_take(q, 0, &item, 1, &number, 1));
+    MUST(q_leave(q, 1));
+    struct record *r = (struct record *)item.data - 1;
+    SAME(what_of(get(&r->state)), DONE);
+    set(&r->state, WAITING); /* as if it were another record by now */
+    MUST(q_done(q, &item, 1));
+    SAME(what_of(get(&r->state)), WAITING);
+    q_detach(q);
+}
+
+static void task_done_in_advance_is_no_loss(void) {
+    q_queue *q = new_ring(0);
+    for (uint32_t i = 0; i < 3; i++) put(q, 40, 0, i);
+    for (int i = 0; i < 3; i++) MUST(q_task_done(q, 1));
+    SAME(q_task_done(q, 1), Q_TOO_OFTEN);
+    pid_t child = fork();
+    if (!child) {
+        q_item item;
+        size_t number;
+        MUST(q_take(q, 0, &item, 1, &number, 1));
+        raise(SIGKILL);
+    }
+    SAME(end_of(child), KILLED);
+    MUST(q_sweep(q, 0, 1));
+    q_counts c = counts_of(q);
+    SAME(c.lost, 0);
+    SAME(c.unfinished, 0);
+    SAME(c.size, 2);
+    q_detach(q);
+}
+
+static void a_batch_that_finds_no_memory_leaks_no_chunk(void) {
+    q_queue *q = new_ring(0);
+    static uint8_t data[12][16000];
+    q_message messages[12];
+    for (uint32_t i = 0; i < 12; i++) {
+        fill(data[i], 16000, 0, i);
+        messages[i] = (q_message){data[i], 16000, 0};
+    }
+    messages[5] = (q_message){NULL, 50000, UINT64_C(1) << 50}; /* in the middle: no block */
+    size_t done = 0;
+    SAME(q_put_many(q, messages, 12, &done, 1), Q_CORRUPT);
+    SAME(done, 5);
+    audit(q, 0);
+    struct rlimit limit, small;
+    CHECK(!getrlimit(RLIMIT_FSIZE, &limit));
+    small = limit;
+    small.rlim_cur = get(&q->h->file_bytes);
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(!setrlimit(RLIMIT_FSIZE, &small));
+    messages[5] = messages[4];
+    q_status status;
+    uint32_t puts = 0;
+    do {
+        done = 0;
+        status = q_put_many(q, messages, 12, &done, 1);
+        puts += (uint32_t)done;
+    } while (status == Q_OK);
+    SAME(status, Q_NO_MEMORY);
+    audit(q, 0);
+    mark m;
+    for (uint32_t i = 0; i < 5 + puts; i++) MUST(try_take(q, &m));
+    SAME(try_take(q, &m), Q_EMPTY);
+    done = 0;
+    MUST(q_put_many(q, messages, 4, &done, 1)); /* after a drain there is room again */
+    CHECK(!setrlimit(RLIMIT_FSIZE, &limit));
+    audit(q, 0);
+    q_detach(q);
+}
+
+/* -- all of it ---------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} TESTS[] = {
+#define TEST(name) {#name, name}
+    TEST(sizes), TEST(batches), TEST(bounded), TEST(leases), TEST(ends), TEST(shutdowns),
+    TEST(peeks), TEST(definitions), TEST(poison), TEST(growth), TEST(held_for_ever),
+    TEST(large_over_many_borders), TEST(threads), TEST(processes), TEST(forks),
+    TEST(no_wake_up_is_lost_while_one_announces), TEST(without_descriptors_nobody_is_dead),
+    TEST(a_process_lives_as_long_as_its_threads), TEST(a_full_table_of_dead_ones_is_swept),
+    TEST(producers_do_not_wait_for_a_stopped_consumer),
+    TEST(a_stopped_allocator_holds_up_only_what_needs_it),
+    TEST(what_a_leaving_process_took_is_not_filled_anew), TEST(who_has_left_marks_nothing),
+    TEST(task_done_in_advance_is_no_loss), TEST(a_batch_that_finds_no_memory_leaks_no_chunk),
+};
+
+int main(int argc, char **argv) {
+    int first = 1, number = 0;
+    setbuf(stdout, NULL);
+    if (argc > 1 && !strcmp(argv[1], "quick")) quick = first++;
+    for (size_t i = 0; i < sizeof TESTS / sizeof *TESTS; i++) {
+        int wanted = first == argc;
+        for (int a = first; a < argc; a++) wanted |= !strcmp(argv[a], TESTS[i].name);
+        if (!wanted) continue;
+        snprintf(context, sizeof context, "%s", TESTS[i].name);
+        alarm(120);
+        TESTS[i].run();
+        number++;
+    }
+    printf("%d tests\n", number);
+    return !number;
+}
