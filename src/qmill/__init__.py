@@ -46,6 +46,7 @@ _WHERE = {
     "run": "workers",
     "run_thread": "workers",
     "set_start_method": "processes",
+    "trace": "observe.trace",
 }
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .jobs.job import Job
     from .mapping import map, parallel
     from .messages import END_MSG, Msg, Q
+    from .observe.trace import trace
     from .processes import get_start_method, set_start_method
     from .queues.base import Queue, Statistics
     from .workers import NUM_CPUS, NUM_THREADS, Worker, run, run_thread
@@ -99,6 +101,7 @@ __all__ = [
     "run",
     "run_thread",
     "set_start_method",
+    "trace",
 ]
 
 

@@ -32,6 +32,8 @@ LEVELS = [
     {"mapping"},
     {"observe"},
     {"compat"},
+    {"command"},
+    {"__main__"},
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 

@@ -1,0 +1,1 @@
+"""Seeing the work: what is made of jobs' records."""
