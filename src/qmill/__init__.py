@@ -6,6 +6,7 @@
     qmill.run_thread  ... in a thread
     qmill.JobQueue  function calls with priorities, timeouts and records
     qmill.map       a function over many items
+    qmill.frame, qmill.Plot  what jobs did, and when
 
 The parts load when they are first used: `qmill.Queue` alone stays light.
 """
@@ -30,6 +31,7 @@ _WHERE = {
     "NUM_CPUS": "workers",
     "NUM_THREADS": "workers",
     "NotSupported": "errors",
+    "Plot": "observe.plot",
     "Poisoned": "errors",
     "Q": "messages",
     "QmillError": "errors",
@@ -40,6 +42,7 @@ _WHERE = {
     "Statistics": "queues.base",
     "Worker": "workers",
     "WorkerDied": "errors",
+    "frame": "observe.frame",
     "get_start_method": "processes",
     "map": "mapping",
     "parallel": "mapping",
@@ -67,6 +70,8 @@ if TYPE_CHECKING:
     from .jobs.job import Job
     from .mapping import map, parallel
     from .messages import END_MSG, Msg, Q
+    from .observe.frame import frame
+    from .observe.plot import Plot
     from .observe.trace import trace
     from .processes import get_start_method, set_start_method
     from .queues.base import Queue, Statistics
@@ -84,6 +89,7 @@ __all__ = [
     "LaneError",
     "Msg",
     "NotSupported",
+    "Plot",
     "Poisoned",
     "Q",
     "QmillError",
@@ -95,6 +101,7 @@ __all__ = [
     "Worker",
     "WorkerDied",
     "__version__",
+    "frame",
     "get_start_method",
     "map",
     "parallel",

@@ -23,7 +23,7 @@ from collections import deque
 from datetime import datetime, timedelta
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .engines.base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, Report
 from .errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
@@ -32,6 +32,7 @@ from .jobs import records
 from .jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Job
 from .jobs.records import RecordLog
 from .jobs.scheduler import Scheduler
+from .jobs.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,6 +44,15 @@ logger = logging.getLogger("qmill")
 _Outcome = tuple[Job, str, Any, BaseException | None]  # a job, its state, result and exception
 
 _LONGEST_WAIT_S = 1_000_000.0  # what every selector takes
+
+
+class Progress(NamedTuple):
+    """Jobs that are completed, those that failed among them or soon will be, and those left."""
+
+    completed: int
+    failed: int
+    left: int
+    working: int
 
 
 class Dispatcher:
@@ -75,6 +85,7 @@ class Dispatcher:
         self._auto_stop = auto_stop
         self._auto_remove = auto_remove
         self._scheduler = Scheduler()
+        self._totals = Totals()
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         self._anchor = datetime.now(), monotonic()
@@ -155,6 +166,28 @@ class Dispatcher:
             ahead = min(begun, max(engine.num_ahead, begun - limit))
             working = begun - ahead + self._num_unprocessed
             return self._scheduler.num_waiting + ahead, working, self._scheduler.num_completed
+
+    def progress(self) -> Progress:
+        """Count the jobs as a progress bar shows them."""
+        with self._lock:
+            totals, (_, working, _) = self._totals, self.sizes()
+            completed = totals.num_ended - self._num_unprocessed
+            return Progress(completed, totals.num_failed, self._num_pending(), working)
+
+    def snapshot(self) -> tuple[Totals, dict[str, int], float]:
+        """Return a copy of the totals, how many wait and work, and for how many seconds it goes."""
+        with self._lock:
+            totals = self._totals.copy()
+            waiting, working, _ = self.sizes()
+            last_s = monotonic() if self._num_pending() else totals.last_ended_s
+            firsts = [job._submitted for job in self._scheduler.working.values()]
+            first_s = min([totals.first_submitted_s, *firsts])
+            return totals, {"waiting": waiting, "working": working}, max(0.0, last_s - first_s)
+
+    def held(self) -> list[Job]:
+        """List the jobs that wait, work, or are completed and were not fetched."""
+        with self._lock:
+            return self._scheduler.held()
 
     def pop_completed(self) -> Job | None:
         """Fetch a completed job, or None."""
@@ -474,6 +507,7 @@ class Dispatcher:
                 "and was killed"
             )
         if retryable and job.attempts <= options.retries:
+            self._totals.add_retry(job)
             job._state = PENDING
             delay = self._scheduler.retry(job, monotonic())
             if logger.isEnabledFor(logging.DEBUG):
@@ -494,6 +528,7 @@ class Dispatcher:
         debug = logger.isEnabledFor(logging.DEBUG)
         telling = self._log is not None or debug
         now = monotonic()
+        self._totals.add(finished, now)
         for job, state, result, error in finished:
             if job._ended is None:
                 job._ended = now

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
+import operator
 import os
 import uuid
 import weakref
@@ -30,6 +32,8 @@ from .queues.base import Queue, check_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from .observe.summary import Summary
 
 logger = logging.getLogger("qmill")
 
@@ -74,12 +78,16 @@ class JobQueue(Executor):
         max_memory_per_worker: A worker process is replaced when its resident memory, in bytes, is
             larger after a job; None is no limit.
         name: What to call the queue in records (`qid`); None for eight random digits.
+        progress: Whether `wait`, `map` and the end of a `with` block show a progress bar: True for
+            one of tqdm where the standard error is a terminal or a notebook, and silence
+            elsewhere; or a class like `tqdm.tqdm`, which always does.
 
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: A number out of range; an unknown engine or start method.
         NotSupported: The engine cannot do what an argument asks for.
         OSError: The log file cannot be opened.
+        ImportError: `progress=True` needs tqdm: `pip install 'qmill[progress]'`.
 
     Leaving a `with` block waits for all jobs; leaving it by an exception or Ctrl-C cancels those
     that wait and kills those that run. When the interpreter exits, pending jobs still run.
@@ -106,9 +114,11 @@ class JobQueue(Executor):
         max_jobs_per_worker: int | None = None,
         max_memory_per_worker: int | None = None,
         name: str | None = None,
+        progress: Any = False,
     ) -> None:
         _check_callable("initializer", initializer)
         _check_callable("callback", callback)
+        _bar_type(progress)
         if max_workers is None:
             max_workers = workers.NUM_THREADS if engine == "thread" else workers.NUM_CPUS
         self.name = uuid.uuid4().hex[:8] if name is None else str(name)
@@ -128,6 +138,8 @@ class JobQueue(Executor):
             self._engine, self.name, maxsize, log, auto_stop, auto_remove
         )
         self._callback = callback
+        self._progress = progress
+        self._shown = _dispatch.Progress(0, 0, 0, 0)  # of what a bar has told the end
         self._ids = itertools.count(1)
         self._finalizer = weakref.finalize(self, _let_end, self._dispatcher)
         self._finalizer.atexit = False
@@ -333,6 +345,7 @@ class JobQueue(Executor):
         chunksize: int | None = None,
         buffersize: int | None = None,
         job_timeout: float | None = None,
+        progress: Any = None,
     ) -> Iterator[Any]:
         """Call a function for each item, in parallel; the results come in the order of the items.
 
@@ -345,6 +358,8 @@ class JobQueue(Executor):
                 read lazily. None submits everything before this returns.
             job_timeout: Seconds that one call may take before it is killed; it needs a chunksize
                 of 1, which it implies.
+            progress: Whether to show a progress bar, from the first result that is asked for; as
+                for `JobQueue`, and None for what that was given.
 
         Returns:
             An iterator of results. When it is dropped, calls that have not begun are cancelled.
@@ -357,7 +372,7 @@ class JobQueue(Executor):
             NotSupported: A job_timeout, and the engine cannot kill.
         """
         limits = MapLimits(timeout, chunksize, buffersize, job_timeout)
-        return self._map(fn, iterables, limits)
+        return self._map(fn, iterables, limits, progress=progress)
 
     def _map(
         self,
@@ -369,8 +384,11 @@ class JobQueue(Executor):
         *,
         lazy: bool = False,
         ordered: bool = True,
+        progress: Any = None,
     ) -> Iterator[Any]:
         self._check_map(fn, iterables, limits)
+        make_bar = _bar_type(self._progress if progress is None else progress)
+        total = min(operator.length_hint(iterable, -1) for iterable in iterables)
         timeout, chunksize, buffersize, job_timeout = limits
         if job_timeout is not None:
             chunksize = 1
@@ -399,7 +417,11 @@ class JobQueue(Executor):
         else:
             results = mapping.as_completed(deadline, self._dispatcher.changed)
         next(results)  # a generator that has not begun would not notice that it is dropped
-        return results
+        if make_bar is None:
+            return results
+        from .observe.progress import follow
+
+        return follow(make_bar, results, None if total < 0 else total, self._dispatcher)
 
     def _check_map(
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], limits: MapLimits
@@ -464,12 +486,14 @@ class JobQueue(Executor):
         chosen = zip(sizes, (waiting, working, completed), strict=True)
         return sum(size for size, counted in chosen if counted)
 
-    def wait(self, n: int | None = None, timeout: float | None = None) -> int:
+    def wait(self, n: int | None = None, timeout: float | None = None, progress: Any = None) -> int:
         """Wait until jobs are done.
 
         Args:
             n: For how many to wait from now on; None is all.
             timeout: Seconds to wait at most; None is no limit.
+            progress: Whether to show a progress bar; as for `JobQueue`, and None for what that was
+                given. It counts the jobs since the queue was last waited for to its end.
 
         Returns:
             How many jobs are left that wait or work: 0 unless time was up or `n` was given.
@@ -480,12 +504,28 @@ class JobQueue(Executor):
         deadline = None if timeout is None else monotonic() + timeout
         dispatcher = self._dispatcher
         dispatcher.check_is_ours()
+        make_bar = _bar_type(self._progress if progress is None else progress)
+        if make_bar is not None:
+            aim = 0 if n is None else max(0, dispatcher.num_left() - n)
+            return self._watch(make_bar, aim, math.inf if deadline is None else deadline)
         with dispatcher.changed:
             aim = 0 if n is None else max(0, dispatcher.num_left() - n)
             while (left := dispatcher.num_left()) > aim:
                 if not _wait_for_change(dispatcher, deadline):
                     break
             return left
+
+    def _watch(self, make_bar: Callable[..., Any], aim: int, deadline: float) -> int:
+        """Wait with a progress bar, unless there is nothing that it could show."""
+        from .observe.progress import watch
+
+        before = self._dispatcher.progress()
+        left = before.left
+        if left or before.completed > self._shown.completed:
+            left = watch(make_bar, self._dispatcher, self._shown, aim, deadline)
+        if not left:
+            self._shown = self._dispatcher.progress()
+        return left
 
     def get(self, block: bool = True, timeout: float | None = None) -> Job | None:
         """Fetch the completed job with the lowest priority number, of equals the oldest.
@@ -531,6 +571,29 @@ class JobQueue(Executor):
         """Fetch jobs as they are completed, until none is left; yields jobs."""
         while (job := self.get()) is not None:
             yield job
+
+    # -- what it has done ----------------------------------------------------------------------
+
+    def summary(self) -> Summary:
+        """Tell what became of all jobs so far, from running totals: see `Summary`.
+
+        >>> print(jobs.summary())  # doctest: +SKIP
+        """
+        from .observe.summary import Summary
+
+        return Summary.of(self.name, self.max_workers, *self._dispatcher.snapshot())
+
+    def frame(self) -> Any:
+        """Return a pandas DataFrame of the jobs that wait, work, or are completed and not fetched.
+
+        See `qmill.frame`.
+
+        Raises:
+            ImportError: pandas is not installed: `pip install 'qmill[plot]'`.
+        """
+        from .observe.frame import frame
+
+        return frame(self._dispatcher.held())
 
     # -- control -------------------------------------------------------------------------------
 
@@ -591,6 +654,9 @@ class JobQueue(Executor):
         if exc_type is not None:
             self.stop_all()
         try:
+            if exc_type is None and (make_bar := _bar_type(self._progress)) is not None:
+                self.shutdown(wait=False)
+                self._watch(make_bar, 0, math.inf)
             self.shutdown(wait=True)
         except BaseException:  # Ctrl-C
             self.stop_all()
@@ -620,18 +686,30 @@ class WithOptions:
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
+        progress: Any = None,
     ) -> Iterator[Any]:
         """Call a function for each item as `JobQueue.map` does, with these options.
 
         The `timeout` of the options is the `job_timeout` of the calls.
         """
         limits = MapLimits(timeout, chunksize, buffersize, self._options.timeout)
-        return self._queue._map(fn, iterables, limits, self._priority, self._options)
+        return self._queue._map(
+            fn, iterables, limits, self._priority, self._options, progress=progress
+        )
 
 
 def _let_end(dispatcher: _dispatch.Dispatcher) -> None:
     """Have a queue end that nobody holds any more, once its jobs are done."""
     dispatcher.shut_down(wait=False, cancel_waiting=False)
+
+
+def _bar_type(progress: Any) -> Callable[..., Any] | None:
+    """Return what makes progress bars, or None; see `observe.progress.bar_type`."""
+    if progress is None or progress is False:
+        return None
+    from .observe.progress import bar_type
+
+    return bar_type(progress)
 
 
 def _wait_for_change(dispatcher: _dispatch.Dispatcher, deadline: float | None) -> bool:

@@ -24,6 +24,7 @@ def map(
     timeout: float | None = None,
     job_timeout: float | None = None,
     start_method: str | None = None,
+    progress: Any = False,
 ) -> Iterator[Any]:
     """Call a function for each item, in parallel, with workers of its own.
 
@@ -40,6 +41,7 @@ def map(
         timeout: Seconds from the first `next` in which each result must be there when asked for.
         job_timeout: Seconds that one call may take before it is killed (`JobTimeout`).
         start_method: How worker processes start; see `JobQueue`.
+        progress: Whether to show a progress bar, from the first `next` on; see `JobQueue`.
 
     Returns:
         An iterator of results. Its workers start with its first `next`, and end with it: when all
@@ -52,8 +54,9 @@ def map(
         TimeoutError: From the iterator: a result was not there in time.
         TypeError: An argument of the wrong type.
         ValueError: A number out of range.
+        ImportError: `progress=True` needs tqdm: `pip install 'qmill[progress]'`.
     """
-    jobs = JobQueue(max_workers, engine=engine, start_method=start_method)
+    jobs = JobQueue(max_workers, engine=engine, start_method=start_method, progress=progress)
     limits = MapLimits(timeout, chunksize, buffersize, job_timeout)
     jobs._check_map(fn, iterables, limits)
 
@@ -83,7 +86,7 @@ def parallel(
     Args:
         function: The function, whose first parameter is the item.
         max_workers: How many jobs run at a time; None for the number of processors.
-        **options: Further arguments of `JobQueue`.
+        **options: Further arguments of `JobQueue`, such as `progress=True`.
 
     Returns:
         A function of (iterable, *args, **kwargs); the iterable can also be given as `items=` or

@@ -33,7 +33,36 @@ HAS_WAITERS, HAS_CALLBACKS = 1, 2  # bits of `_watched`
 # Reentrant, as are all locks here: a garbage collection may call a `__del__` at any place, and
 # that may use a job.
 _watch_lock = threading.RLock()
-_WATCHED = {"_condition": threading.Condition, "_waiters": list, "_done_callbacks": list}
+
+
+class _Late:
+    """A part of a Future that is made when it is first looked for.
+
+    Not a `__getattr__` of `Job`, with which every read of any attribute takes ten times as long.
+    """
+
+    def __init__(self, make: Callable[[], Any], bit: int) -> None:
+        self._make = make
+        self._bit = bit
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, job: Any, _: Any = None) -> Any:
+        if job is None:
+            return self
+        parts = job._parts
+        if parts is None or self._name not in parts:
+            with _watch_lock:
+                parts = job._parts = {} if job._parts is None else job._parts
+                if self._name not in parts:
+                    parts[self._name] = self._make()
+                    job._watched |= self._bit
+        return parts[self._name]
+
+    def __set__(self, job: Any, value: Any) -> None:
+        with _watch_lock:
+            job._parts = {**(job._parts or {}), self._name: value}
 
 
 class Options(NamedTuple):
@@ -87,8 +116,6 @@ class Job(Future[Any]):
 
     __slots__ = (
         "_callback",
-        "_condition",
-        "_done_callbacks",
         "_ended",
         "_entry",
         "_exception",
@@ -98,6 +125,7 @@ class Job(Future[Any]):
         "_options",
         "_owner",
         "_packet",
+        "_parts",
         "_processed",
         "_result",
         "_started",
@@ -105,7 +133,6 @@ class Job(Future[Any]):
         "_submitted",
         "_unseen",
         "_subject",
-        "_waiters",
         "_watched",
         "args",
         "attempts",
@@ -117,10 +144,9 @@ class Job(Future[Any]):
         "worker",
     )
 
-    if TYPE_CHECKING:
-        _condition: threading.Condition
-        _done_callbacks: list[Callable[[Job], Any]]
-        _waiters: list[Any]
+    _condition: Any = _Late(threading.Condition, HAS_WAITERS)
+    _waiters: Any = _Late(list, HAS_WAITERS)
+    _done_callbacks: Any = _Late(list, HAS_CALLBACKS)
 
     is_chunk = False
     """Whether it is several calls in one, as `map` makes them."""
@@ -160,25 +186,12 @@ class Job(Future[Any]):
         self._callback: Any = None  # the queue's callback; then what it returned
         self._kept = True  # whether it is to enter the completed queue
         self._watched = 0
+        self._parts: dict[str, Any] | None = None  # what `_Late` has made
         self._entry: Any = None  # the scheduler's: where it is in one of its heaps
         self._may_wait = False  # the engine's: whether it may be sent ahead, if it is short
         self._packet: Any = None  # the engine's: what to send
         self._subject: Any = None  # the engine's: what it knows about the function
         self._unseen: UnseenError | bool | None = None  # False: somebody has asked for it
-
-    def __getattr__(self, name: str) -> Any:
-        # Only what is not there gets here: the parts of a Future that are made when first needed.
-        make = _WATCHED.get(name)
-        if make is None:
-            raise AttributeError(f"'Job' object has no attribute {name!r}")
-        with _watch_lock:
-            value = make()
-            try:
-                return object.__getattribute__(self, name)
-            except AttributeError:
-                object.__setattr__(self, name, value)
-            self._watched |= HAS_CALLBACKS if name == "_done_callbacks" else HAS_WAITERS
-            return value
 
     def __repr__(self) -> str:
         return f"<qmill.Job {self.name} {self._state_word()}>"

@@ -381,6 +381,15 @@ class Scheduler:
             expired.append(self.working[number])
         return expired
 
+    # -- all ---------------------------------------------------------------------------------
+
+    def held(self) -> list[Job]:
+        """List the jobs that wait, work or are completed, in the order in which they were put."""
+        jobs = [*self.working.values(), *self._heads, *self._backing_off, *self._completed]
+        for lane in self._lanes.values():
+            jobs += lane.rest
+        return sorted(jobs, key=lambda job: job.id)
+
     # -- completed -----------------------------------------------------------------------------
 
     def complete(self, job: Job) -> None:

@@ -1,1 +1,15 @@
-"""Seeing the work: what is made of jobs' records."""
+"""What one sees of the work: frames of records, plots, progress bars, summaries.
+
+Each optional package is imported by one module here, inside the function that needs it.
+"""
+
+from __future__ import annotations
+
+
+def missing_extra(what: str, extra: str, error: ImportError) -> ImportError:
+    """Return the error that says which command installs what is missing."""
+    return ImportError(
+        f"{what} needs {error.name or 'a package'}, which is not installed: "
+        f"pip install 'qmill[{extra}]'",
+        name=error.name,
+    )

@@ -1,0 +1,278 @@
+"""Running totals of a queue's jobs, in constant memory: bookkeeping, with no thread and no clock.
+
+Every job that ends is added once, on the dispatcher's hottest path. So what a job costs there is to
+look at its times, and the rest is done for a few hundred of them at once. A call of `map` counts as
+a job, though many travel together.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import math
+import sys
+from array import array
+from collections import Counter
+from types import WrapperDescriptorType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import records
+from .job import CANCELLED, FINISHED, PENDING, RUNNING, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+STATES = "waiting", "working", "done", "failed", "died", "timed out", "cancelled"
+"""What `Job.state` may be."""
+
+MAX_WORKERS = 256
+"""So many workers have a line of their own; those that come later share one."""
+
+MAX_ERRORS = 64
+"""So many types of errors, likewise."""
+
+OTHERS = "others"
+
+NUM_SLOWEST = 10
+
+_BATCH = 512
+_ALL_COUNTED = 16 * _BATCH  # so many values are all put into a histogram
+_STEP = 7  # and then each seventh; a prime, so that it does not go in step with the jobs
+
+_TOP = 3 if sys.byteorder == "little" else 0
+_MAX_TEXT = 200
+
+
+class Histogram:
+    """How floats from 0 are distributed, with a resolution of 6 %.
+
+    The first 16 bits of a double are its exponent and four bits of its mantissa: they number the
+    intervals, 16 from each power of two to the next, and to find them costs no logarithm.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.max = 0.0
+        self._first: Counter[int] = Counter()
+        self._later: Counter[int] = Counter()  # of each `_STEP`th value
+
+    def add(self, values: list[float]) -> None:
+        """Count values."""
+        if not values:
+            return
+        all_counted = self.count < _ALL_COUNTED
+        self.count += len(values)
+        self.total += sum(values)
+        self.max = max(self.max, *values)
+        counts = self._first
+        if not all_counted:
+            counts, values = self._later, values[::_STEP]
+        counts.update(_intervals(values))
+
+    def add_equal(self, value: float, times: int) -> None:
+        """Count one value so many times."""
+        self.count += times
+        self.total += value * times
+        self.max = max(self.max, value)
+        self._first[_intervals([value])[0]] += times
+
+    def quantiles(self, *shares: float) -> list[float | None]:
+        """Return the values below which such shares of all lie; None if there are no values."""
+        counts = Counter(self._first)
+        for interval, count in self._later.items():
+            counts[interval] += count * _STEP
+        rest = [share * counts.total() for share in sorted(shares)]
+        found: list[float | None] = []
+        passed = 0
+        for interval in sorted(counts, key=_middle):
+            passed += counts[interval]
+            while len(found) < len(rest) and passed >= rest[len(found)]:
+                found.append(min(_middle(interval), self.max))
+        return found + [None] * (len(rest) - len(found))
+
+
+def _intervals(values: list[float]) -> array[int]:
+    return array("H", array("d", values).tobytes())[_TOP::4]
+
+
+def _middle(interval: int) -> float:
+    """Return the middle of an interval of a histogram; what is below 0 counts as 0."""
+    if interval == 0 or interval >= 1 << 15:
+        return 0.0
+    words = [0, 0, 0, 0]
+    words[_TOP] = interval
+    words[2 if _TOP else 1] = 1 << 15
+    return array("d", array("H", words).tobytes())[0]
+
+
+class SlowJob(NamedTuple):
+    """One of the jobs that ran longest."""
+
+    running_s: float
+    minus_id: int  # of equals the first stays
+    name: str
+    function: str | None
+    state: str
+
+
+class Totals:
+    """What became of a queue's jobs, and how long they waited and ran.
+
+    Attributes:
+        states: How many ended in each state.
+        waiting: Seconds from `put` to the beginning, of those that began.
+        running: Seconds of the last attempt.
+        num_retries: Attempts after which a job was tried again.
+        first_submitted_s: When the first of those that have ended was put; inf if none has.
+        last_ended_s: When the last one ended; -inf.
+        busy: For each worker the seconds in which it ran jobs.
+        errors: For each type of error how many, and what the first one says, if that is known.
+        slowest: Those that ran longest, the shortest of them first.
+    """
+
+    def __init__(self) -> None:
+        self.states: Counter[str] = Counter()
+        self.waiting = Histogram()
+        self.running = Histogram()
+        self.num_retries = 0
+        self.first_submitted_s = math.inf
+        self.last_ended_s = -math.inf
+        self.busy: dict[str, float] = {}
+        self.errors: dict[str, tuple[int, str | None]] = {}
+        self.slowest: list[SlowJob] = []
+        self._slow_s = 0.0  # what runs longer is one of the slowest
+        self._waits: list[float] = []
+        self._runs: list[float] = []
+
+    @property
+    def num_ended(self) -> int:
+        """Count the jobs that have ended."""
+        return self.states.total() + len(self._runs)
+
+    @property
+    def num_failed(self) -> int:
+        """Count those that have failed, died or timed out."""
+        states = self.states
+        return states["failed"] + states["died"] + states["timed out"]
+
+    def add(self, outcomes: Iterable[tuple[Job, str, Any, Any]], now: float) -> None:
+        """Count jobs that are about to be settled.
+
+        Args:
+            outcomes: A job, its state-to-be, result and exception.
+            now: When those have ended that do not say it.
+        """
+        add_wait, add_run, busy = self._waits.append, self._runs.append, self.busy
+        slow, first = self._slow_s, self.first_submitted_s
+        for job, state, result, error in outcomes:
+            if error is None and state == FINISHED and job._state == RUNNING and not job.is_chunk:
+                submitted, started = job._submitted, job._started
+                if submitted < first:
+                    self.first_submitted_s = first = submitted
+                add_wait(started - submitted)  # type: ignore[operator]
+                running = job._ended - started  # type: ignore[operator]
+                add_run(running)
+                if running > slow:
+                    slow = self._add_slow(job, running, "done")
+                try:
+                    busy[job.worker] += running  # type: ignore[index]
+                except KeyError:
+                    self._add_busy(job.worker, running)
+            else:
+                self._add_other(job, state, result, error, now)
+                first = self.first_submitted_s
+        self.last_ended_s = now
+        if len(self._runs) >= _BATCH:
+            self.fold()
+
+    def _add_other(self, job: Job, state: str, result: Any, error: Any, now: float) -> None:
+        """Count a job that has not simply returned, and the calls of a chunk."""
+        ended = now if job._ended is None else job._ended
+        is_cancelled = CANCELLED in (state, job._state)
+        num_done, num_failed, word = 0, 0, "cancelled" if is_cancelled else "done"
+        if job.is_chunk and not is_cancelled and error is None:
+            values, error = result
+            num_done = len(values)
+            self.states["done"] += num_done
+        if error is not None and not is_cancelled:
+            num_failed, word = 1, job._failure or "failed"
+            self.states[word] += 1
+            self._add_error(error)
+        self.states["cancelled"] += job.num_calls - num_done - num_failed
+        self.first_submitted_s = min(self.first_submitted_s, job._submitted)
+        if job._started is None or job._state == PENDING:  # it did not run, or not again
+            return
+        num_run = num_done + num_failed or 1
+        running = ended - job._started
+        self.waiting.add_equal(job._started - job._submitted, num_run)
+        self.running.add_equal(running / num_run, num_run)
+        if running / num_run > self._slow_s:
+            self._add_slow(job, running / num_run, word)
+        self._add_busy(job.worker, running)
+
+    def add_retry(self, job: Job) -> None:
+        """Count an attempt that failed and will be followed by another one."""
+        self.num_retries += 1
+        if job._started is not None and job._ended is not None:
+            self._add_busy(job.worker, job._ended - job._started)
+
+    def copy(self) -> Totals:
+        """Return a copy that stays as it is, with all that was added."""
+        self.fold()
+        return copy.deepcopy(self)
+
+    def fold(self) -> None:
+        """Bring the histograms and the number of those that are done up to date."""
+        self.states["done"] += len(self._runs)
+        self.waiting.add(self._waits)
+        self.running.add(self._runs)
+        self._waits.clear()
+        self._runs.clear()
+
+    def _add_slow(self, job: Job, running: float, state: str) -> float:
+        """Keep a job among the slowest; returns how long the next one must run to be one."""
+        function = records.function_name(job.function)
+        slow = SlowJob(running, -job.id, _plain(job.name), function, state)
+        (heapq.heappush if len(self.slowest) < NUM_SLOWEST else heapq.heappushpop)(
+            self.slowest, slow
+        )
+        if len(self.slowest) == NUM_SLOWEST:
+            self._slow_s = self.slowest[0].running_s
+        return self._slow_s
+
+    def _add_error(self, error: BaseException) -> None:
+        kind = type(error).__name__
+        if kind not in self.errors and len(self.errors) >= MAX_ERRORS:
+            kind = OTHERS
+        count, text = self.errors.get(kind, (0, None))
+        self.errors[kind] = count + 1, text or _text_of(error)
+
+    def _add_busy(self, worker: str | None, running: float) -> None:
+        if worker is None:
+            return
+        if worker not in self.busy and len(self.busy) >= MAX_WORKERS:
+            worker = OTHERS
+        self.busy[worker] = self.busy.get(worker, 0.0) + running
+
+
+# What follows runs on the dispatcher with its lock held, so it calls no `__str__` of a user's.
+
+_PLAIN = str, int, float, bool, type(None)
+
+
+def _plain(value: Any) -> str:
+    return _cut(str(value)) if type(value) in _PLAIN else f"a {type(value).__name__}"
+
+
+def _text_of(error: BaseException) -> str | None:
+    """Return what an exception says, if that is built in; else its type says it."""
+    is_builtin = isinstance(type(error).__str__, WrapperDescriptorType)
+    if is_builtin and all(type(value) in _PLAIN for value in error.args):
+        return _cut(str(error))
+    return None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."

@@ -1,0 +1,127 @@
+"""Records as a pandas DataFrame: of jobs, of dicts, or of a log file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..jobs.job import Job
+from ..jobs.records import FIELDS
+from ..jobs.totals import STATES
+from . import missing_extra
+
+if TYPE_CHECKING:
+    import pandas
+
+# The same whatever is in the records, so that a program that works for one frame works for all.
+# Names, arguments, outputs and the like may be anything: they stay the objects that they are.
+_TEXTS = "qid", "function", "exception", "worker"
+_MOMENTS = "submitted", "started", "ended", "processed"
+_FLOATS = "priority", "timeout", "runtime"
+_INTS = "exitcode", "attempts"
+
+
+def frame(jobs: Iterable[Job | Mapping[str, Any]] | str | os.PathLike[str]) -> pandas.DataFrame:
+    """Return a table of jobs, one row for each.
+
+    Args:
+        jobs: Jobs, or their records as dicts (`Job.to_dict`); or the path of a CSV file that
+            `JobQueue(log_file=...)` has written. A last line that was cut off is left out.
+
+    Returns:
+        The columns are those of the records, in their order; keys of dicts that are not among
+        them follow. Moments are datetimes of microseconds, `runtime`, `timeout` and `priority`
+        floats (seconds), `lane` and `state` categories; names, arguments, outputs and results of
+        callbacks are the objects themselves, and from a file their text.
+
+    Raises:
+        ImportError: pandas is not installed: `pip install 'qmill[plot]'`.
+        TypeError: `jobs` is something else.
+        ValueError: The file is not a log of jobs.
+        OSError: The file cannot be read.
+    """
+    pandas = _import_pandas()
+    if isinstance(jobs, (str, os.PathLike)):
+        table = _read_log(jobs)
+    elif isinstance(jobs, pandas.DataFrame):
+        table = jobs.copy()
+    else:
+        table = pandas.DataFrame(_records_of(jobs), dtype=object)
+    columns = [*FIELDS, *(name for name in table.columns if name not in FIELDS)]
+    table = table.reindex(columns=columns)
+    for name in FIELDS:
+        try:
+            table[name] = _converted(name, table[name])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the column {name!r} is not that of records: {error}") from None
+    return table
+
+
+def _import_pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise missing_extra("a frame or plot of jobs", "plot", error) from None
+    return pandas
+
+
+def _records_of(jobs: Any) -> list[Mapping[str, Any]]:
+    hint = "jobs must be an iterable of Jobs or of their dicts, or the path of a log file"
+    if isinstance(jobs, (Job, Mapping)) or not isinstance(jobs, Iterable):
+        raise TypeError(f"{hint}; got {type(jobs).__name__} {jobs!r}")
+    records: list[Mapping[str, Any]] = []
+    for job in jobs:
+        if isinstance(job, Job):
+            records.append(job.to_dict())
+        elif isinstance(job, Mapping):
+            records.append(job)
+        else:
+            raise TypeError(f"{hint}; among them is {type(job).__name__} {job!r}")
+    return records
+
+
+def _read_log(path: str | os.PathLike[str]) -> pandas.DataFrame:
+    pandas = _import_pandas()
+    with open(path, "rb") as file:
+        data = file.read()
+    end = b"\r\n" if b"\r\n" in data else b"\n"
+    data = data[: data.rfind(end) + len(end)] if end in data else b""
+    if not data:
+        return pandas.DataFrame(columns=list(FIELDS), dtype=object)
+    table = pandas.read_csv(
+        io.BytesIO(data), dtype=object, keep_default_na=False, na_values=[""], index_col=False
+    )
+    missing = {"qid", "id", "submitted"}.difference(table.columns)
+    if missing:
+        raise ValueError(
+            f"{os.fspath(path)} is no log file of jobs: it has no column {', '.join(missing)}"
+        )
+    return table
+
+
+def _converted(name: str, column: pandas.Series) -> pandas.Series:
+    pandas = _import_pandas()
+    if name in _MOMENTS:
+        is_text = any(isinstance(value, str) for value in column)
+        moments = pandas.to_datetime(column, format="ISO8601" if is_text else None)
+        return moments.astype("datetime64[us]")
+    if name in _FLOATS:
+        return column.astype("float64")
+    if name in _INTS:
+        return pandas.to_numeric(column).astype("Int64")
+    if name == "id":
+        return pandas.to_numeric(column).astype("int64")
+    if name == "cancelled":
+        return column.map(_as_bool).astype("boolean" if column.isna().any() else "bool")
+    if name == "state":
+        return column.astype(pandas.CategoricalDtype(STATES))
+    if name == "lane":
+        return column.astype(object).astype("category")
+    column = column.astype(object).where(column.notna(), None)
+    return column.astype("string") if name in _TEXTS else column
+
+
+def _as_bool(value: Any) -> Any:
+    return value == "True" if isinstance(value, str) else value
