@@ -32,6 +32,10 @@ class BadTemplate(Exception):
     """A command that cannot be run for inputs; its text says why."""
 
 
+class BadInput(Exception):
+    """An input that no program can be given; its text says why."""
+
+
 class Template:
     """A command line for a shell.
 
@@ -81,12 +85,12 @@ class Template:
         """Return the program and the arguments for an input.
 
         Raises:
-            ValueError: The input cannot be an argument.
+            BadInput: It cannot be an argument.
         """
         if "\0" in given:
-            raise ValueError("the input has a NUL byte, which no argument can have")
+            raise BadInput("the input has a NUL byte, which no argument can have")
         if (size := len(os.fsencode(given))) > MAX_INPUT_BYTES:
-            raise ValueError(
+            raise BadInput(
                 f"the input has {size:,} bytes, and an argument at most {MAX_INPUT_BYTES:,}: "
                 "put it in a file, and give the file's name"
             )

@@ -85,6 +85,8 @@ class _Running:
 class ProgramEngine(Engine):
     """Runs programs, each in a process group of its own, with an empty standard input.
 
+    Their environment is that of this process when the engine is made.
+
     Args:
         name: What the queue is called; its workers are numbered.
         max_workers: How many programs may run at a time.
@@ -103,6 +105,7 @@ class ProgramEngine(Engine):
             raise NotSupported("running programs as jobs needs pidfd_open, which Linux has")
         self._name = name
         self.max_workers = max_workers
+        self._environ = dict(os.environb)  # to hand over os.environ takes as long as a fork
         self._accepted: list[Job] = []
         self._running: dict[int, _Running] = {}
         self._free_slots: list[int] = []  # a heap
@@ -180,7 +183,7 @@ class ProgramEngine(Engine):
             running.pid = os.posix_spawn(
                 program,
                 [program, *arguments],
-                os.environ,
+                self._environ,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, running.out.fileno(), 1),

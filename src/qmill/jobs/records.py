@@ -7,6 +7,7 @@ cuts the torn row off before it writes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import functools
@@ -190,7 +191,8 @@ class RecordLog:
             if self._file.write(row) != len(row):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
         except BaseException:
-            self._file.truncate(size)
+            with contextlib.suppress(OSError):  # a device
+                self._file.truncate(size)
             raise
         return size + len(row)
 
