@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
+import select
 import signal
 import stat
 import subprocess
@@ -97,6 +97,20 @@ class Running:
     def signal_group(self, number):
         os.killpg(self.process.pid, number)
 
+    def kill_tree(self):
+        """Kill the command and its jobs, and wait until nobody of them is there."""
+        self.process.send_signal(signal.SIGSTOP)  # it starts no more
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        path = Path(f"/proc/{self.process.pid}/task")
+        texts = [child.read_text() for child in path.glob("*/children")]
+        jobs = [int(pid) for text in texts for pid in text.split()]
+        watch = Watch(jobs)
+        for job in jobs:
+            os.killpg(job, signal.SIGKILL)
+        self.process.kill()
+        self.process.wait(LIMIT_S)
+        assert watch.wait() == []
+
     def finish(self):
         out, err = self.process.communicate(timeout=LIMIT_S)
         return self.process.returncode, out, err
@@ -183,19 +197,12 @@ def test_an_input_that_no_program_can_be_given_fails_alone(stdin, why):
     assert done.returncode == 1
 
 
-def test_an_environment_that_is_too_large_fails_the_jobs(monkeypatch):
-    for number in range(100):
-        monkeypatch.setenv(f"LARGE_{number}", "x" * 100_000)
-    limit = resource.getrlimit(resource.RLIMIT_STACK)
-
-    def shrink():
-        resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, limit[1]))
-
+def test_an_environment_that_is_too_large_is_told():
     program = "import os, sys; from qmill.command import main; "
-    program += "import resource; resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, -1)); "
+    program += "os.environ.update((f'X{n}', 100_000 * 'x') for n in range(100)); "
     program += "sys.exit(main(['run', 'echo', 'a', 'b']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=LIMIT_S)
-    assert done.stderr.count(b"Argument list too long") == 2
+    assert b"cannot start /bin/sh: Argument list too long" in done.stderr
     assert done.returncode == 2
 
 
@@ -248,7 +255,7 @@ def peak_bytes(count, *arguments):
 
 @pytest.mark.parametrize(
     ("count", "arguments"),
-    [(10_000, ["run", "-j", "2", "echo {}"]), (10_000, ["map", "-j", "2", "builtins:str"])],
+    [(2_500, ["run", "-j", "2", "echo {}"]), (10_000, ["map", "-j", "2", "builtins:str"])],
     ids=["run", "map"],
 )
 def test_memory_is_flat(count, arguments):
@@ -284,7 +291,7 @@ def test_the_exit_status_is_the_number_of_failures(count, status):
     ids=["a signal", "a timeout", "a timeout, SIGTERM ignored"],
 )
 def test_what_a_job_cannot_say_itself_is_told(script, options, why):
-    done = qmill("run", *options, f"echo begun; {script}", "--", "x", stdin=b"")
+    done = qmill("run", *options, f": {{}}; echo begun; {script}", "x")
     assert done.returncode == 1
     assert why in done.stderr.decode()
     assert done.stdout == b"begun\n"
@@ -384,7 +391,7 @@ def test_a_wrong_command_line_is_told_and_runs_nothing(case):
 
 
 def test_an_input_may_look_like_an_option_behind_two_dashes():
-    assert qmill("run", "-k", "echo", "--", "--log", "-", "-n").stdout == b"--log\n-\n-n\n"
+    assert qmill("run", "-k", "echo", "--", "--log", "-", "-k").stdout == b"--log\n-\n-k\n"
 
 
 @pytest.mark.parametrize("command", ["", "run", "map", "queues", "plot", "summary", "trace"])
@@ -397,7 +404,7 @@ def test_help_has_examples(command):
 
 # -- ends -----------------------------------------------------------------------------------------
 
-BUSY = "echo $$ > fifo; sleep 600 & echo $! > fifo; wait"
+BUSY = ": {}; echo $$ > fifo; sleep 600 & echo $! > fifo; wait"
 STUBBORN = f"trap '' TERM; {BUSY}"
 
 
@@ -425,10 +432,11 @@ def test_ctrl_c_ends_it_while_it_waits_for_inputs():
 
 def test_ctrl_c_ends_it_while_nobody_reads_its_output():
     reading, writing = os.pipe()
-    script = "head -c 1000000 /dev/zero; echo > fifo"
+    script = ": {}; head -c 1000000 /dev/zero; echo > fifo"
     with Running("run", script, "a", stdout=writing) as running:
         running.hear()
-        wait_until(lambda: not os.set_blocking(reading, False) and len(os.read(reading, 1)) == 1)
+        select.select([reading], [], [])
+        wait_until_asleep(running.process.pid)
         running.signal_group(signal.SIGINT)
         assert running.process.wait(LIMIT_S) == 130
     os.close(reading)
@@ -469,13 +477,13 @@ def test_a_closed_pipe_ends_it_quietly():
         command.stderr.close()
 
 
-def test_a_closed_pipe_ends_a_dry_run_and_help():
-    for arguments in (["run", "-n", "echo"], ["run", "--help"]):
-        reading, writing = os.pipe()
-        os.close(reading)
-        done = qmill(*arguments, stdin=lines(*range(100)), stdout=writing)
-        os.close(writing)
-        assert (done.returncode, done.stderr) == (141, b"")
+@pytest.mark.parametrize(("arguments", "status"), [(["run", "-n", "echo"], 141), (["--help"], 0)])
+def test_a_closed_pipe_ends_a_dry_run_and_help_quietly(arguments, status):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = qmill(*arguments, stdin=lines(*range(100)), stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (status, b"")
 
 
 @pytest.mark.parametrize(
@@ -555,8 +563,7 @@ def test_a_run_that_was_killed_is_resumed(order):
     with Running(*arguments, *range_of(count)) as running:
         running.hear()
         wait_until(lambda: len(marks()) > 40 or order)
-        running.process.kill()
-        running.process.wait(LIMIT_S)
+        running.kill_tree()
     before = marks()
     done_before = {row["name"] for row in rows("log.csv") if row["state"] == "done"}
     data = Path("log.csv").read_bytes()

@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return 130
+    except SystemExit as end:  # --help, or a mistake that has been told
+        return int(end.code or 0)
 
 
 def _fill_standard_streams() -> None:

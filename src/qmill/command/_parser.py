@@ -96,9 +96,8 @@ def _add_run(commands: Any) -> None:
         epilog=_RUN_EXAMPLES,
         usage="qmill run [OPTION ...] 'COMMAND {}' [INPUT ...]",
     )
-    parser.add_argument("command", metavar="COMMAND", help="what /bin/sh is to run")
-    _add_inputs(parser)
-    _add_work(parser, "run")
+    _add_inputs(parser, "COMMAND", "what /bin/sh is to run, then the inputs")
+    _add_work(parser, "COMMAND", "run")
 
 
 def _add_map(commands: Any) -> None:
@@ -109,17 +108,16 @@ def _add_map(commands: Any) -> None:
         epilog=_MAP_EXAMPLES,
         usage="qmill map [OPTION ...] MODULE:FUNCTION [INPUT ...]",
     )
-    parser.add_argument("function", metavar="MODULE:FUNCTION", help="what to call")
-    _add_inputs(parser)
-    _add_work(parser, "map_function")
+    _add_inputs(parser, "MODULE:FUNCTION", "what to call, then the inputs")
+    _add_work(parser, "MODULE:FUNCTION", "map_function")
 
 
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "inputs",
-        metavar="INPUT",
+def _add_inputs(parser: argparse.ArgumentParser, subject: str, what: str) -> None:
+    parser.add_argument(  # all in one: argparse takes the -- between two of them for its own
+        "words",
+        metavar=subject,
         nargs=argparse.REMAINDER,
-        help="the inputs; - or none: the lines of standard input, as they come. All behind the "
+        help=f"{what}; - or none: the lines of standard input, as they come. All behind the "
         "command are inputs, so options stand before it; a first -- is left out, and inputs "
         "behind it may look like options",
     )
@@ -131,7 +129,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_work(parser: argparse.ArgumentParser, function: str) -> None:
+def _add_work(parser: argparse.ArgumentParser, subject: str, function: str) -> None:
     add = parser.add_argument
     add(
         "-j",
@@ -175,7 +173,7 @@ def _add_work(parser: argparse.ArgumentParser, function: str) -> None:
     add("--trace", metavar="FILE.json", help="write a timeline for ui.perfetto.dev")
     add("--plot", metavar="FILE.png", help="draw a Gantt chart; also .svg, .pdf")
     add("--progress", action="store_true", help="show a progress bar on a terminal")
-    parser.set_defaults(call=_checked(parser, _work(function)))
+    parser.set_defaults(call=_checked(parser, subject, _work(function)))
 
 
 def _ahead() -> str:
@@ -193,7 +191,7 @@ def _work(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _checked(
-    parser: argparse.ArgumentParser, call: Callable[[argparse.Namespace], int]
+    parser: argparse.ArgumentParser, subject: str, call: Callable[[argparse.Namespace], int]
 ) -> Callable[[argparse.Namespace], int]:
     """Check what the parser cannot, and tell errors as it does."""
 
@@ -202,6 +200,11 @@ def _checked(
 
         if options.resume and options.log is None:
             parser.error("--resume needs --log FILE.csv, which tells what is done")
+        if options.words[:1] == ["--"]:
+            del options.words[0]
+        if not options.words:
+            parser.error(f"the following arguments are required: {subject}")
+        options.subject, *options.inputs = options.words
         if options.inputs[:1] != ["--"]:
             for word in options.inputs:
                 if word.partition("=")[0] in parser._option_string_actions:

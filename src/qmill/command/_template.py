@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+from typing import NamedTuple
 
 SHELL = "/bin/sh"
 
@@ -26,6 +27,18 @@ _OPENED_BY_ANOTHER = {"$((": ARITHMETIC, "$(": PAREN, "`": BACK}
 _OPENED = {**_OPENED_BY_ANOTHER, "(": PAREN, "'": SINGLE, '"': DOUBLE}
 _CLOSED_BY = {SINGLE: "'", DOUBLE: '"', BACK: "`", PAREN: ")", ARITHMETIC: "))", COMMENT: "\n"}
 _TAKES_A_COMMAND = (";", "&", "|", "(", "\n", "!")
+
+
+class Place(NamedTuple):
+    """Where an input stands in a command.
+
+    Attributes:
+        context: What surrounds it.
+        num_back: In how many backquotes it stands.
+    """
+
+    context: int
+    num_back: int
 
 
 class BadTemplate(Exception):
@@ -49,8 +62,8 @@ class Template:
 
     def __init__(self, text: str, mark: str = "{}") -> None:
         self.__name__ = text  # what records call the function of a job
-        self._literals, self._contexts, end = split(text, mark)
-        if not self._contexts:
+        self._literals, self._places, end = split(text, mark)
+        if not self._places:
             if not text.strip() or text.rstrip(" \t").endswith(_TAKES_A_COMMAND):
                 raise BadTemplate(
                     f"the input would be run as a program: say with {mark} where it goes in "
@@ -58,13 +71,13 @@ class Template:
                 )
             if end == COMMENT:
                 raise BadTemplate(f"the input would be part of the comment in {text!r}")
-            self._literals, self._contexts = [f"{text} ", ""], [PLAIN]
-        if ARITHMETIC in self._contexts:
+            self._literals, self._places = [f"{text} ", ""], [Place(PLAIN, 0)]
+        if any(place.context == ARITHMETIC for place in self._places):
             raise BadTemplate(
                 f"{mark} stands in $(( )), where some shells run parts of the input as code; "
                 f"compute with expr, or with $( ( where that is meant"
             )
-        self.script = self._join([_EXPANSIONS.get(each, '"$1"') for each in self._contexts])
+        self.script = self._join([_EXPANSIONS.get(place.context, '"$1"') for place in self._places])
         if "\0" in self.script:
             raise BadTemplate("a command cannot contain a NUL byte")
 
@@ -74,9 +87,12 @@ class Template:
         Raises:
             BadTemplate: It is no command.
         """
-        read = subprocess.run(
-            [SHELL, "-n", "-c", self.script, "sh"], capture_output=True, check=False
-        )
+        try:
+            read = subprocess.run(
+                [SHELL, "-n", "-c", self.script, "sh"], capture_output=True, check=False
+            )
+        except OSError as error:
+            raise BadTemplate(f"cannot start {SHELL}: {error.strerror}") from None
         if read.returncode:
             why = read.stderr.decode(errors="replace").strip().removeprefix("sh: ")
             raise BadTemplate(f"the shell cannot read the command {self.__name__!r}: {why}")
@@ -98,41 +114,45 @@ class Template:
 
     def shown(self, given: str) -> str:
         """Return a command that does the same without parameters, for a person to read."""
-        return self._join([_written(given, context) for context in self._contexts])
+        return self._join([_written(given, place) for place in self._places])
 
     def _join(self, between: list[str]) -> str:
         first, *rest = self._literals
         return first + "".join(a + b for a, b in zip(between, rest, strict=True))
 
 
-def _written(given: str, context: int) -> str:
-    if context == SINGLE:
-        return f"'{shlex.quote(given)}'"
-    if context == DOUBLE:
-        return re.sub(r'([\\"$`])', r"\\\1", given)
-    return shlex.quote(given)
+def _written(given: str, place: Place) -> str:
+    if place.context == SINGLE:
+        text = f"'{shlex.quote(given)}'"
+    elif place.context == DOUBLE:
+        text = re.sub(r'([\\"$`])', r"\\\1", given)
+    else:
+        text = shlex.quote(given)
+    for _ in range(place.num_back):
+        text = re.sub(r"([\\$`])", r"\\\1", text)
+    return text
 
 
-def split(text: str, mark: str) -> tuple[list[str], list[int], int]:
+def split(text: str, mark: str) -> tuple[list[str], list[Place], int]:
     """Find the places in a command.
 
     Returns:
-        What stands before, between and after them; what surrounds each; what surrounds the end.
+        What stands before, between and after them; the places; what surrounds the end.
     """
-    literals, contexts = [""], []
+    literals, places = [""], []
     open_ones = [PLAIN]
     at = 0
     while at < len(text):
         context = open_ones[-1]
         if context != COMMENT and text.startswith(mark, at):
-            contexts.append(context)
+            places.append(Place(context, open_ones.count(BACK)))
             literals.append("")
             at += len(mark)
             continue
         size = _step(text, at, open_ones)
         literals[-1] += text[at : at + size]
         at += size
-    return literals, contexts, open_ones[-1]
+    return literals, places, open_ones[-1]
 
 
 def _step(text: str, at: int, open_ones: list[int]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..engines.program import Output, ProgramEngine
 from ..errors import JobTimeout, NotSupported, WorkerDied
 from ..jobs.records import exception_text
-from ._batch import CLOSED_PIPE, Batch, Plan, UsageError, say, write
+from ._batch import CLOSED_PIPE, TROUBLE, Batch, Plan, UsageError, say, write
 from ._inputs import read_items
 from ._template import BadTemplate, Template
 
@@ -30,14 +30,14 @@ def run(options: argparse.Namespace) -> int:
         UsageError: The command line asks for what cannot be done.
     """
     try:
-        template = Template(options.command, options.mark)
+        template = Template(options.subject, options.mark)
         template.check()
         if options.dry_run:
             return _show_all(options, template.shown)
         engine = ProgramEngine(qid := _new_id(), options.jobs)
     except (BadTemplate, NotSupported) as error:
         raise UsageError(str(error)) from None
-    return _batch(options, template, options.command, qid, engine.take_output, engine)
+    return _batch(options, template, options.subject, qid, engine.take_output, engine)
 
 
 def map_function(options: argparse.Namespace) -> int:
@@ -46,7 +46,7 @@ def map_function(options: argparse.Namespace) -> int:
     Raises:
         UsageError: The command line asks for what cannot be done.
     """
-    name = options.function
+    name = options.subject
     function = _find(name)
     if options.dry_run:
         return _show_all(options, lambda given: f"{name}({given!r})")
@@ -101,6 +101,9 @@ def _show_all(options: argparse.Namespace, show: Callable[[str], str]) -> int:
             write(1, os.fsencode(show(given)) + b"\n")
     except BrokenPipeError:
         return CLOSED_PIPE
+    except OSError as error:
+        say(f"cannot write the output: {error.strerror}")
+        return TROUBLE
     finally:
         os.close(wake)
         os.close(other)

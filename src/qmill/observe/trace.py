@@ -34,6 +34,7 @@ _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 _SHOWN_CHARACTERS = 1000  # of a value; a person looks at it
 _TOLD = ("id", "lane", "priority", "state", "attempts", "exitcode", "timeout", "function", "args")
+_NUMBERS = {"id", "priority", "attempts", "exitcode", "timeout"}
 _INSTANTS = {"timed out": "timed out", "died": "crashed", "cancelled": "cancelled"}
 
 
@@ -110,7 +111,11 @@ class TraceWriter:
             return
         name = _text(_given(record.get("name")) or record.get("id"))
         queue = self._queue(record.get("qid"))
-        args = {key: _plain(record[key]) for key in _TOLD if _given(record.get(key)) is not None}
+        args = {
+            key: _number(record[key]) if key in _NUMBERS else _text(record[key])
+            for key in _TOLD
+            if _given(record.get(key)) is not None
+        }
         lane = _given(record.get("lane"))
         common = {"pid": queue, "cat": "job" if lane is None else f"job,lane {_text(lane)}"}
         put = common | {"tid": 0, "ts": submitted}
@@ -188,8 +193,15 @@ def _microseconds(moment: Any) -> int | None:
     return (moment - _EPOCH) // _MICROSECOND if isinstance(moment, datetime) else None
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (int, float, bool)) else _text(value)
+def _number(value: Any) -> float | str:
+    """Return a number, also where a log has its text."""
+    if isinstance(value, (int, float)):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return _text(value)
+    return int(number) if number.is_integer() else number
 
 
 def _text(value: Any) -> str:

@@ -262,7 +262,7 @@ def _ask(name: str, place: str) -> Found:
     try:
         connection.send("hello", os.urandom(16), False, b"")
         connection.send("inspect", 0)
-        (_, told, _), _ = connection.receive()
+        (_, told), _ = connection.receive()
     except (OSError, EOFError, ValueError):
         return Found(name, SILENT)
     finally:
