@@ -508,6 +508,17 @@ def test_standard_streams_may_be_closed():
     assert len(rows("log.csv")) == 1
 
 
+def test_what_the_caller_ignores_or_limits():
+    line = (
+        f"trap '' CHLD; ulimit -n 40; exec {sys.executable} -m qmill run -j 30 'echo {{}}; exit 3'"
+    )
+    done = subprocess.run(
+        ["/bin/bash", "-c", line], input=lines(*range(60)), capture_output=True, timeout=LIMIT_S
+    )
+    assert sorted(map(int, done.stdout.split())) == list(range(60))
+    assert (done.returncode, done.stderr) == (60, b"qmill: 60 of 60 jobs failed\n")
+
+
 # -- logs -----------------------------------------------------------------------------------------
 
 MARKED = "echo {} >> marks; echo {}"

@@ -17,11 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What stands behind the program's name; None for `sys.argv`.
     """
     _fill_standard_streams()
-    from ._parser import make_parser
-
     try:
-        parser = make_parser()
-        options = parser.parse_args(arguments)
+        from ._parser import make_parser
+
+        options = make_parser().parse_args(arguments)
         status: int = options.call(options)
         return status
     except KeyboardInterrupt:

@@ -168,32 +168,40 @@ class Batch:
 
         Ctrl-C, SIGTERM and SIGHUP end the jobs that run, with what they have started.
         """
-        plan = self._plan
-        with self._files, stopped_by_signals(self._stop):
+        with self._files:
             try:
-                with JobQueue(
-                    plan.max_jobs,
-                    engine=plan.engine,
-                    callback=self._job_ended,
-                    auto_remove=True,
-                    name=plan.qid,
-                ) as jobs:
-                    try:
-                        for given in self._read(inputs):
-                            self._put(jobs, given)
-                        self._wait_until(lambda: not self._num_open)
-                    except BaseException:
-                        self._stop(None)  # also who writes to somebody that does not read
-                        raise
-            except (Stopped, KeyboardInterrupt) as error:
-                if isinstance(error, KeyboardInterrupt):
-                    self._status = 128 + signal.SIGINT
-            if self._bar is not None:
-                self._bar.close()
-            if self._num_failed:
-                say(f"{self._num_failed:,} of {self._num_told:,} jobs failed")
-            self._draw()
+                with stopped_by_signals(self._stop):
+                    self._run(inputs)
+            except Stopped:
+                pass
+            except KeyboardInterrupt:
+                self._status = 128 + signal.SIGINT
+            self._sum_up()
         return min(self._num_failed, MOST_TOLD) if self._status is None else self._status
+
+    def _run(self, inputs: Iterable[str]) -> None:
+        plan = self._plan
+        with JobQueue(
+            plan.max_jobs,
+            engine=plan.engine,
+            callback=self._job_ended,
+            auto_remove=True,
+            name=plan.qid,
+        ) as jobs:
+            try:
+                for given in self._read(inputs):
+                    self._put(jobs, given)
+                self._wait_until(lambda: not self._num_open)
+            except BaseException:
+                self._stop(None)  # also who writes to somebody that does not read
+                raise
+
+    def _sum_up(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._num_failed:
+            say(f"{self._num_failed:,} of {self._num_told:,} jobs failed")
+        self._draw()
 
     def _read(self, inputs: Iterable[str]) -> Iterator[str]:
         try:

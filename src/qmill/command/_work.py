@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: The command line asks for what cannot be done.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it does not learn how a child ends
     try:
         template = Template(options.subject, options.mark)
         template.check()
