@@ -376,7 +376,8 @@ USAGE = {
     "what cannot be called": (["map", "math:pi", "1"], "cannot be called"),
     "no log to sum up": (["summary", "nowhere.csv"], "No such file"),
     "no log to draw": (["plot", "nowhere.csv", "-o", "x.png"], "No such file"),
-    "no log to trace": (["trace", "nowhere.csv", "-o", "x.json"], "no such file"),
+    "no log to trace": (["trace", "nowhere.csv", "-o", "x.json"], "No such file"),
+    "a trace over its log": (["trace", "notes", "-o", "notes"], "would take the place"),
 }
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._batch import UsageError, as_usage_error, check_plot, say
+from ._batch import as_usage_error, check_plot, say
 
 if TYPE_CHECKING:
     import argparse
@@ -47,8 +46,6 @@ def trace(options: argparse.Namespace) -> int:
     """Turn a log into a trace."""
     from ..observe.trace import trace as write_trace
 
-    if not os.path.exists(options.log):
-        raise UsageError(f"cannot read the log {options.log!r}: there is no such file")
     with as_usage_error(f"cannot make {options.output!r} of the log {options.log!r}"):
         write_trace(options.log, options.output)
     return 0

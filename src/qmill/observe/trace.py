@@ -27,7 +27,7 @@ from ..jobs.job import Job
 from ..jobs.records import read_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 _EPOCH = datetime(1970, 1, 1)
@@ -51,17 +51,26 @@ def trace(
 
     Raises:
         TypeError: Something among the jobs is neither a job nor a record.
-        ValueError: The log is no log.
+        ValueError: The log is no log, or would be overwritten.
         OSError: A file cannot be read or written.
 
-    Each worker is a track, with a slice for each job's last attempt; an arrow leads to it from when
-    the job was put. Timeouts, crashes, retries and cancellations are marked. Times are local times
-    in microseconds since 1970. Jobs are taken one at a time: a million of them need no more memory
-    than one.
+    Each worker is a track, with a slice for the last attempt of each job that has ended; an arrow
+    leads to it from when the job was put. Timeouts, crashes, retries and cancellations are marked.
+    Times are local times in microseconds since 1970. Jobs are taken one at a time: a million of
+    them need no more memory than one.
     """
+    if isinstance(jobs, (str, os.PathLike)):
+        if os.path.exists(path) and os.path.samefile(jobs, path):
+            raise ValueError(f"the trace would take the place of the log {os.fspath(path)!r}")
+        jobs = _begun(read_log(jobs))
     with TraceWriter(path) as writer:
-        for job in read_log(jobs) if isinstance(jobs, (str, os.PathLike)) else jobs:
+        for job in jobs:
             writer.add(job)
+
+
+def _begun(rows: Iterator[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Read the first row now: a log that is none is told before a file is made."""
+    return itertools.chain([row] if (row := next(rows, None)) else [], rows)
 
 
 class TraceWriter:
@@ -111,11 +120,7 @@ class TraceWriter:
             return
         name = _text(_given(record.get("name")) or record.get("id"))
         queue = self._queue(record.get("qid"))
-        args = {
-            key: _number(record[key]) if key in _NUMBERS else _text(record[key])
-            for key in _TOLD
-            if _given(record.get(key)) is not None
-        }
+        args = _told(record)
         lane = _given(record.get("lane"))
         common = {"pid": queue, "cat": "job" if lane is None else f"job,lane {_text(lane)}"}
         put = common | {"tid": 0, "ts": submitted}
@@ -123,18 +128,16 @@ class TraceWriter:
             put | {"name": f"put {name}", "ph": "X", "dur": 1, "args": {"id": args.get("id")}}
         )
         at = put
-        if started is not None:
-            # A job that no worker ran, since it could not be sent, is shown where it was put.
-            worker = _given(record.get("worker"))
-            track = 0 if worker is None else self._worker(queue, worker)
-            at = common | {"tid": track, "ts": started}
-            if worker is not None:
+        worker = _given(record.get("worker"))
+        if started is not None and worker is not None:  # else it could not be sent, or begun
+            at = common | {"tid": self._worker(queue, worker), "ts": started}
+            if ended is not None:
+                dur = max(0, ended - started)
+                self._write(at | {"name": name, "ph": "X", "dur": dur, "args": args})
+                # Behind the slices that it leads from and to, which readers look for.
                 flow = {"id": next(self._flows), "name": "put to start", "cat": "flow"}
                 self._write(put | flow | {"ph": "s"})
                 self._write(at | flow | {"ph": "f", "bp": "e"})
-            if ended is not None and worker is not None:
-                dur = max(0, ended - started)
-                self._write(at | {"name": name, "ph": "X", "dur": dur, "args": args})
         self._mark(record, name, at, ended)
 
     def _mark(
@@ -191,6 +194,15 @@ def _microseconds(moment: Any) -> int | None:
     if isinstance(moment, str) and moment:
         moment = datetime.fromisoformat(moment)
     return (moment - _EPOCH) // _MICROSECOND if isinstance(moment, datetime) else None
+
+
+def _told(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is shown when a slice is chosen."""
+    return {
+        key: _number(record[key]) if key in _NUMBERS else _text(record[key])
+        for key in _TOLD
+        if _given(record.get(key)) is not None
+    }
 
 
 def _number(value: Any) -> float | str:
