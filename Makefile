@@ -49,7 +49,7 @@ clean:  ## remove environments, caches and everything built or measured
 	@find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Three stamps, each standing on the one before, so that `make -j check test` installs once:
-# .python (the environment exists), .run (qmill is in it), .dev (and EXTRAS).
+# .python (the environment exists), .run (qmill is in it, with what `run` shows), .dev (and EXTRAS).
 
 # Runs each time, but is only rewritten when it has to be, and only then are the others out of date.
 # The checkout's place counts because an editable install and the scripts in bin/ contain it.
@@ -62,8 +62,8 @@ $(VENV)/.python: FORCE
 	fi
 
 $(VENV)/.run: $(VENV)/.python pyproject.toml
-	@echo "installing qmill into $(VENV)"
-	@$(PIP_INSTALL) -e .
+	@echo "installing qmill into $(VENV), with progress bars and plots"
+	@$(PIP_INSTALL) -e '.[progress,plot]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

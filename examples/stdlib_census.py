@@ -1,11 +1,14 @@
 """Count the functions of Python's standard library, in parallel, and check the count serially.
 
-    main ── put(examine, file) ──▶ waiting, the largest first ──▶ worker 1..N ──▶ reports
+    main ── put(examine, file) ──▶ waiting, largest first ──▶ worker 1..N ──▶ reports
                                                                       └──▶ out/jobs.csv
+                                                                             └──▶ out/gantt.png
 
-Every file is one job. Its priority is its size, so that no worker is left with a large file when
-the others are done. The record of each job is a row of a CSV file: when it began and ended, on
-which worker, with what result.
+Every file is one job. The largest go first, so that no worker is left with a large file when the
+others are done. The record of each job is a row of a CSV file: when it began and ended, on
+which worker, with what result. The chart of all jobs is drawn from it.
+
+It needs `pip install 'qmill[progress,plot]'`.
 """
 
 from __future__ import annotations
@@ -90,11 +93,11 @@ def census_serial(files: list[str]) -> list[Report]:
     return [examine(file) for file in files]
 
 
-def census_parallel(files: list[str], num_workers: int, log_file: Path) -> list[Report]:
-    with qmill.JobQueue(num_workers, auto_start=False, log_file=log_file, name="census") as queue:
-        jobs = [queue.put(examine, file, name=file, priority=-size_of(file)) for file in files]
-        queue.start()  # now that all are there, the largest goes first
-    return [job.result() for job in jobs]
+def census_parallel(queue: qmill.JobQueue, files: list[str]) -> list[Report]:
+    largest_first = sorted(files, key=size_of, reverse=True)
+    with queue:
+        jobs = {file: queue.put(examine, file, name=file) for file in largest_first}
+    return [jobs[file].result() for file in files]
 
 
 def size_of(file: str) -> int:
@@ -123,6 +126,12 @@ def first_difference(serial: list[Report], parallel: list[Report]) -> str | None
         if expected != actual:
             return f"{expected.file}\n  serially:    {expected}\n  in parallel: {actual}"
     return None
+
+
+def draw(log_file: Path, picture: Path) -> None:
+    """Draw when each file was parsed, and by which worker."""
+    plot = qmill.Plot(log_file, color_by="worker", title="The standard library, file by file")
+    plot.build().save(picture)
 
 
 def timed(function: Callable[..., list[Report]], *args: object) -> tuple[list[Report], float]:
@@ -203,7 +212,7 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         default=Path("out"),
-        help="where jobs.csv, the record of all jobs, is written (default: %(default)s)",
+        help="where jobs.csv, the jobs' records, and gantt.png are written (default: %(default)s)",
     )
     return parser.parse_args()
 
@@ -216,11 +225,10 @@ def main() -> int:
     print(f"The standard library of Python {version}, counted with qmill")
     log_file = fresh_file(arguments.out / "jobs.csv")
     files = stdlib_files(arguments.limit)
-    print(f"Parsing {len(files):,} files in parallel ...", end=" ", flush=True)
-    parallel, parallel_s = timed(census_parallel, files, arguments.workers, log_file)
-    print("done. The same serially ...", end=" ", flush=True)
+    print(f"Parsing {len(files):,} files in parallel, then serially", flush=True)
+    queue = qmill.JobQueue(arguments.workers, log_file=log_file, name="census", progress=True)
+    parallel, parallel_s = timed(census_parallel, queue, files)
     serial, serial_s = timed(census_serial, files)
-    print("done.")
     difference = first_difference(serial, parallel)
     if difference is not None:
         print(f"\nThe parallel answer is not the serial one: {difference}", file=sys.stderr)
@@ -229,7 +237,11 @@ def main() -> int:
     tell_longest(parallel)
     tell_failures(parallel)
     tell_times(serial_s, parallel_s, arguments.workers)
-    print(f"The jobs' records are in {log_file}")
+    heading("What the jobs did")
+    queue.summary().print()
+    picture = arguments.out / "gantt.png"
+    draw(log_file, picture)
+    print(f"\nThe jobs' records are in {log_file}, and a chart of them in {picture}")
     return 0
 
 

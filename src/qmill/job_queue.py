@@ -388,7 +388,7 @@ class JobQueue(Executor):
     ) -> Iterator[Any]:
         self._check_map(fn, iterables, limits)
         make_bar = _bar_type(self._progress if progress is None else progress)
-        total = min(operator.length_hint(iterable, -1) for iterable in iterables)
+        total = -1 if make_bar is None else min(operator.length_hint(i, -1) for i in iterables)
         timeout, chunksize, buffersize, job_timeout = limits
         if job_timeout is not None:
             chunksize = 1

@@ -23,6 +23,8 @@ def test_the_report_fits_in_80_columns(tmp_path: Path, monkeypatch: pytest.Monke
     assert done.stderr == ""
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     assert (tmp_path / "out" / "jobs.csv").is_file()
+    assert (tmp_path / "out" / "gantt.png").read_bytes()[1:4] == b"PNG"
+    assert "Jobs of census: 40" in done.stdout
 
 
 def test_a_number_below_one_is_refused() -> None:

@@ -168,11 +168,13 @@ class Totals:
         slow, first = self._slow_s, self.first_submitted_s
         for job, state, result, error in outcomes:
             if error is None and state == FINISHED and job._state == RUNNING and not job.is_chunk:
-                submitted, started = job._submitted, job._started
+                submitted, started, ended = job._submitted, job._started, job._ended
                 if submitted < first:
                     self.first_submitted_s = first = submitted
-                add_wait(started - submitted)  # type: ignore[operator]
-                running = job._ended - started  # type: ignore[operator]
+                if started is None or ended is None:  # the engine does not know
+                    started = ended = now
+                add_wait(started - submitted)
+                running = ended - started
                 add_run(running)
                 if running > slow:
                     slow = self._add_slow(job, running, "done")

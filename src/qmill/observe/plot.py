@@ -49,7 +49,7 @@ _STATE_COLOURS = {
 _GREYS = "#C8C8C8", "#8A8A8A"  # waiting, until processed
 _GREYS_ON_DARK = "#A6A6A6", "#DADADA"
 
-_WAITING, _PROCESSING = "waiting", "until processed"
+_WAITING, _PROCESSING, _RUNNING = "waiting", "until processed", "running"
 _TIMES = "submitted", "started", "ended", "processed"
 _NOT_VALUES = {*_TIMES, "runtime", "args", "kwargs"}
 _MAX_KEYS = 12  # of more values the legend tells some
@@ -60,7 +60,7 @@ _BAR_HEIGHT = 0.8  # of a job's row, if bar_width is 1
 _FEW = 6  # fewer jobs than that have lower bars
 _DENSE = 0.25
 _SHORTEST_S = 1e-3  # of the axis
-_WIDTH_PX = 1000
+_WIDTH_PX = 500
 _LABEL_IN = 0.2
 _DPI = 120
 _WIDTH_IN, _HEIGHT_IN, _MAX_HEIGHT_IN = 8.0, 4.5, 24.0
@@ -102,7 +102,7 @@ class Plot:
         _import_plotnine()
         if not isinstance(jobs, (str, os.PathLike, Job)) and _is_iterator(jobs):
             jobs = list(jobs)
-        self._table = table = frame(jobs)
+        self._table = table = frame(jobs).reset_index(drop=True)
         if table.empty:
             raise ValueError("there are no jobs to plot; JobQueue.collect returns each only once")
         if table["submitted"].isna().any():
@@ -297,7 +297,7 @@ def _bars_of(table: pandas.DataFrame, now: Any) -> dict[str, tuple[pandas.Series
     return {
         _WAITING: (submitted, started.where(started.notna(), gave_up)),
         _PROCESSING: (ended.where(started.notna()), processed),
-        "": (started, ran_until.clip(lower=started + least)),
+        _RUNNING: (started, ran_until.clip(lower=started + least)),
     }
 
 
@@ -323,30 +323,18 @@ def _chart(
 ) -> plotnine.ggplot:
     gg = _import_plotnine()
     bars = _bars_of(table, now)
-    has_run = bars[""][0].notna()
+    has_run = bars[_RUNNING][0].notna()
     keys, labels, colours = _colours_of(table[has_run], look.color_by, color_pal)
-    height = _bar_height(rows, look.bar_width)
-    layers = []
-    for phase, (begin, end) in bars.items():
-        is_seen = (end > begin) & begin.notna()
-        y = -rows.row[is_seen]
-        data = {
-            "xmin": begin[is_seen],
-            "xmax": end[is_seen],
-            "ymin": y - height / 2,
-            "ymax": y + height / 2,
-            "fill": phase if phase else keys.reindex(y.index),
-        }
-        if rows.panel is not None:
-            data["panel"] = rows.panel[is_seen]
-        if is_seen.any():
-            layers.append(gg.geom_rect(type(table)(data)))
     greys = _GREYS_ON_DARK if theme == "dark" else _GREYS
     chart = _quiet_ggplot()(
-        mapping=gg.aes(xmin="xmin", xmax="xmax", ymin="ymin", ymax="ymax", fill="fill")
+        mapping=gg.aes(xmin="begin", xmax="end", ymin="bottom", ymax="top", fill="key")
     )
-    for layer in layers:
-        chart = chart + layer
+    height = _bar_height(rows, look.bar_width)
+    for phase, (begin, end) in bars.items():
+        data = _rectangles(begin, end, rows, height)
+        data["key"] = keys.reindex(data.index) if phase == _RUNNING else phase
+        if not data.empty:
+            chart = chart + gg.geom_rect(data)
     chart = (
         chart
         + _fill_scale(gg, look, labels, colours, greys)
@@ -360,6 +348,18 @@ def _chart(
     if rows.panel is not None:
         chart = chart + gg.facet_grid(rows="panel", scales=facet_scale)
     return chart
+
+
+def _rectangles(
+    begin: pandas.Series, end: pandas.Series, rows: _Rows, height: float
+) -> pandas.DataFrame:
+    """Return a table of rectangles for those jobs that have such a bar."""
+    data = begin.to_frame("begin").assign(end=end)
+    if rows.panel is not None:
+        data["panel"] = rows.panel
+    data = data[(end > begin) & begin.notna()]
+    middle = -rows.row.reindex(data.index)
+    return data.assign(bottom=middle - height / 2, top=middle + height / 2)
 
 
 def _bar_height(rows: _Rows, bar_width: float) -> float:

@@ -132,12 +132,17 @@ class Summary:
         Args:
             file: Where to; None for the standard output.
         """
+        file = sys.stdout if file is None else file
         try:
             from rich.console import Console
         except ImportError:
             print(self, file=file)
+            return
+        console = Console(file=file, highlight=False)
+        if console.is_terminal:
+            console.print(self)
         else:
-            Console(file=file or sys.stdout, highlight=False).print(self)
+            print(self, file=file)
 
     def __str__(self) -> str:
         lines: list[str] = []
@@ -188,8 +193,9 @@ class Summary:
         if self.slowest:
             yield "Slowest", [_line_of(job) for job in self.slowest]
         if self.errors:
+            room = max(20, 65 - max(map(len, self.errors)))
             rows = [
-                (kind, f"{errors.count:>9,}  {_one_line(errors.first)}")
+                (kind, f"{errors.count:>9,}  {_one_line(errors.first, room)}")
                 for kind, errors in self.errors.items()
             ]
             yield "Errors", list(_cut(rows))
@@ -216,13 +222,13 @@ def _line_of(job: SlowJob) -> tuple[str, str]:
     state = "" if job.state == "done" else f", {job.state}"
     name = "" if job.name == str(job.id) else f" {job.name}"
     return f"{_seconds(job.running_s).strip():>9}", _one_line(
-        f"{job.id}{name}: {job.function}{state}"
+        f"{job.id}{name}: {job.function}{state}", 65
     )
 
 
-def _one_line(text: str | None) -> str:
+def _one_line(text: str | None, width: int) -> str:
     text = " ".join((text or "").split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _cut(rows: Any) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""What one sees of the work: frames, plots, progress bars, summaries."""
