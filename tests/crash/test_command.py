@@ -94,11 +94,6 @@ class Running:
             data += self.fifo.read(4096)
         return data.decode().split()
 
-    def wait_until_asleep(self):
-        """Wait until all its threads have nothing to do."""
-        for thread in os.listdir(f"/proc/{self.process.pid}/task"):
-            wait_until_asleep(self.process.pid, int(thread))
-
     def signal_group(self, number):
         os.killpg(self.process.pid, number)
 
@@ -452,7 +447,6 @@ def test_ctrl_c_ends_it_while_nobody_reads_its_output():
 def test_the_jobs_of_a_command_that_is_killed_die_with_it():
     with Running("run", "-j", "2", STUBBORN, "1", "2") as running:
         watch = Watch(map(int, running.hear(4)))
-        running.wait_until_asleep()  # until it has heard of the start of its jobs, too
         running.process.kill()
         running.process.wait(LIMIT_S)
         assert watch.wait() == []

@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 SHELL = "/bin/sh"
 
+_GATE = "read -r _ && exec </dev/null || exit; "
+"""What the engine's programs do first: see `ProgramEngine`."""
+
 MAX_INPUT_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") - 1
 """The longest argument that Linux hands to a program (MAX_ARG_STRLEN, less its final zero)."""
 
@@ -110,7 +113,7 @@ class Template:
                 f"the input has {size:,} bytes, and an argument at most {MAX_INPUT_BYTES:,}: "
                 "put it in a file, and give the file's name"
             )
-        return [SHELL, "-c", self.script, "sh", given]
+        return [SHELL, "-c", _GATE + self.script, "sh", given]
 
     def shown(self, given: str) -> str:
         """Return a command that does the same without parameters, for a person to read."""

@@ -83,7 +83,10 @@ class _Running:
 
 
 class ProgramEngine(Engine):
-    """Runs programs, each in a process group of its own, with an empty standard input.
+    """Runs programs, each in a process group of its own.
+
+    A program's standard input has one line, which comes when it is sure to die with this process,
+    and then its end: one that begins only then leaves nothing behind.
 
     Their environment is that of this process when the engine is made.
 
@@ -179,13 +182,16 @@ class ProgramEngine(Engine):
                 running.line = _child.armed(processes.lifeline(), 0)
                 undo.callback(os.close, running.line)
                 os.set_inheritable(running.line, True)
+            gate, opener = os.pipe()
+            undo.callback(os.close, gate)
+            undo.callback(os.close, opener)
             running.started_s = monotonic()
             running.pid = os.posix_spawn(
                 program,
                 [program, *arguments],
                 self._environ,
                 file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, gate, 0),
                     (os.POSIX_SPAWN_DUP2, running.out.fileno(), 1),
                     (os.POSIX_SPAWN_DUP2, running.err.fileno(), 2),
                 ],
@@ -202,6 +208,10 @@ class ProgramEngine(Engine):
         if running.line is not None:
             with contextlib.suppress(OSError):  # it has ended
                 _child.set_owner(running.line, -running.pid)
+        with contextlib.suppress(BrokenPipeError):  # likewise
+            os.write(opener, b"\n")
+        os.close(gate)
+        os.close(opener)
         self._selector.register(running.pidfd, selectors.EVENT_READ, partial(self._ended, running))
 
     def grow(self, num_waiting: int) -> None:
