@@ -1,11 +1,11 @@
 """Count the functions of Python's standard library, in parallel, and check the count serially.
 
-    main ── put(examine, file) ──▶ waiting, largest first ──▶ worker 1..N ──▶ reports
+    main ── put(examine, file) ──▶ waiting, the largest first ──▶ worker 1..N ──▶ reports
                                                                       └──▶ out/jobs.csv
                                                                              └──▶ out/gantt.png
 
-Every file is one job. The largest go first, so that no worker is left with a large file when the
-others are done. The record of each job is a row of a CSV file: when it began and ended, on
+Every file is one job. Its priority is its size, so that no worker is left with a large file when
+the others are done. The record of each job is a row of a CSV file: when it began and ended, on
 which worker, with what result. The chart of all jobs is drawn from it.
 
 It needs `pip install 'qmill[progress,plot]'`.
@@ -94,9 +94,11 @@ def census_serial(files: list[str]) -> list[Report]:
 
 
 def census_parallel(queue: qmill.JobQueue, files: list[str]) -> list[Report]:
-    largest_first = sorted(files, key=size_of, reverse=True)
     with queue:
-        jobs = {file: queue.put(examine, file, name=file) for file in largest_first}
+        jobs = {
+            file: queue.put(examine, file, name=file, priority=-size_of(file))
+            for file in sorted(files, key=size_of, reverse=True)  # so are their rows in the chart
+        }
     return [jobs[file].result() for file in files]
 
 

@@ -232,6 +232,10 @@ class Dispatcher:
     def cancel_all(self) -> None:
         """Cancel what waits, and kill what runs if the engine can."""
         self.cancel_waiting()
+        self.cancel_working()
+
+    def cancel_working(self) -> None:
+        """Kill what runs if the engine can."""
         with self._lock:
             working = list(self._scheduler.working.values())
         for job in working:
@@ -580,7 +584,7 @@ class Dispatcher:
 
     def _write_record(self, log: RecordLog, job: Job) -> None:
         try:
-            log.write([records.to_dict(job)])  # which is not to ask for the outcome
+            log.write([log.record_of(job)])
         except Exception:  # no room; or a lane or a name with a strange __str__
             logger.exception("the record of job %s could not be written", job.name)
 

@@ -65,7 +65,7 @@ class JobQueue(Executor):
         initargs: Its arguments.
         callback: Called as `callback(job)` for each job of `put` and `starmap` that has ended, in
             the order in which they end, in a thread of its own.
-        log_file: A CSV file to which the record of each such job is appended.
+        log_file: A CSV file to which the record of each such job is appended, or a `RecordLog`.
         auto_start: Whether to run jobs from the beginning; else from `start()` on.
         auto_stop: Whether to end the workers each time that all jobs are done. They start again
             with the next job.
@@ -105,7 +105,7 @@ class JobQueue(Executor):
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
         callback: Callable[[Job], Any] | None = None,
-        log_file: str | os.PathLike[str] | None = None,
+        log_file: str | os.PathLike[str] | RecordLog | None = None,
         auto_start: bool = True,
         auto_stop: bool = False,
         auto_remove: bool = False,
@@ -133,7 +133,7 @@ class JobQueue(Executor):
         )
         self._engine = _make_engine(engine, settings, start_method, mp_context)
         maxsize = _check_int("maxsize", maxsize)
-        log = None if log_file is None else RecordLog(_as_path(log_file))
+        log = _open_log(log_file)
         self._dispatcher = _dispatch.Dispatcher(
             self._engine, self.name, maxsize, log, auto_stop, auto_remove
         )
@@ -515,6 +515,25 @@ class JobQueue(Executor):
                     break
             return left
 
+    def wait_worker(self, timeout: float | None = None) -> bool:
+        """Wait until a worker has nothing to do: fewer jobs wait or work than there are workers.
+
+        Args:
+            timeout: Seconds to wait at most; None is no limit.
+
+        Returns:
+            Whether there is one.
+        """
+        check_wait(True, timeout)
+        deadline = None if timeout is None else monotonic() + timeout
+        dispatcher = self._dispatcher
+        dispatcher.check_is_ours()
+        with dispatcher.changed:
+            while dispatcher.num_left() >= self.max_workers:
+                if not _wait_for_change(dispatcher, deadline):
+                    return False
+            return True
+
     def _watch(self, make_bar: Callable[..., Any], aim: int, deadline: float) -> int:
         """Wait with a progress bar, unless there is nothing that it could show."""
         from .observe.progress import watch
@@ -637,6 +656,10 @@ class JobQueue(Executor):
     def stop_all(self) -> None:
         """Cancel the jobs that have not begun, and kill those that run if the engine can."""
         self._dispatcher.cancel_all()
+
+    def stop_working(self) -> None:
+        """Kill the jobs that run, if the engine can; those that wait have their turn."""
+        self._dispatcher.cancel_working()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs, and end when those that are here are done.
@@ -767,10 +790,12 @@ def _as_args(args: Any) -> tuple[Any, ...]:
     return tuple(args)
 
 
-def _as_path(log_file: Any) -> str | os.PathLike[str]:
+def _open_log(log_file: Any) -> RecordLog | None:
+    if log_file is None or isinstance(log_file, RecordLog):
+        return log_file
     if not isinstance(log_file, (str, os.PathLike)):
         raise TypeError(f"log_file must be a path, not {type(log_file).__name__} {log_file!r}")
-    return log_file
+    return RecordLog(log_file)
 
 
 def _as_initargs(initargs: Any) -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ from .queues.base import END, Queue, Reader, check_items
 from .workers import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from .queues.base import Statistics
@@ -145,6 +146,12 @@ class Q:
             return message
         return message.data, message.kind, message.order
 
+    def _unpacked(self, item: Any) -> Msg:
+        """Return the message of what has travelled."""
+        if item is END:
+            return END_MSG
+        return item if isinstance(item, Msg) else Msg(*item)
+
     def end(self) -> Self:
         """Put an END: one reader will stop there. It needs no room.
 
@@ -198,7 +205,7 @@ class Q:
 
     def poisoned(self) -> list[Msg]:
         """Take the messages that killed three readers each and were set aside."""
-        return [_message(item) for item in self._queue._take_poisoned()]
+        return [self._unpacked(item) for item in self._queue._take_poisoned()]
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -211,7 +218,7 @@ class Q:
         reader = self._queue._reader()
         lease: int | None = None
         try:
-            while (taken := _take(reader, lease)) is not None:
+            while (taken := self._take(reader, lease)) is not None:
                 lease, message = taken
                 yield message
         finally:
@@ -230,6 +237,14 @@ class Q:
         _check_order("start", start)
         return self._sorted(start)
 
+    def _take(self, reader: Reader, done: int | None) -> tuple[int, Msg] | None:
+        """Take the next message under a lease; None at the end."""
+        try:
+            lease, item = reader.take(done)
+        except ShutDown:
+            return None
+        return None if item is END else (lease, self._unpacked(item))
+
     def _sorted(self, start: int) -> Iterator[Msg]:
         reader = self._queue._reader()
         early: list[tuple[int, int, int, Msg]] = []  # a heap of (order, tie, lease, message)
@@ -237,7 +252,7 @@ class Q:
         due = start
         done: int | None = None
         try:
-            while (taken := _take(reader, done)) is not None:
+            while (taken := self._take(reader, done)) is not None:
                 lease, message = taken
                 done = None
                 heapq.heappush(early, (message.order, next(ties), lease, message))
@@ -272,7 +287,7 @@ class Q:
 
     def get(self, block: bool = True, timeout: float | None = None) -> Msg:
         """Take the next message, at most once; `END_MSG` at an END. As `qmill.Queue.get`."""
-        return _message(self._queue.get(block, timeout))
+        return self._unpacked(self._queue.get(block, timeout))
 
     def get_nowait(self) -> Msg:
         """Take the next message without waiting; `Empty` if there is none."""
@@ -282,11 +297,11 @@ class Q:
         self, max_items: int, block: bool = True, timeout: float | None = None
     ) -> list[Msg]:
         """Take up to `max_items` messages. As `qmill.Queue.get_many`; an END comes alone."""
-        return [_message(item) for item in self._queue.get_many(max_items, block, timeout)]
+        return [self._unpacked(i) for i in self._queue.get_many(max_items, block, timeout)]
 
     def peek(self, block: bool = True, timeout: float | None = None) -> Msg:
         """Return the message that `get` would return, and leave it there."""
-        return _message(self._queue.peek(block, timeout))
+        return self._unpacked(self._queue.peek(block, timeout))
 
     # -- as the queue that it stands on -----------------------------------------------------------
 
@@ -353,16 +368,50 @@ def _check_order(argument: str, order: object) -> None:
         raise TypeError(f"{argument} must be an int, not {type(order).__name__} {order!r}")
 
 
-def _message(item: Any) -> Msg:
-    if item is END:
-        return END_MSG
-    return item if isinstance(item, Msg) else Msg(*item)
+class PlainQ(Q):
+    """A `Q` on which anything travels as it was put, as on the queues of ezq.
+
+    What is read as a message must have a `kind` and an `order`. An object of the kind "END" is an
+    END, whatever its class, and is read as `end_message`.
+    """
+
+    end_message: Any = END_MSG
+
+    def put_object(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an object as it is. Arguments and errors as `qmill.Queue.put`."""
+        kind = getattr(obj, "kind", None)
+        if isinstance(kind, str) and kind == END_KIND:
+            self.end()
+        else:
+            self._queue.put(obj, block, timeout)
+
+    def _unpacked(self, item: Any) -> Any:
+        return self.end_message if item is END else item
 
 
-def _take(reader: Reader, done: int | None) -> tuple[int, Msg] | None:
-    """Take the next message under a lease; None at the end."""
-    try:
-        lease, item = reader.take(done)
-    except ShutDown:
-        return None
-    return None if item is END else (lease, _message(item))
+def read_to_end(queue: Any) -> Iterator[Any]:
+    """Read messages from any queue that has a `get`, until one of the kind "END"."""
+    while (message := queue.get()).kind != END_KIND:
+        yield message
+
+
+def in_order(items: Iterable[Any], start: int, key: Callable[[Any], Any]) -> Iterator[Any]:
+    """Give items in their order, each as soon as all those before it have come.
+
+    Args:
+        items: What to sort. At its end what is left comes in order, whatever is missing.
+        start: The key of the first one; each following one counts one up. One with a smaller key
+            than is due comes at once.
+        key: Tells an item's place.
+    """
+    early: list[tuple[Any, int, Any]] = []
+    ties = itertools.count()
+    due = start
+    for item in items:
+        heapq.heappush(early, (key(item), next(ties), item))
+        while early and early[0][0] <= due:
+            order, _, first = heapq.heappop(early)
+            due = max(due, order + 1)
+            yield first
+    while early:
+        yield heapq.heappop(early)[2]

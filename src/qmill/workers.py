@@ -101,6 +101,19 @@ class Worker:
             _remember(self)
         self._told = False
 
+    @classmethod
+    def around(cls, runner: Any, name: str, kind: str) -> Worker:
+        """Make a worker of what somebody else has started, and tells of its failures.
+
+        Args:
+            runner: What answers for it, as the runners of this module do.
+            name: What to call it.
+            kind: "process" or "thread".
+        """
+        worker = object.__new__(cls)
+        worker.name, worker.kind, worker._runner, worker._told = name, kind, runner, True
+        return worker
+
     def __repr__(self) -> str:
         return f"<qmill.Worker {self.name} kind={self.kind!r} {self._state()}>"
 

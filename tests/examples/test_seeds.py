@@ -120,6 +120,22 @@ CASES = [
     ),
     Case("jobs_starmap.py", ["[1024, 1000, 31]\n"]),
     Case("jobs_starmapkw.py", ["Hello, Ada!\nWelcome, Grace!\nHello, Alan!\n"]),
+    Case("ezq_map.py", ["[0, 2, 4, 6, 8, 10] [32, 81, 64] [1, 2, 0]\n"]),
+    Case("ezq_sum_messages.py", ["total: 499500\n"]),
+    Case("ezq_read_and_write.py", ["0.0 0.0\n1.0 4.0\n2.0 1.0\n", "38.0 19.0\n39.0 118.0\n"]),
+    Case("ezq_items.py", ["[30, 0, 20, 10] [0, 10, 20, 30] [('NOTE', 'as it is')]\n"]),
+    Case("ezq2_sum_messages.py", ["total: 499500\n"]),
+    Case("ezq2_sorted.py", ["0 0.0\n1 4\n2 1.0\n", "38 19.0\n39 118\n['LAST']\n"]),
+    Case("ezq2_q.py", ["[0.0, 4, 1.0, 10, 2.0, ", " 28] [0, 2, 4, 6, 8, 10] ['a-b', 'c+d']\n"]),
+    Case("ezpq_quick_start.py", ["args: [0]\nexitcode: 0\nfunction: random_sleep\nid: 1\n"]),
+    Case("ezpq_jobs.py", ["sizes: 20 0 0 20\n[0, 2, 4, ", "18, 1, 3, 5, ", "19]\n"]),
+    Case("ezpq_starmap.py", ["0^0 = 1, 1^1 = 1, 2^2 = 4, 3^3 = 27, 4^0 = 1, 5^1 = 5, 6^2 = 36\n"]),
+    Case("ezpq_lanes.py", ["[-1, -1, ", "[(0, False, 0.3), (-15, True, 0.3)]\n"]),
+    Case("ezpq_plot.py", ["1       NaN        -1\n"]),
+    Case("ezpq01_decorator.py", ["id: 1\nname: 1\npriority: 100\n", "args: [0]\n"]),
+    Case("ezpq01_queue.py", ["sizes: 10 0 0 10\n10 before, 0 after, 10 collected\n"]),
+    Case("ezpq01_wait_and_get.py", ["jobs remain: 0; outputs: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n"]),
+    Case("ezpq01_plot.py", ["0     5      4\n1    10      9\n"]),
 ]
 
 PRODUCER, CONSUMER = "named_producer.py", "named_consumer.py"

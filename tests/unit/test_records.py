@@ -904,6 +904,18 @@ def test_a_writer_that_is_killed_does_not_keep_others_from_writing(path):
     assert names == [*(f"after {number}" for number in range(10)), "the end"]
 
 
+def test_a_log_may_have_columns_of_its_own(tmp_path):
+    path = tmp_path / "log.csv"
+    for number in (1, 2):
+        log = RecordLog(path, ["id", "square"], lambda job: {"id": job, "square": job * job})
+        log.write([log.record_of(number)])
+        log.close()
+    assert path.read_bytes() == b"id,square\r\n1,1\r\n2,4\r\n"
+    path.write_bytes(b"id,square\r\n1,1\r\n2,")
+    RecordLog(path, ["id", "square"]).close()
+    assert path.read_bytes() == b"id,square\r\n1,1\r\n"
+
+
 # -- reading ----------------------------------------------------------------------------------
 
 

@@ -51,10 +51,16 @@ class Functions:
 
     A function is packed once, with its globals of that moment. Bound methods and instances with
     `__call__` may change from job to job, so they travel with its arguments.
+
+    Args:
+        inherit: Whether a fork can hand on a function that cannot be packed.
+        always: Whether it hands on all functions, and calls that cannot be packed, since each job
+            has a worker that is forked for it.
     """
 
-    def __init__(self, *, inherit: bool) -> None:
+    def __init__(self, *, inherit: bool, always: bool = False) -> None:
         self._inherit = inherit
+        self._always = inherit and always
         self._lock = threading.RLock()
         self._subjects: weakref.WeakKeyDictionary[Any, Subject] = weakref.WeakKeyDictionary()
         self._numbers = itertools.count(1)
@@ -83,6 +89,15 @@ class Functions:
             self._last = function, subject
         return subject
 
+    def inherited(self, call: partial[Any]) -> Subject | None:
+        """Return a number for a whole call that cannot be packed; None if no fork hands it on."""
+        if not self._always:
+            return None
+        with self._lock:
+            subject = self._subjects[call] = Subject(next(self._numbers), None)
+            self._alive[subject.number] = subject
+        return subject
+
     def known(self, function: Any) -> Subject | None:
         """Return what is known of a function."""
         if not isinstance(function, _SENT_ONCE):
@@ -91,6 +106,8 @@ class Functions:
             return self._subjects.get(function)
 
     def _pack(self, function: Any, exports: serialize.Exports) -> bytes | bytearray | None:
+        if self._always:
+            return None
         try:
             return serialize.dumps(function, exports)
         except SerializationError:

@@ -30,6 +30,7 @@ import pickle
 import selectors
 import signal
 import threading
+import weakref
 from collections import deque
 from functools import partial
 from time import monotonic
@@ -143,7 +144,10 @@ class ProcessEngine(Engine):
     def __init__(self, settings: Settings, start_method: str | None = None) -> None:
         self._settings = settings
         self._method = processes.get_start_method(start_method)
-        self._functions = Functions(inherit=self._method == "fork")
+        self._functions = Functions(
+            inherit=self._method == "fork", always=settings.max_jobs_per_worker == 1
+        )
+        self._calls: weakref.WeakKeyDictionary[Job, partial[Any]] = weakref.WeakKeyDictionary()
         self._exports = serialize.Exports()
         self._imports = Definitions()
         self.max_workers = settings.max_workers
@@ -167,6 +171,29 @@ class ProcessEngine(Engine):
 
     def prepare(self, job: Job) -> None:
         """Pack the arguments, and the function if it is new; see `Engine`."""
+        try:
+            self._pack_call(job)
+        except SerializationError:
+            if not self._hand_on(job):
+                raise
+
+    def _hand_on(self, job: Job) -> bool:
+        """Have a worker inherit a job that cannot be packed; False if there is no fork."""
+        if job.is_chunk:
+            return False
+        assert job.function is not None
+        call = partial(job.function, *(job.args or ()), **(job.kwargs or {}))
+        subject = self._functions.inherited(call)
+        if subject is None:
+            return False
+        self._calls[job] = call  # it lives as long as the job
+        job._subject = subject
+        named = () if job._options.name is None else (str(job._options.name),)
+        packed = pickle.dumps(((), None, *named), 5)
+        job._packet = _pack(packets.JOB, subject.number, job.id, packed)
+        return True
+
+    def _pack_call(self, job: Job) -> None:
         options = job._options
         subject = self._functions.of(job.function, self._exports)
         named = () if options.name is None else (options.name,)

@@ -24,7 +24,7 @@ except ImportError:  # not POSIX
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from .job import Job
 
@@ -154,12 +154,22 @@ class RecordLog:
     Args:
         path: The file; made, with a header, where there is none. One that somebody else has
             written is only appended to.
+        fields: The columns.
+        record_of: Makes a job's record, in which these are the keys.
 
     Raises:
         OSError: It cannot be opened or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fields: Sequence[str] = FIELDS,
+        record_of: Callable[[Job], dict[str, Any]] = to_dict,
+    ) -> None:
+        self._fields = fields
+        self._header = _row(fields)
+        self.record_of = record_of
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
             self.write([])
@@ -173,11 +183,11 @@ class RecordLog:
         Raises:
             OSError: There is no room; nothing of the row that has none is left in the file.
         """
-        rows = [_row([record[field] for field in FIELDS]) for record in records]
+        rows = [_row([record[field] for field in self._fields]) for record in records]
         with _Locked(self._file):
             size = self._mend()
             if size == 0:
-                rows.insert(0, _HEADER)
+                rows.insert(0, self._header)
             for row in rows:
                 size = self._append(row, size)
 
@@ -201,12 +211,14 @@ class RecordLog:
         size = os.fstat(self._file.fileno()).st_size
         if size == 0 or self._read(size - len(_END), size) == _END:
             return size
-        start = self._read(0, len(_HEADER))
-        if not _HEADER.startswith(start):  # not ours: nothing is cut off, but ours begins a line
+        start = self._read(0, len(self._header))
+        if not self._header.startswith(
+            start
+        ):  # not ours: nothing is cut off, but ours begins a line
             if self._read(size - 1, size) != b"\n":
                 size = self._append(_END, size)
             return size
-        whole = self._end_of_last_row(size) if start == _HEADER else 0
+        whole = self._end_of_last_row(size) if start == self._header else 0
         self._file.truncate(whole)
         return whole
 
@@ -274,6 +286,3 @@ def _cell(value: Any) -> str:
     except Exception as error:  # a record is written, whatever an object's __str__ does
         text = f"<{type(value).__name__}: {type(error).__name__} in __str__>"
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-_HEADER = _row(FIELDS)

@@ -1,0 +1,162 @@
+"""What `ezq` 3.0.4 exports, on qmill: `import qmill.compat.ezq as ezq`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import Process
+from queue import Empty as Empty
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+from .. import mapping, stdlib_workers
+from ..messages import END_MSG, Msg, PlainQ
+from ..queues.base import Queue
+from ..workers import NUM_CPUS, NUM_THREADS
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = (
+    "__version__",
+    "Task",
+    "Context",
+    "ContextName",
+    "Msg",
+    "END_MSG",
+    "MsgQ",
+    "NUM_CPUS",
+    "NUM_THREADS",
+    "IS_MACOS",
+    "Worker",
+    "Q",
+    "run",
+    "run_thread",
+    "map",
+)
+
+__version__ = "3.0.4"
+"""The version of ezq that this module stands in for."""
+
+Task = Callable[..., Any]
+"""What a worker runs."""
+
+Context = Union[Process, Thread]  # noqa: UP007
+"""What a worker runs in."""
+
+ContextName = Literal["process", "thread"]
+"""The names of these."""
+
+MsgQ = Queue
+"""A queue that a `Q` could stand on."""
+
+IS_MACOS: bool = sys.platform == "darwin"
+"""Whether this is macOS."""
+
+
+class _Of:
+    """An attribute that a `Worker` has from its process or thread, if that has it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, worker: Worker | None, owner: type) -> Any:
+        return self if worker is None else getattr(worker._worker, self._name)
+
+
+class Worker:
+    """A process or thread, which starts when this is made.
+
+    Args:
+        context: One that has not been started.
+    """
+
+    # Of both.
+    name, ident, daemon, start, run = _Of(), _Of(), _Of(), _Of(), _Of()
+    join, is_alive = _Of(), _Of()
+    # Of a process.
+    pid, exitcode, sentinel, authkey = _Of(), _Of(), _Of(), _Of()
+    terminate, kill, close = _Of(), _Of(), _Of()
+    # Of a thread.
+    native_id, getName, setName, isDaemon, setDaemon = _Of(), _Of(), _Of(), _Of(), _Of()
+
+    def __init__(self, context: Context) -> None:
+        self._worker = context
+        context.start()
+
+    @staticmethod
+    def process(task: Task, *args: Any, **kwargs: Any) -> Worker:
+        """Run a function in a process of its own, a fork of this one where there is fork."""
+        process = stdlib_workers.Process(target=task, args=args, kwargs=kwargs, daemon=True)
+        return Worker(process)
+
+    @staticmethod
+    def thread(task: Task, *args: Any, **kwargs: Any) -> Worker:
+        """Run a function in a thread of its own."""
+        return Worker(stdlib_workers.Thread(target=task, args=args, kwargs=kwargs, daemon=False))
+
+
+class Q(PlainQ):
+    """A queue of messages with an end.
+
+    Args:
+        kind: "process", or "thread" for a queue that pickles nothing.
+    """
+
+    def __init__(self, kind: ContextName = "process") -> None:
+        super().__init__(kind)
+
+    def put(  # type: ignore[override]
+        self, data: Any = None, *, kind: str = "", order: int = 0
+    ) -> Self:
+        """Put a message; a `Msg` goes as it is. Returns this queue."""
+        self.put_object(data if isinstance(data, Msg) else Msg(data, kind, order))
+        return self
+
+    def put_nowait(self, obj: Any) -> None:  # type: ignore[override]
+        """Put an object as it is; what is iterated over must be a `Msg`."""
+        self.put_object(obj, block=False)
+
+    def stop(self, workers: Any) -> Self:
+        """End the workers that read this queue, a `Worker` or several, and wait for them.
+
+        Raises what one of them raised; see `qmill.Q.stop`.
+        """
+        crew = [workers] if isinstance(workers, Worker) else workers
+        return super().stop(
+            [stdlib_workers.as_worker(getattr(each, "_worker", each)) for each in crew]
+        )
+
+
+def run(task: Task, *args: Any, **kwargs: Any) -> Worker:
+    """Run a function in a process of its own; every argument goes to the function."""
+    return Worker.process(task, *args, **kwargs)
+
+
+def run_thread(task: Task, *args: Any, **kwargs: Any) -> Worker:
+    """Run a function in a thread of its own; every argument goes to the function."""
+    return Worker.thread(task, *args, **kwargs)
+
+
+def map(
+    task: Task,
+    *args: Iterable[Any],
+    num: int | None = None,
+    kind: ContextName = "process",
+) -> Iterator[Any]:
+    """Call a function for each item in parallel; the results come in the order of the items.
+
+    Args:
+        task: The function.
+        *args: Its arguments, an iterable for each.
+        num: How many workers; None for `NUM_CPUS` or `NUM_THREADS`.
+        kind: "process" or "thread".
+    """
+    if kind not in ("process", "thread"):
+        raise ValueError(f"kind must be 'process' or 'thread', not {kind!r}")
+    if not args:
+        return iter(())
+    if kind == "thread":
+        return mapping.map(task, *args, max_workers=num or NUM_THREADS, engine=kind)
+    method = stdlib_workers.START_METHOD
+    return mapping.map(task, *args, max_workers=num or NUM_CPUS, start_method=method)

@@ -1,0 +1,187 @@
+"""Workers that are the standard library's classes, and the standard library's as workers.
+
+Process, Thread   what `multiprocessing.Process` and `threading.Thread` are, and fail loudly
+as_worker         a `Worker` for either, as `Q.stop` takes it
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from . import processes, workers
+from .errors import WorkerDied
+from .workers import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+START_METHOD = "fork" if "fork" in processes.METHODS else None
+"""How a `Process` starts: by a fork where there is one, as it shares what its parent has."""
+
+
+class Process(multiprocessing.Process):
+    """A `multiprocessing.Process` that runs as a `Worker`: it does not outlive its parent.
+
+    Its arguments and methods are those of `multiprocessing.Process`. `as_worker` tells what it
+    raised; where nobody asks for that, it is logged.
+    """
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:
+        return _Popen(process)
+
+
+class _Popen:
+    """What `multiprocessing` asks of a started process, answered by a worker."""
+
+    method = START_METHOD
+
+    def __init__(self, process: Any) -> None:
+        work = (process.name, process._target, process._args, process._kwargs)
+        self.worker = _ProcessWorker(_run, work, start_method=START_METHOD, name=process.name)
+        self.pid = self.worker.pid
+        self.sentinel = self.worker.sentinel
+
+    @property
+    def returncode(self) -> int | None:
+        return self.worker.exitcode
+
+    def poll(self, flag: int = 0) -> int | None:
+        return self.worker.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self.worker.join(timeout)
+        return self.worker.exitcode
+
+    def terminate(self) -> None:
+        self.worker.terminate()
+
+    def kill(self) -> None:
+        self.worker.kill()
+
+    def interrupt(self) -> None:
+        self.worker.interrupt()
+
+    def close(self) -> None:
+        """Do nothing: the worker closes what it has when it is collected."""
+
+
+class _ProcessWorker(Worker):
+    """A worker whose end is no failure if this program has asked for it."""
+
+    _was_ended = False
+
+    def terminate(self) -> None:
+        self._note_end()
+        super().terminate()
+
+    def kill(self) -> None:
+        self._note_end()
+        super().kill()
+
+    def interrupt(self) -> None:
+        self._note_end()
+        self._runner.send_signal(signal.SIGINT)
+
+    def _note_end(self) -> None:
+        if self.is_alive():
+            self._was_ended = self._told = True
+
+    def _failure(self) -> BaseException | None:
+        error = super()._failure()
+        return None if self._was_ended and isinstance(error, WorkerDied) else error
+
+
+def _run(name: str, target: Callable[..., Any] | None, args: Any, kwargs: Any) -> None:
+    """Do what a process is for; it returns nothing, since nobody could ask for that."""
+    multiprocessing.current_process().name = name
+    if target is not None:
+        target(*args, **kwargs)
+
+
+class Thread(threading.Thread):
+    """A `threading.Thread` that keeps what its function raised.
+
+    Attributes:
+        failure: That exception; it has been told by `threading.excepthook`, too.
+    """
+
+    failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Run the function."""
+        try:
+            super().run()
+        except SystemExit:  # as threads do
+            pass
+        except BaseException as error:
+            self.failure = error
+            told = type(error), error, error.__traceback__, self
+            threading.excepthook(threading.ExceptHookArgs(told))
+            workers.let_go(error)
+
+
+class _Runner:
+    """Answers a worker's questions about a process or a thread that somebody else has started."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self.pid = getattr(context, "pid", None)
+
+    @property
+    def exitcode(self) -> int | None:
+        if self._context.is_alive():
+            return None
+        code: int | None = getattr(self._context, "exitcode", 0)
+        return code
+
+    @property
+    def sentinel(self) -> int:
+        return int(self._context.sentinel)
+
+    def wait(self, timeout: float | None) -> bool:
+        self._context.join(timeout)
+        return not self._context.is_alive()
+
+    def outcome(self, timeout: float | None) -> tuple[str, Any] | None:
+        if not self.wait(timeout):
+            return None
+        error = getattr(self._context, "failure", None)
+        code = self.exitcode
+        if error is None and code and code != -signal.SIGTERM:  # which is how one ends a process
+            killer = -code if code < 0 else None
+            error = WorkerDied(self.pid, code, killer, self._context.name)
+        return ("result", None) if error is None else ("error", error)
+
+    def send_signal(self, number: int) -> None:
+        if number == signal.SIGTERM:
+            self._context.terminate()
+        else:
+            self._context.kill()
+
+
+def as_worker(context: Any) -> Worker:
+    """Return the worker of a process or thread that has been started.
+
+    Args:
+        context: A `Worker`, a `multiprocessing.Process`, a `threading.Thread`, or anything that has
+            their methods.
+
+    Raises:
+        TypeError: It is nothing of the kind.
+        ValueError: It has not been started.
+    """
+    if isinstance(context, Worker):
+        return context
+    if not callable(getattr(context, "join", None)) or not hasattr(context, "ident"):
+        raise TypeError(f"workers must be processes or threads; got {context!r}")
+    if context.ident is None:
+        raise ValueError(f"{context!r} has not been started")
+    if isinstance(context, Process):
+        worker: Worker = context._popen.worker  # type: ignore[attr-defined]
+        return worker
+    kind = "thread" if isinstance(context, threading.Thread) else "process"
+    return Worker.around(_Runner(context), context.name, kind)
