@@ -255,7 +255,7 @@ def peak_bytes(count, *arguments):
 
 @pytest.mark.parametrize(
     ("count", "arguments"),
-    [(2_500, ["run", "-j", "2", "echo {}"]), (10_000, ["map", "-j", "2", "builtins:str"])],
+    [(10_000, ["run", "-j", "2", "echo {}"]), (10_000, ["map", "-j", "2", "builtins:str"])],
     ids=["run", "map"],
 )
 def test_memory_is_flat(count, arguments):
