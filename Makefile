@@ -4,6 +4,8 @@
 # Another interpreter: `make test PYTHON=python3.13`. Arguments: `make test ARGS="-k census"`.
 PYTHON ?= python3
 ARGS :=
+# Two at a time: most tests wait for processes of their own. For one alone: PYTEST_OPTIONS=
+PYTEST_OPTIONS ?= -n 2 --dist worksteal
 # Made, and made anew when PYTHON or the checkout's place changes, by this file: name no environment
 # of your own. EXTRAS is what is installed beside qmill for the tests.
 VENV := .venv
@@ -27,7 +29,7 @@ run: $(VENV)/.run  ## count the functions of the standard library, in parallel a
 	@$(BIN)/python examples/stdlib_census.py $(ARGS)
 
 test: $(VENV)/.dev  ## run all tests with one interpreter (PYTHON, default python3)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PYTEST_OPTIONS) $(ARGS)
 
 test-all: export ARGS := $(ARGS)
 test-all:  ## run all tests with every supported interpreter found, with all extras

@@ -7,7 +7,7 @@ make bench ARGS="--peers qmill pebble"            some peers, beside the baselin
 
 from __future__ import annotations
 
-from benchmarks import harness, jobs, maps, queues
+from benchmarks import command, harness, jobs, maps, queues
 
 if __name__ == "__main__":
-    harness.main(__doc__, queues.section(), jobs.section(), maps.section())
+    harness.main(__doc__, queues.section(), jobs.section(), maps.section(), command.section())

@@ -50,6 +50,7 @@ _WHERE = {
     "run": "workers",
     "run_thread": "workers",
     "set_start_method": "processes",
+    "trace": "observe.trace",
 }
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .messages import END_MSG, Msg, Q
     from .observe.frame import frame
     from .observe.plot import Plot
+    from .observe.trace import trace
     from .processes import get_start_method, set_start_method
     from .queues.base import Queue, Statistics
     from .workers import NUM_CPUS, NUM_THREADS, Worker, run, run_thread
@@ -109,6 +111,7 @@ __all__ = [
     "run",
     "run_thread",
     "set_start_method",
+    "trace",
 ]
 
 

@@ -183,21 +183,10 @@ def _leave(code: int) -> NoReturn:
 
 
 def _follow(lifeline: int) -> None:
-    """Die with the parent, even while stuck in C code that holds the interpreter.
-
-    The kernel sends SIGKILL when the pipe's writing end closes. The owner of that signal belongs to
-    the open file, which all children share, so each opens the pipe anew.
-    """
+    """Die with the parent, even while stuck in C code that holds the interpreter."""
     try:
-        if fcntl is None:
-            raise ImportError
-        own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_CLOEXEC)
+        own = armed(lifeline, os.getpid())
         os.close(lifeline)
-        lifeline = own
-        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
-        flags = fcntl.fcntl(own, fcntl.F_GETFL)
-        fcntl.fcntl(own, fcntl.F_SETFL, flags | os.O_ASYNC)
     except (ImportError, AttributeError, OSError):  # not Linux, or /proc is not there
         threading.Thread(
             target=_watch, args=(lifeline,), name="qmill-lifeline", daemon=True
@@ -207,6 +196,48 @@ def _follow(lifeline: int) -> None:
     poll.register(own, select.POLLIN)
     if poll.poll(0):  # it had closed before the signal was set up
         os._exit(1)
+
+
+def armed(lifeline: int, owner: int) -> int:
+    """Open a lifeline anew, so that its end kills a process, or a process group.
+
+    The kernel sends SIGKILL when the pipe's writing end closes. The owner of that signal belongs to
+    the open file, which all children share, so each needs one of its own.
+
+    Args:
+        lifeline: The children's end.
+        owner: The process, or minus the group.
+
+    Returns:
+        A descriptor, which somebody who outlives the parent has to hold.
+
+    Raises:
+        ImportError: There is no such thing on this platform.
+        AttributeError: The same.
+        OSError: There is no /proc, or nobody of that number.
+    """
+    if fcntl is None:
+        raise ImportError("no fcntl")
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(own, fcntl.F_SETOWN, owner)
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(own, fcntl.F_GETFL)
+        fcntl.fcntl(own, fcntl.F_SETFL, flags | os.O_ASYNC)
+    except BaseException:
+        os.close(own)
+        raise
+    return own
+
+
+def set_owner(armed: int, owner: int) -> None:
+    """Choose whom the end of an armed lifeline kills: a process, or minus a group."""
+    fcntl.fcntl(armed, fcntl.F_SETOWN, owner)
+
+
+def disarm(armed: int) -> None:
+    """Have the end of a lifeline kill nobody, whoever still holds it."""
+    fcntl.fcntl(armed, fcntl.F_SETFL, fcntl.fcntl(armed, fcntl.F_GETFL) & ~os.O_ASYNC)
 
 
 def _watch(lifeline: int) -> None:

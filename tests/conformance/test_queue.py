@@ -707,7 +707,11 @@ def test_a_nameless_queue_cannot_be_unlinked(queue):
 # -- kind="thread" --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("item", [threading.Lock(), [], Unpicklable(), Unrebuildable()], ids=repr)
+@pytest.mark.parametrize(
+    "item",
+    [threading.Lock(), [], Unpicklable(), Unrebuildable()],
+    ids=["lock", "list", "unpicklable", "unrebuildable"],
+)
 def test_a_thread_queue_shares_the_very_object(thread_queue, item):
     thread_queue.put(item)
     assert thread_queue.peek() is item

@@ -19,7 +19,14 @@ import pytest
 
 from qmill.errors import LaneError
 from qmill.jobs.job import CANCELLED, FINISHED, Job, Options
-from qmill.jobs.records import FIELDS, RecordLog, exception_text, function_name, to_dict
+from qmill.jobs.records import (
+    FIELDS,
+    RecordLog,
+    exception_text,
+    function_name,
+    read_log,
+    to_dict,
+)
 from qmill.serialize import RemoteTraceback
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
@@ -907,3 +914,45 @@ def test_a_log_may_have_columns_of_its_own(tmp_path):
     path.write_bytes(b"id,square\r\n1,1\r\n2,")
     RecordLog(path, ["id", "square"]).close()
     assert path.read_bytes() == b"id,square\r\n1,1\r\n"
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+def written(path, *names):
+    log = RecordLog(path)
+    log.write([dict.fromkeys(FIELDS) | {"name": n, "state": "done"} for n in names])
+    log.close()
+    return path.read_bytes()
+
+
+NAMES = ["plain", 'a "quote", and a comma', "two\nlines", "x" * 200_000, "", "\u00e9"]
+
+
+def test_a_log_is_read_as_it_was_written(tmp_path):
+    written(tmp_path / "log.csv", *NAMES)
+    rows = list(read_log(tmp_path / "log.csv"))
+    assert [row["name"] for row in rows] == NAMES
+    assert list(rows[0]) == list(FIELDS)
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"], ids=["as written", "by an editor"])
+def test_a_row_that_is_cut_anywhere_is_left_out(tmp_path, end):
+    data = written(tmp_path / "log.csv", *NAMES[:3]).replace(b"\r\n", end)
+    start = data[: -len(end)].rindex(end) + len(end)
+    if end == b"\n":  # the last row has two lines
+        start = data[: start - 1].rindex(end) + len(end)
+    for size in range(start, len(data)):
+        (tmp_path / "log.csv").write_bytes(data[:size])
+        names = [row["name"] for row in read_log(tmp_path / "log.csv")]
+        assert names == NAMES[:2]
+
+
+def test_what_is_no_log_is_told(tmp_path):
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="no log of jobs: its columns are"):
+        list(read_log(tmp_path / "notes.csv"))
+    with pytest.raises(FileNotFoundError):
+        list(read_log(tmp_path / "nowhere.csv"))
+    (tmp_path / "empty.csv").touch()
+    assert list(read_log(tmp_path / "empty.csv")) == []

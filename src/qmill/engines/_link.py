@@ -6,11 +6,8 @@ It knows sockets, files and signals, and nothing of what is to be run where.
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 import os
-import select
-import signal
 import socket
 import struct
 from collections import deque
@@ -22,8 +19,6 @@ from . import _packets as packets
 from . import _worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ..jobs.job import Job
 
 _READ_BYTES = 1 << 16
@@ -220,104 +215,8 @@ class Link:
         self.process.forget_in_child()
 
 
-class ProcessTree:
-    """What a worker's jobs have started, to be ended with it.
-
-    That is the worker's process group, and, as long as the worker lives, all its descendants: those
-    may be in groups and sessions of their own. Who has left both is not found.
-
-    Args:
-        pid: The worker's process.
-
-    Attributes:
-        ends: A file that is ready to be read when one of them has ended; None where there is no
-            such thing.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._group = pid
-        self._pidfds: set[int] = set()
-        self.ends: select.epoll | None = None
-        if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):  # no descriptors left
-                self.ends = select.epoll()
-                self._add({*_descendants(pid), *_members(pid)})
-
-    def _add(self, pids: Iterable[int]) -> None:
-        assert self.ends is not None
-        for pid in pids:
-            with contextlib.suppress(OSError):  # it has just ended
-                pidfd = os.pidfd_open(pid)
-                self._pidfds.add(pidfd)
-                self.ends.register(pidfd, select.EPOLLIN)
-
-    def signal(self, number: int) -> None:
-        """Signal all of them."""
-        for pidfd in self._pidfds:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(pidfd, number)
-        _signal_group(self._group, number)
-
-    def is_over(self) -> bool:
-        """See whether all have ended; zombies, which nobody may ever reap, have."""
-        if self.ends is None:
-            return not _signal_group(self._group, 0)
-        for pidfd, _ in self.ends.poll(0):
-            self.ends.unregister(pidfd)  # closing does not, if a forked process has it, too
-            os.close(pidfd)
-            self._pidfds.discard(pidfd)
-        if not self._pidfds:
-            self._add(_members(self._group))  # who has come since
-        return not self._pidfds
-
-    def close(self) -> None:
-        """Forget them."""
-        if self.ends is not None:
-            self.ends.close()
-        while self._pidfds:
-            os.close(self._pidfds.pop())
-
-
-def _signal_group(group: int, number: int) -> bool:
-    """Signal a process group; False if there is none."""
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _members(group: int) -> list[int]:
-    """List the processes of a process group that are no zombies."""
-    found: list[int] = []
-    if not _signal_group(group, 0):
-        return found
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            # The name, in parentheses, may contain anything; what follows the last one is regular.
-            state, _, its_group = file.read().rpartition(b")")[2].split(maxsplit=3)[:3]
-            if int(its_group) == group and state not in b"ZX":
-                found.append(int(path.split("/")[2]))
-    return found
-
-
 def _is_inline(item: tuple[int, bytes, Any]) -> bool:
     return item[2] is None
-
-
-def _descendants(pid: int) -> list[int]:
-    """List the processes that a process has started, and those have, from the top."""
-    found, parents = [], [pid]
-    while parents:
-        parent = parents.pop()
-        for path in glob.glob(f"/proc/{parent}/task/*/children"):
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                children = [int(word) for word in file.read().split()]
-                found += children
-                parents += children
-    return found
 
 
 _half_open: set[tuple[socket.socket, socket.socket]] = set()  # of links that are being made
@@ -332,5 +231,3 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)

@@ -43,7 +43,8 @@ from ..queues import wire
 from . import _packets as packets
 from . import _worker
 from ._functions import UNKNOWN_S, Definitions, Functions
-from ._link import SIGKILL, GarbledError, Link, ProcessTree
+from ._link import GarbledError, Link
+from ._trees import GRACE_S, SIGKILL, EndingTrees
 from .base import (
     CHUNK_S,
     DIED,
@@ -81,9 +82,6 @@ AHEAD_JOBS = 64
 
 AHEAD_BYTES = packets.BESIDE_BYTES
 """Larger jobs are not sent ahead: each would take a file."""
-
-GRACE_S = 2.0
-"""How long a process has to end after SIGTERM, before SIGKILL."""
 
 EXIT_GRACE_S = 10.0
 """How long a worker has to leave by itself when it is told to."""
@@ -157,13 +155,13 @@ class ProcessEngine(Engine):
         self._idle: list[_Worker] = []
         self._takers: deque[_Worker] = deque()  # those that may be sent more ahead
         self._to_flush: list[_Worker] = []
-        self._trees: dict[ProcessTree, float] = {}  # what is to be killed, and when
         self._reports: list[Report] = []
         self._numbers = itertools.count(1)
         self._wake_lock = threading.RLock()
         self._woken = False
         with wire.fork_lock:
             self._selector = selectors.DefaultSelector()
+            self._trees = EndingTrees(self._selector)
             self._wake_in, self._wake_out = os.pipe()
             os.set_blocking(self._wake_in, False)
             os.set_blocking(self._wake_out, False)
@@ -464,7 +462,7 @@ class ProcessEngine(Engine):
         return reports
 
     def _next_due(self) -> float | None:
-        moments = list(self._trees.values())
+        moments = [] if (first := self._trees.next_due()) is None else [first]
         for worker in self._workers:
             if worker.kill_at_s is not None:
                 moments.append(worker.kill_at_s)
@@ -480,9 +478,7 @@ class ProcessEngine(Engine):
                     self._kill_now(worker)
             elif len(worker.jobs) > 1 and _long_from(worker) <= now:
                 self._take_back(worker)
-        for tree in [tree for tree, moment in self._trees.items() if moment <= now]:
-            tree.signal(SIGKILL)
-            self._drop_tree(tree)
+        self._trees.kill_due(now)
 
     def wake(self) -> None:
         """End the wait of the dispatcher; see `Engine`."""
@@ -635,7 +631,7 @@ class ProcessEngine(Engine):
         """Signal a worker and what its jobs have started; these get SIGKILL later in any case."""
         process = worker.link.process
         if worker.ready:  # it has a group of its own
-            self._end_tree(process.pid, number)
+            self._trees.end(process.pid, number)
         process.send_signal(number)
 
     def _ended(self, worker: _Worker) -> None:
@@ -656,33 +652,9 @@ class ProcessEngine(Engine):
             error = worker.start_error or _death(worker, code, None)
             self._reports.append(Report(NOT_STARTED, None, error))
         if worker.ready and (code != 0 or worker.jobs):
-            self._end_tree(link.process.pid, signal.SIGTERM)
+            self._trees.end(link.process.pid, signal.SIGTERM)
         worker.jobs.clear()
         link.close()
-
-    def _end_tree(self, pid: int, number: int) -> None:
-        """Signal what a worker's jobs have started, and later kill who is left."""
-        tree = ProcessTree(pid)
-        tree.signal(number)
-        if tree.is_over():
-            tree.close()
-            return
-        self._trees[tree] = monotonic() + GRACE_S
-        if tree.ends is not None:
-            self._selector.register(
-                tree.ends, selectors.EVENT_READ, partial(self._see_after_tree, tree)
-            )
-
-    def _see_after_tree(self, tree: ProcessTree) -> None:
-        """Forget a tree of whom nobody is left: nothing has to wait for its time."""
-        if tree in self._trees and tree.is_over():
-            self._drop_tree(tree)
-
-    def _drop_tree(self, tree: ProcessTree) -> None:
-        del self._trees[tree]
-        if tree.ends is not None:
-            self._unwatch(tree.ends)
-        tree.close()
 
     def _forget(self, worker: _Worker) -> None:
         worker.has_ended = True
@@ -701,9 +673,7 @@ class ProcessEngine(Engine):
 
     def close(self) -> None:
         """Free what is left; see `Engine`."""
-        for tree in list(self._trees):
-            tree.signal(SIGKILL)
-            self._drop_tree(tree)
+        self._trees.close()
         self._selector.close()
         with self._wake_lock:
             self._close_wake()
@@ -712,8 +682,7 @@ class ProcessEngine(Engine):
         """Close the parent's ends; see `Engine`."""
         for worker in self._workers:
             worker.link.forget_in_child()
-        for tree in self._trees:
-            tree.close()
+        self._trees.forget_in_child()
         self._selector.close()
         self._close_wake()
         self._wake_lock = threading.RLock()

@@ -7,6 +7,7 @@ cuts the torn row off before it writes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import functools
@@ -23,7 +24,7 @@ except ImportError:  # not POSIX
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .job import Job
 
@@ -105,6 +106,48 @@ def exception_text(error: BaseException | None) -> str | None:
     return traceback_text(error)
 
 
+def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, str]]:
+    """Read the rows of a log, one after another; one that was cut short is left out.
+
+    Args:
+        path: A file that `RecordLog` has written, or a CSV file with the same columns.
+
+    Yields:
+        What stands in each row, by the names of the columns.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no such file.
+    """
+    with open(path, "rb") as file:
+        end = _END if file.readline().endswith(_END) else b"\n"  # what an editor leaves
+        file.seek(0)
+        names: list[str] | None = None
+        row = b""
+        for line in file:
+            row += line
+            if not row.endswith(end) or (end != _END and row.count(b'"') % 2):
+                continue
+            cells = _cells(row)
+            row = b""
+            if names is None:
+                names = cells
+                if "state" not in names or "submitted" not in names:
+                    raise ValueError(
+                        f"{os.fspath(path)!r} is no log of jobs: its columns are {names}"
+                    )
+            elif cells:
+                yield dict(zip(names, cells, strict=False))
+
+
+def _cells(row: bytes) -> list[str]:
+    before = csv.field_size_limit(len(row) + 1)
+    try:
+        return next(csv.reader(io.StringIO(row.decode("utf-8", "replace"), newline="")), [])
+    finally:
+        csv.field_size_limit(before)
+
+
 class RecordLog:
     """A CSV file of records, to which several queues and programs may append.
 
@@ -158,7 +201,8 @@ class RecordLog:
             if self._file.write(row) != len(row):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
         except BaseException:
-            self._file.truncate(size)
+            with contextlib.suppress(OSError):  # a device
+                self._file.truncate(size)
             raise
         return size + len(row)
 

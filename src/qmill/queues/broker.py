@@ -235,6 +235,15 @@ class Broker:
         """Called when a client opens the queue by its name."""
         raise ValueError("the queue has no name to open it by")
 
+    def inspect(self) -> tuple[Any, ...]:
+        """Called when somebody asks what the queue is; a named broker tells."""
+        raise ValueError("the queue has no name to list it by")
+
+    def holders(self) -> list[int]:
+        """List the processes that hold on to this broker, as far as the platform tells."""
+        pids = (wire.peer_pid(each.sock) for each in self.greeting if each.is_anchor)
+        return sorted(pid for pid in pids if pid is not None)
+
     def is_secret(self, secret: bytes) -> bool:
         """Whether a connection may begin with this."""
         return wire.secrets_equal(secret, self._secret)
@@ -307,7 +316,7 @@ class Connection:
         self._secret = b""
         self._identity: bytes | None = None
         self._client: RemoteClient | None = None
-        self._is_anchor = False
+        self.is_anchor = False
         self._clean = False
         self._pending: tuple[Mailbox, GetCall | PutCall | JoinCall] | None = None
         self._unsent: list[wire.Blob] = []
@@ -383,7 +392,7 @@ class Connection:
         if client is None or self._identity is None:
             return
         client.connections.discard(self)
-        if self._is_anchor:
+        if self.is_anchor:
             self._broker.client_ended(self._identity, self._clean)
         elif not client.anchored and not client.connections:
             # Its anchor had ended before this connection was heard of.
@@ -460,7 +469,7 @@ class Connection:
             raise EOFError  # an old handle of a name that is in use again
         self._identity = identity
         self._client = self._broker.client(identity)
-        self._is_anchor = is_anchor
+        self.is_anchor = is_anchor
         if is_anchor:
             self._client.anchored = True
         else:
@@ -638,6 +647,9 @@ class Connection:
         self._broker.before_open(self, maxsize, persistent)
         assert self._broker.address is not None
         self._reply("ok", self._broker.address.broker)
+
+    def _on_inspect(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        self._reply("ok", self._broker.inspect())
 
     def _on_unlink(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
         self._broker.on_unlink()

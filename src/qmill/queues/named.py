@@ -6,7 +6,8 @@
 
 The lock is a file in the user's runtime folder, held by whoever opens a queue and by a broker that
 is about to end, so that neither sees the other half way. A persistent queue's broker ends, too,
-when nobody has it open; what is unread then waits in a file beside the lock.
+when nobody has it open; what is unread then waits in a file beside the lock. As long as a broker
+lives, a file with the queue's name is there, by which it is listed.
 
 Crash: an opener's death frees the lock; a program's death is the end of its connection. If the
 broker's process itself is killed, its queue is gone, and so is what was unread (a persistent
@@ -24,10 +25,11 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import NotSupported, QueueGone
 from . import portable, wire
+from .base import Statistics
 from .broker import Broker, Connection
 from .mailbox import Mailbox
 from .portable import Endpoint, identified
@@ -142,6 +144,152 @@ def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connect
     return connection
 
 
+# -- listing -----------------------------------------------------------------------------------
+
+OPEN, SAVED, ABANDONED, SILENT = "open", "saved", "abandoned", "silent"
+
+_ANSWER_S = 5.0  # a broker needs microseconds
+
+
+class Found(NamedTuple):
+    """A named queue of this user, or what is left of one.
+
+    Attributes:
+        name: Its name.
+        state: "open": processes have it open; "saved": what is unread is in a file; "abandoned":
+            its broker was killed; "silent": its broker does not answer, perhaps it is stopped.
+        size: How many messages wait in it; None if that is not known.
+        maxsize: Its limit; None if that is not known.
+        is_persistent: Whether it is kept when nobody has it open.
+        broker: The broker's process, if it is open.
+        holders: The processes that have it open.
+    """
+
+    name: str
+    state: str
+    size: int | None = None
+    maxsize: int | None = None
+    is_persistent: bool = False
+    broker: int | None = None
+    holders: tuple[int, ...] = ()
+
+
+def list_queues() -> list[Found]:
+    """List this user's named queues, by name.
+
+    Raises:
+        PermissionError: The runtime folder is not private.
+    """
+    folder = wire.runtime_folder()
+    with _listing(folder):
+        return _found_in(folder)
+
+
+def remove_leftovers() -> list[str]:
+    """Remove what killed brokers have left; what was saved is kept. Returns the queues' names.
+
+    Raises:
+        PermissionError: The runtime folder is not private.
+    """
+    folder = wire.runtime_folder()
+    with _listing(folder):
+        names = [found.name for found in _found_in(folder) if found.state == ABANDONED]
+        for name in names:
+            _remove(_file(folder, name, ".live"))
+        for entry in os.listdir(folder):
+            if entry.endswith(".queue.new"):
+                _remove(os.path.join(folder, entry))
+        return names
+
+
+def remove_queue(name: str) -> None:
+    """Remove a queue that nobody has open, with what is unread in it.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        LookupError: There is none of this name.
+        ValueError: Somebody has it open.
+        PermissionError: The runtime folder is not private.
+    """
+    folder = wire.runtime_folder()
+    with _listing(folder):
+        found = next((each for each in _found_in(folder) if each.name == name), None)
+        if found is None:
+            raise LookupError(f"there is no queue of the name {name!r}")
+        if found.state in (OPEN, SILENT):
+            by = ", ".join(map(str, found.holders))
+            raise ValueError(
+                f"the queue {name!r} is open{' in ' * bool(by)}{by}; "
+                "Queue(name=...).unlink() takes its name from whoever has it open"
+            )
+        for ending in (".live", ".queue", ".queue.new"):
+            _remove(_file(folder, name, ending))
+
+
+@contextmanager
+def _listing(folder: str) -> Iterator[None]:
+    """Hold the lock, and leave no file of it where no broker would remove it."""
+    descriptor = _lock(folder, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if not any(entry.endswith(".live") for entry in os.listdir(folder)):
+            os.unlink(os.path.join(folder, "lock"))
+        _unlock(descriptor)
+
+
+def _found_in(folder: str) -> list[Found]:
+    found: dict[str, Found] = {}
+    for entry in sorted(os.listdir(folder)):
+        path = os.path.join(folder, entry)
+        if entry.endswith(".live"):
+            with open(path, encoding="utf-8", errors="surrogatepass") as file:
+                name = file.read()
+            found[entry.removesuffix(".live")] = _ask(name, _place(folder, name))
+        elif entry.endswith(".queue"):
+            found.setdefault(entry.removesuffix(".queue"), _saved(path))
+    return sorted(found.values())
+
+
+def _ask(name: str, place: str) -> Found:
+    """Ask a broker what its queue is."""
+    connection = _connect(place)
+    if connection is None:
+        return Found(name, ABANDONED)
+    connection.limit_waits(_ANSWER_S)
+    try:
+        connection.send("hello", os.urandom(16), False, b"")
+        connection.send("inspect", 0)
+        (_, told), _ = connection.receive()
+    except (OSError, EOFError, ValueError):
+        return Found(name, SILENT)
+    finally:
+        connection.end()
+    is_persistent, broker, holders, counts = told
+    counts = Statistics(*counts)
+    return Found(name, OPEN, counts.size, counts.maxsize, is_persistent, broker, tuple(holders))
+
+
+def _saved(path: str) -> Found:
+    with open(path, "rb") as file:
+        saved = pickle.load(file)
+    name = saved.get("name") or os.path.basename(path).removesuffix(".queue")
+    return Found(name, SAVED, len(saved["payloads"]), saved["maxsize"], True)
+
+
+def _file(folder: str, name: str, ending: str) -> str:
+    return os.path.join(folder, _file_name(name) + ending)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
 # -- in the broker's process -------------------------------------------------------------------
 
 
@@ -158,7 +306,9 @@ class NamedBroker(Broker):
     def __init__(self, folder: str, name: str, place: str, maxsize: int) -> None:
         super().__init__(place, _NO_SECRET)
         self._folder = folder
-        self._file = os.path.join(folder, f"{_file_name(name)}.queue")
+        self._name = name
+        self._file = _file(folder, name, ".queue")
+        self._live_file = _file(folder, name, ".live")
         self.persistent = False
         self._used = False  # whether somebody has had it open
         self._unlinked = False
@@ -193,6 +343,9 @@ class NamedBroker(Broker):
     def listen(self) -> None:
         """Begin to accept clients."""
         self._remove_socket()  # left by a broker that was killed; the opener holds the lock
+        descriptor = os.open(self._live_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
+            file.write(self._name)
         self._listen()
 
     def _load(self, maxsize: int) -> Mailbox:
@@ -209,6 +362,7 @@ class NamedBroker(Broker):
 
     def _save(self) -> None:
         saved = {
+            "name": self._name,
             "maxsize": self._mailbox.maxsize,
             "definitions": {key: bytes(d) for key, d in self._mailbox.definitions.items()},
             "payloads": [bytes(payload) for payload in self._mailbox.snapshot()],
@@ -258,13 +412,15 @@ class NamedBroker(Broker):
             self._save()
         self._give_up_place()
 
+    def inspect(self) -> tuple[Any, ...]:
+        """Tell what `list_queues` shows."""
+        counts = tuple(self._mailbox.statistics())
+        return self.persistent, os.getpid(), self.holders(), counts
+
     def on_unlink(self) -> None:
         """Forget everything and end."""
         self.persistent = False
-        try:
-            os.unlink(self._file)
-        except FileNotFoundError:
-            pass
+        _remove(self._file)
         self._give_up_place()
         self._unlinked = True
 
@@ -272,15 +428,13 @@ class NamedBroker(Broker):
         assert self._listener is not None
         self._listener.close()
         self._remove_socket()
+        _remove(self._live_file)
         self.stop()
 
     def _remove_socket(self) -> None:
         assert isinstance(self._place, str)
         if not self._place.startswith("\0"):
-            try:
-                os.unlink(self._place)
-            except FileNotFoundError:
-                pass
+            _remove(self._place)
 
 
 def _file_name(name: str) -> str:

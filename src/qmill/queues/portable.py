@@ -83,6 +83,10 @@ class Connection:
         self.send("cancel")
         return self.receive()
 
+    def limit_waits(self, timeout: float) -> None:
+        """Have sending and receiving raise TimeoutError that take longer, in seconds."""
+        self._sock.settimeout(timeout)
+
     def end(self) -> None:
         """End the connection for both sides, even if a forked child has a copy of the socket."""
         try:

@@ -251,8 +251,21 @@ def same_user(sock: socket.socket) -> bool:
     """Whether the other side of a connection is this user, as far as the platform tells."""
     if sys.platform != "linux" or sock.family != socket.AF_UNIX:
         return True  # the folder's mode and the secret decide
+    return _peer(sock)[1] == os.geteuid()
+
+
+def peer_pid(sock: socket.socket) -> int | None:
+    """Return the process that has made a connection, if the platform tells."""
+    if sys.platform != "linux" or sock.family != socket.AF_UNIX:
+        return None
+    return _peer(sock)[0]
+
+
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """Return the process and the user at the other side of a Unix socket."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return bool(struct.unpack("3i", credentials)[1] == os.geteuid())
+    pid, user, _ = struct.unpack("3i", credentials)
+    return pid, user
 
 
 def secrets_equal(one: bytes, other: bytes) -> bool:

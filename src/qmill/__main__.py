@@ -1,0 +1,5 @@
+"""`python -m qmill` is the command `qmill`."""
+
+from .command import console
+
+console()

@@ -1,0 +1,331 @@
+"""What the command `qmill` understands, and what `--help` says of it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..workers import NUM_CPUS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_EXAMPLES = """\
+examples:
+  qmill run 'gzip -k {}' *.txt                      one job a file, as many as processors
+  ls *.wav | qmill run -k 'lame {} "${1%%.wav}.mp3"'  inputs from standard input
+  qmill run -j 8 --timeout 60 --log runs.csv 'curl -sO {}' < urls.txt
+  qmill run --resume --log runs.csv 'curl -sO {}' < urls.txt
+  qmill map os.path:getsize *.txt
+  qmill summary runs.csv; qmill plot runs.csv -o gantt.png; qmill trace runs.csv -o trace.json
+"""
+
+_RUN = """\
+Run a shell command for each input. {} stands for the input, anywhere in the command; without it
+the input is appended. An input is data: spaces, quotes, ; and $() in it are never shell code. (The
+shell has it as $1, so "${1%.txt}.pdf" and the like work, too.)
+"""
+
+_RUN_EXAMPLES = """\
+examples:
+  qmill run 'gzip -k {}' *.txt
+  find . -name '*.png' -print0 | qmill run -0 'optipng -quiet {}'
+  seq 100 | qmill run -k -j 4 'factor {}'
+  qmill run --log runs.csv --resume --retries 2 --timeout 60 'curl -sfO {}' < urls.txt
+
+exit status: the number of jobs that failed, 101 for more than 100; 2 if the command line is wrong;
+130 after Ctrl-C, 141 if nobody reads the output any more, 255 if it could not go on.
+"""
+
+_MAP = """\
+Call a Python function for each input, which is a str, in worker processes, and print what it
+returns (nothing for None). The module is looked for in the working directory, too.
+"""
+
+_MAP_EXAMPLES = """\
+examples:
+  qmill map os.path:getsize *.txt
+  qmill map -k --log runs.csv thumbnails:make < files.txt
+
+exit status: as of `qmill run`.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where to read more."""
+        self.exit(2, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"qmill {version('qmill')}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser; `call(options)` of what it returns does the work."""
+    parser = _Parser(
+        prog="qmill",
+        description="Parallel work with queues: run commands and functions, and see what they did.",
+        epilog=_EXAMPLES.replace("%%", "%"),
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="tell the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_map(commands)
+    _add_summary(commands)
+    _add_plot(commands)
+    _add_trace(commands)
+    _add_queues(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a shell command for each input",
+        description=_RUN,
+        epilog=_RUN_EXAMPLES,
+        usage="qmill run [OPTION ...] 'COMMAND {}' [INPUT ...]",
+    )
+    _add_inputs(parser, "COMMAND", "what /bin/sh is to run, then the inputs")
+    _add_work(parser, "COMMAND", "run")
+
+
+def _add_map(commands: Any) -> None:
+    parser = commands.add_parser(
+        "map",
+        help="call a Python function for each input",
+        description=_MAP,
+        epilog=_MAP_EXAMPLES,
+        usage="qmill map [OPTION ...] MODULE:FUNCTION [INPUT ...]",
+    )
+    _add_inputs(parser, "MODULE:FUNCTION", "what to call, then the inputs")
+    _add_work(parser, "MODULE:FUNCTION", "map_function")
+
+
+def _add_inputs(parser: argparse.ArgumentParser, subject: str, what: str) -> None:
+    parser.add_argument(  # all in one: argparse takes the -- between two of them for its own
+        "words",
+        metavar=subject,
+        nargs=argparse.REMAINDER,
+        help=f"{what}; - or none: the lines of standard input, as they come. All behind the "
+        "command are inputs, so options stand before it; a first -- is left out, and inputs "
+        "behind it may look like options",
+    )
+    parser.add_argument(
+        "-0", "--null", action="store_true", help="standard input has a NUL behind each input"
+    )
+    parser.add_argument(
+        "-I", dest="mark", metavar="TEXT", type=_mark, default="{}", help="use TEXT for {}"
+    )
+
+
+def _add_work(parser: argparse.ArgumentParser, subject: str, function: str) -> None:
+    add = parser.add_argument
+    add(
+        "-j",
+        "--jobs",
+        metavar="N",
+        type=_count,
+        default=NUM_CPUS,
+        help="how many jobs run at a time; %(default)s, as many as processors, unless given",
+    )
+    add(
+        "--timeout",
+        metavar="S",
+        type=_seconds,
+        help="end a job that runs longer, with all that it has started: SIGTERM, SIGKILL 2 s later",
+    )
+    add(
+        "--retries",
+        metavar="N",
+        type=_natural,
+        default=0,
+        help="try a job that failed or ran out of time N times again",
+    )
+    add(
+        "--lane",
+        metavar="TEXT",
+        help="jobs of one lane run one after another; {} in the text is the input, so that of "
+        "equal inputs only one runs at a time with --lane {}",
+    )
+    add(
+        "--priority",
+        metavar="NUMBER",
+        default="100",
+        help=f"the lower goes first among the {_ahead()} inputs that are read ahead; {{}} is the "
+        "input, if that is a number",
+    )
+    add("-k", "--keep-order", action="store_true", help="outputs in the order of the inputs")
+    add("--fail-fast", action="store_true", help="at the first failure end all jobs")
+    add("-n", "--dry-run", action="store_true", help="write what would be run, and run nothing")
+    add("--log", metavar="FILE.csv", help="append a record of each job")
+    add("--resume", action="store_true", help="leave out inputs that are done by the --log")
+    add("--trace", metavar="FILE.json", help="write a timeline for ui.perfetto.dev")
+    add("--plot", metavar="FILE.png", help="draw a Gantt chart; also .svg, .pdf")
+    add("--progress", action="store_true", help="show a progress bar on a terminal")
+    parser.set_defaults(call=_checked(parser, subject, _work(function)))
+
+
+def _ahead() -> str:
+    return "200 and more"
+
+
+def _work(name: str) -> Callable[[argparse.Namespace], int]:
+    def call(options: argparse.Namespace) -> int:
+        from . import _work
+
+        function: Callable[[argparse.Namespace], int] = getattr(_work, name)
+        return function(options)
+
+    return call
+
+
+def _checked(
+    parser: argparse.ArgumentParser, subject: str, call: Callable[[argparse.Namespace], int]
+) -> Callable[[argparse.Namespace], int]:
+    """Check what the parser cannot, and tell errors as it does."""
+
+    def checked(options: argparse.Namespace) -> int:
+        from ._batch import UsageError
+
+        if options.resume and options.log is None:
+            parser.error("--resume needs --log FILE.csv, which tells what is done")
+        if options.words[:1] == ["--"]:
+            del options.words[0]
+        if not options.words:
+            parser.error(f"the following arguments are required: {subject}")
+        options.subject, *options.inputs = options.words
+        if options.inputs[:1] != ["--"]:
+            for word in options.inputs:
+                if word.partition("=")[0] in parser._option_string_actions:
+                    parser.error(
+                        f"{word} stands behind the command, where inputs stand: put it before the "
+                        "command; or, if it is an input, put -- before the first input"
+                    )
+        try:
+            return call(options)
+        except UsageError as error:
+            parser.error(str(error))
+
+    return checked
+
+
+def _add_summary(commands: Any) -> None:
+    parser = commands.add_parser(
+        "summary",
+        help="tell what the jobs of a log did",
+        description="Tell what became of the jobs of a log: counts, times, workers, errors.",
+        epilog="example:\n  qmill summary runs.csv",
+    )
+    parser.add_argument("log", metavar="FILE.csv", help="what --log or JobQueue(log_file=) wrote")
+    parser.set_defaults(call=_look(parser, "summary"))
+
+
+def _add_plot(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plot",
+        help="draw a Gantt chart of a log",
+        description="Draw a Gantt chart of the jobs of a log.",
+        epilog="example:\n  qmill plot runs.csv -o gantt.png --color-by state",
+    )
+    parser.add_argument("log", metavar="FILE.csv", help="what --log or JobQueue(log_file=) wrote")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="a .png, .svg or .pdf file"
+    )
+    for name, what in (("color", "colours the bars"), ("facet", "makes panels")):
+        parser.add_argument(
+            f"--{name}-by",
+            metavar="COLUMN",
+            default="qid",
+            help=f"the column that {what}: state, lane, priority, worker, ...; qid unless given",
+        )
+    parser.add_argument("--title", metavar="TEXT", help="what to write above the chart")
+    parser.set_defaults(call=_look(parser, "plot"))
+
+
+def _add_trace(commands: Any) -> None:
+    parser = commands.add_parser(
+        "trace",
+        help="make a timeline of a log for Perfetto",
+        description="Turn a log into a trace, which https://ui.perfetto.dev shows and zooms.",
+        epilog="example:\n  qmill trace runs.csv -o trace.json",
+    )
+    parser.add_argument("log", metavar="FILE.csv", help="what --log or JobQueue(log_file=) wrote")
+    parser.add_argument("-o", "--output", metavar="FILE.json", required=True, help="the trace")
+    parser.set_defaults(call=_look(parser, "trace"))
+
+
+def _add_queues(commands: Any) -> None:
+    parser = commands.add_parser(
+        "queues",
+        help="list named queues, and remove leftovers",
+        description="List this user's named queues: how many items wait in each, and which "
+        "processes have it open.",
+        epilog="examples:\n  qmill queues\n  qmill queues --clean\n  qmill queues --remove orders",
+    )
+    parser.add_argument(
+        "--clean", action="store_true", help="remove what killed brokers have left behind"
+    )
+    parser.add_argument(
+        "--remove",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        help="remove persistent queues, with what is unread; not while a process has them open",
+    )
+    parser.set_defaults(call=_look(parser, "queues"))
+
+
+def _look(parser: argparse.ArgumentParser, name: str) -> Callable[[argparse.Namespace], int]:
+    def call(options: argparse.Namespace) -> int:
+        from . import _look
+        from ._batch import UsageError
+
+        function: Callable[[argparse.Namespace], int] = getattr(_look, name)
+        try:
+            return function(options)
+        except UsageError as error:
+            parser.error(str(error))
+
+    return call
+
+
+# -- kinds of arguments --------------------------------------------------------------------------
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+def _mark(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text

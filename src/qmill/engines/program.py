@@ -1,0 +1,328 @@
+"""The program engine: each job is a process of its own, and its function says which program.
+
+    dispatcher ── posix_spawn ──> process group 1:  /bin/sh ...   stdout, stderr ──> files
+               <──── pidfd ─────
+               the same for 2 ...
+
+A job's function is called, in the dispatcher's thread, for the arguments of the program to run.
+What the program writes is collected in nameless files and asked for with `take_output`.
+
+Crash: when this process ends, however it ends, the kernel kills the process groups of the jobs that
+run, as long as they hold the lifeline that they inherit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import threading
+from functools import partial
+from time import monotonic
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from .. import _child, processes
+from ..errors import NotSupported, WorkerDied
+from ._trees import EndingTrees
+from .base import DIED, DONE, FAILED, RETURNED, Engine, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..jobs.job import Job
+
+SMALL_BYTES = 1 << 14
+"""Output up to this is kept in memory once its job has ended; more stays in its file."""
+
+_COPY_BYTES = 1 << 16
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+_RESET = [signal.SIGPIPE, signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else []  # Python ignores
+
+
+class Output(NamedTuple):
+    """What a program has written: bytes, or if it is large an open file."""
+
+    stdout: bytes | IO[bytes] = b""
+    stderr: bytes | IO[bytes] = b""
+
+
+def pieces(written: bytes | IO[bytes]) -> Iterator[bytes]:
+    """Give what was written piece by piece."""
+    if isinstance(written, bytes):
+        if written:
+            yield written
+        return
+    with written:
+        written.seek(0)
+        while piece := written.read(_COPY_BYTES):
+            yield piece
+
+
+class _Running:
+    """A job that runs.
+
+    Attributes:
+        line: A lifeline that kills its process group, armed until the job has ended; or None.
+    """
+
+    __slots__ = ("err", "job", "line", "out", "pid", "pidfd", "slot", "started_s")
+    out: IO[bytes]
+    err: IO[bytes]
+
+    def __init__(self, job: Job, slot: int) -> None:
+        self.job = job
+        self.slot = slot
+        self.started_s = monotonic()
+        self.line: int | None = None
+        self.pid = self.pidfd = -1
+
+
+class ProgramEngine(Engine):
+    """Runs programs, each in a process group of its own.
+
+    A program's standard input has one line, which comes when it is sure to die with this process,
+    and then its end: one that begins only then leaves nothing behind.
+
+    Their environment is that of this process when the engine is made.
+
+    Args:
+        name: What the queue is called; its workers are numbered.
+        max_workers: How many programs may run at a time.
+
+    A job is done if its program ends with status 0. With another one it has failed
+    (`subprocess.CalledProcessError`), and it has died (`WorkerDied`) if a signal ended it.
+
+    Raises:
+        NotSupported: The platform has no file descriptors of processes.
+    """
+
+    can_kill = True
+
+    def __init__(self, name: str, max_workers: int) -> None:
+        if not hasattr(os, "pidfd_open"):
+            raise NotSupported("running programs as jobs needs pidfd_open, which Linux has")
+        self._name = name
+        self.max_workers = max_workers
+        self._environ = dict(os.environb)  # to hand over os.environ takes as long as a fork
+        self._accepted: list[Job] = []
+        self._running: dict[int, _Running] = {}
+        self._free_slots: list[int] = []  # a heap
+        self._num_slots = 0
+        self._is_short = False  # of descriptors or processes, until a job ends
+        self._outputs: dict[int, Output] = {}
+        self._reports: list[Report] = []
+        self._selector = selectors.DefaultSelector()
+        self._trees = EndingTrees(self._selector)
+        self._wake_lock = threading.RLock()
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, self._wakened)
+
+    def take_output(self, job: Job) -> Output:
+        """Return, once, what the last attempt of a job has written; any thread."""
+        return self._outputs.pop(job.id, Output())
+
+    # -- offering ------------------------------------------------------------------------------
+
+    def prepare(self, job: Job) -> None:
+        """Do nothing: the program's arguments are made when it is started."""
+
+    def offer(self, job: Job) -> bool:
+        """Accept a job if fewer run than may; see `Engine`."""
+        if self._is_short or self.num_startable <= 0:
+            return False
+        self._accepted.append(job)
+        return True
+
+    def flush(self) -> None:
+        """Start the programs of the jobs that were accepted; see `Engine`."""
+        jobs, self._accepted = self._accepted, []
+        for job in jobs:
+            if self._is_short:
+                self._reports.append(Report(RETURNED, job))
+                continue
+            running = _Running(job, self._take_slot())
+            try:
+                self._start(running)
+            except Exception as error:  # of the function, too, which a user has written
+                heapq.heappush(self._free_slots, running.slot)
+                if self._running and isinstance(error, OSError) and error.errno in _SHORTAGES:
+                    self._is_short = True
+                    self._reports.append(Report(RETURNED, job))
+                else:
+                    moments = running.started_s, monotonic()
+                    worker = self._worker(running)
+                    self._reports.append(Report(FAILED, job, error, *moments, 1, worker))
+            else:
+                self._running[job.id] = running
+
+    def _take_slot(self) -> int:
+        if self._free_slots:
+            return heapq.heappop(self._free_slots)
+        self._num_slots += 1
+        return self._num_slots
+
+    def _worker(self, running: _Running) -> str:
+        return f"{self._name}-{running.slot}"
+
+    def _start(self, running: _Running) -> None:
+        job = running.job
+        assert job.function is not None
+        program, *arguments = job.function(*job.args or (), **job.kwargs or {})
+        with contextlib.ExitStack() as undo:
+            running.out = undo.enter_context(tempfile.TemporaryFile(buffering=0))
+            running.err = undo.enter_context(tempfile.TemporaryFile(buffering=0))
+            with contextlib.suppress(ImportError, AttributeError, OSError):
+                running.line = _child.armed(processes.lifeline(), 0)
+                undo.callback(os.close, running.line)
+                os.set_inheritable(running.line, True)
+            gate, opener = os.pipe()
+            undo.callback(os.close, gate)
+            undo.callback(os.close, opener)
+            running.started_s = monotonic()
+            running.pid = os.posix_spawn(
+                program,
+                [program, *arguments],
+                self._environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, gate, 0),
+                    (os.POSIX_SPAWN_DUP2, running.out.fileno(), 1),
+                    (os.POSIX_SPAWN_DUP2, running.err.fileno(), 2),
+                ],
+                setpgroup=0,
+                setsigdef=_RESET,
+            )
+            try:
+                running.pidfd = os.pidfd_open(running.pid)
+            except OSError:  # no descriptors left; what has just begun is undone
+                os.killpg(running.pid, signal.SIGKILL)
+                os.waitpid(running.pid, 0)
+                raise
+            undo.pop_all()
+        if running.line is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                _child.set_owner(running.line, -running.pid)
+        with contextlib.suppress(BrokenPipeError):  # likewise
+            os.write(opener, b"\n")
+        os.close(gate)
+        os.close(opener)
+        self._selector.register(running.pidfd, selectors.EVENT_READ, partial(self._ended, running))
+
+    def grow(self, num_waiting: int) -> None:
+        """Do nothing: there are no workers but the programs."""
+
+    @property
+    def num_startable(self) -> int:
+        """How many more programs may be started."""
+        if self._is_short:
+            return 0
+        return self.max_workers - len(self._running) - len(self._accepted)
+
+    @property
+    def num_workers(self) -> int:
+        """How many programs run, and ended ones that have left others behind."""
+        return len(self._running) + len(self._trees)
+
+    def resize(self, max_workers: int) -> None:
+        """Change how many programs may run at a time; see `Engine`."""
+        self.max_workers = max_workers
+
+    def stop_workers(self) -> None:
+        """Do nothing: a program ends by itself."""
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> list[Report]:
+        """Wait until programs end; see `Engine`."""
+        if not self._reports:
+            due = self._trees.next_due()
+            if due is not None:
+                left = max(0.0, due - monotonic())
+                timeout = left if timeout is None else min(timeout, left)
+            for key, _ in self._selector.select(timeout):
+                key.data()
+            if due is not None:
+                self._trees.kill_due(monotonic())
+        reports, self._reports = self._reports, []
+        return reports
+
+    def wake(self) -> None:
+        """End the wait of the dispatcher; see `Engine`."""
+        with self._wake_lock, contextlib.suppress(BlockingIOError):
+            if self._wake_out >= 0:
+                os.write(self._wake_out, b"w")
+
+    def _wakened(self) -> None:
+        os.read(self._wake_in, 1 << 12)
+
+    def _ended(self, running: _Running) -> None:
+        """Report a job whose program has ended."""
+        ended = monotonic()
+        _, status = os.waitpid(running.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._selector.unregister(running.pidfd)
+        os.close(running.pidfd)
+        if running.line is not None:
+            _child.disarm(running.line)  # what it has left running is meant to
+            os.close(running.line)
+        del self._running[running.job.id]
+        heapq.heappush(self._free_slots, running.slot)
+        self._is_short = False
+        self._outputs[running.job.id] = Output(_collected(running.out), _collected(running.err))
+        what: int = DONE
+        value: Exception | None = None
+        if code > 0:
+            what, value = FAILED, subprocess.CalledProcessError(code, running.job.name)
+        elif code < 0:
+            what, value = DIED, WorkerDied(running.pid, code, -code, running.job.name)
+        moments = running.started_s, ended
+        worker = self._worker(running)
+        self._reports.append(Report(what, running.job, value, *moments, code, worker))
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def kill(self, job: Job) -> None:
+        """Have a job's program end, and all that it has started; see `Engine`."""
+        running = self._running.get(job.id)
+        if running is not None:
+            self._trees.end(running.pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        """Free what is left; see `Engine`."""
+        self._trees.close()
+        self._selector.close()
+        with self._wake_lock:
+            self._close_wake()
+
+    def forget_in_child(self) -> None:
+        """Close the parent's files; see `Engine`."""
+        for running in self._running.values():
+            os.close(running.pidfd)
+            if running.line is not None:
+                os.close(running.line)
+        self._running.clear()
+        self._trees.forget_in_child()
+        self._selector.close()
+        self._wake_lock = threading.RLock()
+        self._close_wake()
+
+    def _close_wake(self) -> None:
+        for descriptor in (self._wake_in, self._wake_out):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._wake_in = self._wake_out = -1
+
+
+def _collected(file: IO[bytes]) -> bytes | IO[bytes]:
+    """Return what was written: itself if it is small, and then the file is closed."""
+    size = os.fstat(file.fileno()).st_size
+    if size > SMALL_BYTES:
+        return file
+    with file:
+        return os.pread(file.fileno(), size, 0)
