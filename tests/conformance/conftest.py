@@ -21,6 +21,7 @@ from conformance_support import (  # noqa: E402
     PLACES,
     PROCESS_HERE,
     PROCESS_PLACES,
+    TRANSPORTS,
     Child,
     Gate,
     Maker,
@@ -136,7 +137,7 @@ def makers_transport(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(params=["shared"])
+@pytest.fixture(params=[name for name in TRANSPORTS if name == "shared"])
 def common_transport(request, monkeypatch):
     """A transport whose queues live as long as any process has them."""
     monkeypatch.setenv("QMILL_TRANSPORT", request.param)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -17,19 +18,22 @@ def why_not() -> str | None:
 
 
 def core_info() -> dict[str, object]:
-    """Tell which transport `qmill.Queue` uses by default, and why.
+    """Tell which transport `qmill.Queue` uses, and why.
 
     Returns:
-        `transport`: "shared" or "portable"; `core`: whether the native core is there; `why`: a
+        `transport`: "portable" or "shared"; `core`: whether the native core is there; `why`: a
         sentence.
     """
     reason = why_not()
-    if reason is None:
-        why = "the native core is there: queues are in shared memory"
-    else:
+    wanted = os.environ.get("QMILL_TRANSPORT") == "shared"
+    if reason is not None:
         why = f"there is no native core: {reason}"
+    elif wanted:
+        why = "QMILL_TRANSPORT=shared, and the native core is there"
+    else:
+        why = "queues in shared memory are new: set QMILL_TRANSPORT=shared to use them"
     return {
-        "transport": "portable" if reason else "shared",
+        "transport": "shared" if wanted and reason is None else "portable",
         "core": reason is None,
         "why": why,
     }

@@ -389,21 +389,17 @@ def _transport(kind: str, name: str | None, persistent: bool) -> type[Queue]:
         return ThreadQueue
     if kind != "process":
         raise ValueError(f"kind must be 'process' or 'thread', not {kind!r}")
-    forced = os.environ.get("QMILL_TRANSPORT") or None
-    if forced not in (None, "portable", "shared"):
-        raise NotSupported(
-            f"QMILL_TRANSPORT must be 'shared' or 'portable' (or not set), not {forced!r}"
-        )
-    if forced != "portable" and name is None:
+    wanted = os.environ.get("QMILL_TRANSPORT") or "portable"
+    if wanted not in ("portable", "shared"):
+        raise NotSupported(f"QMILL_TRANSPORT must be 'portable' or 'shared', not {wanted!r}")
+    if wanted == "shared" and name is None:
         from .._core import why_not
 
-        reason = why_not()
-        if reason is None:
-            from .shared import SharedQueue
-
-            return SharedQueue
-        if forced == "shared":
+        if (reason := why_not()) is not None:
             raise NotSupported(f"QMILL_TRANSPORT='shared', but there is no native core: {reason}")
+        from .shared import SharedQueue
+
+        return SharedQueue
     from .portable import PortableQueue
 
     return PortableQueue

@@ -31,8 +31,9 @@ LIMIT_S = 30.0
 TRANSPORTS = {
     "thread": "thread",
     "portable": "process",
-    "shared": "process",
 }
+if qmill.core_info()["core"]:  # it was built
+    TRANSPORTS["shared"] = "process"
 
 # Calls that must not wait, whatever the state of the queue, and one that hardly may.
 NOT_WAITING = (
