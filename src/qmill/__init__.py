@@ -132,9 +132,8 @@ def __dir__() -> list[str]:
 
 
 def _leave_queues() -> None:
-    for transport in ("shared", "portable"):
-        if (module := sys.modules.get(f"qmill.queues.{transport}")) is not None:
-            module.leave_at_exit()
+    if (exits := sys.modules.get("qmill.queues.exits")) is not None:
+        exits.leave_at_exit()
 
 
 # The first to register is the last to be called: workers that end at exit still have their queues.

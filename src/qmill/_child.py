@@ -166,9 +166,8 @@ def _leave(code: int) -> NoReturn:
         atexit._run_exitfuncs()
         if (util := sys.modules.get("multiprocessing.util")) is not None:
             util._exit_function()
-        for transport in ("shared", "portable"):
-            if (module := sys.modules.get(f"qmill.queues.{transport}")) is not None:
-                module.leave()
+        if (exits := sys.modules.get("qmill.queues.exits")) is not None:
+            exits.leave()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()

@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from conformance_support import output_of
 
 import qmill
 from qmill.compat import ezpq, ezpq01
@@ -691,17 +691,8 @@ print([job["output"] for job in Q.collect()])
 @pytest.mark.parametrize("module", ["ezpq", "ezpq01"])
 @pytest.mark.parametrize("how", ["file", "-c", "-"])
 def test_a_program_runs_unchanged_under_the_old_name(module: str, how: str, tmp_path: Path) -> None:
-    text = PROGRAM.format(module=module)
-    (tmp_path / "program.py").write_text(text)
-    arguments = {"file": [str(tmp_path / "program.py")], "-c": ["-c", text], "-": ["-"]}[how]
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        input=text if how == "-" else "",
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert (done.stdout, done.stderr) == ("[0, 2, 4, 6]\n[0, 1, 4]\n", "")
+    printed = output_of(PROGRAM.format(module=module), how, tmp_path)
+    assert printed == ("[0, 2, 4, 6]\n[0, 1, 4]\n", "")
 
 
 # -- plots and progress ----------------------------------------------------------------------------

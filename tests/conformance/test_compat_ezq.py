@@ -5,14 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import subprocess
-import sys
 import threading
 from multiprocessing.connection import wait as wait_for_sentinels
 from types import ModuleType
 from typing import Any
 
 import pytest
+from conformance_support import output_of
 
 import qmill
 from qmill.compat import ezq, ezq2
@@ -424,14 +423,5 @@ print(list(ezq.map(lambda x: x * FACTOR, range(3))))
 @pytest.mark.parametrize("module", ["ezq", "ezq2"])
 @pytest.mark.parametrize("how", ["file", "-c", "-"])
 def test_a_program_runs_unchanged_under_the_old_name(module: str, how: str, tmp_path: Any) -> None:
-    text = PROGRAM.format(module=module)
-    (tmp_path / "program.py").write_text(text)
-    arguments = {"file": [str(tmp_path / "program.py")], "-c": ["-c", text], "-": ["-"]}[how]
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        input=text if how == "-" else "",
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert (done.stdout, done.stderr) == ("315\n[0, 7, 14]\n", "")
+    printed = output_of(PROGRAM.format(module=module), how, tmp_path)
+    assert printed == ("315\n[0, 7, 14]\n", "")

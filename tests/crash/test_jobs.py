@@ -381,6 +381,14 @@ def still_there(pids):
     return left
 
 
+def assert_gone(pids):
+    """See that these processes have ended; those that have not are killed for the next test."""
+    left = still_there(pids)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
+
+
 def started_pids(jobs, told, **options):
     """Put a job that starts processes and waits; return it, its worker and its processes."""
     job = jobs.put(functions.start_sleepers, [told], options, suppress_errors=True)
@@ -457,10 +465,7 @@ def test_what_a_job_has_started_goes_even_from_a_session_of_its_own(how):
             job.cancel()
         else:
             pids = time_out(jobs, told, detached=True)
-        left = still_there(pids)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        assert left == []
+        assert_gone(pids)
 
 
 def test_what_the_job_of_a_nested_queue_has_started_goes(quick_method):
@@ -469,10 +474,7 @@ def test_what_the_job_of_a_nested_queue_has_started_goes(quick_method):
         job = jobs.submit(functions.start_a_nested_queue_and_wait, told)
         pids = told.get()
         job.cancel()
-        left = still_there(pids)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        assert left == []
+        assert_gone(pids)
 
 
 def test_a_fork_in_a_job_does_not_hide_the_workers_end(quick_method):

@@ -12,11 +12,11 @@ Small objects of exact built-in types have a code of their own, all others are p
 No Python code runs while a lock of the ring is held: everything is packed before, and unpacked after.
 """
 
-import os
 import pickle
-import sys
 
-from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE, PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer, PyBuffer_Release, PyBuffer_FillInfo
+from cpython.buffer cimport (
+    PyBUF_READ, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_FromLongLong
@@ -109,7 +109,6 @@ cdef int SPINS = 30
 
 cdef object _pickle = pickle.dumps
 cdef object _unpickle = pickle.loads
-cdef dict _names = {}
 
 
 cdef double _now() noexcept nogil:
@@ -448,7 +447,6 @@ cdef class Ring:
         """See `Queue.put_many`."""
         wait = check_wait(block, timeout)
         cdef list packed = []
-        cdef uint8_t tag
         for item in check_items(items):
             cls = type(item)
             if cls is int and -0x8000000000000000 <= item <= 0x7fffffffffffffff:

@@ -1433,11 +1433,6 @@ q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int pat
     return status == Q_EMPTY ? Q_OK : status;
 }
 
-typedef struct {
-    uint64_t address;
-    struct record *record;
-} found;
-
 /* Under the get lock: the next record from an address on that is leased to a reader whose slot is
  * marked, or NULL at the cursor. */
 static struct record *next_leased(q_queue *q, uint64_t *address, const uint8_t *marked) {

@@ -220,6 +220,10 @@ def _checked(
     return checked
 
 
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", metavar="FILE.csv", help="what --log or JobQueue(log_file=) wrote")
+
+
 def _add_summary(commands: Any) -> None:
     parser = commands.add_parser(
         "summary",
@@ -227,7 +231,7 @@ def _add_summary(commands: Any) -> None:
         description="Tell what became of the jobs of a log: counts, times, workers, errors.",
         epilog="example:\n  qmill summary runs.csv",
     )
-    parser.add_argument("log", metavar="FILE.csv", help="what --log or JobQueue(log_file=) wrote")
+    _add_log(parser)
     parser.set_defaults(call=_look(parser, "summary"))
 
 
@@ -238,7 +242,7 @@ def _add_plot(commands: Any) -> None:
         description="Draw a Gantt chart of the jobs of a log.",
         epilog="example:\n  qmill plot runs.csv -o gantt.png --color-by state",
     )
-    parser.add_argument("log", metavar="FILE.csv", help="what --log or JobQueue(log_file=) wrote")
+    _add_log(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="a .png, .svg or .pdf file"
     )
@@ -260,7 +264,7 @@ def _add_trace(commands: Any) -> None:
         description="Turn a log into a trace, which https://ui.perfetto.dev shows and zooms.",
         epilog="example:\n  qmill trace runs.csv -o trace.json",
     )
-    parser.add_argument("log", metavar="FILE.csv", help="what --log or JobQueue(log_file=) wrote")
+    _add_log(parser)
     parser.add_argument("-o", "--output", metavar="FILE.json", required=True, help="the trace")
     parser.set_defaults(call=_look(parser, "trace"))
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import os
 import socket
-import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from weakref import WeakSet, WeakValueDictionary, finalize
 
 from .. import serialize
 from ..errors import QmillError, QueueGone, ShutDown
-from . import wire
+from . import exits, wire
 from .access import Access, LocalAccess, MailboxQueue, _UnpackingReader
 from .base import END, Statistics, check_maxsize, check_name
 from .broker import Broker, end_broker, hosted_here, this_broker
@@ -119,7 +118,7 @@ class Endpoint:
             raise _gone(error) from None
         self._end = finalize(self, _say_bye, self._anchor, self._idle, os.getpid())
         self._end.atexit = False  # `leave` does it, after whoever may still need it
-        _hook_exit()
+        exits.hook_exit()
         self.reader_numbers = itertools.count(1)
         self.forked_away = False
 
@@ -263,32 +262,12 @@ def leave() -> None:
     end_broker()
 
 
-def leave_at_exit() -> None:
-    """Leave, but not before multiprocessing has joined its children, who may still need us."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is None or getattr(util, "_exiting", True):
-        leave()
-    else:
-        util.Finalize(None, leave, exitpriority=_AFTER_CHILDREN)
-
-
-_AFTER_CHILDREN = -100  # of multiprocessing's exit priorities, those below 0 follow its joins
-
-
-def _hook_exit() -> None:
-    """Have `leave` called in a child of multiprocessing, which does not run exit functions."""
-    global _exit_hook
-    if _exit_hook is None and (util := sys.modules.get("multiprocessing.util")) is not None:
-        _exit_hook = util.Finalize(None, leave, exitpriority=_AFTER_CHILDREN)
-
-
-_exit_hook: Any = None
+exits.leavers.append(leave)
 
 
 def _after_fork_in_child() -> None:
-    global _fork_generation, _exit_hook
+    global _fork_generation
     _fork_generation += 1
-    _exit_hook = None
     for end in list(_endpoints.values()):
         end.forget_in_child()
     _endpoints.clear()
@@ -487,7 +466,7 @@ class PortableQueue(MailboxQueue):
         """Return where other processes find the queue."""
         if self._broker is not None:
             if self._generation == _fork_generation:
-                _hook_exit()
+                exits.hook_exit()
                 return self._broker.publish(self._number)
             assert self._broker.address is not None  # it listens since before the fork
             return self._broker.address

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import uuid
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from .._core._ring import Ring
 from ..errors import QueueGone
+from . import exits
 from .base import Queue, Reader, check_maxsize
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class SharedQueue(Queue):
 
     def _use(self, ring: Any) -> None:
         self._ring = ring
-        _hook_exit()
+        exits.hook_exit()
         if type(self) is SharedQueue:  # a subclass may have methods of its own
             # A method of the ring is called at once, and not through one of ours.
             self.__dict__.update((name, getattr(ring, name)) for name in _FAST)
@@ -209,7 +209,7 @@ def attach_ring(number: bytes, pid: int, file: int) -> Any:
     if ring is None:
         ring = _rings[number] = _find(number, pid, file)
         _kept.add(ring)
-        _hook_exit()
+        exits.hook_exit()
     return ring
 
 
@@ -259,29 +259,4 @@ def leave() -> None:
     _kept.clear()
 
 
-_AFTER_CHILDREN = -100  # of multiprocessing's exit priorities, those below 0 follow its joins
-_exit_hook: Any = None
-
-
-def leave_at_exit() -> None:
-    """Leave, but not before multiprocessing has joined its children, who may still need us."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is None or getattr(util, "_exiting", True):
-        leave()
-    else:
-        util.Finalize(None, leave, exitpriority=_AFTER_CHILDREN)
-
-
-def _hook_exit() -> None:
-    """Have `leave` called in a child of multiprocessing, which does not run exit functions."""
-    global _exit_hook
-    if _exit_hook is None and (util := sys.modules.get("multiprocessing.util")) is not None:
-        _exit_hook = util.Finalize(None, leave, exitpriority=_AFTER_CHILDREN)
-
-
-def _after_fork_in_child() -> None:
-    global _exit_hook
-    _exit_hook = None
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+exits.leavers.append(leave)

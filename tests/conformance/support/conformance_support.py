@@ -340,3 +340,18 @@ def wait_for_end_of(pid):
         return bool(select.select([pidfd], [], [], LIMIT_S)[0])
     finally:
         os.close(pidfd)
+
+
+def output_of(text, how, folder):
+    """Run a program that is a file, an argument of `-c`, or on standard input: what it prints."""
+    file = folder / "program.py"
+    file.write_text(text)
+    arguments = {"file": [str(file)], "-c": ["-c", text], "-": ["-"]}[how]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=text if how == "-" else "",
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    return done.stdout, done.stderr

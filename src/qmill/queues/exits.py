@@ -1,0 +1,47 @@
+"""The end of a process's part in its queues: after whoever may still need them, and once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+leavers: list[Callable[[], None]] = []
+"""What the transports do to leave; each adds its own when it is loaded."""
+
+_AFTER_CHILDREN = -100  # of multiprocessing's exit priorities, those below 0 follow its joins
+_hook: Any = None
+
+
+def leave() -> None:
+    """End this process's part in every queue."""
+    for leaver in leavers:
+        leaver()
+
+
+def leave_at_exit() -> None:
+    """Leave, but not before multiprocessing has joined its children, who may still need us."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is None or getattr(util, "_exiting", True):
+        leave()
+    else:
+        util.Finalize(None, leave, exitpriority=_AFTER_CHILDREN)
+
+
+def hook_exit() -> None:
+    """Have `leave` called in a child of multiprocessing, which does not run exit functions."""
+    global _hook
+    if _hook is None and (util := sys.modules.get("multiprocessing.util")) is not None:
+        _hook = util.Finalize(None, leave, exitpriority=_AFTER_CHILDREN)
+
+
+def _after_fork_in_child() -> None:
+    global _hook
+    _hook = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
