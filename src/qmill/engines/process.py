@@ -25,11 +25,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import pickle
 import selectors
 import signal
-import threading
 import weakref
 from collections import deque
 from functools import partial
@@ -45,6 +43,7 @@ from . import _worker
 from ._functions import UNKNOWN_S, Definitions, Functions
 from ._link import GarbledError, Link
 from ._trees import GRACE_S, SIGKILL, EndingTrees
+from ._wake import WakePipe
 from .base import (
     CHUNK_S,
     DIED,
@@ -157,15 +156,11 @@ class ProcessEngine(Engine):
         self._to_flush: list[_Worker] = []
         self._reports: list[Report] = []
         self._numbers = itertools.count(1)
-        self._wake_lock = threading.RLock()
-        self._woken = False
         with wire.fork_lock:
             self._selector = selectors.DefaultSelector()
             self._trees = EndingTrees(self._selector)
-            self._wake_in, self._wake_out = os.pipe()
-            os.set_blocking(self._wake_in, False)
-            os.set_blocking(self._wake_out, False)
-        self._selector.register(self._wake_in, selectors.EVENT_READ, self._wakened)
+            self._wake_pipe = WakePipe()
+        self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)
 
     # -- preparing -----------------------------------------------------------------------------
 
@@ -482,15 +477,7 @@ class ProcessEngine(Engine):
 
     def wake(self) -> None:
         """End the wait of the dispatcher; see `Engine`."""
-        with self._wake_lock:
-            if not self._woken and self._wake_out >= 0:
-                self._woken = True
-                os.write(self._wake_out, b"w")
-
-    def _wakened(self) -> None:
-        with self._wake_lock:
-            self._woken = False
-            os.read(self._wake_in, 16)
+        self._wake_pipe.wake()
 
     # -- what workers tell ---------------------------------------------------------------------
 
@@ -675,8 +662,7 @@ class ProcessEngine(Engine):
         """Free what is left; see `Engine`."""
         self._trees.close()
         self._selector.close()
-        with self._wake_lock:
-            self._close_wake()
+        self._wake_pipe.close()
 
     def forget_in_child(self) -> None:
         """Close the parent's ends; see `Engine`."""
@@ -684,14 +670,7 @@ class ProcessEngine(Engine):
             worker.link.forget_in_child()
         self._trees.forget_in_child()
         self._selector.close()
-        self._close_wake()
-        self._wake_lock = threading.RLock()
-
-    def _close_wake(self) -> None:
-        for descriptor in (self._wake_in, self._wake_out):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._wake_in = self._wake_out = -1
+        self._wake_pipe.forget_in_child()
 
 
 def _pack(kind: int, number: int, job: int, packed: bytes | bytearray) -> Any:

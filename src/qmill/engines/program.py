@@ -21,7 +21,6 @@ import selectors
 import signal
 import subprocess
 import tempfile
-import threading
 from functools import partial
 from time import monotonic
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -29,6 +28,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from .. import _child, processes
 from ..errors import NotSupported, WorkerDied
 from ._trees import EndingTrees
+from ._wake import WakePipe
 from .base import DIED, DONE, FAILED, RETURNED, Engine, Report
 
 if TYPE_CHECKING:
@@ -118,11 +118,8 @@ class ProgramEngine(Engine):
         self._reports: list[Report] = []
         self._selector = selectors.DefaultSelector()
         self._trees = EndingTrees(self._selector)
-        self._wake_lock = threading.RLock()
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
-        self._selector.register(self._wake_in, selectors.EVENT_READ, self._wakened)
+        self._wake_pipe = WakePipe()
+        self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)
 
     def take_output(self, job: Job) -> Output:
         """Return, once, what the last attempt of a job has written; any thread."""
@@ -254,12 +251,7 @@ class ProgramEngine(Engine):
 
     def wake(self) -> None:
         """End the wait of the dispatcher; see `Engine`."""
-        with self._wake_lock, contextlib.suppress(BlockingIOError):
-            if self._wake_out >= 0:
-                os.write(self._wake_out, b"w")
-
-    def _wakened(self) -> None:
-        os.read(self._wake_in, 1 << 12)
+        self._wake_pipe.wake()
 
     def _ended(self, running: _Running) -> None:
         """Report a job whose program has ended."""
@@ -297,8 +289,7 @@ class ProgramEngine(Engine):
         """Free what is left; see `Engine`."""
         self._trees.close()
         self._selector.close()
-        with self._wake_lock:
-            self._close_wake()
+        self._wake_pipe.close()
 
     def forget_in_child(self) -> None:
         """Close the parent's files; see `Engine`."""
@@ -309,14 +300,7 @@ class ProgramEngine(Engine):
         self._running.clear()
         self._trees.forget_in_child()
         self._selector.close()
-        self._wake_lock = threading.RLock()
-        self._close_wake()
-
-    def _close_wake(self) -> None:
-        for descriptor in (self._wake_in, self._wake_out):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._wake_in = self._wake_out = -1
+        self._wake_pipe.forget_in_child()
 
 
 def _collected(file: IO[bytes]) -> bytes | IO[bytes]:
