@@ -66,7 +66,7 @@ $(VENV)/.python: FORCE
 		$(PYTHON) -m venv --clear $(VENV) && echo "$$made_with" > $@; \
 	fi
 
-$(VENV)/.run: $(VENV)/.python pyproject.toml
+$(VENV)/.run: $(VENV)/.python pyproject.toml setup.py $(wildcard src/qmill/_core/*.[ch] src/qmill/_core/*.pyx)
 	@echo "installing qmill into $(VENV), with progress bars and plots"
 	@$(PIP_INSTALL) -e '.[progress,plot]'
 	@touch $@

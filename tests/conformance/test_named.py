@@ -9,7 +9,7 @@ import threading
 
 import conformance_children as children
 import pytest
-from conformance_support import LIMIT_S, blocked
+from conformance_support import LIMIT_S, PROCESS_HERE, blocked
 
 import qmill
 
@@ -371,6 +371,45 @@ def test_the_next_to_open_an_unlinked_name_begins_anew(start_program):
     end(old)
 
 
+# -- two transports -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_transport(process_transport, monkeypatch):
+    """The one that is not under test, in what follows its call."""
+    if len(PROCESS_HERE) < 2:
+        pytest.skip("one transport only: the native core is not built")
+    (other,) = (place.transport for place in PROCESS_HERE if place.transport != process_transport)
+    return lambda: monkeypatch.setenv("QMILL_TRANSPORT", other)
+
+
+def test_a_name_is_not_opened_on_another_transport(other_transport):
+    queue = qmill.Queue(name="orders")
+    other_transport()
+    with pytest.raises(ValueError, match=r"orders.*(QMILL_TRANSPORT=portable|shared memory)"):
+        qmill.Queue(name="orders")
+    queue.close()
+
+
+def test_a_name_that_is_kept_is_not_opened_on_another_transport(other_transport, start_program):
+    end(open_in(start_program(SERVANT), "kept", persistent=True))
+    queue = qmill.Queue(name="kept", persistent=True)
+    queue.close()
+    other_transport()
+    with pytest.raises(ValueError, match=r"kept.*(QMILL_TRANSPORT=portable|shared memory)"):
+        qmill.Queue(name="kept")
+
+
+def test_a_name_that_nobody_has_open_is_free_for_every_transport(other_transport, start_program):
+    program = open_in(start_program(SERVANT), "orders")
+    program.kill()
+    other_transport()
+    queue = qmill.Queue(name="orders")
+    queue.put("item")
+    assert queue.get_nowait() == "item"
+    queue.close()
+
+
 # -- Ctrl-C in the terminal of the program that came first ----------------------------------------
 
 
@@ -390,6 +429,7 @@ def test_ctrl_c_in_the_creators_terminal_leaves_the_queue_to_others(start_progra
 
 def test_each_start_method_can_open_a_name(start, directory):
     queue = qmill.Queue(name="orders")
-    start(children.open_and_put, str(directory), "orders", "item").result()
+    environ = {name: os.environ[name] for name in ("QMILL_DIR", "QMILL_TRANSPORT")}
+    start(children.open_and_put, environ, "orders", "item").result()
     assert queue.get_nowait() == "item"
     queue.close()

@@ -101,10 +101,10 @@ def test_an_interrupted_get_takes_nothing_although_a_forked_child_has_the_socket
 
 
 def test_a_fork_while_a_name_is_opened_does_not_lock_the_others_out(tmp_path, monkeypatch):
-    from qmill.queues import named
+    from qmill.queues import names
 
     monkeypatch.setenv("QMILL_DIR", str(tmp_path))
-    with named._locked(str(tmp_path)):
+    with names.locked(str(tmp_path)):
         release, wait = os.pipe()
         child = os.fork()
         if child == 0:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from qmill import core_info
+
 from .programs import LIMIT_S, ROOT, Watch, wait_until, wait_until_asleep
 
 COMMAND = [sys.executable, "-m", "qmill"]
@@ -701,6 +703,17 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "names"
 
 
+TRANSPORTS = ["portable", "shared"] if core_info()["core"] else ["portable"]
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request, monkeypatch):
+    """Each transport of named queues that this installation has."""
+    monkeypatch.setenv("QMILL_TRANSPORT", request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("transport")
 def test_queues_lists_names_sizes_and_holders(folder):
     assert qmill("queues").stdout == b"no named queues\n"
     assert list(folder.iterdir()) == []
@@ -723,7 +736,8 @@ def test_queues_lists_names_sizes_and_holders(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_queues_removes_what_a_killed_broker_has_left(folder):
+def test_queues_removes_what_a_killed_broker_has_left(folder, monkeypatch):
+    monkeypatch.setenv("QMILL_TRANSPORT", "portable")
     holder = Holder("orders")
     (broker,) = (
         int(path.parent.name)
@@ -740,9 +754,25 @@ def test_queues_removes_what_a_killed_broker_has_left(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_the_file_of_a_name_is_private(folder):
+@pytest.mark.usefixtures("transport")
+def test_the_files_of_a_name_are_private(folder):
     holder = Holder("orders")
-    (live,) = folder.glob("*.live")
-    assert stat.S_IMODE(live.stat().st_mode) == 0o600
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert set(modes.values()) == {0o600}, modes
+    assert len(modes) == 2, modes  # the lock, and the queue's
     holder.end()
     wait_until(lambda: not list(folder.iterdir()))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS[1:], indirect=True)
+@pytest.mark.usefixtures("transport")
+def test_queues_removes_what_killed_programs_have_left(folder):
+    holder, kept = Holder("orders"), Holder("kept", persistent="yes")
+    for each in (holder, kept):
+        each.process.kill()
+        each.process.communicate()
+    assert b"abandoned" in qmill("queues").stdout
+    assert qmill("queues", "--clean").stdout == b"removed what was left of orders\n"
+    assert b"kept      1        -  nobody, saved" in qmill("queues").stdout
+    assert qmill("queues", "--remove", "kept").stdout == b"removed kept\n"
+    assert list(folder.iterdir()) == []

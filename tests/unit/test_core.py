@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 
 import pytest
 
@@ -10,26 +11,12 @@ import qmill
 from qmill import _core
 from qmill.queues.portable import PortableQueue
 
-
-def test_the_default_is_told(monkeypatch):
-    monkeypatch.delenv("QMILL_TRANSPORT", raising=False)
-    info = qmill.core_info()
-    assert info["transport"] == "portable"
-    assert "QMILL_TRANSPORT=shared" in info["why"] or not info["core"]
-    assert isinstance(qmill.Queue(), PortableQueue)
+HAS_CORE = qmill.core_info()["core"]
 
 
-def test_shared_memory_is_used_when_it_is_asked_for(monkeypatch):
-    monkeypatch.setenv("QMILL_TRANSPORT", "shared")
-    if qmill.core_info()["core"]:
-        assert qmill.core_info()["transport"] == "shared"
-        assert not isinstance(qmill.Queue(), PortableQueue)
-    else:
-        with pytest.raises(qmill.NotSupported, match="no native core"):
-            qmill.Queue()
-
-
-def test_without_the_core_it_is_refused_with_the_reason(monkeypatch):
+@pytest.fixture
+def without_core(monkeypatch):
+    """An installation where the core was not built."""
     real_import = builtins.__import__
 
     def refuse(name, globals=None, locals=None, fromlist=(), level=0):
@@ -38,11 +25,43 @@ def test_without_the_core_it_is_refused_with_the_reason(monkeypatch):
         return real_import(name, globals, locals, fromlist, level)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    monkeypatch.setenv("QMILL_TRANSPORT", "shared")
-    assert "not built" in _core.why_not()
+
+
+def test_the_core_is_used_where_it_is(monkeypatch):
+    monkeypatch.delenv("QMILL_TRANSPORT", raising=False)
+    info = qmill.core_info()
+    assert info["transport"] == ("shared" if HAS_CORE else "portable")
+    assert isinstance(qmill.Queue(), PortableQueue) is not HAS_CORE
+    assert "native core" in info["why"]
+
+
+def test_the_core_was_built_if_it_had_to_be():
+    assert HAS_CORE or os.environ.get("QMILL_REQUIRE_CORE") != "1"
+
+
+def test_without_the_core_queues_are_portable(monkeypatch, without_core):
+    monkeypatch.delenv("QMILL_TRANSPORT", raising=False)
     assert qmill.core_info()["transport"] == "portable"
+    assert "it is not there" in qmill.core_info()["why"]
+    assert isinstance(qmill.Queue(), PortableQueue)
+
+
+def test_without_the_core_shared_memory_is_refused_with_the_reason(monkeypatch, without_core):
+    monkeypatch.setenv("QMILL_TRANSPORT", "shared")
+    assert qmill.core_info()["transport"] is None
+    assert "it is not there" in qmill.core_info()["why"]
     with pytest.raises(qmill.NotSupported, match="it is not there"):
         qmill.Queue()
+
+
+def test_portable_is_what_it_is_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setenv("QMILL_TRANSPORT", "portable")
+    assert qmill.core_info() == {
+        "transport": "portable",
+        "core": HAS_CORE,
+        "why": "QMILL_TRANSPORT=portable",
+    }
+    assert isinstance(qmill.Queue(), PortableQueue)
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from ..errors import NotSupported
+
 
 def why_not() -> str | None:
     """Return why queues in shared memory cannot be had here; None if they can."""
@@ -17,23 +19,39 @@ def why_not() -> str | None:
     return None
 
 
+def choose() -> str:
+    """Return the transport of new queues: "shared" or "portable".
+
+    Raises:
+        NotSupported: `QMILL_TRANSPORT` names another, or one that cannot be had here.
+    """
+    wanted = os.environ.get("QMILL_TRANSPORT") or None
+    if wanted not in (None, "portable", "shared"):
+        raise NotSupported(f"QMILL_TRANSPORT must be 'portable' or 'shared', not {wanted!r}")
+    if wanted == "portable":
+        return wanted
+    reason = why_not()
+    if wanted == "shared" and reason is not None:
+        raise NotSupported(f"QMILL_TRANSPORT='shared', but there is no native core: {reason}")
+    return "shared" if reason is None else "portable"
+
+
 def core_info() -> dict[str, object]:
     """Tell which transport `qmill.Queue` uses, and why.
 
     Returns:
-        `transport`: "portable" or "shared"; `core`: whether the native core is there; `why`: a
-        sentence.
+        `transport`: "portable", "shared", or None if what `QMILL_TRANSPORT` asks for cannot be had;
+        `core`: whether the native core is there; `why`: a sentence.
     """
     reason = why_not()
-    wanted = os.environ.get("QMILL_TRANSPORT") == "shared"
-    if reason is not None:
-        why = f"there is no native core: {reason}"
-    elif wanted:
-        why = "QMILL_TRANSPORT=shared, and the native core is there"
+    try:
+        transport = choose()
+    except NotSupported as error:
+        return {"transport": None, "core": reason is None, "why": str(error)}
+    if os.environ.get("QMILL_TRANSPORT"):
+        why = f"QMILL_TRANSPORT={transport}"
+    elif reason is None:
+        why = "the native core is there"
     else:
-        why = "queues in shared memory are new: set QMILL_TRANSPORT=shared to use them"
-    return {
-        "transport": "shared" if wanted and reason is None else "portable",
-        "core": reason is None,
-        "why": why,
-    }
+        why = f"there is no native core: {reason}"
+    return {"transport": transport, "core": reason is None, "why": why}

@@ -68,8 +68,10 @@ cdef extern from "ring.h" nogil:
         uint64_t size, block
     q_status q_create(int, uint64_t, const uint8_t *, q_queue **)
     q_status q_attach(int, const uint8_t *, q_queue **)
+    q_status q_adopt(int, q_queue **)
     void q_detach(q_queue *)
     int q_fd(const q_queue *)
+    const uint8_t *q_uuid(const q_queue *)
     uint64_t q_maxsize(const q_queue *)
     uint32_t q_fork_generation()
     q_status q_put(q_queue *, const void *, uint64_t, int)
@@ -189,17 +191,22 @@ cdef class Ring:
         return ring
 
     @staticmethod
-    def attach(int fd, bytes uuid):
-        """Map the queue in a file; takes over `fd` unless it raises."""
+    def attach(int fd, bytes uuid, bint alone):
+        """Map the queue in a file: this one, or any if `uuid` is None; takes over `fd`.
+
+        If it is `alone`, no process has the file open.
+        """
         cdef Ring ring = Ring()
         cdef q_status status
-        cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(uuid)
+        cdef const uint8_t *name = NULL
+        if uuid is not None:
+            name = <const uint8_t *>PyBytes_AS_STRING(uuid)
         with nogil:
-            status = q_attach(fd, name, &ring.q)
+            status = q_adopt(fd, &ring.q) if alone else q_attach(fd, name, &ring.q)
         if status != Q_OK:
             ring.q = NULL
             _fail(status)
-        ring.uuid = uuid
+        ring.uuid = q_uuid(ring.q)[:16]
         return ring
 
     def __dealloc__(self):
@@ -210,7 +217,7 @@ cdef class Ring:
 
     def __reduce__(self):
         # A method such as `put` is pickled with its ring; how one is found is not known here.
-        from ..queues.shared import reduce_ring
+        from ..queues.rings import reduce_ring
 
         return reduce_ring(self)
 
@@ -856,6 +863,10 @@ cdef class Ring:
             with nogil:
                 status = q_sweep(self.q, 0, 1)
             PyErr_CheckSignals()
+
+    def size_hint(self):
+        """Return how many wait, give or take a few; without taking part, or waiting."""
+        return q_size_hint(self.q)
 
     def generation(self):
         """Return a number that is another one in a forked child."""

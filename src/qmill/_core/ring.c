@@ -758,7 +758,19 @@ static int is_lock(const struct lock *lock) {
 #endif
 }
 
-q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
+/* Nobody else has the file open, and nobody in it is alive: it may come from another boot, or have
+ * been in another container, where its locks and processes mean nothing. What was planned in the
+ * journals is completed by whoever locks first, as always. */
+static q_status adopt(struct header *h) {
+    struct lock *locks[] = {&h->put, &h->get, &h->allocate};
+    for (int i = 0; i < 3; i++)
+        if (init_lock(locks[i])) return Q_SYSTEM;
+    for (uint32_t i = 1; i < MAX_SLOTS; i++) set(&h->slots[i].started, 1); /* dead: see is_dead */
+    h->pid_namespace = pid_namespace();
+    return Q_OK;
+}
+
+static q_status attach(int fd, const uint8_t *uuid, int alone, q_queue **made) {
     struct stat file;
     if (fstat(fd, &file)) return Q_SYSTEM;
     if (!S_ISREG(file.st_mode) || file.st_uid != geteuid() ||
@@ -767,18 +779,29 @@ q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
     q_queue *q;
     q_status status = new_queue(fd, &q);
     if (status != Q_OK) return status;
-    const struct header *h = q->h;
+    struct header *h = q->h;
     if (h->magic != MAGIC || h->version != VERSION || h->abi != abi() ||
         h->header_bytes != header_bytes() || h->uid != geteuid() ||
-        h->pid_namespace != pid_namespace() || (uuid && memcmp(h->uuid, uuid, 16)) ||
+        (!alone && h->pid_namespace != pid_namespace()) || (uuid && memcmp(h->uuid, uuid, 16)) ||
         !is_lock(&h->put) || !is_lock(&h->get) || !is_lock(&h->allocate)) {
         q->fd = -1; /* the caller's still */
         q_detach(q);
         return Q_FOREIGN;
     }
+    if (alone && (status = adopt(h)) != Q_OK) {
+        q->fd = -1;
+        q_detach(q);
+        return status;
+    }
     *made = q;
     return Q_OK;
 }
+
+q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
+    return attach(fd, uuid, 0, made);
+}
+
+q_status q_adopt(int fd, q_queue **made) { return attach(fd, NULL, 1, made); }
 
 void q_detach(q_queue *q) {
     for (unsigned i = 0; i < MAX_SEGMENTS; i++) {
@@ -790,6 +813,8 @@ void q_detach(q_queue *q) {
 }
 
 int q_fd(const q_queue *q) { return q->fd; }
+
+const uint8_t *q_uuid(const q_queue *q) { return q->h->uuid; }
 
 uint64_t q_maxsize(const q_queue *q) { return q->h->maxsize; }
 

@@ -49,11 +49,14 @@ typedef struct {
     uint64_t size, leased, unfinished, put, taken, done, lost, redelivered, poisoned, maxsize;
 } q_counts;
 
-/* Make a queue in an empty file, or attach to the one that is there. Both take over `fd`. */
+/* Make a queue in an empty file, or attach to the one that is there: with this uuid, or with any if
+ * it is NULL, or to one that nobody else has open. All take over `fd` if they return Q_OK. */
 q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **made);
 q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made);
+q_status q_adopt(int fd, q_queue **made);
 void q_detach(q_queue *q);
 int q_fd(const q_queue *q);
+const uint8_t *q_uuid(const q_queue *q);
 uint64_t q_maxsize(const q_queue *q);
 uint32_t q_fork_generation(void);
 

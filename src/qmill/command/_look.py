@@ -10,7 +10,7 @@ from ._batch import as_usage_error, check_plot, say
 if TYPE_CHECKING:
     import argparse
 
-    from ..queues.named import Found
+    from ..queues.names import Found
 
 
 def summary(options: argparse.Namespace) -> int:
@@ -53,21 +53,21 @@ def trace(options: argparse.Namespace) -> int:
 
 def queues(options: argparse.Namespace) -> int:
     """List named queues, or remove some."""
-    from ..queues import named
+    from ..queues import listing
 
     if options.clean:
-        for name in named.remove_leftovers():
+        for name in listing.remove_leftovers():
             print(f"removed what was left of {name}")
     status = 0
     for name in options.remove:
         try:
-            named.remove_queue(name)
+            listing.remove_queue(name)
             print(f"removed {name}")
         except (LookupError, ValueError) as error:
             say(str(error.args[0]))
             status = 1
     if not options.clean and not options.remove:
-        _list(named.list_queues())
+        _list(listing.list_queues())
     return status
 
 

@@ -19,12 +19,11 @@ Invariants, for every transport:
 
 from __future__ import annotations
 
-import os
 from collections import namedtuple
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Empty, Full, NotSupported, ShutDown
+from ..errors import Empty, Full, ShutDown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -389,14 +388,9 @@ def _transport(kind: str, name: str | None, persistent: bool) -> type[Queue]:
         return ThreadQueue
     if kind != "process":
         raise ValueError(f"kind must be 'process' or 'thread', not {kind!r}")
-    wanted = os.environ.get("QMILL_TRANSPORT") or "portable"
-    if wanted not in ("portable", "shared"):
-        raise NotSupported(f"QMILL_TRANSPORT must be 'portable' or 'shared', not {wanted!r}")
-    if wanted == "shared" and name is None:
-        from .._core import why_not
+    from .._core import choose
 
-        if (reason := why_not()) is not None:
-            raise NotSupported(f"QMILL_TRANSPORT='shared', but there is no native core: {reason}")
+    if choose() == "shared":
         from .shared import SharedQueue
 
         return SharedQueue

@@ -418,7 +418,7 @@ class PortableQueue(MailboxQueue):
         self._set_up()
         self._broker: Broker | None = None
         if name is not None:
-            from .named import open_named
+            from .named_broker import open_named
 
             end, self._address = open_named(name, self._maxsize, bool(persistent))
             self._number = 0

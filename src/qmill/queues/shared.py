@@ -1,30 +1,22 @@
 """The transport for Linux: a queue in shared memory, kept by nobody and outliving whoever dies.
 
-A queue is a sealed file without a name (`memfd`), mapped by each process that uses it; it is gone
-when the last of them is. `_core/ring.c` keeps it right whatever happens to them.
-
-A pickle carries the queue's number and where a descriptor of its file is to be found: in the
-process that pickled it, under /proc. If that has ended, any other process of this user that has the
-file open does as well.
+A queue is a file, mapped by each process that uses it: one that has no name at all (`memfd`), or
+one in the folder of the named queues. It is gone when the last process that has it open is.
+`_core` keeps it right whatever happens to them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
-from .._core._ring import Ring
-from ..errors import QueueGone
-from . import exits
-from .base import Queue, Reader, check_maxsize
+from . import rings
+from .base import Queue, Reader, check_maxsize, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .base import Statistics
+    from .named_file import Hold
 
 _FAST = (
     "put",
@@ -41,13 +33,6 @@ _FAST = (
     "shutdown",
 )
 
-_rings: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
-"""What is mapped in this process, by the queue's number."""
-
-_kept: set[Any] = set()
-"""Rings that stay mapped until this process ends: a pickle of them may be anywhere, or this process
-has taken something that it may still tell to be done."""
-
 
 class SharedQueue(Queue):
     """A queue in shared memory. See `qmill.Queue`."""
@@ -60,48 +45,61 @@ class SharedQueue(Queue):
         name: str | None = None,
         persistent: bool = False,
     ) -> None:
-        if persistent:
-            raise ValueError("persistent=True needs a name, by which the queue is found again")
-        number = uuid.uuid4().bytes
-        file = os.memfd_create(f"qmill-{number.hex()}", os.MFD_CLOEXEC)
-        try:
-            ring = Ring.create(file, check_maxsize(maxsize), number)
-        except MemoryError:
-            os.close(file)
-            raise
-        _rings[number] = ring
-        self._use(ring)
+        check_name(name)
+        if name is not None:
+            from .named_file import open_named
 
-    def _use(self, ring: Any) -> None:
+            self._use(*open_named(name, check_maxsize(maxsize), bool(persistent)))
+        elif persistent:
+            raise ValueError("persistent=True needs a name, by which the queue is found again")
+        else:
+            self._use(rings.create(check_maxsize(maxsize)))
+
+    def _use(self, ring: Any, name: str | None = None, hold: Hold | None = None) -> None:
         self._ring = ring
-        exits.hook_exit()
+        self._maxsize = int(ring.maxsize)
+        self._name = name
+        self._hold = hold
         if type(self) is SharedQueue:  # a subclass may have methods of its own
             # A method of the ring is called at once, and not through one of ours.
             self.__dict__.update((name, getattr(ring, name)) for name in _FAST)
 
     def __reduce__(self) -> Any:
         self._check_open()
-        return _attach, reduce_ring(self._ring)[1]
+        if self._hold is None:
+            return _attach, rings.reduce_ring(self._ring)[1]
+        return _attach_named, (self._name, self._hold.folder, *rings.whereabouts(self._ring))
 
     def __repr__(self) -> str:
-        return f"<qmill.Queue kind='process' maxsize={self._ring.maxsize} at {id(self):#x}>"
+        named = f" name={self._name!r}" if self._name is not None else ""
+        return f"<qmill.Queue kind='process'{named} maxsize={self._maxsize} at {id(self):#x}>"
 
     def close(self) -> None:
         self._closed = True
         for name in _FAST:
             self.__dict__.pop(name, None)
+        if self._hold is not None:
+            self._ring = None
+            self._hold.let_go()
 
     @property
     def name(self) -> str | None:
-        return None
+        return self._name
 
     @property
     def maxsize(self) -> int:
-        return int(self._ring.maxsize)
+        return self._maxsize
 
     def unlink(self) -> None:
+        """Give up the queue's name; who has it open goes on with it, and the next begins anew.
+
+        Raises:
+            ValueError: The queue has no name.
+        """
         self._check_open()
-        raise ValueError(f"{self!r} has no name to unlink")
+        if self._hold is None:
+            raise ValueError(f"{self!r} has no name to unlink")
+        self._hold.unlink()
 
     # -- called by subclasses, and when the handle is closed ---------------------------------------
 
@@ -197,66 +195,20 @@ class _SharedReader(Reader):
             self._number = 0
 
 
-def reduce_ring(ring: Any) -> Any:
-    """Return the pickle of a ring: how it is found."""
-    _kept.add(ring)
-    return attach_ring, (ring.uuid, os.getpid(), ring.fileno())
-
-
-def attach_ring(number: bytes, pid: int, file: int) -> Any:
-    """Return the ring of a pickle."""
-    ring = _rings.get(number)
-    if ring is None:
-        ring = _rings[number] = _find(number, pid, file)
-        _kept.add(ring)
-        exits.hook_exit()
-    return ring
-
-
 def _attach(number: bytes, pid: int, file: int) -> SharedQueue:
     """Rebuild a handle from its pickle.
 
     A function and no class method: cloudpickle sends these by value, with the globals they use.
     """
     queue: SharedQueue = object.__new__(SharedQueue)
-    queue._use(attach_ring(number, pid, file))
+    queue._use(rings.attach_ring(number, pid, file))
     return queue
 
 
-def _find(number: bytes, pid: int, file: int) -> Any:
-    """Map a queue that another process has."""
-    try:
-        return _open(f"/proc/{pid}/fd/{file}", number)
-    except (OSError, QueueGone):
-        pass
-    wanted = f"/memfd:qmill-{number.hex()}"
-    for process in os.listdir("/proc"):
-        if not process.isdigit():
-            continue
-        folder = f"/proc/{process}/fd"
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-            for name in os.listdir(folder):
-                path = f"{folder}/{name}"
-                with contextlib.suppress(OSError, QueueGone):
-                    if os.readlink(path).startswith(wanted):
-                        return _open(path, number)
-    raise QueueGone("no process has the queue any more")
+def _attach_named(name: str, folder: str, number: bytes, pid: int, file: int) -> SharedQueue:
+    """Rebuild a handle that keeps a named queue alive, as the first one does."""
+    from .named_file import hold_again
 
-
-def _open(path: str, number: bytes) -> Any:
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        return Ring.attach(file, number)
-    except BaseException:
-        os.close(file)
-        raise
-
-
-def leave() -> None:
-    """End this process's part in every queue: what it has taken counts as done."""
-    for ring in list(_rings.values()):
-        ring.leave()
-    _kept.clear()
-
-
-exits.leavers.append(leave)
+    queue: SharedQueue = object.__new__(SharedQueue)
+    queue._use(*hold_again(name, folder, number, pid, file))
+    return queue

@@ -126,9 +126,9 @@ def put_a_stranger(channel, queue):
     queue.put(module.Stranger())
 
 
-def open_and_put(channel, directory, name, item):
+def open_and_put(channel, environ, name, item):
     """Put on a queue that is known by its name."""
-    os.environ["QMILL_DIR"] = directory  # a fork server has the environment of its own start
+    os.environ.update(environ)  # a fork server has the environment of its own start
     queue = qmill.Queue(name=name)
     queue.put(item)
     queue.close()

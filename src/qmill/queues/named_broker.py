@@ -24,23 +24,15 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from ..errors import NotSupported, QueueGone
-from . import portable, wire
+from . import names, portable, wire
 from .base import Statistics
 from .broker import Broker, Connection
 from .mailbox import Mailbox
+from .names import ABANDONED, OPEN, SAVED, SILENT, Found
 from .portable import Endpoint, identified
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-try:
-    import fcntl
-except ImportError as _error:  # Windows
-    raise NotSupported("named queues need file locks; this platform has none") from _error
 
 _NO_SECRET = bytes(wire.SECRET_BYTES)
 """A name is no secret: the place of a named broker is closed to other users by itself."""
@@ -50,13 +42,14 @@ def open_named(name: str, maxsize: int, persistent: bool) -> tuple[Endpoint, wir
     """Open the queue of this name, or create it.
 
     Raises:
-        ValueError: It exists with another maxsize.
+        ValueError: It exists with another maxsize, or in shared memory.
         PermissionError: Another user holds its place, or the runtime folder is not private.
         NotSupported: The platform has no file locks.
     """
     folder = wire.runtime_folder()
     place = _place(folder, name)
-    with _locked(folder):
+    with names.locked(folder):
+        _check_shared(folder, name)
         anchor = _connect(place) or _start(folder, name, place, maxsize)
         end = Endpoint(wire.Address(place, _NO_SECRET, b""), anchor)
         try:
@@ -68,6 +61,17 @@ def open_named(name: str, maxsize: int, persistent: bool) -> tuple[Endpoint, wir
             raise ValueError(f"the queue {name!r} is in use: {values[1]}")
         address = wire.Address(place, _NO_SECRET, values[0])
         return identified(end, address), address
+
+
+def _check_shared(folder: str, name: str) -> None:
+    """Refuse a name that is in shared memory: there would be two queues, and nobody knew."""
+    for ending in (".ring", ".kept"):
+        path = names.file_of(folder, name, ending)
+        if os.path.lexists(path) and (ending == ".kept" or not names.is_file_free(path)):
+            raise ValueError(
+                f"the queue {name!r} was made in shared memory; this program has to use that, too "
+                "(`qmill.core_info()` tells why it does not), or another name"
+            )
 
 
 def _place(folder: str, name: str) -> str:
@@ -83,43 +87,6 @@ def _connect(place: str) -> portable.Connection | None:
         return portable.Connection(wire.Address(place, _NO_SECRET, b""))
     except QueueGone:
         return None
-
-
-@contextmanager
-def _locked(folder: str) -> Iterator[None]:
-    descriptor = _lock(folder, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        _unlock(descriptor)
-
-
-def _unlock(descriptor: int) -> None:
-    """Unlock and close; the closing alone would not do if a forked child has a copy."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
-
-
-def _lock(folder: str, how: int) -> int:
-    """Lock the folder and return the lock's descriptor.
-
-    A broker that ends removes the file while it holds the lock, so one that was waited for may
-    be another file by now.
-    """
-    path = os.path.join(folder, "lock")
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    while True:
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            fcntl.flock(descriptor, how)
-            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
 
 
 def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connection:
@@ -146,111 +113,30 @@ def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connect
 
 # -- listing -----------------------------------------------------------------------------------
 
-OPEN, SAVED, ABANDONED, SILENT = "open", "saved", "abandoned", "silent"
-
 _ANSWER_S = 5.0  # a broker needs microseconds
 
 
-class Found(NamedTuple):
-    """A named queue of this user, or what is left of one.
-
-    Attributes:
-        name: Its name.
-        state: "open": processes have it open; "saved": what is unread is in a file; "abandoned":
-            its broker was killed; "silent": its broker does not answer, perhaps it is stopped.
-        size: How many messages wait in it; None if that is not known.
-        maxsize: Its limit; None if that is not known.
-        is_persistent: Whether it is kept when nobody has it open.
-        broker: The broker's process, if it is open.
-        holders: The processes that have it open.
-    """
-
-    name: str
-    state: str
-    size: int | None = None
-    maxsize: int | None = None
-    is_persistent: bool = False
-    broker: int | None = None
-    holders: tuple[int, ...] = ()
-
-
-def list_queues() -> list[Found]:
-    """List this user's named queues, by name.
-
-    Raises:
-        PermissionError: The runtime folder is not private.
-    """
-    folder = wire.runtime_folder()
-    with _listing(folder):
-        return _found_in(folder)
-
-
-def remove_leftovers() -> list[str]:
-    """Remove what killed brokers have left; what was saved is kept. Returns the queues' names.
-
-    Raises:
-        PermissionError: The runtime folder is not private.
-    """
-    folder = wire.runtime_folder()
-    with _listing(folder):
-        names = [found.name for found in _found_in(folder) if found.state == ABANDONED]
-        for name in names:
-            _remove(_file(folder, name, ".live"))
-        for entry in os.listdir(folder):
-            if entry.endswith(".queue.new"):
-                _remove(os.path.join(folder, entry))
-        return names
-
-
-def remove_queue(name: str) -> None:
-    """Remove a queue that nobody has open, with what is unread in it.
-
-    Args:
-        name: Its name.
-
-    Raises:
-        LookupError: There is none of this name.
-        ValueError: Somebody has it open.
-        PermissionError: The runtime folder is not private.
-    """
-    folder = wire.runtime_folder()
-    with _listing(folder):
-        found = next((each for each in _found_in(folder) if each.name == name), None)
-        if found is None:
-            raise LookupError(f"there is no queue of the name {name!r}")
-        if found.state in (OPEN, SILENT):
-            by = ", ".join(map(str, found.holders))
-            raise ValueError(
-                f"the queue {name!r} is open{' in ' * bool(by)}{by}; "
-                "Queue(name=...).unlink() takes its name from whoever has it open"
-            )
-        for ending in (".live", ".queue", ".queue.new"):
-            _remove(_file(folder, name, ending))
-
-
-@contextmanager
-def _listing(folder: str) -> Iterator[None]:
-    """Hold the lock, and leave no file of it where no broker would remove it."""
-    descriptor = _lock(folder, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if not any(entry.endswith(".live") for entry in os.listdir(folder)):
-            os.unlink(os.path.join(folder, "lock"))
-        _unlock(descriptor)
-
-
-def _found_in(folder: str) -> list[Found]:
-    found: dict[str, Found] = {}
-    for entry in sorted(os.listdir(folder)):
-        path = os.path.join(folder, entry)
+def found_in(folder: str) -> list[Found]:
+    """List the queues in a folder, which the caller has locked."""
+    found: list[Found] = []
+    entries = sorted(os.listdir(folder))
+    of_brokers = set()
+    for entry in entries:
         if entry.endswith(".live"):
-            with open(path, encoding="utf-8", errors="surrogatepass") as file:
-                name = file.read()
-            found[entry.removesuffix(".live")] = _ask(name, _place(folder, name))
-        elif entry.endswith(".queue"):
-            found.setdefault(entry.removesuffix(".queue"), _saved(path))
-    return sorted(found.values())
+            name = _read_name(os.path.join(folder, entry))
+            told = _ask(name, _place(folder, name))
+            if told.state != ABANDONED:
+                of_brokers.add(entry.removesuffix(".live") + ".queue")
+            found.append(told._replace(files=(entry,)))
+    for entry in entries:
+        if entry.endswith(".queue") and entry not in of_brokers:
+            found.append(_saved(os.path.join(folder, entry))._replace(files=(entry,)))
+    return found
+
+
+def _read_name(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogatepass") as file:
+        return file.read()
 
 
 def _ask(name: str, place: str) -> Found:
@@ -267,9 +153,9 @@ def _ask(name: str, place: str) -> Found:
         return Found(name, SILENT)
     finally:
         connection.end()
-    is_persistent, broker, holders, counts = told
+    is_persistent, holders, counts = told
     counts = Statistics(*counts)
-    return Found(name, OPEN, counts.size, counts.maxsize, is_persistent, broker, tuple(holders))
+    return Found(name, OPEN, counts.size, counts.maxsize, is_persistent, tuple(holders))
 
 
 def _saved(path: str) -> Found:
@@ -277,17 +163,6 @@ def _saved(path: str) -> Found:
         saved = pickle.load(file)
     name = saved.get("name") or os.path.basename(path).removesuffix(".queue")
     return Found(name, SAVED, len(saved["payloads"]), saved["maxsize"], True)
-
-
-def _file(folder: str, name: str, ending: str) -> str:
-    return os.path.join(folder, _file_name(name) + ending)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 # -- in the broker's process -------------------------------------------------------------------
@@ -307,8 +182,8 @@ class NamedBroker(Broker):
         super().__init__(place, _NO_SECRET)
         self._folder = folder
         self._name = name
-        self._file = _file(folder, name, ".queue")
-        self._live_file = _file(folder, name, ".live")
+        self._file = names.file_of(folder, name, ".queue")
+        self._live_file = names.file_of(folder, name, ".live")
         self.persistent = False
         self._used = False  # whether somebody has had it open
         self._unlinked = False
@@ -380,7 +255,7 @@ class NamedBroker(Broker):
         if self.greeting:  # all anchors are among them
             return
         try:
-            descriptor = _lock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = names.lock(self._folder, wait=False)
         except BlockingIOError:
             self.settle_when_unlocked()
             return
@@ -390,17 +265,17 @@ class NamedBroker(Broker):
     def clean_up(self) -> None:
         """Leave nothing in the folder; called when the broker has ended and nobody waits for it."""
         if self._unlinked:
-            self._remove_lock(_lock(self._folder, fcntl.LOCK_EX))
+            self._remove_lock(names.lock(self._folder))
 
     def _remove_lock(self, descriptor: int) -> None:
-        os.unlink(os.path.join(self._folder, "lock"))
-        _unlock(descriptor)
+        names.tidy(self._folder)
+        names.unlock(descriptor)
 
     def settle_when_unlocked(self) -> None:
         """Look again once the present opener is through, or dead."""
 
         def wait() -> None:
-            with _locked(self._folder):
+            with names.locked(self._folder):
                 pass
             self.call_soon(lambda: None)
 
@@ -415,12 +290,12 @@ class NamedBroker(Broker):
     def inspect(self) -> tuple[Any, ...]:
         """Tell what `list_queues` shows."""
         counts = tuple(self._mailbox.statistics())
-        return self.persistent, os.getpid(), self.holders(), counts
+        return self.persistent, self.holders(), counts
 
     def on_unlink(self) -> None:
         """Forget everything and end."""
         self.persistent = False
-        _remove(self._file)
+        names.remove(self._file)
         self._give_up_place()
         self._unlinked = True
 
@@ -428,19 +303,13 @@ class NamedBroker(Broker):
         assert self._listener is not None
         self._listener.close()
         self._remove_socket()
-        _remove(self._live_file)
+        names.remove(self._live_file)
         self.stop()
 
     def _remove_socket(self) -> None:
         assert isinstance(self._place, str)
         if not self._place.startswith("\0"):
-            _remove(self._place)
-
-
-def _file_name(name: str) -> str:
-    """Make a name that any file system takes, and that a person recognises."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
-    return f"{plain[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+            names.remove(self._place)
 
 
 def main() -> None:

@@ -1,0 +1,253 @@
+"""Queues with a name in shared memory: a file that whoever has the queue open maps, and holds.
+
+    open_named ──lock──> is there a file that somebody holds, or that is to be kept?
+                              │yes                          │no
+                              └──> map it, hold it          └──> write a new one, rename it
+
+To hold it is a shared `flock`, which the kernel ends with the process, however that ends. A forked
+child has its part in it. So whoever could get an exclusive one knows that nobody has the queue
+open: the last to close removes the file in this way, and what killed processes left is removed by
+whoever opens a queue next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet, finalize
+
+from ..errors import QueueGone
+from . import exits, names, rings, wire
+from .names import ABANDONED, OPEN, SAVED, Found
+
+_NAME = b"qmill:name"
+
+
+class Hold:
+    """One handle's part in keeping a queue: an open file of its own with a shared lock.
+
+    Args:
+        folder: Where the file is, or was.
+        descriptor: The file's, which is this object's from now on.
+    """
+
+    def __init__(self, folder: str, descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        self.folder = folder
+        self._descriptor = descriptor
+        self._state = os.fstat(descriptor)
+        # A finalizer must not wait for the lock, which its own thread may have.
+        self._end = finalize(self, _let_go, folder, descriptor, self._state, wait=False)
+        self._end.atexit = False  # `leave` does it, after whoever may still need it
+        _holds.add(self)
+
+    def let_go(self) -> None:
+        """End it, and remove the file if it was the last."""
+        if self._end.detach() is not None:
+            _let_go(self.folder, self._descriptor, self._state, wait=True)
+
+    def unlink(self) -> None:
+        """Give up the name of the queue."""
+        with names.locked(self.folder):
+            for path in _paths(self.folder, self._state, (".ring", ".kept")):
+                os.unlink(path)
+
+
+_holds: WeakSet[Hold] = WeakSet()
+
+
+def _let_go(folder: str, descriptor: int, state: os.stat_result, wait: bool) -> None:
+    try:
+        lock = names.lock(folder, wait)
+    except OSError:  # somebody has it, or the folder is gone: whoever opens a queue next removes it
+        _close(descriptor, state)
+        return
+    try:
+        _close(descriptor, state)
+        for path in _paths(folder, state, (".ring",)):
+            _remove_if_free(path)
+        names.tidy(folder)
+    finally:
+        names.unlock(lock)
+
+
+def _close(descriptor: int, state: os.stat_result) -> None:
+    """Close a file, unless the program has closed it already, with others that it did not know."""
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), state):
+            os.close(descriptor)
+
+
+def leave() -> None:
+    """End this process's part in every named queue."""
+    for hold in list(_holds):
+        hold.let_go()
+
+
+exits.leavers.append(leave)
+
+
+def open_named(name: str, maxsize: int, persistent: bool) -> tuple[Any, str, Hold]:
+    """Open the queue of this name, or create it.
+
+    Raises:
+        ValueError: It exists with another maxsize, or on the portable transport.
+        PermissionError: The runtime folder is not private.
+        MemoryError: There is no room for its file.
+        QueueGone: There is a file of this name that is no queue of this version.
+    """
+    folder = wire.runtime_folder()
+    with names.locked(folder):
+        _remove_leftovers(folder)
+        _check_portable(folder, name)
+        path = _find(folder, name) or _create(folder, name, maxsize)
+        ring, hold = _attach(folder, path)
+        if ring.maxsize != maxsize:
+            raise ValueError(
+                f"the queue {name!r} is in use: maxsize must be {ring.maxsize}, with which it was "
+                f"made, not {maxsize}"
+            )
+        if persistent and path.endswith(".ring"):
+            os.rename(path, names.file_of(folder, name, ".kept"))
+    return ring, name, hold
+
+
+def hold_again(name: str, folder: str, number: bytes, pid: int, file: int) -> tuple[Any, str, Hold]:
+    """Open the queue of another process's handle, which may have lost its name.
+
+    Raises:
+        QueueGone: Nobody has it open any more.
+    """
+    with suppress(OSError), names.locked(folder):
+        path = _find(folder, name)
+        if path is not None:
+            ring, hold = _attach(folder, path)
+            if ring.uuid == number:
+                return ring, name, hold
+    ring = rings.find(number, pid, file)
+    return ring, name, Hold(folder, rings.open_file(f"/proc/self/fd/{ring.fileno()}"))
+
+
+def found_in(folder: str) -> list[Found]:
+    """List the queues in a folder, which the caller has locked."""
+    return [
+        _inspect(folder, entry)
+        for entry in os.listdir(folder)
+        if entry.endswith((".ring", ".kept"))
+    ]
+
+
+# -- with the folder locked ------------------------------------------------------------------------
+
+
+def _find(folder: str, name: str) -> str | None:
+    """Return the path of a queue's file, if there is one."""
+    for ending in (".ring", ".kept"):
+        path = names.file_of(folder, name, ending)
+        if os.path.lexists(path):
+            return path
+    return None
+
+
+def _paths(folder: str, state: os.stat_result, endings: tuple[str, ...]) -> list[str]:
+    """Return the paths of one file, none or one."""
+    paths = [os.path.join(folder, entry) for entry in os.listdir(folder) if entry.endswith(endings)]
+    return [path for path in paths if os.path.samestat(os.lstat(path), state)]
+
+
+def _create(folder: str, name: str, maxsize: int) -> str:
+    """Make a queue's file, which has its name only when it is whole."""
+    path = names.file_of(folder, name, ".ring")
+    try:
+        rings.create(maxsize, f"{path}.new").define(_NAME, name.encode("utf-8", "surrogatepass"))
+    except MemoryError:
+        names.remove(f"{path}.new")
+        raise
+    os.rename(f"{path}.new", path)
+    return path
+
+
+def _attach(folder: str, path: str) -> tuple[Any, Hold]:
+    """Map a queue and hold it."""
+    descriptor = _open(path)
+    try:
+        alone = names.is_free(descriptor)
+        hold = Hold(folder, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    try:
+        return rings.attach(_open(path), alone=alone), hold
+    except QueueGone as error:
+        raise QueueGone(
+            f"{path} is no queue that this version of qmill can read ({error}); "
+            "`qmill queues` lists such files, and --remove removes them"
+        ) from None
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY)
+
+
+def _remove_leftovers(folder: str) -> None:
+    for entry in os.listdir(folder):
+        if entry.endswith(".ring"):
+            _remove_if_free(os.path.join(folder, entry))
+        elif entry.endswith(".ring.new"):
+            names.remove(os.path.join(folder, entry))
+
+
+def _remove_if_free(path: str) -> None:
+    if names.is_file_free(path):
+        os.unlink(path)
+
+
+def _check_portable(folder: str, name: str) -> None:
+    """Refuse a name that a broker has: there would be two queues, and nobody knew."""
+    if any(os.path.lexists(names.file_of(folder, name, end)) for end in (".live", ".queue")):
+        from . import named_broker
+
+        for found in named_broker.found_in(folder):
+            if found.name == name and found.state != ABANDONED:
+                raise ValueError(
+                    f"the queue {name!r} was made on the portable transport; "
+                    "set QMILL_TRANSPORT=portable in this program, too, or use another name"
+                )
+
+
+def _inspect(folder: str, entry: str) -> Found:
+    path = os.path.join(folder, entry)
+    is_kept = entry.endswith(".kept")
+    free = names.is_file_free(path)
+    state = OPEN if not free else SAVED if is_kept else ABANDONED
+    holders = () if free else _holders(path)
+    found = Found(entry.rpartition("-")[0], state, None, None, is_kept, holders, (entry,))
+    try:
+        ring = rings.attach(_open(path))
+        name = ring.fetch(_NAME).decode("utf-8", "surrogatepass")
+    except (QueueGone, OSError, KeyError):
+        return found
+    return found._replace(name=name, size=ring.size_hint(), maxsize=ring.maxsize)
+
+
+def _holders(path: str) -> tuple[int, ...]:
+    """Return the processes that have a file open, but this one."""
+    path = os.path.realpath(path)
+    pids = []
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or int(pid) == os.getpid():
+            continue
+        with suppress(OSError):  # it has ended, or is somebody else's
+            files = f"/proc/{pid}/fd"
+            if any(_target(f"{files}/{file}") == path for file in os.listdir(files)):
+                pids.append(int(pid))
+    return tuple(sorted(pids))
+
+
+def _target(link: str) -> str | None:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return None

@@ -1,0 +1,126 @@
+"""What of shared memory is mapped in this process, and how another one's is found.
+
+A pickle carries the queue's number and where a descriptor of its file is to be found: in the
+process that pickled it, under /proc. If that has ended, any other process of this user that has the
+file open does as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+from weakref import WeakValueDictionary
+
+from .._core._ring import Ring
+from ..errors import QueueGone
+from . import exits
+
+_rings: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
+"""By the queue's number."""
+
+_kept: set[Any] = set()
+"""Rings that stay mapped until this process ends, as a pickle of them may be anywhere."""
+
+
+def create(maxsize: int, path: str | None = None) -> Any:
+    """Make a queue in a new file.
+
+    Args:
+        maxsize: Its limit.
+        path: Where; None for a file without a name.
+
+    Raises:
+        MemoryError: There is no room for it.
+        FileExistsError: The path is taken.
+    """
+    number = os.urandom(16)
+    if path is None:
+        file = os.memfd_create(f"qmill-{number.hex()}", os.MFD_CLOEXEC)
+    else:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        ring = _rings[number] = Ring.create(file, maxsize, number)
+    except BaseException:
+        os.close(file)
+        raise
+    exits.hook_exit()
+    return ring
+
+
+def attach(file: int, number: bytes | None = None, alone: bool = False) -> Any:
+    """Map the queue in a file, whose descriptor is the ring's then.
+
+    Args:
+        file: A descriptor.
+        number: The queue that is expected there; None for any.
+        alone: Nobody else has it open, which the caller knows: it may come from another boot.
+
+    Raises:
+        QueueGone: It is not that queue, or none.
+    """
+    try:
+        ring = Ring.attach(file, number, alone)
+    except BaseException:
+        os.close(file)
+        raise
+    exits.hook_exit()
+    return _rings.setdefault(ring.uuid, ring)
+
+
+def open_file(path: str) -> int:
+    """Open a queue's file, and return the descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+
+
+def reduce_ring(ring: Any) -> Any:
+    """Return the pickle of a ring: how it is found."""
+    _kept.add(ring)
+    return attach_ring, whereabouts(ring)
+
+
+def whereabouts(ring: Any) -> tuple[bytes, int, int]:
+    """Return by what `find` finds a ring, as long as somebody has it open."""
+    return ring.uuid, os.getpid(), ring.fileno()
+
+
+def attach_ring(number: bytes, pid: int, file: int) -> Any:
+    """Return the ring of a pickle, and keep it.
+
+    Raises:
+        QueueGone: No process has it any more.
+    """
+    ring = find(number, pid, file)
+    _kept.add(ring)
+    return ring
+
+
+def find(number: bytes, pid: int, file: int) -> Any:
+    """Map a queue that another process has, or had."""
+    ring = _rings.get(number)
+    if ring is not None:
+        return ring
+    with contextlib.suppress(OSError, QueueGone):
+        return attach(open_file(f"/proc/{pid}/fd/{file}"), number)
+    wanted = f"/memfd:qmill-{number.hex()}"
+    for process in os.listdir("/proc"):
+        if not process.isdigit():
+            continue
+        folder = f"/proc/{process}/fd"
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            for name in os.listdir(folder):
+                path = f"{folder}/{name}"
+                with contextlib.suppress(OSError, QueueGone):
+                    if os.readlink(path).startswith(wanted):
+                        return attach(open_file(path), number)
+    raise QueueGone("no process has the queue any more")
+
+
+def leave() -> None:
+    """End this process's part in every queue: what it has taken counts as done."""
+    for ring in list(_rings.values()):
+        ring.leave()
+    _kept.clear()
+
+
+exits.leavers.append(leave)
