@@ -2,6 +2,7 @@
 
 import os
 import sys
+from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -9,9 +10,9 @@ from setuptools import Extension, setup
 required = os.environ.get("QMILL_REQUIRE_CORE") == "1"
 core = Extension(
     "qmill._core._ring",
-    ["src/qmill/_core/_ring.pyx", "src/qmill/_core/ring.c"],
-    depends=["src/qmill/_core/ring.h"],
-    extra_compile_args=["-O2", "-Wall", "-Wextra"],
+    ["src/qmill/_core/_ring.pyx", *sorted(glob("src/qmill/_core/[a-z]*.c"))],
+    depends=glob("src/qmill/_core/*.h"),
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
     optional=not required,
 )
 extensions = []

@@ -1,7 +1,7 @@
 """All sections, one after another, in one run.
 
 make bench                                        everything
-make bench ARGS="--only ints J1 M1 --repeat 5"    some tables
+make bench ARGS="--only Q1 J1 M1 --repeat 5"    some tables
 make bench ARGS="--peers qmill pebble"            some peers, beside the baselines
 """
 

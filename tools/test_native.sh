@@ -4,7 +4,7 @@
 set -eu
 
 how=${1:-full}
-here=$(cd "$(dirname "$0")/../tests/native" && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd)
 built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
 
@@ -12,7 +12,8 @@ build() { # FLAVOUR TEST FLAGS...
     flavour=$1
     test=$2
     shift 2
-    ${CC:-gcc} -std=c11 -Wall -Wextra -Werror -g -pthread "$@" "$here/$test.c" -o "$built/$test-$flavour"
+    ${CC:-gcc} -std=c11 -Wall -Wextra -Werror -g -pthread -DQMILL_POINTS "$@" \
+        "$root/tests/native/$test.c" "$root"/src/qmill/_core/[a-z]*.c -o "$built/$test-$flavour"
 }
 
 run() { # PROGRAM ARGUMENTS...

@@ -13,7 +13,10 @@ from tests.examples.programs import ROOT
 
 # The tables of each section, all of which have a row of qmill's.
 TABLES = {
-    "queues": ["ints", "dicts", "1 MiB bytes", "ping-pong", "ints between threads"],
+    "queues": [
+        *("Q1", "Q1 pinned", "Q2", "Q3", "Q4", "Q4b", "Q4c", "Q5", "Q6", "Q7", "Q7 main", "Q8"),
+        *("Q8 dicts", "threads", "queue start", "queue idle"),
+    ],
     "jobs": ["J1", "J2", "J2 fork", "J3", "idle", "million"],
     "maps": ["M1", "M2", "M3"],
     "command": ["C1", "C2"],
@@ -50,7 +53,7 @@ def test_every_workload_of_a_section_runs(section):
 
 
 def test_options_hold_for_all_sections():
-    told = measured("benchmarks", "--only", "ints", "J1", "--peers", "qmill.JobQueue.put")
+    told = measured("benchmarks", "--only", "Q1", "J1", "--peers", "qmill.JobQueue.put")
     assert [line for line in told.splitlines() if line.startswith("###")] == [
         "### J1 (no-op jobs submitted one by one and gathered, jobs/s)"
     ]

@@ -1,11 +1,19 @@
-/* What the native tests share: the core itself, so that they see its structs, checks, and an audit
+/* What the native tests share: the core's own header, so that they see its structs, checks, an audit
  * that walks the whole file and finds each block that is lost, used twice or counted wrongly. */
 #ifndef QMILL_TESTS_NATIVE_H
 #define QMILL_TESTS_NATIVE_H
 
-#include "../../src/qmill/_core/ring.c" /* NOLINT */
+#include "../../src/qmill/_core/core.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define HELPER __attribute__((unused)) static
 

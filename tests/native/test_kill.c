@@ -1,7 +1,6 @@
 /* Each operation is killed at each passing of each numbered point; whoever comes next finds a queue
  * that is whole. `test_kill quick` does a part of it, `test_kill sample` a small one; a name of an
  * operation behind that, only this one. */
-#define QMILL_POINTS
 #include "native.h"
 
 #define NUM_POINTS 64

@@ -1,9 +1,9 @@
 /* What a queue does while nobody is killed in the middle of it, and what once went wrong.
  * `test_ring NAME...` runs some of the tests, `test_ring quick` all of them with less of each. */
-#define QMILL_POINTS
 #include "native.h"
 
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 static int quick;
 

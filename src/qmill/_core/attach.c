@@ -1,0 +1,165 @@
+/* Making a queue in an empty file, and attaching to the one that is there. */
+#include "core.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static uint32_t abi(void) {
+    uint32_t order = 0x01020304;
+    uint8_t first;
+    memcpy(&first, &order, 1);
+    return (uint32_t)sizeof(void *) | (uint32_t)first << 8 | (uint32_t)sizeof(pthread_mutex_t) << 16;
+}
+
+static uint64_t pid_namespace(void) {
+    struct stat s;
+    return stat("/proc/self/ns/pid", &s) ? 0 : (uint64_t)s.st_ino;
+}
+
+static uint64_t header_bytes(void) { return (sizeof(struct header) + 4095) & ~UINT64_C(4095); }
+
+static q_status new_queue(int fd, q_queue **made) {
+    q_queue *q = calloc(1, sizeof *q);
+    if (!q) return Q_NO_MEMORY;
+    void *p = mmap(NULL, header_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        free(q);
+        return Q_NO_MEMORY;
+    }
+    q->h = p;
+    q->fd = fd;
+    q->pid = (uint64_t)getpid();
+    q->generation = fork_generation();
+    set(&q->bytes[0], header_bytes());
+    atomic_store(&q->base[0], p);
+    *made = q;
+    return Q_OK;
+}
+
+static int init_lock(struct lock *lock) {
+    pthread_mutexattr_t attributes;
+    if (pthread_mutexattr_init(&attributes)) return -1;
+    int error = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) ||
+                pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) ||
+                pthread_mutex_init(&lock->mutex, &attributes);
+    pthread_mutexattr_destroy(&attributes);
+    return error;
+}
+
+q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **made) {
+    if (reserve(fd, 0, header_bytes()) != Q_OK) return Q_NO_MEMORY;
+    q_queue *q;
+    q_status status = new_queue(fd, &q);
+    if (status != Q_OK) return status;
+    struct header *h = q->h;
+    h->version = VERSION;
+    h->abi = abi();
+    memcpy(h->uuid, uuid, 16);
+    h->uid = geteuid();
+    h->pid_namespace = pid_namespace();
+    h->maxsize = maxsize;
+    h->header_bytes = header_bytes();
+    set(&h->num_segments, 1);
+    set(&h->segments[0].size, header_bytes());
+    set(&h->segments[0].used, header_bytes());
+    set(&h->file_bytes, header_bytes());
+    set(&h->compact_at, 16);
+    set(&h->num_chunks, 1);
+    set(&h->num_slots, 1);
+    uint64_t chunk = 0;
+    if (init_lock(&h->put) || init_lock(&h->get) || init_lock(&h->allocate)) status = Q_SYSTEM;
+    if (status == Q_OK) status = take_part(q, 1);
+    if (status == Q_OK) status = allocate(q, CHUNK_BYTES - sizeof(struct block), &chunk, 1);
+    if (status != Q_OK) {
+        q->fd = -1; /* the caller's still */
+        q_detach(q);
+        return status;
+    }
+    struct block *b = block_at(q, chunk);
+    set(&b->state, BLOCK_CHUNK);
+    set(&h->tail_chunk, chunk);
+    set(&h->oldest_chunk, chunk);
+    chunk += sizeof(struct block);
+    set(&h->tail, chunk);
+    set(&h->cursor, chunk);
+    set(&h->oldest, chunk);
+    atomic_thread_fence(memory_order_release);
+    h->magic = MAGIC;
+    *made = q;
+    return Q_OK;
+}
+
+/* Whether a lock is one that `init_lock` made: glibc aborts over a mutex of a kind that cannot be. */
+static int is_lock(const struct lock *lock) {
+#ifdef __GLIBC__
+    struct lock made;
+    if (init_lock(&made)) return 0;
+    int same = lock->mutex.__data.__kind == made.mutex.__data.__kind;
+    pthread_mutex_destroy(&made.mutex);
+    return same;
+#else
+    return lock != NULL;
+#endif
+}
+
+/* Nobody else has the file open, and nobody in it is alive: it may come from another boot, or have
+ * been in another container, where its locks and processes mean nothing. What was planned in the
+ * journals is completed by whoever locks first, as always. */
+static q_status adopt(struct header *h) {
+    struct lock *locks[] = {&h->put, &h->get, &h->allocate};
+    for (int i = 0; i < 3; i++)
+        if (init_lock(locks[i])) return Q_SYSTEM;
+    for (uint32_t i = 1; i < MAX_SLOTS; i++) set(&h->slots[i].started, 1); /* dead: see is_dead */
+    h->pid_namespace = pid_namespace();
+    return Q_OK;
+}
+
+static q_status attach(int fd, const uint8_t *uuid, int alone, q_queue **made) {
+    struct stat file;
+    if (fstat(fd, &file)) return Q_SYSTEM;
+    if (!S_ISREG(file.st_mode) || file.st_uid != geteuid() ||
+        (uint64_t)file.st_size < header_bytes())
+        return Q_FOREIGN;
+    q_queue *q;
+    q_status status = new_queue(fd, &q);
+    if (status != Q_OK) return status;
+    struct header *h = q->h;
+    if (h->magic != MAGIC || h->version != VERSION || h->abi != abi() ||
+        h->header_bytes != header_bytes() || h->uid != geteuid() ||
+        (!alone && h->pid_namespace != pid_namespace()) || (uuid && memcmp(h->uuid, uuid, 16)) ||
+        !is_lock(&h->put) || !is_lock(&h->get) || !is_lock(&h->allocate)) {
+        q->fd = -1; /* the caller's still */
+        q_detach(q);
+        return Q_FOREIGN;
+    }
+    if (alone && (status = adopt(h)) != Q_OK) {
+        q->fd = -1;
+        q_detach(q);
+        return status;
+    }
+    *made = q;
+    return Q_OK;
+}
+
+q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
+    return attach(fd, uuid, 0, made);
+}
+
+q_status q_adopt(int fd, q_queue **made) { return attach(fd, NULL, 1, made); }
+
+void q_detach(q_queue *q) {
+    for (unsigned i = 0; i < MAX_SEGMENTS; i++) {
+        uint8_t *base = atomic_load(&q->base[i]);
+        if (base) munmap(base, get(&q->bytes[i]));
+    }
+    if (q->fd >= 0) close(q->fd);
+    free(q);
+}
+
+int q_fd(const q_queue *q) { return q->fd; }
+
+const uint8_t *q_uuid(const q_queue *q) { return q->h->uuid; }
+
+uint64_t q_maxsize(const q_queue *q) { return q->h->maxsize; }

@@ -1,0 +1,344 @@
+/* What the files of the core share: what is in the file, this process's side of it, and the short
+ * functions that every operation uses.
+ *
+ *   participants.c  processes and readers, what the dead held, who leaves
+ *   memory.c        segments, blocks, definitions
+ *   lock.c          locks and their journals, events
+ *   attach.c        making a queue, attaching to one
+ *   log.c           the chunks of records: reaping them
+ *   ring.c          putting and taking
+ *   leases.c        what is held, and settled later
+ *   whole.c         what needs both sides at rest
+ */
+#ifndef QMILL_CORE_H
+#define QMILL_CORE_H
+
+#define _GNU_SOURCE
+#include "ring.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#ifdef QMILL_POINTS
+#define POINT(number) (q_at_point ? q_at_point(number) : (void)0)
+#else
+#define POINT(number) ((void)0)
+#endif
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#define MAGIC UINT64_C(0x314c4c494d51)
+#define VERSION 1u
+#define CACHE_LINE 64
+#define MAX_SEGMENTS 1024
+#define MAX_SLOTS 4096
+#define NUM_CLASSES 42
+#define JOURNAL_ENTRIES 14
+#define POISON_DEATHS 3
+#define CHUNK_BYTES (UINT64_C(1) << 16)
+#define INLINE_MAX (UINT64_C(16) << 10)
+#define KEPT_FREE_BYTES (UINT64_C(8) << 20) /* of a class; what is beyond goes back to the system */
+
+/* -- what is in the file ------------------------------------------------------------------------
+ *
+ * An address is a segment's number and an offset in it: segments are mapped when first needed, and
+ * never move. Segment 0 is the header.
+ */
+
+typedef _Atomic uint64_t word;
+
+#define SEGMENT_SHIFT 40
+#define OFFSET_MASK ((UINT64_C(1) << SEGMENT_SHIFT) - 1)
+
+/* A change of several words under one lock. It happens when `number` is stored: before that there
+ * is nothing, after that whoever locks next completes it. So no process can leave half a change. */
+struct entry {
+    uint64_t address, value;
+};
+
+struct lock {
+    pthread_mutex_t mutex;
+    _Atomic uint32_t number; /* of entries that are to be applied; 0 between changes */
+    struct entry journal[JOURNAL_ENTRIES];
+} __attribute__((aligned(CACHE_LINE)));
+
+struct event {
+    _Atomic uint32_t sequence, waiters;
+} __attribute__((aligned(CACHE_LINE)));
+
+struct segment {
+    word offset, size, used;
+};
+
+enum { SLOT_FREE, SLOT_PROCESS, SLOT_READER, SLOT_LEFT };
+
+struct slot {
+    word kind_pid; /* kind | pid << 8 */
+    word started;  /* of the process, in ticks since boot */
+    word taken;    /* taken by get and not done */
+    word leases;
+    _Atomic uint32_t waiting;
+} __attribute__((aligned(CACHE_LINE)));
+
+struct header {
+    uint64_t magic;
+    uint32_t version, abi;
+    uint8_t uuid[16];
+    uint64_t uid, pid_namespace, maxsize, header_bytes;
+    word shut; /* 1 shut down */
+    word last_sweep_ns;
+
+    /* Producers: `tail` is where the next record goes, in the chunk `tail_chunk`. `num_records`
+     * publishes: records up to this count may be read by consumers. */
+    struct lock put;
+    word tail, tail_chunk, num_put, num_ends, definitions;
+    word num_records __attribute__((aligned(CACHE_LINE)));
+
+    /* Consumers: records before `cursor` were taken once; those before `oldest` are all finished.
+     * `num_gone` counts messages that do not wait any more; producers look at it for room. */
+    struct lock get;
+    word cursor, num_seen, num_ends_gone, num_leased, num_taken_extra, num_done, num_lost,
+        num_redelivered, num_poisoned, num_returned, num_set_aside, oldest, oldest_chunk,
+        num_chunks, compact_at, num_slots;
+    word num_gone __attribute__((aligned(CACHE_LINE)));
+
+    struct lock allocate;
+    word num_segments, file_bytes, bump;
+    word free_block[NUM_CLASSES], num_free[NUM_CLASSES];
+
+    struct event events[Q_NUM_EVENTS];
+    struct segment segments[MAX_SEGMENTS];
+    struct slot slots[MAX_SLOTS];
+};
+
+/* state: what | deaths << 8 | owner << 32. A record at or behind the cursor waits, whatever its
+ * state says (a killed taker may have marked it), unless that is WITHDRAWN. */
+enum { WAITING, LEASED, DONE, RETURNED, SET_ASIDE, WITHDRAWN };
+
+struct record {
+    uint32_t bytes; /* of all of it, a multiple of 8 */
+    uint32_t kind_size; /* kind << 24 | size of what follows */
+    word state; /* of a Q_LINK: the address of the next chunk */
+};
+
+struct large { /* what follows a Q_BLOCK record */
+    uint64_t block, size;
+};
+
+struct end { /* what follows a Q_END record, and then its tag */
+    uint64_t sender;
+};
+
+enum { BLOCK_FREE = 1, BLOCK_OWNED, BLOCK_QUEUED, BLOCK_CHUNK, BLOCK_DEFINITION };
+
+struct block {
+    uint64_t magic_class; /* MAGIC ^ class */
+    word state;           /* what | owner << 32 */
+    word next;            /* of a free one */
+    word punched;         /* its memory has been given back */
+    uint64_t reserved[4];
+};
+
+struct definition { /* what is in a BLOCK_DEFINITION, then key and data */
+    uint64_t next;
+    uint32_t key_size, reserved;
+    uint64_t size;
+};
+
+/* -- this process's side ------------------------------------------------------------------------ */
+
+struct q_queue {
+    struct header *h;
+    int fd;
+    uint32_t slot;       /* this process's; 0 before it has one */
+    uint32_t generation; /* of forks, when it got it */
+    uint64_t pid;
+    uint8_t *_Atomic base[MAX_SEGMENTS];
+    word bytes[MAX_SEGMENTS];
+};
+
+static inline uint64_t here(const q_queue *q, const volatile void *p) {
+    return (uint64_t)((const uint8_t *)p - (const uint8_t *)q->h);
+}
+
+static inline uint64_t get(const word *w) { return atomic_load_explicit(w, memory_order_acquire); }
+
+static inline void set(word *w, uint64_t value) {
+    atomic_store_explicit(w, value, memory_order_release);
+}
+
+/* A page that the kernel empties in a forked child; NULL until somebody looks. */
+extern _Atomic uint32_t *fork_page;
+extern _Atomic uint32_t fork_count;
+uint32_t new_fork_generation(void);
+
+static inline uint32_t fork_generation(void) {
+    /* Relaxed: only this process's own threads meet here, and a child begins with one. */
+    if (unlikely(!fork_page || !atomic_load_explicit(fork_page, memory_order_relaxed)))
+        return new_fork_generation();
+    return atomic_load_explicit(&fork_count, memory_order_relaxed);
+}
+
+/* -- addresses ---------------------------------------------------------------------------------- */
+
+int map_segment(q_queue *q, unsigned number);
+
+/* The memory at an address, or NULL: nothing in the file is trusted to be right. */
+static inline void *at(q_queue *q, uint64_t address, uint64_t bytes) {
+    uint64_t number = address >> SEGMENT_SHIFT, offset = address & OFFSET_MASK;
+    if (unlikely(number >= MAX_SEGMENTS)) return NULL;
+    uint8_t *base = atomic_load_explicit(&q->base[number], memory_order_acquire);
+    if (unlikely(!base)) {
+        if (map_segment(q, (unsigned)number) != 1) return NULL;
+        base = atomic_load(&q->base[number]);
+    }
+    uint64_t size = atomic_load_explicit(&q->bytes[number], memory_order_relaxed);
+    if (unlikely(offset > size || bytes > size - offset)) return NULL;
+    return base + offset;
+}
+
+static inline struct record *record_at(q_queue *q, uint64_t address) {
+    struct record *r = address % 8 ? NULL : at(q, address, sizeof *r);
+    if (unlikely(!r)) return NULL;
+    uint32_t bytes = r->bytes, size = r->kind_size & 0xffffff;
+    if (unlikely(bytes % 8 || bytes < sizeof *r || size > bytes - sizeof *r)) return NULL;
+    return at(q, address, bytes);
+}
+
+static inline uint32_t kind_of(const struct record *r) { return r->kind_size >> 24; }
+
+static inline struct block *block_at(q_queue *q, uint64_t address) {
+    struct block *b = address % CACHE_LINE ? NULL : at(q, address, sizeof *b);
+    if (unlikely(!b || (b->magic_class ^ MAGIC) >= NUM_CLASSES)) return NULL;
+    return b;
+}
+
+uint64_t class_bytes(unsigned number);
+q_status reserve(int fd, uint64_t offset, uint64_t bytes);
+q_status allocate(q_queue *q, uint64_t bytes, uint64_t *address, int patient);
+q_status release(q_queue *q, uint64_t address, int patient);
+void release_locked(q_queue *q, uint64_t address, struct block *b);
+void release_surely(q_queue *q, uint64_t address);
+
+/* -- locks and changes -------------------------------------------------------------------------- */
+
+struct change {
+    struct lock *lock;
+    uint32_t number;
+    word *words[JOURNAL_ENTRIES];
+};
+
+static inline void begin(struct change *c, struct lock *lock) {
+    c->lock = lock;
+    c->number = 0; /* and the words are not cleared: that would take as long as the rest */
+}
+
+static inline void plan(struct change *c, uint64_t address, word *w, uint64_t value) {
+    struct entry *e = &c->lock->journal[c->number];
+    e->address = address;
+    e->value = value;
+    c->words[c->number++] = w;
+}
+
+static inline void commit(struct change *c) {
+    POINT(1);
+    /* Pairs with the load in `recover`, and with those of everybody who reads the words. */
+    atomic_store_explicit(&c->lock->number, c->number, memory_order_release);
+    POINT(2);
+    for (uint32_t i = 0; i < c->number; i++) {
+        set(c->words[i], c->lock->journal[i].value);
+        POINT(3);
+    }
+    atomic_store_explicit(&c->lock->number, 0, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst); /* no entry of the next change is written before */
+    c->number = 0;
+    POINT(4);
+}
+
+#define PLAN(change, member, value) plan(change, here(q, &(member)), &(member), value)
+
+q_status take_held_lock(q_queue *q, struct lock *lock, int error, int patient);
+
+static inline void unlock(struct lock *lock) { pthread_mutex_unlock(&lock->mutex); }
+
+static inline q_status take_lock(q_queue *q, struct lock *lock, int patient) {
+    int error = pthread_mutex_trylock(&lock->mutex);
+    /* The journal tells what is to be done, not the mutex: who fails here, say for want of memory
+     * to map, leaves it to the next. */
+    if (likely(!error && !atomic_load_explicit(&lock->number, memory_order_acquire))) return Q_OK;
+    return take_held_lock(q, lock, error, patient);
+}
+
+q_status take_both(q_queue *q, int patient);
+void release_both(q_queue *q);
+
+/* -- waiting ------------------------------------------------------------------------------------ */
+
+void wake_sleepers(q_queue *q, q_event number, uint32_t waiters, uint64_t how_many);
+
+static inline void wake(q_queue *q, q_event number, uint64_t how_many) {
+    /* Full, and pairs with the increment in q_announce: either we see the sleeper, or it sees what
+     * we have just published. */
+#if defined(__x86_64__) || defined(__i386__)
+    atomic_signal_fence(memory_order_seq_cst); /* the unlock before was a locked instruction */
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+    uint32_t waiters = atomic_load_explicit(&q->h->events[number].waiters, memory_order_relaxed);
+    if (unlikely(waiters)) wake_sleepers(q, number, waiters, how_many);
+}
+
+/* -- who takes part ----------------------------------------------------------------------------- */
+
+q_status take_part(q_queue *q, int patient);
+q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot);
+q_status sweep(q_queue *q, int patient);
+
+#define TAKE_PART(q, patient)                                                                      \
+    do {                                                                                           \
+        if (unlikely(!(q)->slot || (q)->generation != fork_generation())) {                        \
+            q_status part = take_part(q, patient);                                                 \
+            if (part != Q_OK) return part;                                                         \
+        }                                                                                          \
+    } while (0)
+
+/* -- records ------------------------------------------------------------------------------------ */
+
+static inline uint64_t state_of(unsigned what, uint64_t deaths, uint32_t owner) {
+    return what | deaths << 8 | (uint64_t)owner << 32;
+}
+
+static inline unsigned what_of(uint64_t state) { return state & 0xff; }
+
+static inline uint64_t deaths_of(uint64_t state) { return state >> 8 & 0xff; }
+
+static inline uint32_t owner_of(uint64_t state) { return (uint32_t)(state >> 32); }
+
+/* The record at an address, or behind the link that is there, which *links counts. */
+static inline struct record *follow(q_queue *q, uint64_t *address, uint64_t *links) {
+    struct record *r = record_at(q, *address);
+    if (r && unlikely(kind_of(r) == Q_LINK)) {
+        *address = get(&r->state);
+        if (links) ++*links;
+        r = record_at(q, *address);
+        if (r && kind_of(r) == Q_LINK) return NULL; /* no chunk is empty */
+    }
+    return r;
+}
+
+void reap(q_queue *q);
+void compact(q_queue *q);
+q_status fill_item(q_queue *q, struct record *r, uint64_t address, uint32_t owner, q_item *item);
+q_status take_returned(q_queue *q, uint32_t reader, q_item *item);
+q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number);
+
+enum { CLOSED = 1, DIED, TAKEN }; /* what the mark of a slot means for what it holds */
+
+void settle(q_queue *q, const uint8_t *marked);
+void plan_done(q_queue *q, struct change *c, uint64_t number);
+void plan_block(q_queue *q, struct change *c, struct record *r, uint32_t owner, uint64_t *block);
+q_status find_leased(q_queue *q, uint64_t address, uint32_t owner, struct record **found);
+
+#endif

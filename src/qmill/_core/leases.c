@@ -1,0 +1,260 @@
+/* What is held: settled by a reader when it is done, by its end, or after its death. */
+#include "core.h"
+
+#include <limits.h>
+
+/* Under the get lock: whether the first thing that waits is an END, for which somebody may wait. */
+static int end_is_first(q_queue *q) {
+    struct header *h = q->h;
+    uint64_t address = get(&h->cursor);
+    if (get(&h->num_records) == get(&h->num_seen)) return 0;
+    struct record *r = follow(q, &address, NULL);
+    return r && kind_of(r) == Q_END;
+}
+
+uint64_t q_unfinished(const q_queue *q) {
+    uint64_t done = get(&q->h->num_done), put = get(&q->h->num_put);
+    return put - done;
+}
+
+/* Under the get lock: plan that messages are finished. `task_done` may have told of some before
+ * they were taken, so there may be fewer left. */
+void plan_done(q_queue *q, struct change *c, uint64_t number) {
+    uint64_t left = q_unfinished(q);
+    PLAN(c, q->h->num_done, get(&q->h->num_done) + (number < left ? number : left));
+}
+
+/* Under the get lock: plan what settles a leased record. */
+q_status find_leased(q_queue *q, uint64_t address, uint32_t owner, struct record **found) {
+    struct record *r = record_at(q, address);
+    if (!r) return Q_CORRUPT;
+    uint64_t state = get(&r->state);
+    if (what_of(state) != LEASED || owner_of(state) != owner) return Q_EMPTY;
+    *found = r;
+    return Q_OK;
+}
+
+void plan_block(q_queue *q, struct change *c, struct record *r, uint32_t owner,
+                       uint64_t *block) {
+    *block = 0;
+    if (kind_of(r) != Q_BLOCK) return;
+    const struct large *large = (const void *)(r + 1);
+    struct block *b = block_at(q, large->block);
+    if (!b) return;
+    *block = large->block;
+    plan(c, large->block + offsetof(struct block, state), &b->state,
+         BLOCK_OWNED | (uint64_t)owner << 32);
+}
+
+
+/* Under the get lock: a leased record waits again. */
+static void put_back(q_queue *q, struct record *r, uint64_t address, uint64_t deaths,
+                     uint32_t owner, int was_lease, int died) {
+    struct header *h = q->h;
+    struct slot *s = &h->slots[owner];
+    struct change c;
+    begin(&c, &h->get);
+    plan(&c, address + offsetof(struct record, state), &r->state, state_of(RETURNED, deaths, 0));
+    PLAN(&c, h->num_returned, get(&h->num_returned) + 1);
+    if (was_lease) {
+        PLAN(&c, s->leases, get(&s->leases) - 1);
+        PLAN(&c, h->num_leased, get(&h->num_leased) - 1);
+    } else if (get(&s->taken)) {
+        PLAN(&c, s->taken, get(&s->taken) - 1);
+    }
+    if (died)
+        PLAN(&c, h->num_redelivered, get(&h->num_redelivered) + 1);
+    else
+        PLAN(&c, h->num_taken_extra, get(&h->num_taken_extra) - 1);
+    PLAN(&c, h->num_gone, get(&h->num_gone) - 1);
+    commit(&c);
+}
+
+static q_status give_back(q_queue *q, uint32_t owner, uint64_t record, int was_lease, int patient) {
+    if (q->generation != fork_generation()) return Q_OK;
+    struct header *h = q->h;
+    q_status status = take_lock(q, &h->get, patient);
+    if (status != Q_OK) return status;
+    struct record *r;
+    status = find_leased(q, record, owner, &r);
+    if (status == Q_OK) put_back(q, r, record, deaths_of(get(&r->state)), owner, was_lease, 0);
+    unlock(&h->get);
+    if (status == Q_OK) wake(q, Q_ITEMS, 1);
+    return status;
+}
+
+q_status q_give_back(q_queue *q, const q_item *item, int patient) {
+    return give_back(q, item->owner, item->record, 0, patient);
+}
+
+/* -- leases ------------------------------------------------------------------------------------- */
+
+q_status q_reader_new(q_queue *q, uint32_t *reader, int patient) {
+    TAKE_PART(q, patient);
+    for (int has_swept = 0;; has_swept = 1) {
+        q_status status = take_lock(q, &q->h->get, patient);
+        if (status != Q_OK) return status;
+        status = new_slot(q, SLOT_READER, reader);
+        unlock(&q->h->get);
+        if (status != Q_NO_SLOT || has_swept) return status;
+        status = sweep(q, patient);
+        if (status != Q_OK) return status;
+    }
+}
+
+q_status q_reader_waits(q_queue *q, uint32_t reader, int waits) {
+    if (!reader || reader >= MAX_SLOTS) return Q_CORRUPT;
+    struct slot *s = &q->h->slots[reader];
+    if (q->generation != fork_generation() || get(&s->kind_pid) != (SLOT_READER | q->pid << 8))
+        return Q_OK; /* it is the parent's, or closed and another's by now */
+    uint32_t before = atomic_exchange(&s->waiting, (uint32_t)waits);
+    if (waits && !before && get(&s->leases)) wake(q, Q_ITEMS, INT_MAX); /* an END may be ready now */
+    return Q_OK;
+}
+
+/* Under the get lock. */
+static void lease_done(q_queue *q, struct record *r, uint64_t address, uint32_t reader,
+                       uint64_t *block) {
+    struct header *h = q->h;
+    struct slot *s = &h->slots[reader];
+    struct change c;
+    begin(&c, &h->get);
+    plan_block(q, &c, r, q->slot, block);
+    plan(&c, address + offsetof(struct record, state), &r->state, DONE);
+    PLAN(&c, s->leases, get(&s->leases) - 1);
+    PLAN(&c, h->num_leased, get(&h->num_leased) - 1);
+    plan_done(q, &c, 1);
+    commit(&c);
+}
+
+q_status q_lease_done(q_queue *q, uint32_t reader, uint64_t record, int patient) {
+    if (q->generation != fork_generation()) return Q_OK;
+    struct header *h = q->h;
+    q_status status = take_lock(q, &h->get, patient);
+    if (status != Q_OK) return status;
+    struct record *r;
+    uint64_t block = 0;
+    int end_waits = 0;
+    status = find_leased(q, record, reader, &r);
+    if (status == Q_OK) {
+        lease_done(q, r, record, reader, &block);
+        end_waits = end_is_first(q);
+    }
+    unlock(&h->get);
+    if (block) release_surely(q, block);
+    if (end_waits) wake(q, Q_ITEMS, INT_MAX);
+    if (status == Q_OK && !q_unfinished(q)) wake(q, Q_IDLE, INT_MAX);
+    return status == Q_EMPTY ? Q_OK : status;
+}
+
+q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int patient) {
+    q_status status = give_back(q, reader, record, 1, patient);
+    return status == Q_EMPTY ? Q_OK : status;
+}
+
+/* Under the get lock: the next record from an address on that is leased to a reader whose slot is
+ * marked, or NULL at the cursor. */
+static struct record *next_leased(q_queue *q, uint64_t *address, const uint8_t *marked) {
+    uint64_t cursor = get(&q->h->cursor);
+    while (*address != cursor) {
+        struct record *r = record_at(q, *address);
+        if (!r) return NULL;
+        if (kind_of(r) == Q_LINK) {
+            *address = get(&r->state);
+            continue;
+        }
+        uint64_t state = get(&r->state);
+        if (what_of(state) == LEASED && owner_of(state) < MAX_SLOTS && marked[owner_of(state)])
+            return r;
+        *address += r->bytes;
+    }
+    return NULL;
+}
+
+/* Under the get lock: settle all that the marked slots hold. */
+void settle(q_queue *q, const uint8_t *marked) {
+    struct header *h = q->h;
+    uint64_t address = get(&h->oldest);
+    struct record *r;
+    while ((r = next_leased(q, &address, marked))) {
+        uint64_t state = get(&r->state), block = 0, deaths = deaths_of(state) + 1;
+        uint32_t owner = owner_of(state);
+        if (marked[owner] == CLOSED) {
+            lease_done(q, r, address, owner, &block);
+        } else if (marked[owner] == TAKEN) { /* its `taken` has it, and is settled by its slot */
+            struct change c;
+            begin(&c, &h->get);
+            plan_block(q, &c, r, owner, &block);
+            plan(&c, address + offsetof(struct record, state), &r->state, DONE);
+            commit(&c);
+            block = 0; /* freed with all that the slot owns, when its process is dead */
+        } else if (deaths < POISON_DEATHS) {
+            put_back(q, r, address, deaths, owner, 1, 1);
+        } else {
+            struct slot *s = &h->slots[owner];
+            struct change c;
+            begin(&c, &h->get);
+            plan(&c, address + offsetof(struct record, state), &r->state,
+                 state_of(SET_ASIDE, deaths, 0));
+            PLAN(&c, s->leases, get(&s->leases) - 1);
+            PLAN(&c, h->num_leased, get(&h->num_leased) - 1);
+            PLAN(&c, h->num_poisoned, get(&h->num_poisoned) + 1);
+            PLAN(&c, h->num_set_aside, get(&h->num_set_aside) + 1);
+            plan_done(q, &c, 1);
+            commit(&c);
+        }
+        if (block) release_surely(q, block);
+        POINT(40);
+    }
+}
+
+q_status q_reader_close(q_queue *q, uint32_t reader, int patient) {
+    if (q->generation != fork_generation() || !reader || reader >= MAX_SLOTS) return Q_OK;
+    struct header *h = q->h;
+    q_status status = take_lock(q, &h->get, patient);
+    if (status != Q_OK) return status;
+    struct slot *s = &h->slots[reader];
+    if (get(&s->kind_pid) == (SLOT_READER | q->pid << 8)) {
+        if (get(&s->leases)) {
+            uint8_t marked[MAX_SLOTS] = {0};
+            marked[reader] = CLOSED;
+            settle(q, marked);
+        }
+        struct change c;
+        begin(&c, &h->get);
+        PLAN(&c, s->kind_pid, SLOT_FREE);
+        commit(&c);
+    }
+    unlock(&h->get);
+    wake(q, Q_ITEMS, INT_MAX);
+    if (!q_unfinished(q)) wake(q, Q_IDLE, INT_MAX);
+    return Q_OK;
+}
+
+q_status q_take_poisoned(q_queue *q, q_item *item, int patient) {
+    TAKE_PART(q, patient);
+    struct header *h = q->h;
+    q_status status = take_lock(q, &h->get, patient);
+    if (status != Q_OK) return status;
+    status = Q_EMPTY;
+    if (get(&h->num_set_aside)) {
+        uint64_t address = get(&h->oldest), cursor = get(&h->cursor);
+        struct record *r;
+        while (address != cursor && (r = follow(q, &address, NULL)) && address != cursor) {
+            if (what_of(get(&r->state)) == SET_ASIDE) {
+                status = fill_item(q, r, address, q->slot, item);
+                if (status != Q_OK) break;
+                struct change c;
+                begin(&c, &h->get);
+                plan(&c, address + offsetof(struct record, state), &r->state,
+                     state_of(LEASED, 0, q->slot));
+                PLAN(&c, h->num_set_aside, get(&h->num_set_aside) - 1);
+                commit(&c);
+                break;
+            }
+            address += r->bytes;
+        }
+    }
+    unlock(&h->get);
+    return status;
+}
