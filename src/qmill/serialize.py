@@ -30,14 +30,25 @@ import re
 import struct
 import sys
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import SerializationError
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, Protocol
+
+    class Imports(Protocol):
+        """Where a reader finds definitions."""
+
+        def fetch(self, key: bytes) -> bytes:
+            """Return a packed definition, or raise KeyError."""
+
+        def keep(self, key: bytes, built: Any) -> None:
+            """Keep a definition alive that has been built, so that it is fetched once."""
+
 
 OUT_OF_BAND_BYTES = 1 << 14
 """Buffers of this size and more travel beside the pickle."""
@@ -84,16 +95,6 @@ class Exports:
         self._done.update(keys)
         for key in keys:
             self.pending.pop(key, None)
-
-
-class Imports(Protocol):
-    """Where a reader finds definitions."""
-
-    def fetch(self, key: bytes) -> bytes:
-        """Return a packed definition, or raise KeyError."""
-
-    def keep(self, key: bytes, built: Any) -> None:
-        """Keep a definition alive that has been built, so that it is fetched once."""
 
 
 # -- packing -----------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ HOOKS = {"job_queue", "mapping"}
 FORBIDDEN = {"sleep", "time"}
 
 # What a program that only needs a queue should not pay for.
-HEAVY = ["cloudpickle", "dataclasses", "concurrent.futures", "qmill.observe"]
+HEAVY = ["typing", "cloudpickle", "dataclasses", "concurrent.futures", "qmill.observe"]
 
 
 class Import(NamedTuple):

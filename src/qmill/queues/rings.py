@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
 from weakref import WeakValueDictionary
 
 from .._core._ring import Ring
 from ..errors import QueueGone
 from . import exits
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
+if TYPE_CHECKING:
+    from typing import Any
 
 _rings: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
 """By the queue's number."""

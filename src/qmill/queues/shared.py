@@ -7,13 +7,13 @@ one in the folder of the named queues. It is gone when the last process that has
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from . import rings
 from .base import Queue, Reader, check_maxsize, check_name
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from .base import Statistics
     from .named_file import Hold
