@@ -639,23 +639,25 @@ cdef class Ring:
 
     cdef object _load(self, q_item *item, bint finish):
         """Rebuild what `serialize` has packed; its large buffers stay where they are."""
-        cdef const uint8_t *data = <const uint8_t *>item.data
-        cdef Block block
         cdef bytearray copy
         if item.kind == Q_BLOCK and finish:
-            self._finish(item)
-            block = Block()
-            block.ring = self
-            block.address = item.block
-            block.data = <void *>item.data
-            block.size = item.size
-            block.generation = q_fork_generation()
-            return serialize.loads(memoryview(block), self)
+            return serialize.loads(self._own(item), self)
         copy = bytearray(item.size)
-        memcpy(<char *>copy, data, item.size)
+        memcpy(<char *>copy, item.data, item.size)
         if finish:
             self._finish(item)
         return serialize.loads(copy, self)
+
+    cdef object _own(self, q_item *item):
+        """Finish a large record, and return its memory, which is this process's own then."""
+        cdef Block block = Block()
+        self._finish(item)
+        block.ring = self
+        block.address = item.block
+        block.data = <void *>item.data
+        block.size = item.size
+        block.generation = q_fork_generation()
+        return memoryview(block)
 
     cdef int _finish(self, q_item *item, bint frees=False) except -1:
         cdef q_status status = q_done(self.q, item, 0)
@@ -805,6 +807,27 @@ cdef class Ring:
         if status != Q_OK:
             _fail(status)
         return [self._unpack(&item)]
+
+    # -- bytes -------------------------------------------------------------------------------------
+
+    def put_parts(self, list parts):
+        """Put bytes as they are: these parts, one after another."""
+        self._put_parts(parts, 0.0)
+
+    def take_bytes(self):
+        """Take, without waiting, what `put_parts` has put: memory of this process's own."""
+        cdef q_item item
+        cdef size_t number = 0
+        cdef bytearray copy
+        self._take(0, &item, 1, &number, 0.0)
+        if not number:
+            raise Empty
+        if item.kind == Q_BLOCK:
+            return self._own(&item)
+        copy = bytearray(item.size)
+        memcpy(<char *>copy, item.data, item.size)
+        self._finish(&item)
+        return memoryview(copy)
 
     # -- finishing and counting --------------------------------------------------------------------
 

@@ -14,9 +14,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from .. import processes, serialize
+from ..errors import Empty, QueueGone
 from ..queues import wire
 from . import _packets as packets
 from . import _worker
+from ._beside import Inbox, Outbox
 
 if TYPE_CHECKING:
     from ..jobs.job import Job
@@ -52,7 +54,8 @@ class Link:
         self.name = settings.name
         self.known = set(settings.inherited)
         self.num_definitions = 0
-        self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, content of a file
+        self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, what goes beside
+        self._outbox, self._inbox = Outbox(), Inbox()
         self._data = b""  # the beginning of a record
         self._files: deque[int] = deque()  # descriptors that came with records
         # Not under `fork_lock`: a forked worker would have it locked for ever.
@@ -107,8 +110,12 @@ class Link:
             while outgoing:
                 _, head, beside = outgoing[0]
                 if beside is not None:
-                    self._push_file(head, beside)
-                    outgoing.popleft()
+                    ticket = self._outbox.put([beside], self._tell_memory)
+                    if ticket is None:
+                        self._push_file(head, beside)
+                        outgoing.popleft()
+                    else:
+                        outgoing[0] = outgoing[0][0], packets.shared(head, ticket), None
                     continue
                 heads = [head for _, head, _ in itertools.takewhile(_is_inline, outgoing)]
                 sent = self.channel.send(b"".join(heads), socket.MSG_DONTWAIT)
@@ -123,6 +130,10 @@ class Link:
             pass
         except ConnectionError:  # it has died, which its sentinel tells
             outgoing.clear()
+
+    def _tell_memory(self, descriptor: int) -> None:
+        head = packets.message(packets.MEMORY, 0, 0)
+        socket.send_fds(self.channel, [head], [descriptor], socket.MSG_DONTWAIT)
 
     def _push_file(self, head: bytes, data: bytes | bytearray) -> None:
         with wire.fork_lock:
@@ -181,7 +192,7 @@ class Link:
         unpack = packets.RECORD.unpack_from
         while start + head_bytes <= end:
             kind, number, started, ended, size = unpack(data, start)
-            if size > packets.BESIDE_BYTES or kind & packets.KIND > packets.NOT_READY:
+            if size > packets.BESIDE_BYTES or kind & packets.KIND > packets.SENT_MEMORY:
                 raise GarbledError(f"a record of kind {kind} and {size} bytes")
             body = start + head_bytes
             start = body + size
@@ -194,14 +205,33 @@ class Link:
                     raise GarbledError("a record without its file")
                 payload = packets.read_file(self._files.popleft())
                 kind &= ~packets.BESIDE
+            elif kind & packets.SHARED:
+                payload = self._take_shared(payload)
+                kind &= ~packets.SHARED
+            elif kind == packets.SENT_MEMORY:
+                self._open_inbox()
+                continue
             records.append((kind, number, started, ended, payload))
         self._data = data[start:]
         return records
+
+    def _open_inbox(self) -> None:
+        try:
+            self._inbox.open(self._files.popleft())
+        except (IndexError, QueueGone) as error:
+            raise GarbledError(f"shared memory that is none: {error!r}") from None
+
+    def _take_shared(self, ticket: bytes) -> memoryview:
+        try:
+            return self._inbox.take(ticket)
+        except (AttributeError, Empty, RuntimeError) as error:
+            raise GarbledError(f"a record without its payload: {error!r}") from None
 
     # -- its end -------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close everything; the process has ended."""
+        self._forget_memory()
         self._permits.close()
         self._permits_there.close()
         self.process.close()
@@ -210,9 +240,14 @@ class Link:
 
     def forget_in_child(self) -> None:
         """A forked child has no part in its parent's workers."""
+        self._forget_memory()
         self._permits.close()
         self._permits_there.close()
         self.process.forget_in_child()
+
+    def _forget_memory(self) -> None:
+        """Let go of shared memory; results that lie in it keep it as long as they live."""
+        self._outbox, self._inbox = Outbox(), Inbox()
 
 
 def _is_inline(item: tuple[int, bytes, Any]) -> bool:

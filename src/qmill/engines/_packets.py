@@ -8,7 +8,8 @@ A worker may begin a job when it has taken its permit, 8 bytes that the engine c
 as the worker has not. So the job itself need not be taken back: one whose permit does not come is
 dropped when the next one's does.
 
-What is larger than `BESIDE_BYTES` goes in a nameless file, whose descriptor travels on the channel.
+What is larger than `BESIDE_BYTES` goes beside the channel: through shared memory (`_beside`), or in
+a nameless file, whose descriptor travels on the channel.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 MESSAGE = struct.Struct("<BIQI")
 """Kind, number of the function (0: it comes with the arguments), id of the job, bytes to follow."""
 
-JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE = range(6)
+JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, MEMORY = range(7)
 """Arguments of a job; those of a chunk; a packed function; its end; a key and what it defines;
-messages, in a file."""
+messages, in a file; the shared memory through which large ones come."""
 
 PERMIT = struct.Struct("<Q")
 """The id of the job that may begin; 0 tells the worker to end."""
@@ -36,11 +37,12 @@ PERMIT = struct.Struct("<Q")
 RECORD = struct.Struct("<BQddI")
 """Kind, id of the job, moments of its start and end in seconds, bytes that follow."""
 
-READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY = range(7)
+READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY = range(8)
 
 BESIDE = 0x80  # of a kind: what belongs to it is in a file of its own
 SPENT = 0x40  # of a record's kind: the worker has grown too large and is to be replaced
-KIND = 0x3F
+SHARED = 0x20  # of a kind: what belongs to it is in shared memory
+KIND = 0x1F
 
 BESIDE_BYTES = 1 << 16
 CONTROL_BYTES = 1 << 12  # messages that are no jobs go as a bundle if they are more
@@ -74,3 +76,9 @@ def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 def message(kind: int, function: int, job: int, *parts: Blob) -> bytes:
     """Lay out a message."""
     return MESSAGE.pack(kind, function, job, sum(map(len, parts))) + b"".join(parts)
+
+
+def shared(head: bytes, ticket: bytes) -> bytes:
+    """Turn the head of a message that has a file into one whose payload is in shared memory."""
+    kind, function, job, _ = MESSAGE.unpack(head)
+    return message(kind & ~BESIDE | SHARED, function, job, ticket)

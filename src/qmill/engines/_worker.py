@@ -22,6 +22,7 @@ from .._explain import describe
 from ..queues import wire
 from ..workers import exit_code, let_go
 from . import _packets as packets
+from ._beside import Inbox, Outbox
 from .base import call_chunk
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class _Worker:
         self._jobs: deque[_Job] = deque()  # those that have come
         self._stream = bytearray()  # of the channel, the beginning of a message
         self._files: deque[int] = deque()
+        self._outbox, self._inbox = Outbox(), Inbox()
         self._functions: dict[int, Callable[..., Any]] = {}
         self._packed: dict[int, bytes] = {}  # functions that no job has called yet
         self._definitions: dict[bytes, bytes] = {}
@@ -109,6 +111,7 @@ class _Worker:
         """A job's own child may log, too; another thread may have held the lock."""
         self._sending = threading.RLock()
         self._records = []
+        self._outbox.forget_in_child()
 
     # -- definitions: what serialize wants to know ---------------------------------------------
 
@@ -176,6 +179,9 @@ class _Worker:
             if kind & packets.BESIDE:
                 payload = packets.read_file(self._files.popleft())
                 kind &= packets.KIND
+            elif kind & packets.SHARED:
+                payload = self._inbox.take(bytes(payload))
+                kind &= packets.KIND
             if kind in (packets.JOB, packets.CHUNK):
                 self._jobs.append((kind, job, function, payload))
             else:
@@ -185,6 +191,8 @@ class _Worker:
     def _learn(self, kind: int, function: int, payload: memoryview) -> None:
         if kind == packets.BUNDLE:
             self._take_messages(payload)
+        elif kind == packets.MEMORY:
+            self._inbox.open(self._files.popleft())
         elif kind == packets.FUNCTION:
             self._packed[function] = bytes(payload)
         elif kind == packets.FORGET:
@@ -305,12 +313,21 @@ class _Worker:
             record = packets.RECORD.pack(kind, job, started, ended, size) + b"".join(parts)
             self._channel.sendall(record)
             return
+        ticket = self._outbox.put(parts, self._tell_memory)
+        if ticket is not None:
+            head = packets.RECORD.pack(kind | packets.SHARED, job, started, ended, len(ticket))
+            self._channel.sendall(head + ticket)
+            return
         descriptor = wire.write_file(parts)
         try:
             head = packets.RECORD.pack(kind | packets.BESIDE, job, started, ended, 0)
             socket.send_fds(self._channel, [head], [descriptor])
         finally:
             os.close(descriptor)
+
+    def _tell_memory(self, descriptor: int) -> None:
+        head = packets.RECORD.pack(packets.SENT_MEMORY, 0, 0.0, 0.0, 0)
+        socket.send_fds(self._channel, [head], [descriptor])
 
 
 def _end_now(code: int) -> Any:

@@ -1,0 +1,92 @@
+"""What is too large for a channel, through shared memory: one way between two processes.
+
+The one who sends makes a ring, whose file goes over the channel once; then each payload is put into
+it, and a message on the channel says which one it is. The pages are used again and again, where a
+file for each payload would have to get new ones. Where there is no native core, or no memory, the
+caller sends a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TICKET = struct.Struct("<I")
+
+_LARGEST_BYTES = 1 << 24
+"""What is larger has a file of its own: a ring keeps some of the memory that it once needed."""
+
+
+class Outbox:
+    """The end that sends."""
+
+    def __init__(self) -> None:
+        self._ring: Any = None
+        self._is_known = False  # whether the other side has been told of the ring
+        self._can_share = _core.why_not() is None
+        self._numbers = itertools.cycle(range(1 << 32))
+
+    def put(self, parts: list[Any], tell: Callable[[int], None]) -> bytes | None:
+        """Put a payload; return what the message says of it, or None if it has to go in a file.
+
+        Args:
+            parts: Bytes-like.
+            tell: Called once, with a descriptor that is to be sent; it may raise, and is then
+                called again.
+        """
+        if not self._can_share or sum(map(len, parts)) > _LARGEST_BYTES:
+            return None
+        ticket = _TICKET.pack(next(self._numbers))
+        try:
+            if self._ring is None:
+                from ..queues import rings
+
+                self._ring = rings.create(0)
+            if not self._is_known:
+                tell(self._ring.fileno())
+                self._is_known = True
+            self._ring.put_parts([*parts, ticket])
+        except MemoryError:
+            return None
+        return ticket
+
+    def forget_in_child(self) -> None:
+        """Send files from now on: the ring is in step with one process's messages, the parent's."""
+        self._ring = None
+        self._can_share = False
+
+
+class Inbox:
+    """The end that receives."""
+
+    def __init__(self) -> None:
+        self._ring: Any = None
+
+    def open(self, descriptor: int) -> None:
+        """Open the ring that the other side has sent; the descriptor is this one's then.
+
+        Raises:
+            QueueGone: It is none.
+        """
+        from ..queues import rings
+
+        self._ring = rings.attach(descriptor)
+
+    def take(self, ticket: bytes) -> memoryview:
+        """Return a payload: memory of this process's own.
+
+        One whose message was never sent, since a signal came between, is left out.
+
+        Raises:
+            Empty: There is none.
+        """
+        while True:
+            taken: memoryview = self._ring.take_bytes()
+            if taken[-_TICKET.size :] == ticket:
+                return taken[: -_TICKET.size]

@@ -1,0 +1,81 @@
+"""What is too large for a worker's channel goes through shared memory, or says that it cannot."""
+
+from __future__ import annotations
+
+import os
+
+import numpy
+import pytest
+
+import qmill
+from qmill.engines import _beside
+from qmill.engines._beside import Inbox, Outbox
+
+pytestmark = pytest.mark.skipif(
+    not qmill.core_info()["core"], reason="there is no native core: all goes in files"
+)
+
+LARGE = bytes(range(256)) * 400
+
+
+@pytest.fixture
+def ends():
+    """Both ends of one way, and how often the ring's file was sent."""
+    outbox, inbox = Outbox(), Inbox()
+    told = []
+
+    def tell(descriptor):
+        told.append(descriptor)
+        inbox.open(os.dup(descriptor))
+
+    return outbox, inbox, tell, told
+
+
+def test_payloads_arrive_in_order_and_the_file_is_sent_once(ends):
+    outbox, inbox, tell, told = ends
+    tickets = [outbox.put([LARGE, bytes([number])], tell) for number in range(20)]
+    for number, ticket in enumerate(tickets):
+        assert inbox.take(ticket) == LARGE + bytes([number])
+    assert len(told) == 1
+
+
+def test_what_has_arrived_may_be_written_and_outlives_both_ends():
+    outbox, inbox = Outbox(), Inbox()
+    ticket = outbox.put([LARGE], lambda descriptor: inbox.open(os.dup(descriptor)))
+    array = numpy.frombuffer(inbox.take(ticket), dtype=numpy.uint8)
+    del outbox, inbox
+    array[:] = 7
+    assert (array == 7).all()
+
+
+def test_a_payload_whose_message_was_never_sent_is_left_out(ends):
+    outbox, inbox, tell, _ = ends
+    outbox.put([b"never told of", LARGE], tell)
+    ticket = outbox.put([b"told of", LARGE], tell)
+    assert inbox.take(ticket) == b"told of" + LARGE
+
+
+def test_a_ticket_of_nothing_is_an_error(ends):
+    outbox, inbox, tell, _ = ends
+    outbox.put([LARGE], tell)
+    with pytest.raises(qmill.Empty):
+        inbox.take(b"none")
+
+
+def test_the_largest_and_a_forked_childs_go_in_files(ends):
+    outbox, _, tell, told = ends
+    assert outbox.put([bytes(_beside._LARGEST_BYTES), b"one more"], tell) is None
+    outbox.forget_in_child()
+    assert outbox.put([LARGE], tell) is None
+    assert told == []
+
+
+def test_a_channel_that_takes_nothing_now_is_told_again(ends):
+    outbox, inbox, tell, _ = ends
+
+    def full(descriptor):
+        raise BlockingIOError
+
+    with pytest.raises(BlockingIOError):
+        outbox.put([LARGE], full)
+    assert inbox.take(outbox.put([LARGE], tell)) == LARGE
