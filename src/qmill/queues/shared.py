@@ -16,13 +16,13 @@ import uuid
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from .._core._ring import Ring
+from .._core._ring import Messages, Ring
 from ..errors import QueueGone
 from . import exits
 from .base import Queue, Reader, check_maxsize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from .base import Statistics
 
@@ -78,6 +78,7 @@ class SharedQueue(Queue):
         if type(self) is SharedQueue:  # a subclass may have methods of its own
             # A method of the ring is called at once, and not through one of ours.
             self.__dict__.update((name, getattr(ring, name)) for name in _FAST)
+            self.__dict__["_put_message"] = ring.put_message
 
     def __reduce__(self) -> Any:
         self._check_open()
@@ -88,7 +89,7 @@ class SharedQueue(Queue):
 
     def close(self) -> None:
         self._closed = True
-        for name in _FAST:
+        for name in (*_FAST, "_put_message"):
             self.__dict__.pop(name, None)
 
     @property
@@ -166,6 +167,14 @@ class SharedQueue(Queue):
 
     def _reader(self) -> Reader:
         return _SharedReader(self._open_ring)
+
+    def _put_message(
+        self, data: Any, kind: object, order: object, block: bool, timeout: float | None
+    ) -> bool:
+        return bool(self._open_ring.put_message(data, kind, order, block, timeout))
+
+    def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any]:
+        return Messages(self._open_ring, cls, slots)
 
 
 class _SharedReader(Reader):
