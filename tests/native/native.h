@@ -102,7 +102,7 @@ HELPER q_status try_put(q_queue *q, uint64_t size, uint32_t producer, uint32_t n
         fill(data, size, producer, number);
         return q_put(q, data, size, 1);
     }
-    q_message message = {NULL, size, 0};
+    q_message message = {NULL, size, 0, NULL, 0};
     void *data;
     q_status status;
     PATIENTLY(status, q_block_new(q, size, &message.block, &data, 1));

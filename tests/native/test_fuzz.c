@@ -110,7 +110,7 @@ static void call_everything(int fd) {
         q_put(q, data, 40, 0);
         q_put(q, data, 16000, 0);
         if (q_block_new(q, 20000, &block, &room, 0) == Q_OK) {
-            q_message message = {NULL, 20000, block};
+            q_message message = {NULL, 20000, block, NULL, 0};
             memset(room, 1, 20000);
             if (q_put_many(q, &message, 1, &done, 0) != Q_OK) q_block_free(q, block, 0);
         }

@@ -44,7 +44,7 @@ static void batch(q_queue *q, size_t number, uint64_t size, uint64_t large_each)
     static uint8_t data[32][BIG];
     q_message messages[32];
     for (size_t i = 0; i < number; i++) {
-        messages[i] = (q_message){data[i], size, 0};
+        messages[i] = (q_message){data[i], size, 0, NULL, 0};
         if (large_each && i % large_each == 0) {
             void *into;
             messages[i].size = LARGE;

@@ -82,6 +82,9 @@ cdef extern from "ring.h" nogil:
     ctypedef struct q_message:
         const void *data
         uint64_t size, block
+        const void *head
+        uint64_t head_size
+    void q_block_write(q_queue *, uint64_t, uint64_t, const void *, uint64_t)
     q_status q_create(int, uint64_t, const uint8_t *, q_queue **)
     q_status q_attach(int, const uint8_t *, q_queue **)
     void q_detach(q_queue *)
@@ -391,24 +394,23 @@ cdef class Ring:
 
     cdef int _put_tagged(self, uint8_t tag, const char *data, Py_ssize_t size, uint8_t *prefix,
                          Py_ssize_t before, object wait) except -1:
-        """Put what is copied as it is."""
-        cdef bytes whole
+        """Put what is copied as it is; `prefix` has room for the tag."""
         cdef q_message message
-        cdef uint8_t *into
-        cdef Py_ssize_t bytes_ = before + 1 + size
-        if <uint64_t>bytes_ <= q_inline_max():
-            whole = PyBytes_FromStringAndSize(NULL, bytes_)
-            into = <uint8_t *>PyBytes_AS_STRING(whole)
-            memcpy(into, prefix, before)
-            into[before] = tag
-            memcpy(into + before + 1, data, size)
-            return self._put_bytes(into, bytes_, wait)
-        into = self._new_block(bytes_, &message)
+        prefix[before] = tag
+        before += 1
+        if <uint64_t>(before + size) <= q_inline_max():
+            message.head = prefix
+            message.head_size = before
+            message.data = data
+            message.size = size
+            message.block = 0
+            self._put_messages(&message, 1, wait)
+            return 0
+        self._new_block(before + size, &message)
         try:
             with nogil:
-                memcpy(into, prefix, before)
-                into[before] = tag
-                memcpy(into + before + 1, data, size)
+                q_block_write(self.q, message.block, 0, prefix, before)
+                q_block_write(self.q, message.block, before, data, size)
             self._put_messages(&message, 1, wait)
         except BaseException:
             self._drop_block(&message)
@@ -420,6 +422,7 @@ cdef class Ring:
         message.data = data
         message.size = size
         message.block = 0
+        message.head_size = 0
         self._put_messages(&message, 1, wait)
         return 0
 
@@ -438,7 +441,7 @@ cdef class Ring:
         cdef Py_ssize_t size = 0, at = 0
         cdef Py_buffer view
         cdef bytes whole
-        cdef uint8_t *into
+        message.head_size = 0
         for part in parts:
             size += len(part) if type(part) is not memoryview else part.nbytes
         if <uint64_t>size <= q_inline_max():
@@ -447,13 +450,13 @@ cdef class Ring:
             message.size = size
             message.block = 0
             return whole
-        into = self._new_block(size, message)
+        self._new_block(size, message)
         try:
             for part in parts:
                 PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
                 try:
                     with nogil:
-                        memcpy(into + at, view.buf, view.len)
+                        q_block_write(self.q, message.block, at, view.buf, view.len)
                     at += view.len
                 finally:
                     PyBuffer_Release(&view)
@@ -462,7 +465,7 @@ cdef class Ring:
             raise
         return b""
 
-    cdef uint8_t *_new_block(self, uint64_t size, q_message *message) except NULL:
+    cdef int _new_block(self, uint64_t size, q_message *message) except -1:
         cdef q_status status = Q_BUSY
         cdef void *data = NULL
         message.data = NULL
@@ -475,7 +478,7 @@ cdef class Ring:
         if status != Q_OK:
             message.block = 0
             _fail(status)
-        return <uint8_t *>data
+        return 0
 
     cdef void _drop_block(self, q_message *message) noexcept:
         if message.block:
@@ -546,6 +549,7 @@ cdef class Ring:
         cdef list kept = []
         for i in range(number):
             messages[i].block = 0
+            messages[i].head_size = 0
         try:
             for i in range(number):
                 one = packed[i]

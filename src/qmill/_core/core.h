@@ -39,7 +39,7 @@
 #define POISON_DEATHS 3
 #define CHUNK_BYTES (UINT64_C(1) << 16)
 #define INLINE_MAX (UINT64_C(16) << 10)
-#define KEPT_FREE_BYTES (UINT64_C(8) << 20) /* of a class; what is beyond goes back to the system */
+#define KEPT_FREE_BYTES (UINT64_C(64) << 20) /* of a class; what is beyond goes back to the system */
 
 /* -- what is in the file ------------------------------------------------------------------------
  *
@@ -138,7 +138,8 @@ struct block {
     word state;           /* what | owner << 32 */
     word next;            /* of a free one */
     word punched;         /* its memory has been given back */
-    uint64_t reserved[4];
+    word fresh;           /* nobody has written to its memory yet: a hint */
+    uint64_t reserved[3];
 };
 
 struct definition { /* what is in a BLOCK_DEFINITION, then key and data */

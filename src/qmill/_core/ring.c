@@ -51,8 +51,8 @@ static q_status append(q_queue *q, struct change *c, struct appended *a, uint32_
     r->bytes = bytes;
     r->kind_size = kind << 24 | (size + more_size);
     atomic_store_explicit(&r->state, WAITING, memory_order_relaxed); /* published by commit */
-    if (likely(size)) memcpy(r + 1, data, size); /* of an empty one `data` may be NULL */
-    if (more_size) memcpy((uint8_t *)(r + 1) + size, more, more_size);
+    if (size) memcpy(r + 1, data, size); /* of an empty one `data` may be NULL */
+    if (likely(more_size)) memcpy((uint8_t *)(r + 1) + size, more, more_size);
     a->tail += bytes;
     a->number++;
     return Q_OK;
@@ -105,9 +105,11 @@ q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t
             struct block *b = block_at(q, m->block);
             status = b ? append(q, &c, &a, Q_BLOCK, &large, sizeof large, NULL, 0) : Q_CORRUPT;
             if (status != Q_OK) break;
+            set(&b->fresh, 0);
             plan(&c, m->block + offsetof(struct block, state), &b->state, BLOCK_QUEUED);
         } else {
-            status = append(q, &c, &a, Q_INLINE, m->data, (uint32_t)m->size, NULL, 0);
+            status = append(q, &c, &a, Q_INLINE, m->head, (uint32_t)m->head_size, m->data,
+                            (uint32_t)m->size);
             if (status != Q_OK) break;
         }
         in_change++;
@@ -130,7 +132,7 @@ q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t
 }
 
 q_status q_put(q_queue *q, const void *data, uint64_t size, int patient) {
-    q_message message = {data, size, 0};
+    q_message message = {data, size, 0, NULL, 0};
     size_t done = 0;
     return q_put_many(q, &message, 1, &done, patient);
 }

@@ -64,11 +64,14 @@ typedef struct {
     const void *data;
     uint64_t size;
     uint64_t block; /* of a large one, filled by the caller; data is ignored */
+    const void *head; /* what goes before the data of a small one, if anything */
+    uint64_t head_size;
 } q_message;
 q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t *done,
                     int patient);
 uint64_t q_inline_max(void); /* what is larger goes into a block */
 q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, int patient);
+void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data, uint64_t size);
 q_status q_block_free(q_queue *q, uint64_t block, int patient);
 
 q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
