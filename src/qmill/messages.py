@@ -118,7 +118,7 @@ class Q:
         if isinstance(data, Msg):
             message = data
         else:
-            if kind != END_KIND and self._queue._put_message(data, kind, order, block, timeout):
+            if self._queue._put_message(data, kind, order, block, timeout):
                 return self
             if not isinstance(kind, str):
                 raise TypeError(f"kind must be a str, not {type(kind).__name__} {kind!r}")

@@ -103,6 +103,7 @@ cdef extern from "ring.h" nogil:
     q_status q_reader_new(q_queue *, uint32_t *, int)
     q_status q_reader_waits(q_queue *, uint32_t, int)
     q_status q_lease_done(q_queue *, uint32_t, uint64_t, int)
+    q_status q_next(q_queue *, uint32_t, uint64_t, q_item *, int)
     q_status q_lease_give_back(q_queue *, uint32_t, uint64_t, int)
     q_status q_reader_close(q_queue *, uint32_t, int)
     q_status q_end(q_queue *, const void *, uint32_t, int)
@@ -111,7 +112,7 @@ cdef extern from "ring.h" nogil:
     q_status q_shutdown(q_queue *, int, int)
     q_status q_statistics(q_queue *, q_counts *, int)
     uint64_t q_unfinished(const q_queue *)
-    int q_full(const q_queue *)
+    int q_full(q_queue *)
     int q_is_shut(const q_queue *)
     q_status q_take_poisoned(q_queue *, q_item *, int)
     q_status q_define(q_queue *, const void *, uint32_t, const void *, uint64_t, int)
@@ -309,7 +310,7 @@ cdef class Ring:
         """Put a message of `qmill.Q`; False if this is none that can be put here."""
         cdef uint8_t small[SMALL_BYTES]
         cdef uint8_t *at
-        if type(kind) is not str or type(order) is not int:
+        if type(kind) is not str or type(order) is not int or (kind and <str>kind == "END"):
             return False
         if timeout is not None or not block:
             timeout = check_wait(block, timeout)
@@ -615,9 +616,10 @@ cdef class Ring:
         cdef size_t number = 0
         if timeout is not None or not block:
             timeout = check_wait(block, timeout)
-        self._take(0, &item, 1, &number, timeout)
-        if not number:
-            raise Empty
+        if q_take(self.q, 0, &item, 1, &number, 0) != Q_OK:
+            self._take(0, &item, 1, &number, timeout)
+            if not number:
+                raise Empty
         return self._unpack(&item)
 
     def get_nowait(self):
@@ -1052,6 +1054,9 @@ cdef class Messages:
             if not self.number or self.generation != q_fork_generation():
                 self.number = self.ring.new_reader()  # a forked child begins anew
                 self.generation = q_fork_generation()
+            elif self.lease and q_next(self.ring.q, self.number, self.lease, &item, 0) == Q_OK:
+                self.lease = item.record
+                return self._message(&item)
             elif self.lease:
                 self.ring.lease_done(self.number, self.lease)
             self.lease = 0
@@ -1060,7 +1065,7 @@ cdef class Messages:
                 self.close()
                 raise StopIteration
             self.lease = item.record
-            found = self.ring._unpack(&item, False)
+            return self._message(&item)
         except StopIteration:
             raise
         except ShutDown:
@@ -1074,8 +1079,22 @@ cdef class Messages:
                 self.ring.lease_give_back(self.number, self.lease)
             self.close()
             raise
+
+    cdef object _message(self, q_item *item):
+        cdef const uint8_t *data = <const uint8_t *>item.data
+        cdef const uint8_t *at = data + 2
+        cdef const uint8_t *end
+        cdef PyTypeObject *cls = <PyTypeObject *>self.cls
+        if item.size > 2 and data[0] == 109 and data[1] < item.size:
+            end = data + data[1]
+            kind = codec_read(self.ring.codec, &at, end)
+            order = codec_read(self.ring.codec, &at, end)
+            return codec_make(
+                cls, self.members, self.ring._unpack(item, False, data[1]), kind, order
+            )
+        found = self.ring._unpack(item, False)
         if type(found) is tuple and len(<tuple>found) == 3:
-            return codec_make(<PyTypeObject *>self.cls, self.members, found[0], found[1], found[2])
+            return codec_make(cls, self.members, found[0], found[1], found[2])
         return found
 
     def close(self):

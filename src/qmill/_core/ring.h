@@ -84,6 +84,8 @@ q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint3
 q_status q_reader_new(q_queue *q, uint32_t *reader, int patient);
 q_status q_reader_waits(q_queue *q, uint32_t reader, int waits);
 q_status q_lease_done(q_queue *q, uint32_t reader, uint64_t record, int patient);
+/* End a lease and take the next one, in one go; Q_EMPTY if that takes more than a step of each. */
+q_status q_next(q_queue *q, uint32_t reader, uint64_t lease, q_item *item, int patient);
 q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int patient);
 q_status q_reader_close(q_queue *q, uint32_t reader, int patient);
 
@@ -93,7 +95,7 @@ q_status q_task_done(q_queue *q, int patient);
 q_status q_shutdown(q_queue *q, int immediate, int patient);
 q_status q_statistics(q_queue *q, q_counts *counts, int patient);
 uint64_t q_unfinished(const q_queue *q);
-int q_full(const q_queue *q);
+int q_full(q_queue *q);
 int q_is_shut(const q_queue *q);
 /* Takes one that was set aside; Q_EMPTY when there are none. */
 q_status q_take_poisoned(q_queue *q, q_item *item, int patient);

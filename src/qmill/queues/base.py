@@ -343,7 +343,7 @@ class Queue:
     def _put_message(
         self, data: Any, kind: object, order: object, block: bool, timeout: float | None
     ) -> bool:
-        """Put the tuple of these, in a quicker way; False if there is none."""
+        """Put the tuple of these, in a quicker way; False if there is none, and for an END."""
         return False
 
     def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any] | None:
