@@ -167,7 +167,9 @@ def test_what_is_very_deep_is_left_to_pickle(queue):
 
 
 @pytest.mark.parametrize(
-    "obj", [Careful(1), Slotted(1), Numbers([1, 2]), Counted(1), 3 + 4j, {1, 2}, range(3)], ids=repr
+    "obj",
+    [Careful(1), Slotted(1), Numbers([1, 2]), Counted(1), 3 + 4j, {1, 2}, range(3)],
+    ids=lambda obj: type(obj).__name__,
 )
 def test_what_says_how_it_is_pickled_is_pickled(queue, obj):
     expected = pickle.loads(pickle.dumps(obj))
