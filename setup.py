@@ -8,9 +8,10 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 required = os.environ.get("QMILL_REQUIRE_CORE") == "1"
+SOURCES = sorted([*glob("src/qmill/_core/[a-z]*.c"), "src/qmill/_core/_codec.c"])
 core = Extension(
     "qmill._core._ring",
-    ["src/qmill/_core/_ring.pyx", *sorted(glob("src/qmill/_core/[a-z]*.c"))],
+    ["src/qmill/_core/_ring.pyx", *SOURCES],
     depends=glob("src/qmill/_core/*.h"),
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
     optional=not required,

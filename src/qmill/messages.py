@@ -46,6 +46,8 @@ class Msg:
     order: int = 0
 
 
+_SLOTS = tuple(vars(Msg)[name] for name in ("data", "kind", "order"))
+
 END_MSG = Msg(kind=END_KIND)
 """The message that ends a reader."""
 
@@ -116,6 +118,8 @@ class Q:
         if isinstance(data, Msg):
             message = data
         else:
+            if self._queue._put_message(data, kind, order, block, timeout):
+                return self
             if not isinstance(kind, str):
                 raise TypeError(f"kind must be a str, not {type(kind).__name__} {kind!r}")
             if type(order) is not int:
@@ -215,6 +219,9 @@ class Q:
         Asking for the next message says that the last one is done. Leaving the loop says so, too,
         however it is left; only the death of this process returns the message to the queue.
         """
+        return self._queue._messages(Msg, _SLOTS) or self._read()
+
+    def _read(self) -> Iterator[Msg]:
         reader = self._queue._reader()
         lease: int | None = None
         try:
@@ -376,6 +383,9 @@ class PlainQ(Q):
     """
 
     end_message: Any = END_MSG
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._read()
 
     def put_object(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Put an object as it is. Arguments and errors as `qmill.Queue.put`."""

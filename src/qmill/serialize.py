@@ -75,24 +75,24 @@ class Exports:
     """What a sender has defined on one channel.
 
     `pending` are the definitions that packed objects refer to and that the channel does not have
-    yet: (key, packed definition). Whoever sends them calls `sent`.
+    yet: (key, packed definition). Whoever sends them calls `sent`. `done` are those it has.
     """
 
     def __init__(self) -> None:
         self.pending: dict[bytes, bytes] = {}
-        self._done: set[bytes] = set()
+        self.done: set[bytes] = set()
 
     def add(self, obj: Any) -> Definition:
         """Refer to a class or function, defining it if this channel has not seen it."""
         definition = _identify(obj)
         key = definition[0]
-        if key not in self._done and key not in self.pending:
+        if key not in self.done and key not in self.pending:
             self.pending[key] = _by_value(obj)
         return definition
 
     def sent(self, keys: list[bytes]) -> None:
         """Tell that these definitions have reached the channel."""
-        self._done.update(keys)
+        self.done.update(keys)
         for key in keys:
             self.pending.pop(key, None)
 
@@ -266,10 +266,15 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
         raise
     except BaseException as error:  # an object must not end its reader
         let_interrupt_through(error)
-        raise SerializationError(
-            f"an object of type {_type_name(data)} could not be rebuilt in this process: "
-            f"{type(error).__name__}: {describe(error, str)}"
-        ) from error
+        raise not_rebuilt(_type_name(data), error) from error
+
+
+def not_rebuilt(name: str, error: BaseException) -> SerializationError:
+    """Return what to raise for an object of a type of this name."""
+    return SerializationError(
+        f"an object of type {name} could not be rebuilt in this process: "
+        f"{type(error).__name__}: {describe(error, str)}"
+    )
 
 
 def _split(view: memoryview) -> list[memoryview]:
@@ -420,6 +425,69 @@ def _find_in_mains(qualname: str) -> Any:
         if isinstance(found, (type, FunctionType)) and _is_main(found.__module__):
             return found
     return None
+
+
+# -- plain instances ---------------------------------------------------------------------------
+#
+# Of a class that changes nothing in how it is pickled, an instance is the class and the attributes.
+# The native codec (`_core/_codec.c`) writes such ones by itself.
+
+
+class _Plain:
+    pass
+
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
+
+
+def plan_of(cls: type) -> tuple[bytes, dict[str, Any] | None, str, bytes | None] | None:
+    """Tell how a class is named to a reader, if its instances are no more than their attributes.
+
+    Returns:
+        Its name for `class_of`; the namespace and the name there under which it must be found for
+        that to be right; of a class of `__main__` the key of its definition. Or None.
+    """
+    name, module = cls.__qualname__, cls.__module__
+    if (
+        type(cls) is not type
+        or cls.__basicsize__ != _Plain.__basicsize__
+        or not all(base is object or base.__flags__ & _HEAP_TYPE for base in cls.__mro__)
+        or any(
+            getattr(cls, method) is not getattr(object, method)
+            for method in ("__reduce_ex__", "__reduce__", "__getstate__", "__getattribute__")
+        )
+        or any(hasattr(cls, one) for one in ("__getnewargs__", "__getnewargs_ex__", "__setstate__"))
+        or "." in name
+    ):
+        return None
+    if _is_main(module):
+        key = _identify(cls)[0]
+        packed, namespace = b"K" + key + name.encode(), None
+    else:
+        key, packed, namespace = None, f"M{module}\n{name}".encode(), vars(sys.modules[module])
+    return (packed, namespace, name, key) if len(packed) < 256 else None
+
+
+def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, Any] | None, str]:
+    """Find the class of a name that `plan_of` gave.
+
+    Returns:
+        The class, and where it is found under which name as long as it is the right one.
+    """
+    if packed[:1] == b"K":
+        name = packed[17:].decode()
+        found = _resolve((packed[1:17], name, True), imports, None)
+        spaces = [vars(sys.modules[main]) for main in _MAINS if main in sys.modules]
+        namespaces = [space for space in spaces if space.get(name) is found]
+        namespace = namespaces[0] if namespaces else None
+    else:
+        module, _, name = packed[1:].decode().partition("\n")
+        __import__(module)
+        found = getattr(sys.modules[module], name)
+        namespace = vars(sys.modules[module])
+    if plan_of(found) is None:
+        raise TypeError(f"{found!r} here defines how it is unpickled, and there it did not")
+    return found, namespace, name
 
 
 # -- functions that share their globals --------------------------------------------------------

@@ -102,7 +102,7 @@ HELPER q_status try_put(q_queue *q, uint64_t size, uint32_t producer, uint32_t n
         fill(data, size, producer, number);
         return q_put(q, data, size, 1);
     }
-    q_message message = {NULL, size, 0};
+    q_message message = {NULL, size, 0, NULL, 0};
     void *data;
     q_status status;
     PATIENTLY(status, q_block_new(q, size, &message.block, &data, 1));
@@ -165,8 +165,8 @@ HELPER uint64_t audit(q_queue *q, uint64_t owned) {
     SAME(h->get.number, 0);
     SAME(h->allocate.number, 0);
     chunks[num_chunks++] = chunk;
-    while (address != get(&h->tail)) {
-        if (address == get(&h->cursor)) {
+    while (address != get(&position(&h->puts)->place)) {
+        if (address == cursor_of(h)) {
             past_cursor = 1;
             before_cursor = num_chunks;
         }
@@ -192,11 +192,11 @@ HELPER uint64_t audit(q_queue *q, uint64_t owned) {
         }
         address += r->bytes;
     }
-    if (address == get(&h->cursor)) before_cursor = num_chunks;
+    if (address == cursor_of(h)) before_cursor = num_chunks;
     CHECK(before_cursor);
     SAME(chunk, get(&h->tail_chunk));
     SAME(get(&h->num_chunks), before_cursor);
-    SAME(waits, get(&h->num_records) - get(&h->num_seen));
+    SAME(waits, num_records(&h->puts) - num_records(&h->gets));
     SAME(found_returned, get(&h->num_returned));
     SAME(found_set_aside, get(&h->num_set_aside));
     CHECK(found_leased >= get(&h->num_leased));

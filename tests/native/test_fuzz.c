@@ -56,7 +56,8 @@ static uint64_t *somewhere(q_queue *q, const char **what) {
         return words + one_of(offsetof(struct header, events) / 8);
     case 1:
         *what = "counts";
-        return (uint64_t *)&h->cursor + one_of(18);
+        return words + offsetof(struct header, num_ends_gone) / 8 +
+               one_of((offsetof(struct header, allocate) - offsetof(struct header, num_ends_gone)) / 8);
     case 2:
         *what = "segments and slots";
         return one_of(2) ? (uint64_t *)&h->segments[one_of(6)] + one_of(3)
@@ -71,7 +72,7 @@ static uint64_t *somewhere(q_queue *q, const char **what) {
     case 4: {
         uint64_t address = get(&h->oldest);
         *what = "record";
-        for (uint64_t i = one_of(30); i && address != get(&h->tail); i--) {
+        for (uint64_t i = one_of(30); i && address != get(&position(&h->puts)->place); i--) {
             struct record *r = record_at(q, address);
             if (!r) break;
             address = kind_of(r) == Q_LINK ? get(&r->state) : address + r->bytes;
@@ -110,7 +111,7 @@ static void call_everything(int fd) {
         q_put(q, data, 40, 0);
         q_put(q, data, 16000, 0);
         if (q_block_new(q, 20000, &block, &room, 0) == Q_OK) {
-            q_message message = {NULL, 20000, block};
+            q_message message = {NULL, 20000, block, NULL, 0};
             memset(room, 1, 20000);
             if (q_put_many(q, &message, 1, &done, 0) != Q_OK) q_block_free(q, block, 0);
         }

@@ -44,7 +44,7 @@ static void batch(q_queue *q, size_t number, uint64_t size, uint64_t large_each)
     static uint8_t data[32][BIG];
     q_message messages[32];
     for (size_t i = 0; i < number; i++) {
-        messages[i] = (q_message){data[i], size, 0};
+        messages[i] = (q_message){data[i], size, 0, NULL, 0};
         if (large_each && i % large_each == 0) {
             void *into;
             messages[i].size = LARGE;
@@ -121,6 +121,11 @@ static void done_and_free(q_queue *q) {
 }
 static void give_back_one(q_queue *q) { MUST(q_give_back(q, &items[0], 1)); }
 static void lease_done_one(q_queue *q) { MUST(q_lease_done(q, reader, items[0].record, 1)); }
+static void next(q_queue *q) {
+    q_status status;
+    PATIENTLY(status, q_next(q, reader, items[0].record, &items[1], 1));
+    SAME(status, Q_OK);
+}
 static void lease_done_last(q_queue *q) {
     for (size_t i = 1; i < num_items; i++) MUST(q_lease_done(q, reader, items[i].record, 1));
 }
@@ -232,6 +237,8 @@ static const operation OPERATIONS[] = {
     {"new reader", some, nothing, new_reader, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"lease", some, new_reader, lease, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"lease done", some, lease_one, lease_done_one, 1, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"next", some, lease_one, next, 1, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"next bounded", some, lease_one, next, 1, 0, AT_ONCE, NONE_LOST, 0, 9},
     {"lease done large", large_first, lease_one, lease_done_one, 1, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"lease given back", some, lease_four, lease_given_back, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"take returned", some, lease_and_return, take_returned_one, 1, 0, AT_ONCE, NONE_LOST, 0, 0},

@@ -25,7 +25,7 @@ static void sizes(void) {
     SAME(try_take(q, &m), Q_EMPTY);
     CHECK(!q_has_news(q));
     SAME(audit(q, 0), 1);
-    q_message too_large = {NULL, UINT64_C(1) << 60, 0};
+    q_message too_large = {NULL, UINT64_C(1) << 60, 0, NULL, 0};
     void *into;
     SAME(q_block_new(q, too_large.size, &too_large.block, &into, 1), Q_NO_MEMORY);
     MUST(q_put(q, NULL, 0, 1)); /* an empty one */
@@ -44,7 +44,7 @@ static void batches(void) {
     size_t done = 0, number;
     for (uint32_t i = 0; i < 200; i++) {
         fill(data[i], 1000, 0, i);
-        messages[i] = (q_message){data[i], 1000, 0};
+        messages[i] = (q_message){data[i], 1000, 0, NULL, 0};
     }
     for (int round = 0; round < 50; round++) {
         done = 0;
@@ -73,7 +73,7 @@ static void bounded(void) {
     q_message messages[5];
     for (uint32_t i = 0; i < 5; i++) {
         fill(data[i], 40, 0, i);
-        messages[i] = (q_message){data[i], 40, 0};
+        messages[i] = (q_message){data[i], 40, 0, NULL, 0};
     }
     size_t done = 0;
     SAME(q_put_many(q, messages, 5, &done, 1), Q_FULL);
@@ -355,7 +355,7 @@ static void held_for_ever(void) {
         size_t done = 0;
         for (uint32_t j = 0; j < 100; j++) {
             fill(data[j], 40, 0, i + j);
-            messages[j] = (q_message){data[j], 40, 0};
+            messages[j] = (q_message){data[j], 40, 0, NULL, 0};
         }
         MUST(q_put_many(q, messages, 100, &done, 1));
         if (i == number / 2) MUST(q_take(q, reader, &held[1], 1, &taken, 1));
@@ -783,9 +783,9 @@ static void a_batch_that_finds_no_memory_leaks_no_chunk(void) {
     q_message messages[12];
     for (uint32_t i = 0; i < 12; i++) {
         fill(data[i], 16000, 0, i);
-        messages[i] = (q_message){data[i], 16000, 0};
+        messages[i] = (q_message){data[i], 16000, 0, NULL, 0};
     }
-    messages[5] = (q_message){NULL, 50000, UINT64_C(1) << 50}; /* in the middle: no block */
+    messages[5] = (q_message){NULL, 50000, UINT64_C(1) << 50, NULL, 0}; /* in the middle: no block */
     size_t done = 0;
     SAME(q_put_many(q, messages, 12, &done, 1), Q_CORRUPT);
     SAME(done, 5);

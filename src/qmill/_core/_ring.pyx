@@ -2,17 +2,20 @@
 """The binding of ring.c: a queue of Python objects in shared memory.
 
 `Ring` has what is called for each message; what is rare is in `qmill.queues.shared`, on top of it.
-Small objects of exact built-in types have a code of their own, all others are pickled:
+A message is told by its first byte:
 
-    'i' + 8 bytes    an int of 64 bits        'f' + 8 bytes    a float
-    's' + UTF-8      a str                    'b' + bytes      bytes
-    'N', 'T', 'F'    None, True, False
-    0x80...          what pickle writes, and all else as `qmill.serialize` has it
+    'i' + 8 bytes    an int of 64 bits
+    's' + UTF-8      a str that is not small  'b' + bytes      bytes that are not small
+    0x80...          what pickle writes; below 4 (and all else) as `qmill.serialize` has it
+    'm' n ... body   a message of `qmill.Q`: n bytes of kind and order, and the data as a message
+    all else         a small object as `_codec.h` has it
 
 No Python code runs while a lock of the ring is held: everything is packed before, and unpacked after.
 """
 
+import copyreg
 import pickle
+from weakref import ref
 
 from cpython.buffer cimport (
     PyBUF_READ, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
@@ -26,14 +29,27 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+cimport cython
+
 from .. import serialize
-from ..errors import Empty, Full, QueueGone, ShutDown
+from ..errors import Empty, Full, QueueGone, SerializationError, ShutDown
 from ..queues.base import END, Statistics, check_items, check_max_items, check_wait
 
 cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        pass
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
     long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
-    double PyFloat_AS_DOUBLE(object)
+
+cdef extern from "_codec.h":
+    ctypedef struct codec:
+        PyTypeObject *missing
+    codec *codec_new(object, object, object, object) except NULL
+    void codec_free(codec *)
+    uint8_t *codec_write(codec *, uint8_t *, uint8_t *, object)
+    int codec_learn(codec *, PyTypeObject *, object)
+    object codec_read(codec *, const uint8_t **, const uint8_t *)
+    object codec_make(PyTypeObject *, object, object, object, object)
 
 cdef extern from "time.h" nogil:
     ctypedef int clockid_t
@@ -66,6 +82,9 @@ cdef extern from "ring.h" nogil:
     ctypedef struct q_message:
         const void *data
         uint64_t size, block
+        const void *head
+        uint64_t head_size
+    void q_block_write(q_queue *, uint64_t, uint64_t, const void *, uint64_t)
     q_status q_create(int, uint64_t, const uint8_t *, q_queue **)
     q_status q_attach(int, const uint8_t *, q_queue **)
     q_status q_adopt(int, q_queue **)
@@ -86,6 +105,7 @@ cdef extern from "ring.h" nogil:
     q_status q_reader_new(q_queue *, uint32_t *, int)
     q_status q_reader_waits(q_queue *, uint32_t, int)
     q_status q_lease_done(q_queue *, uint32_t, uint64_t, int)
+    q_status q_next(q_queue *, uint32_t, uint64_t, q_item *, int)
     q_status q_lease_give_back(q_queue *, uint32_t, uint64_t, int)
     q_status q_reader_close(q_queue *, uint32_t, int)
     q_status q_end(q_queue *, const void *, uint32_t, int)
@@ -94,7 +114,7 @@ cdef extern from "ring.h" nogil:
     q_status q_shutdown(q_queue *, int, int)
     q_status q_statistics(q_queue *, q_counts *, int)
     uint64_t q_unfinished(const q_queue *)
-    int q_full(const q_queue *)
+    int q_full(q_queue *)
     int q_is_shut(const q_queue *)
     q_status q_take_poisoned(q_queue *, q_item *, int)
     q_status q_define(q_queue *, const void *, uint32_t, const void *, uint64_t, int)
@@ -108,6 +128,10 @@ cdef extern from "ring.h" nogil:
 
 cdef double SLICE_S = 0.1
 cdef int SPINS = 30
+
+cdef enum:
+    SMALL_BYTES = 4096  # what is larger than this is left to pickle, or copied by itself
+    PREFIX_BYTES = 256
 
 cdef object _pickle = pickle.dumps
 cdef object _unpickle = pickle.loads
@@ -167,14 +191,17 @@ cdef class Ring:
     """
 
     cdef q_queue *q
+    cdef codec *codec
     cdef readonly bytes uuid
     cdef object exports, definitions
+    cdef dict classes
     cdef object __weakref__
 
     def __cinit__(self):
         self.q = NULL
         self.exports = serialize.Exports()
         self.definitions = {}
+        self.codec = NULL
 
     @staticmethod
     def create(int fd, uint64_t maxsize, bytes uuid):
@@ -187,7 +214,7 @@ cdef class Ring:
         if status != Q_OK:
             ring.q = NULL
             _fail(status)
-        ring.uuid = uuid
+        ring._begin(uuid)
         return ring
 
     @staticmethod
@@ -206,10 +233,20 @@ cdef class Ring:
         if status != Q_OK:
             ring.q = NULL
             _fail(status)
-        ring.uuid = q_uuid(ring.q)[:16]
+        ring._begin(q_uuid(ring.q)[:16])
         return ring
 
+    cdef int _begin(self, bytes uuid) except -1:
+        self.uuid = uuid
+        self.classes = {}
+        resolve = _Resolver(self, self.classes)
+        self.codec = codec_new(
+            self.exports.done, copyreg.dispatch_table, self.classes, resolve
+        )
+        return 0
+
     def __dealloc__(self):
+        codec_free(self.codec)
         if self.q != NULL:
             with nogil:
                 q_leave(self.q, 1)
@@ -261,17 +298,12 @@ cdef class Ring:
 
     def put(self, obj, bint block=True, timeout=None):
         """See `Queue.put`."""
-        cdef uint8_t small[9]
+        cdef uint8_t small[SMALL_BYTES]
         cdef long long number
         cdef int overflow
-        cdef double real
-        cdef const char *text
-        cdef Py_ssize_t size
-        cdef q_status status
-        cdef type cls = type(obj)
         if timeout is not None or not block:
             timeout = check_wait(block, timeout)
-        if cls is int:
+        if type(obj) is int:
             number = PyLong_AsLongLongAndOverflow(obj, &overflow)
             if not overflow:
                 small[0] = 105
@@ -279,20 +311,65 @@ cdef class Ring:
                 if q_put(self.q, small, 9, 0) != Q_OK:
                     self._put_bytes(small, 9, timeout)
                 return
-        if cls is float:
-            real = PyFloat_AS_DOUBLE(obj)
-            small[0] = 102
-            memcpy(&small[1], &real, 8)
-            self._put_bytes(small, 9, timeout)
-        elif obj is None or cls is bool:
-            small[0] = 78 if obj is None else 84 if obj else 70
-            self._put_bytes(small, 1, timeout)
-        elif cls is bytes:
-            self._put_tagged(98, PyBytes_AS_STRING(obj), PyBytes_GET_SIZE(obj), timeout)
-        elif cls is str and (text := self._utf8(obj, &size)) != NULL:
-            self._put_tagged(115, text, size, timeout)
-        else:
-            self._put_parts(self._pack(obj), timeout)
+        self._put(obj, small, small, timeout)
+
+    def put_message(self, data, kind, order, bint block=True, timeout=None):
+        """Put a message of `qmill.Q`; False if this is none that can be put here."""
+        cdef uint8_t small[SMALL_BYTES]
+        cdef uint8_t *at
+        if type(kind) is not str or type(order) is not int or (kind and <str>kind == "END"):
+            return False
+        if timeout is not None or not block:
+            timeout = check_wait(block, timeout)
+        at = codec_write(self.codec, &small[2], &small[PREFIX_BYTES], kind)
+        if at != NULL:
+            at = codec_write(self.codec, at, &small[PREFIX_BYTES], order)
+        if at == NULL:
+            return False
+        small[0] = 109
+        small[1] = at - small
+        self._put(data, small, at, timeout)
+        return True
+
+    cdef uint8_t *_encode(self, object obj, uint8_t *at, uint8_t *end) except? NULL:
+        """Write an object with the codec; NULL if it is not for it."""
+        cdef uint8_t *after = codec_write(self.codec, at, end, obj)
+        cdef PyTypeObject *missing
+        cdef int tries = 0
+        while after == NULL and self.codec.missing != NULL and tries < 8:
+            missing = self.codec.missing
+            cls = <object>missing
+            if not codec_learn(self.codec, missing, serialize.plan_of(cls)):
+                break
+            after = codec_write(self.codec, at, end, obj)
+            tries += 1
+        return after
+
+    cdef int _put(self, object obj, uint8_t *small, uint8_t *at, object wait) except -1:
+        """Put an object, behind what is in `small` before `at`."""
+        cdef const char *text
+        cdef Py_ssize_t size
+        cdef uint8_t *after = self._encode(obj, at, small + SMALL_BYTES)
+        cdef list parts
+        if after != NULL:
+            return self._put_bytes(small, after - small, wait)
+        cls = type(obj)
+        if cls is bytes:
+            return self._put_tagged(98, PyBytes_AS_STRING(obj), len(obj), small, at - small, wait)
+        if cls is str and (text := self._utf8(obj, &size)) != NULL:
+            return self._put_tagged(115, text, size, small, at - small, wait)
+        parts = self._pack(obj)
+        if at != small:
+            parts.insert(0, self._padded(parts, small, at - small))
+        return self._put_parts(parts, wait)
+
+    cdef bytes _padded(self, list parts, uint8_t *prefix, Py_ssize_t size):
+        """Return what goes before some parts: as long as keeps buffers in them aligned."""
+        cdef bytes whole = PyBytes_FromStringAndSize(<char *>prefix, size)
+        if len(parts) > 1 and size <= 128:
+            whole = whole.ljust(64 if size <= 64 else 128, b"\0")
+            (<uint8_t *>PyBytes_AS_STRING(whole))[1] = len(whole)
+        return whole
 
     cdef const char *_utf8(self, object obj, Py_ssize_t *size) except? NULL:
         try:
@@ -323,25 +400,25 @@ cdef class Ring:
             self.exports.sent(list(pending))
         return parts
 
-    cdef int _put_tagged(self, uint8_t tag, const char *data, Py_ssize_t size,
-                         object wait) except -1:
-        cdef uint8_t small[512]
-        cdef bytes whole
-        if size < 511:
-            small[0] = tag
-            memcpy(&small[1], data, size)
-            return self._put_bytes(small, size + 1, wait)
-        if <uint64_t>size < q_inline_max():
-            whole = PyBytes_FromStringAndSize(NULL, size + 1)
-            (<uint8_t *>PyBytes_AS_STRING(whole))[0] = tag
-            memcpy(PyBytes_AS_STRING(whole) + 1, data, size)
-            return self._put_bytes(PyBytes_AS_STRING(whole), size + 1, wait)
+    cdef int _put_tagged(self, uint8_t tag, const char *data, Py_ssize_t size, uint8_t *prefix,
+                         Py_ssize_t before, object wait) except -1:
+        """Put what is copied as it is; `prefix` has room for the tag."""
         cdef q_message message
-        cdef uint8_t *into = self._new_block(size + 1, &message)
+        prefix[before] = tag
+        before += 1
+        if <uint64_t>(before + size) <= q_inline_max():
+            message.head = prefix
+            message.head_size = before
+            message.data = data
+            message.size = size
+            message.block = 0
+            self._put_messages(&message, 1, wait)
+            return 0
+        self._new_block(before + size, &message)
         try:
             with nogil:
-                into[0] = tag
-                memcpy(into + 1, data, size)
+                q_block_write(self.q, message.block, 0, prefix, before)
+                q_block_write(self.q, message.block, before, data, size)
             self._put_messages(&message, 1, wait)
         except BaseException:
             self._drop_block(&message)
@@ -353,6 +430,7 @@ cdef class Ring:
         message.data = data
         message.size = size
         message.block = 0
+        message.head_size = 0
         self._put_messages(&message, 1, wait)
         return 0
 
@@ -371,7 +449,7 @@ cdef class Ring:
         cdef Py_ssize_t size = 0, at = 0
         cdef Py_buffer view
         cdef bytes whole
-        cdef uint8_t *into
+        message.head_size = 0
         for part in parts:
             size += len(part) if type(part) is not memoryview else part.nbytes
         if <uint64_t>size <= q_inline_max():
@@ -380,13 +458,13 @@ cdef class Ring:
             message.size = size
             message.block = 0
             return whole
-        into = self._new_block(size, message)
+        self._new_block(size, message)
         try:
             for part in parts:
                 PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
                 try:
                     with nogil:
-                        memcpy(into + at, view.buf, view.len)
+                        q_block_write(self.q, message.block, at, view.buf, view.len)
                     at += view.len
                 finally:
                     PyBuffer_Release(&view)
@@ -395,7 +473,7 @@ cdef class Ring:
             raise
         return b""
 
-    cdef uint8_t *_new_block(self, uint64_t size, q_message *message) except NULL:
+    cdef int _new_block(self, uint64_t size, q_message *message) except -1:
         cdef q_status status = Q_BUSY
         cdef void *data = NULL
         message.data = NULL
@@ -408,7 +486,7 @@ cdef class Ring:
         if status != Q_OK:
             message.block = 0
             _fail(status)
-        return <uint8_t *>data
+        return 0
 
     cdef void _drop_block(self, q_message *message) noexcept:
         if message.block:
@@ -454,12 +532,16 @@ cdef class Ring:
         """See `Queue.put_many`."""
         wait = check_wait(block, timeout)
         cdef list packed = []
+        cdef uint8_t encoded[SMALL_BYTES]
+        cdef uint8_t *after
         for item in check_items(items):
             cls = type(item)
             if cls is int and -0x8000000000000000 <= item <= 0x7fffffffffffffff:
                 packed.append(item)
-            elif cls is bytes and len(item) < 4096:
-                packed.append(b"b" + item)
+            elif (after := self._encode(item, encoded, encoded + SMALL_BYTES)) != NULL:
+                packed.append(PyBytes_FromStringAndSize(<char *>encoded, after - encoded))
+            elif cls is bytes:
+                packed.append([b"b", item])
             else:
                 packed.append(self._pack(item))
         cdef size_t number = len(packed), done = 0, i = 0
@@ -475,6 +557,7 @@ cdef class Ring:
         cdef list kept = []
         for i in range(number):
             messages[i].block = 0
+            messages[i].head_size = 0
         try:
             for i in range(number):
                 one = packed[i]
@@ -540,9 +623,10 @@ cdef class Ring:
         cdef size_t number = 0
         if timeout is not None or not block:
             timeout = check_wait(block, timeout)
-        self._take(0, &item, 1, &number, timeout)
-        if not number:
-            raise Empty
+        if q_take(self.q, 0, &item, 1, &number, 0) != Q_OK:
+            self._take(0, &item, 1, &number, timeout)
+            if not number:
+                raise Empty
         return self._unpack(&item)
 
     def get_nowait(self):
@@ -591,12 +675,15 @@ cdef class Ring:
                 with nogil:
                     status = q_give_back(self.q, &items[i], 1)
 
-    cdef object _unpack(self, q_item *item, bint finish=True):
-        """Rebuild the object, and finish the record: it is this process's now."""
-        cdef const uint8_t *data = <const uint8_t *>item.data
-        cdef Py_ssize_t size = item.size
+    cdef object _unpack(self, q_item *item, bint finish=True, uint64_t skip=0):
+        """Rebuild the object, and finish the record: it is this process's now.
+
+        `skip` are bytes at the beginning that were read before.
+        """
+        cdef const uint8_t *data = <const uint8_t *>item.data + skip
+        cdef const uint8_t *at = data
+        cdef Py_ssize_t size = item.size - skip
         cdef long long number
-        cdef double real
         if item.kind == Q_END:
             return END
         if size < 1:
@@ -607,7 +694,16 @@ cdef class Ring:
             if finish:
                 self._finish(item)
             return PyLong_FromLongLong(number)
-        if tag == 0x80 and item.kind == Q_INLINE and serialize._globals is None:
+        if tag == 109:
+            if size < 3 or data[1] > size - 1:
+                raise RuntimeError("the queue's shared memory is damaged: an empty message")
+            at = data + 2
+            kind = codec_read(self.codec, &at, data + data[1])
+            order = codec_read(self.codec, &at, data + data[1])
+            return self._unpack(item, finish, skip + data[1]), kind, order
+        if tag < 4 or (tag == 0x80 and (item.kind != Q_INLINE or serialize._globals is not None)):
+            return self._load(item, finish, skip)
+        if tag == 0x80:
             view = PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
             try:
                 return _unpickle(view)
@@ -619,43 +715,50 @@ cdef class Ring:
                 view.release()
                 if finish:
                     self._finish(item)
-        result = None
-        if tag == 98:
-            result = PyBytes_FromStringAndSize(<const char *>&data[1], size - 1)
-        elif tag == 115:
-            result = PyUnicode_DecodeUTF8(<const char *>&data[1], size - 1, "strict")
-        elif tag == 102 and size == 9:
-            memcpy(&real, &data[1], 8)
-            result = real
-        elif tag == 78:
-            pass
-        elif tag == 84 or tag == 70:
-            result = tag == 84
-        else:
-            return self._load(item, finish)
-        if finish:
-            self._finish(item)
-        return result
+        try:
+            if tag == 98:
+                return self._copy(&data[1], size - 1)
+            if tag == 115:
+                return PyUnicode_DecodeUTF8(<const char *>&data[1], size - 1, "strict")
+            return codec_read(self.codec, &at, data + size)
+        except (SerializationError, MemoryError):
+            raise
+        except BaseException as error:  # a class is not to be had here
+            serialize.let_interrupt_through(error)
+            raise serialize.not_rebuilt(_class_name(data, size), error) from error
+        finally:
+            if finish:
+                self._finish(item)
 
-    cdef object _load(self, q_item *item, bint finish):
+    cdef bytes _copy(self, const uint8_t *data, Py_ssize_t size):
+        cdef bytes copy = PyBytes_FromStringAndSize(NULL, size)
+        cdef char *into = PyBytes_AS_STRING(copy)
+        if size < 1 << 16:
+            memcpy(into, data, size)
+        else:
+            with nogil:
+                memcpy(into, data, size)
+        return copy
+
+    cdef object _load(self, q_item *item, bint finish, uint64_t skip):
         """Rebuild what `serialize` has packed; its large buffers stay where they are."""
         cdef bytearray copy
         if item.kind == Q_BLOCK and finish:
-            return serialize.loads(self._own(item), self)
-        copy = bytearray(item.size)
-        memcpy(<char *>copy, item.data, item.size)
+            return serialize.loads(self._own(item, skip), self)
+        copy = bytearray(item.size - skip)
+        memcpy(<char *>copy, <const uint8_t *>item.data + skip, item.size - skip)
         if finish:
             self._finish(item)
         return serialize.loads(copy, self)
 
-    cdef object _own(self, q_item *item):
-        """Finish a large record, and return its memory, which is this process's own then."""
+    cdef object _own(self, q_item *item, uint64_t skip):
+        """Finish a large record; return its memory behind a head, this process's own from now."""
         cdef Block block = Block()
         self._finish(item)
         block.ring = self
         block.address = item.block
-        block.data = <void *>item.data
-        block.size = item.size
+        block.data = <void *>(<const uint8_t *>item.data + skip)
+        block.size = item.size - skip
         block.generation = q_fork_generation()
         return memoryview(block)
 
@@ -823,7 +926,7 @@ cdef class Ring:
         if not number:
             raise Empty
         if item.kind == Q_BLOCK:
-            return self._own(&item)
+            return self._own(&item, 0)
         copy = bytearray(item.size)
         memcpy(<char *>copy, item.data, item.size)
         self._finish(&item)
@@ -935,7 +1038,124 @@ cdef class Ring:
         self.definitions[key] = built
 
 
+cdef class _Resolver:
+    """Finds the classes of the instances that a ring's codec reads, and keeps them."""
+
+    cdef object ring
+    cdef dict classes
+
+    def __init__(self, ring, classes):
+        self.ring = ref(ring)  # else they would keep one another
+        self.classes = classes
+
+    def __call__(self, name):
+        found = serialize.class_of(name, self.ring())
+        self.classes[name] = found
+        return found[0]
+
+
+@cython.no_gc_clear
+cdef class Messages:
+    """Iterates over the messages of `qmill.Q`, each under a lease until the next is asked for.
+
+    Args:
+        ring: Where they come from.
+        cls: Their class, with slots.
+        members: The slots of data, kind and order.
+    """
+
+    cdef Ring ring
+    cdef object cls
+    cdef tuple members
+    cdef uint32_t number, generation
+    cdef uint64_t lease
+    cdef bint is_over
+
+    def __init__(self, Ring ring, cls, tuple members):
+        self.ring = ring
+        self.cls = cls
+        self.members = members
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef q_item item
+        cdef size_t number = 0
+        if self.is_over:
+            raise StopIteration
+        try:
+            if not self.number or self.generation != q_fork_generation():
+                self.number = self.ring.new_reader()  # a forked child begins anew
+                self.generation = q_fork_generation()
+            elif self.lease and q_next(self.ring.q, self.number, self.lease, &item, 0) == Q_OK:
+                self.lease = item.record
+                return self._message(&item)
+            elif self.lease:
+                self.ring.lease_done(self.number, self.lease)
+            self.lease = 0
+            self.ring._take(self.number, &item, 1, &number, None)
+            if item.kind == Q_END:
+                self.close()
+                raise StopIteration
+            self.lease = item.record
+            return self._message(&item)
+        except StopIteration:
+            raise
+        except ShutDown:
+            self.close()
+            raise StopIteration from None
+        except Exception:
+            self.close()
+            raise
+        except BaseException:
+            if self.lease:
+                self.ring.lease_give_back(self.number, self.lease)
+            self.close()
+            raise
+
+    cdef object _message(self, q_item *item):
+        cdef const uint8_t *data = <const uint8_t *>item.data
+        cdef const uint8_t *at = data + 2
+        cdef const uint8_t *end
+        cdef PyTypeObject *cls = <PyTypeObject *>self.cls
+        if item.size > 2 and data[0] == 109 and data[1] < item.size:
+            end = data + data[1]
+            kind = codec_read(self.ring.codec, &at, end)
+            order = codec_read(self.ring.codec, &at, end)
+            return codec_make(
+                cls, self.members, self.ring._unpack(item, False, data[1]), kind, order
+            )
+        found = self.ring._unpack(item, False)
+        if type(found) is tuple and len(<tuple>found) == 3:
+            return codec_make(cls, self.members, found[0], found[1], found[2])
+        return found
+
+    def close(self):
+        """End the lease and the reader."""
+        self.is_over = True
+        if self.number and self.generation == q_fork_generation():
+            self.ring.close_reader(self.number)
+        self.number = 0
+
+    def __dealloc__(self):
+        self.close()
+
+
 cdef bint data_is_plain(q_item *item) noexcept:
     """Whether a large message has a code of its own: nobody refers to its memory afterwards."""
-    cdef uint8_t tag = (<const uint8_t *>item.data)[0]
-    return tag == 98 or tag == 115
+    cdef const uint8_t *data = <const uint8_t *>item.data
+    if data[0] == 109 and item.size > 2 and data[1] < item.size:
+        data += data[1]
+    return data[0] == 98 or data[0] == 115
+
+
+cdef str _class_name(const uint8_t *data, Py_ssize_t size):
+    """Name the class of an instance that the codec has written."""
+    cdef bytes name
+    if data[0] != 111 or size < 2 or size < data[1] + 2:
+        return "unknown (the data is damaged)"
+    name = data[2:2 + data[1]]
+    if name[:1] == b"K":
+        return "__main__." + name[17:].decode(errors="replace")
+    return name[1:].decode(errors="replace").replace("\n", ".")

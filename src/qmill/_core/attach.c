@@ -82,8 +82,8 @@ q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **ma
     set(&h->tail_chunk, chunk);
     set(&h->oldest_chunk, chunk);
     chunk += sizeof(struct block);
-    set(&h->tail, chunk);
-    set(&h->cursor, chunk);
+    set(&h->puts.at[0].place, chunk);
+    set(&h->gets.at[0].place, chunk);
     set(&h->oldest, chunk);
     atomic_thread_fence(memory_order_release);
     h->magic = MAGIC;

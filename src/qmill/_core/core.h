@@ -36,10 +36,11 @@
 #define MAX_SLOTS 4096
 #define NUM_CLASSES 42
 #define JOURNAL_ENTRIES 14
+#define TAKING 0x80000000u /* one is taken: `gets` will have, in its last bits, the version behind it */
 #define POISON_DEATHS 3
 #define CHUNK_BYTES (UINT64_C(1) << 16)
 #define INLINE_MAX (UINT64_C(16) << 10)
-#define KEPT_FREE_BYTES (UINT64_C(8) << 20) /* of a class; what is beyond goes back to the system */
+#define KEPT_FREE_BYTES (UINT64_C(64) << 20) /* of a class; what is beyond goes back to the system */
 
 /* -- what is in the file ------------------------------------------------------------------------
  *
@@ -60,7 +61,7 @@ struct entry {
 
 struct lock {
     pthread_mutex_t mutex;
-    _Atomic uint32_t number; /* of entries that are to be applied; 0 between changes */
+    _Atomic uint32_t number; /* of entries that are to be applied, or TAKING; 0 between changes */
     struct entry journal[JOURNAL_ENTRIES];
 } __attribute__((aligned(CACHE_LINE)));
 
@@ -71,6 +72,17 @@ struct event {
 struct segment {
     word offset, size, used;
 };
+
+/* Where one side is in the log. There are two copies, and the last bit of `version` tells which is
+ * valid: who moves on writes the other one and then `version`, and by that one store all is done. */
+struct side {
+    word version; /* records so far << 1 | copy */
+    struct position {
+        word place; /* where the next record goes, or comes from */
+        word count; /* of messages so far */
+        word note;  /* who moved, for `recover`: slot | what it has taken since << 12 */
+    } at[2];
+} __attribute__((aligned(CACHE_LINE)));
 
 enum { SLOT_FREE, SLOT_PROCESS, SLOT_READER, SLOT_LEFT };
 
@@ -90,19 +102,19 @@ struct header {
     word shut; /* 1 shut down */
     word last_sweep_ns;
 
-    /* Producers: `tail` is where the next record goes, in the chunk `tail_chunk`. `num_records`
-     * publishes: records up to this count may be read by consumers. */
+    /* Producers: records up to those in `puts` may be read by consumers; the next one goes into
+     * `tail_chunk`. */
     struct lock put;
-    word tail, tail_chunk, num_put, num_ends, definitions;
-    word num_records __attribute__((aligned(CACHE_LINE)));
+    word tail_chunk, definitions;
+    struct side puts;
 
-    /* Consumers: records before `cursor` were taken once; those before `oldest` are all finished.
-     * `num_gone` counts messages that do not wait any more; producers look at it for room. */
+    /* Consumers: records before those in `gets` were taken once; those before `oldest` are all
+     * finished. */
     struct lock get;
-    word cursor, num_seen, num_ends_gone, num_leased, num_taken_extra, num_done, num_lost,
-        num_redelivered, num_poisoned, num_returned, num_set_aside, oldest, oldest_chunk,
-        num_chunks, compact_at, num_slots;
-    word num_gone __attribute__((aligned(CACHE_LINE)));
+    word num_ends_gone, num_leased, num_taken_extra, num_done, num_lost, num_redelivered,
+        num_poisoned, num_set_aside, oldest, oldest_chunk, num_chunks, compact_at, num_slots;
+    struct side gets;
+    word num_returned __attribute__((aligned(CACHE_LINE)));
 
     struct lock allocate;
     word num_segments, file_bytes, bump;
@@ -138,7 +150,8 @@ struct block {
     word state;           /* what | owner << 32 */
     word next;            /* of a free one */
     word punched;         /* its memory has been given back */
-    uint64_t reserved[4];
+    word fresh;           /* nobody has written to its memory yet: a hint */
+    uint64_t reserved[3];
 };
 
 struct definition { /* what is in a BLOCK_DEFINITION, then key and data */
@@ -155,6 +168,7 @@ struct q_queue {
     uint32_t slot;       /* this process's; 0 before it has one */
     uint32_t generation; /* of forks, when it got it */
     uint64_t pid;
+    word passed; /* a count of `gets` that was seen; it only grows */
     uint8_t *_Atomic base[MAX_SEGMENTS];
     word bytes[MAX_SEGMENTS];
 };
@@ -167,6 +181,42 @@ static inline uint64_t get(const word *w) { return atomic_load_explicit(w, memor
 
 static inline void set(word *w, uint64_t value) {
     atomic_store_explicit(w, value, memory_order_release);
+}
+
+/* -- sides ---------------------------------------------------------------------------------------- */
+
+static inline uint64_t num_records(const struct side *s) { return get(&s->version) >> 1; }
+
+/* Under the side's lock. */
+static inline const struct position *position(const struct side *s) {
+    return &s->at[get(&s->version) & 1];
+}
+
+/* Without it. */
+static inline uint64_t num_messages(const struct side *s) {
+    for (;;) {
+        uint64_t version = get(&s->version);
+        uint64_t count = get(&s->at[version & 1].count); /* acquire: before the next load */
+        if (get(&s->version) == version) return count;
+    }
+}
+
+/* Prepare a move; it has happened when `version` has the value that is returned. */
+static inline uint64_t prepare_move(struct side *s, uint64_t records, uint64_t place,
+                                    uint64_t count, uint64_t note) {
+    uint64_t version = get(&s->version), next = ((version >> 1) + records) << 1 | (~version & 1);
+    struct position *p = &s->at[next & 1];
+    set(&p->place, place);
+    set(&p->count, count);
+    set(&p->note, note);
+    return next;
+}
+
+static inline uint64_t cursor_of(const struct header *h) { return get(&position(&h->gets)->place); }
+
+/* Messages that do not wait any more. */
+static inline uint64_t num_gone(const struct header *h) {
+    return num_messages(&h->gets) - get(&h->num_returned);
 }
 
 /* A page that the kernel empties in a forked child; NULL until somebody looks. */

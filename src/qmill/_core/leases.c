@@ -6,14 +6,14 @@
 /* Under the get lock: whether the first thing that waits is an END, for which somebody may wait. */
 static int end_is_first(q_queue *q) {
     struct header *h = q->h;
-    uint64_t address = get(&h->cursor);
-    if (get(&h->num_records) == get(&h->num_seen)) return 0;
+    uint64_t address = cursor_of(h);
+    if (num_records(&h->puts) == num_records(&h->gets)) return 0;
     struct record *r = follow(q, &address, NULL);
     return r && kind_of(r) == Q_END;
 }
 
 uint64_t q_unfinished(const q_queue *q) {
-    uint64_t done = get(&q->h->num_done), put = get(&q->h->num_put);
+    uint64_t done = get(&q->h->num_done), put = num_messages(&q->h->puts);
     return put - done;
 }
 
@@ -66,7 +66,6 @@ static void put_back(q_queue *q, struct record *r, uint64_t address, uint64_t de
         PLAN(&c, h->num_redelivered, get(&h->num_redelivered) + 1);
     else
         PLAN(&c, h->num_taken_extra, get(&h->num_taken_extra) - 1);
-    PLAN(&c, h->num_gone, get(&h->num_gone) - 1);
     commit(&c);
 }
 
@@ -147,6 +146,35 @@ q_status q_lease_done(q_queue *q, uint32_t reader, uint64_t record, int patient)
     return status == Q_EMPTY ? Q_OK : status;
 }
 
+q_status q_next(q_queue *q, uint32_t reader, uint64_t lease, q_item *item, int patient) {
+    if (q->generation != fork_generation()) return Q_EMPTY;
+    struct header *h = q->h;
+    q_status status = take_lock(q, &h->get, patient);
+    if (status != Q_OK) return status;
+    const struct position *p = position(&h->gets);
+    uint64_t cursor = get(&p->place), count = get(&p->count);
+    struct record *finished, *r = NULL;
+    if (num_records(&h->puts) != num_records(&h->gets) && !get(&h->num_returned))
+        r = record_at(q, cursor);
+    if (!r || kind_of(r) != Q_INLINE || find_leased(q, lease, reader, &finished) != Q_OK ||
+        kind_of(finished) != Q_INLINE) {
+        unlock(&h->get);
+        return Q_EMPTY;
+    }
+    fill_item(q, r, cursor, reader, item);
+    /* Before the commit the mark means nothing: see `struct record`. */
+    atomic_store_explicit(&r->state, state_of(LEASED, 0, reader), memory_order_relaxed);
+    struct change c; /* the reader's leases are as many as before */
+    begin(&c, &h->get);
+    plan(&c, lease + offsetof(struct record, state), &finished->state, DONE);
+    plan_done(q, &c, 1);
+    PLAN(&c, h->gets.version, prepare_move(&h->gets, 1, cursor + r->bytes, count + 1, 0));
+    commit(&c);
+    unlock(&h->get);
+    if (h->maxsize) wake(q, Q_SPACE, 1);
+    return Q_OK;
+}
+
 q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int patient) {
     q_status status = give_back(q, reader, record, 1, patient);
     return status == Q_EMPTY ? Q_OK : status;
@@ -155,7 +183,7 @@ q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int pat
 /* Under the get lock: the next record from an address on that is leased to a reader whose slot is
  * marked, or NULL at the cursor. */
 static struct record *next_leased(q_queue *q, uint64_t *address, const uint8_t *marked) {
-    uint64_t cursor = get(&q->h->cursor);
+    uint64_t cursor = cursor_of(q->h);
     while (*address != cursor) {
         struct record *r = record_at(q, *address);
         if (!r) return NULL;
@@ -238,7 +266,7 @@ q_status q_take_poisoned(q_queue *q, q_item *item, int patient) {
     if (status != Q_OK) return status;
     status = Q_EMPTY;
     if (get(&h->num_set_aside)) {
-        uint64_t address = get(&h->oldest), cursor = get(&h->cursor);
+        uint64_t address = get(&h->oldest), cursor = cursor_of(h);
         struct record *r;
         while (address != cursor && (r = follow(q, &address, NULL)) && address != cursor) {
             if (what_of(get(&r->state)) == SET_ASIDE) {

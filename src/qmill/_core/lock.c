@@ -18,6 +18,13 @@
 
 static q_status recover(q_queue *q, struct lock *lock) {
     uint32_t number = atomic_load_explicit(&lock->number, memory_order_acquire);
+    if (number & TAKING) {
+        struct side *s = &q->h->gets;
+        uint64_t note = get(&position(s)->note), taker = note % MAX_SLOTS;
+        if (number == (TAKING | (uint32_t)get(&s->version)) && taker)
+            set(&q->h->slots[taker].taken, note / MAX_SLOTS);
+        number = 0;
+    }
     if (number > JOURNAL_ENTRIES) return Q_CORRUPT;
     if (number && lock == &q->h->put) {
         /* Consumers go on as soon as they see the last word of a put: what became of its blocks

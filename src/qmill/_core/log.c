@@ -19,7 +19,7 @@ static int unlink_chunk(q_queue *q, struct change *c, uint64_t chunk, struct blo
 /* Under the get lock: free chunks whose records are all finished, from the oldest. */
 void reap(q_queue *q) {
     struct header *h = q->h;
-    uint64_t address = get(&h->oldest), cursor = get(&h->cursor), chunk = get(&h->oldest_chunk);
+    uint64_t address = get(&h->oldest), cursor = cursor_of(h), chunk = get(&h->oldest_chunk);
     while (address != cursor) {
         struct record *r = record_at(q, address);
         if (!r) break;
@@ -52,7 +52,7 @@ void reap(q_queue *q) {
  * chunks between it and the cursor. */
 void compact(q_queue *q) {
     struct header *h = q->h;
-    uint64_t cursor = get(&h->cursor), address = get(&h->oldest), previous_link = 0;
+    uint64_t cursor = cursor_of(h), address = get(&h->oldest), previous_link = 0;
     uint64_t chunk = get(&h->oldest_chunk);
     int finished = 1, has_cursor = 0;
     word *link_word = NULL;

@@ -33,9 +33,10 @@ int map_segment(q_queue *q, unsigned number) {
     return atomic_load(&q->base[number]) != NULL;
 }
 
+/* The first is that of chunks. The others have room for a power of two and what goes before it. */
 uint64_t class_bytes(unsigned number) {
     uint64_t bytes = CHUNK_BYTES << (number / 2);
-    return number % 2 ? bytes + bytes / 2 : bytes;
+    return (number % 2 ? bytes + bytes / 2 : bytes) + (number ? 4096 : 0);
 }
 
 static unsigned class_of(uint64_t bytes) {
@@ -106,6 +107,7 @@ static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under 
     set(&b->state, BLOCK_OWNED | (uint64_t)q->slot << 32);
     set(&b->next, 0);
     set(&b->punched, 0);
+    set(&b->fresh, 1);
     struct change c;
     begin(&c, &h->allocate);
     PLAN(&c, s->used, used + bytes);
@@ -138,6 +140,7 @@ q_status allocate(q_queue *q, uint64_t bytes, uint64_t *address, int patient) {
             unlock(&h->allocate);
             return Q_NO_MEMORY;
         }
+        set(&b->fresh, 1);
     }
     struct change c;
     begin(&c, &h->allocate);
@@ -200,6 +203,27 @@ q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, in
     if (status != Q_OK) return status;
     *data = at(q, *block + sizeof(struct block), size);
     return *data ? Q_OK : Q_NO_MEMORY;
+}
+
+void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data, uint64_t size) {
+    uint64_t number = block >> SEGMENT_SHIFT;
+    const struct block *b = block_at(q, block);
+    uint8_t *into = at(q, block + sizeof *b + offset, size);
+    if (!b || !into) return;
+    if (get(&b->fresh) && size >= CHUNK_BYTES) {
+        /* The system fills new pages at once, and does not clear them before. */
+        uint64_t begin = get(&q->h->segments[number].offset) + (block & OFFSET_MASK) + sizeof *b;
+        while (size) {
+            ssize_t written = pwrite(q->fd, data, size, (off_t)(begin + offset));
+            if (written < 0 && errno == EINTR) continue;
+            if (written <= 0) break;
+            data = (const uint8_t *)data + written;
+            into += written;
+            offset += (uint64_t)written;
+            size -= (uint64_t)written;
+        }
+    }
+    if (size) memcpy(into, data, size);
 }
 
 q_status q_block_free(q_queue *q, uint64_t block, int patient) {

@@ -147,7 +147,7 @@ static void free_blocks(q_queue *q, const uint8_t *marked) {
 /* Under the get lock: what a slot took and did not do counts as done. */
 static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind) {
     struct header *h = q->h;
-    uint64_t waiting = get(&h->num_put) - get(&h->num_gone);
+    uint64_t waiting = num_messages(&h->puts) - num_gone(h);
     /* Below zero if `task_done` told of messages that still wait. */
     int64_t held = (int64_t)(q_unfinished(q) - waiting - get(&h->num_leased));
     int64_t taken = (int64_t)get(&s->taken), least = taken < held ? taken : held;

@@ -2,13 +2,13 @@
 #include "core.h"
 
 int q_has_news(const q_queue *q) {
-    return get(&q->h->num_records) != get(&q->h->num_seen) || get(&q->h->num_returned) ||
+    return num_records(&q->h->puts) != num_records(&q->h->gets) || get(&q->h->num_returned) ||
            get(&q->h->shut);
 }
 
 uint64_t q_size_hint(const q_queue *q) {
-    uint64_t seen = get(&q->h->num_seen); /* first: the difference is never negative */
-    return get(&q->h->num_records) - seen + get(&q->h->num_returned);
+    uint64_t seen = num_records(&q->h->gets); /* first: the difference is never negative */
+    return num_records(&q->h->puts) - seen + get(&q->h->num_returned);
 }
 
 /* -- putting ------------------------------------------------------------------------------------ */
@@ -51,31 +51,42 @@ static q_status append(q_queue *q, struct change *c, struct appended *a, uint32_
     r->bytes = bytes;
     r->kind_size = kind << 24 | (size + more_size);
     atomic_store_explicit(&r->state, WAITING, memory_order_relaxed); /* published by commit */
-    if (likely(size)) memcpy(r + 1, data, size); /* of an empty one `data` may be NULL */
-    if (more_size) memcpy((uint8_t *)(r + 1) + size, more, more_size);
+    if (size) memcpy(r + 1, data, size); /* of an empty one `data` may be NULL */
+    if (likely(more_size)) memcpy((uint8_t *)(r + 1) + size, more, more_size);
     a->tail += bytes;
     a->number++;
     return Q_OK;
 }
 
-static void publish(q_queue *q, struct change *c, struct appended *a, uint64_t messages,
-                    uint64_t ends) {
-    struct header *h = q->h;
-    PLAN(c, h->tail, a->tail);
-    if (messages) PLAN(c, h->num_put, get(&h->num_put) + messages);
-    if (ends) PLAN(c, h->num_ends, get(&h->num_ends) + ends);
-    PLAN(c, h->num_records, get(&h->num_records) + a->number); /* last: consumers look at it */
-    commit(c);
+/* Consumers see them by the last store, with which all else that is planned has happened. */
+static void publish(q_queue *q, struct change *c, struct appended *a, uint64_t messages) {
+    struct side *s = &q->h->puts;
+    uint64_t count = get(&position(s)->count) + messages;
+    uint64_t version = prepare_move(s, a->number, a->tail, count, 0);
     a->number = 0;
+    if (c->number) {
+        PLAN(c, s->version, version);
+        commit(c);
+        return;
+    }
+    POINT(22);
+    set(&s->version, version);
+    POINT(23);
 }
 
-static uint64_t room(const struct header *h) {
+/* How many may be put, when so many have been. */
+static uint64_t room(q_queue *q, uint64_t num_put) {
+    struct header *h = q->h;
     if (!h->maxsize) return UINT64_MAX;
-    int64_t waiting = (int64_t)(get(&h->num_put) - get(&h->num_gone));
-    return waiting >= (int64_t)h->maxsize ? 0 : h->maxsize - (uint64_t)waiting;
+    for (int looked = 0;; looked = 1) {
+        int64_t waiting = (int64_t)(num_put - get(&q->passed) + get(&h->num_returned));
+        if (waiting < (int64_t)h->maxsize) return h->maxsize - (uint64_t)waiting;
+        if (looked) return 0;
+        set(&q->passed, num_messages(&h->gets)); /* a line that consumers write to: now and then */
+    }
 }
 
-int q_full(const q_queue *q) { return room(q->h) == 0; }
+int q_full(q_queue *q) { return room(q, num_messages(&q->h->puts)) == 0; }
 
 int q_is_shut(const q_queue *q) { return get(&q->h->shut) != 0; }
 
@@ -92,8 +103,8 @@ q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t
     }
     struct change c;
     begin(&c, &h->put);
-    struct appended a = {get(&h->tail), get(&h->tail_chunk), 0};
-    uint64_t free_places = room(h), before = *done, in_change = 0;
+    struct appended a = {get(&position(&h->puts)->place), get(&h->tail_chunk), 0};
+    uint64_t free_places = room(q, get(&position(&h->puts)->count)), before = *done, in_change = 0;
     while (*done + in_change < number) {
         const q_message *m = &messages[*done + in_change];
         if (unlikely(in_change >= free_places)) {
@@ -105,21 +116,23 @@ q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t
             struct block *b = block_at(q, m->block);
             status = b ? append(q, &c, &a, Q_BLOCK, &large, sizeof large, NULL, 0) : Q_CORRUPT;
             if (status != Q_OK) break;
+            set(&b->fresh, 0);
             plan(&c, m->block + offsetof(struct block, state), &b->state, BLOCK_QUEUED);
         } else {
-            status = append(q, &c, &a, Q_INLINE, m->data, (uint32_t)m->size, NULL, 0);
+            status = append(q, &c, &a, Q_INLINE, m->head, (uint32_t)m->head_size, m->data,
+                            (uint32_t)m->size);
             if (status != Q_OK) break;
         }
         in_change++;
-        if (c.number > JOURNAL_ENTRIES - 7) { /* a record may need three, publishing three */
-            publish(q, &c, &a, in_change, 0);
+        if (c.number > JOURNAL_ENTRIES - 4) { /* a record may need three, publishing one */
+            publish(q, &c, &a, in_change);
             *done += in_change;
-            free_places = room(h);
+            free_places -= in_change;
             in_change = 0;
         }
     }
     if (in_change) {
-        publish(q, &c, &a, in_change, 0);
+        publish(q, &c, &a, in_change);
         *done += in_change;
     } else {
         c.number = 0; /* a chunk may be ours that is not linked: the sweep, or the next put, frees it */
@@ -130,9 +143,34 @@ q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t
 }
 
 q_status q_put(q_queue *q, const void *data, uint64_t size, int patient) {
-    q_message message = {data, size, 0};
-    size_t done = 0;
-    return q_put_many(q, &message, 1, &done, patient);
+    struct header *h = q->h;
+    q_status status = take_lock(q, &h->put, patient);
+    if (unlikely(status != Q_OK)) return status;
+    POINT(21);
+    const struct position *p = position(&h->puts);
+    uint64_t tail = get(&p->place), count = get(&p->count);
+    uint64_t bytes = (sizeof(struct record) + size + 7) & ~UINT64_C(7);
+    struct record *r = NULL;
+    if (likely(!get(&h->shut) && tail % 8 == 0 && size <= INLINE_MAX &&
+               tail + bytes + sizeof *r <= get(&h->tail_chunk) + CHUNK_BYTES && room(q, count)))
+        r = at(q, tail, bytes);
+    if (unlikely(!r)) { /* what is in the way, is for the one that can do everything */
+        q_message message = {data, size, 0, NULL, 0};
+        size_t done = 0;
+        unlock(&h->put);
+        return q_put_many(q, &message, 1, &done, patient);
+    }
+    r->bytes = (uint32_t)bytes;
+    r->kind_size = Q_INLINE << 24 | (uint32_t)size;
+    atomic_store_explicit(&r->state, WAITING, memory_order_relaxed); /* published by the next */
+    if (likely(size)) memcpy(r + 1, data, size); /* of an empty one `data` may be NULL */
+    uint64_t version = prepare_move(&h->puts, 1, tail + bytes, count + 1, 0);
+    POINT(22);
+    set(&h->puts.version, version);
+    POINT(23);
+    unlock(&h->put);
+    wake(q, Q_ITEMS, 1);
+    return Q_OK;
 }
 
 q_status q_end(q_queue *q, const void *tag, uint32_t size, int patient) {
@@ -143,10 +181,10 @@ q_status q_end(q_queue *q, const void *tag, uint32_t size, int patient) {
     if (status != Q_OK) return status;
     struct change c;
     begin(&c, &h->put);
-    struct appended a = {get(&h->tail), get(&h->tail_chunk), 0};
+    struct appended a = {get(&position(&h->puts)->place), get(&h->tail_chunk), 0};
     struct end end = {q->pid};
     status = append(q, &c, &a, Q_END, &end, sizeof end, tag, size);
-    if (status == Q_OK) publish(q, &c, &a, 0, 1);
+    if (status == Q_OK) publish(q, &c, &a, 0);
     unlock(&h->put);
     if (status == Q_OK) wake(q, Q_ITEMS, 1);
     return status;
@@ -190,7 +228,7 @@ static int end_is_ready(q_queue *q, uint64_t sender) {
 /* Under the get lock: take one that came back, the oldest. */
 q_status take_returned(q_queue *q, uint32_t reader, q_item *item) {
     struct header *h = q->h;
-    uint64_t address = get(&h->oldest), cursor = get(&h->cursor);
+    uint64_t address = get(&h->oldest), cursor = cursor_of(h);
     for (;;) {
         if (address == cursor) return Q_CORRUPT;
         struct record *r = record_at(q, address);
@@ -220,7 +258,6 @@ q_status take_returned(q_queue *q, uint32_t reader, q_item *item) {
         } else {
             PLAN(&c, s->taken, get(&s->taken) + 1);
         }
-        PLAN(&c, h->num_gone, get(&h->num_gone) + 1);
         commit(&c);
         return Q_OK;
     }
@@ -233,9 +270,9 @@ q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit,
     struct slot *s = &h->slots[owner];
     struct change c;
     begin(&c, &h->get);
-    /* Acquire: pairs with the release of `num_records` in commit. */
-    uint64_t seen = get(&h->num_seen), records = get(&h->num_records), cursor = get(&h->cursor);
-    uint64_t borders = 0, messages = 0;
+    /* Acquire: pairs with the release in `publish`. */
+    uint64_t records = num_records(&h->puts), before = num_records(&h->gets), seen = before;
+    uint64_t cursor = cursor_of(h), borders = 0, messages = 0;
     q_status status = Q_OK;
     if (unlikely(records - seen > UINT64_MAX / 2)) return Q_CORRUPT;
     while (*number < limit && seen != records) {
@@ -273,9 +310,7 @@ q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit,
         messages++;
         ++*number;
     }
-    if (seen == get(&h->num_seen)) return status == Q_OK ? Q_EMPTY : status;
-    PLAN(&c, h->cursor, cursor);
-    PLAN(&c, h->num_seen, seen);
+    if (seen == before) return status == Q_OK ? Q_EMPTY : status;
     if (messages) {
         if (reader) {
             PLAN(&c, s->leases, get(&s->leases) + messages);
@@ -283,15 +318,46 @@ q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit,
         } else {
             PLAN(&c, s->taken, get(&s->taken) + messages);
         }
-        PLAN(&c, h->num_gone, get(&h->num_gone) + messages);
     }
     if (unlikely(borders)) PLAN(&c, h->num_chunks, get(&h->num_chunks) + borders);
+    uint64_t count = get(&position(&h->gets)->count) + messages;
+    PLAN(&c, h->gets.version, prepare_move(&h->gets, seen - before, cursor, count, 0));
     commit(&c);
     if (unlikely(borders)) {
         reap(q);
         if (get(&h->num_chunks) > get(&h->compact_at)) compact(q);
     }
     return *number ? Q_OK : status == Q_OK ? Q_EMPTY : status;
+}
+
+/* Under the get lock: take the next record for this process if it is one of the usual kind. */
+static int take_one(q_queue *q, q_item *item) {
+    struct header *h = q->h;
+    uint64_t version = get(&h->gets.version), taken = get(&h->slots[q->slot].taken);
+    if (num_records(&h->puts) == version >> 1) return 0;
+    const struct position *p = &h->gets.at[version & 1];
+    uint64_t cursor = get(&p->place), count = get(&p->count);
+    struct record *r = record_at(q, cursor);
+    if (unlikely(!r || kind_of(r) != Q_INLINE)) return 0;
+    item->kind = Q_INLINE;
+    item->owner = q->slot;
+    item->record = cursor;
+    item->block = 0;
+    item->data = r + 1;
+    item->size = r->kind_size & 0xffffff;
+    /* Before the commit the mark means nothing: see `struct record`. */
+    atomic_store_explicit(&r->state, state_of(LEASED, 0, q->slot), memory_order_relaxed);
+    taken++;
+    version = prepare_move(&h->gets, 1, cursor + r->bytes, count + 1, q->slot | taken * MAX_SLOTS);
+    POINT(32);
+    atomic_store_explicit(&h->get.number, TAKING | (uint32_t)version, memory_order_release);
+    POINT(33);
+    set(&h->gets.version, version);
+    POINT(34);
+    set(&h->slots[q->slot].taken, taken);
+    POINT(35);
+    atomic_store_explicit(&h->get.number, 0, memory_order_release);
+    return 1;
 }
 
 q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
@@ -303,6 +369,12 @@ q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t
     q_status status = take_lock(q, &h->get, patient);
     if (unlikely(status != Q_OK)) return status;
     POINT(30);
+    if (likely(limit == 1 && !reader && !get(&h->num_returned) && take_one(q, items))) {
+        *number = 1;
+        unlock(&h->get);
+        if (h->maxsize) wake(q, Q_SPACE, 1);
+        return Q_OK;
+    }
     while (unlikely(get(&h->num_returned)) && *number < limit && status == Q_OK) {
         status = take_returned(q, reader, &items[*number]);
         if (status == Q_OK) ++*number;
@@ -324,8 +396,8 @@ q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint3
     struct header *h = q->h;
     q_status status = take_lock(q, &h->get, patient);
     if (status != Q_OK) return status;
-    uint64_t address = get(&h->cursor), cursor = address, seen = get(&h->num_seen);
-    uint64_t records = get(&h->num_records);
+    uint64_t address = cursor_of(h), cursor = address, seen = num_records(&h->gets);
+    uint64_t records = num_records(&h->puts);
     struct record *r = NULL;
     if (get(&h->num_returned)) {
         address = get(&h->oldest);

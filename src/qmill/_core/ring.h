@@ -67,11 +67,14 @@ typedef struct {
     const void *data;
     uint64_t size;
     uint64_t block; /* of a large one, filled by the caller; data is ignored */
+    const void *head; /* what goes before the data of a small one, if anything */
+    uint64_t head_size;
 } q_message;
 q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t *done,
                     int patient);
 uint64_t q_inline_max(void); /* what is larger goes into a block */
 q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, int patient);
+void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data, uint64_t size);
 q_status q_block_free(q_queue *q, uint64_t block, int patient);
 
 q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
@@ -84,6 +87,8 @@ q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint3
 q_status q_reader_new(q_queue *q, uint32_t *reader, int patient);
 q_status q_reader_waits(q_queue *q, uint32_t reader, int waits);
 q_status q_lease_done(q_queue *q, uint32_t reader, uint64_t record, int patient);
+/* End a lease and take the next one, in one go; Q_EMPTY if that takes more than a step of each. */
+q_status q_next(q_queue *q, uint32_t reader, uint64_t lease, q_item *item, int patient);
 q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int patient);
 q_status q_reader_close(q_queue *q, uint32_t reader, int patient);
 
@@ -93,7 +98,7 @@ q_status q_task_done(q_queue *q, int patient);
 q_status q_shutdown(q_queue *q, int immediate, int patient);
 q_status q_statistics(q_queue *q, q_counts *counts, int patient);
 uint64_t q_unfinished(const q_queue *q);
-int q_full(const q_queue *q);
+int q_full(q_queue *q);
 int q_is_shut(const q_queue *q);
 /* Takes one that was set aside; Q_EMPTY when there are none. */
 q_status q_take_poisoned(q_queue *q, q_item *item, int patient);

@@ -9,8 +9,8 @@ q_status q_withdraw(q_queue *q, const void *tag, uint32_t size, uint64_t *number
     *number = 0;
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
-    uint64_t address = get(&h->cursor), seen = get(&h->num_seen);
-    for (; seen != get(&h->num_records); seen++) {
+    uint64_t address = cursor_of(h), seen = num_records(&h->gets);
+    for (; seen != num_records(&h->puts); seen++) {
         struct record *r = follow(q, &address, NULL);
         if (!r) {
             status = Q_CORRUPT;
@@ -64,7 +64,7 @@ static q_status discard(q_queue *q) {
                                                 : take_fresh(q, 0, &item, 1, &number);
         if (status == Q_EMPTY) return Q_OK;
         if (status == Q_NOT_YET) { /* an END that nobody will wait for */
-            uint64_t address = get(&h->cursor);
+            uint64_t address = cursor_of(h);
             struct record *r = follow(q, &address, NULL);
             if (!r) return Q_CORRUPT;
             struct change c;
@@ -116,13 +116,14 @@ q_status q_statistics(q_queue *q, q_counts *counts, int patient) {
     struct header *h = q->h;
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
-    counts->put = get(&h->num_put);
-    counts->size = counts->put - get(&h->num_gone) + get(&h->num_ends) - get(&h->num_ends_gone);
+    uint64_t gone = num_gone(h);
+    counts->put = num_messages(&h->puts);
+    counts->size = num_records(&h->puts) - gone - get(&h->num_ends_gone);
     counts->leased = get(&h->num_leased);
     counts->done = get(&h->num_done);
     counts->unfinished = counts->put - counts->done;
     /* What has gone was taken; what came back went more than once. */
-    counts->taken = get(&h->num_gone) + get(&h->num_returned) + get(&h->num_taken_extra);
+    counts->taken = gone + get(&h->num_returned) + get(&h->num_taken_extra);
     counts->lost = get(&h->num_lost);
     counts->redelivered = get(&h->num_redelivered);
     counts->poisoned = get(&h->num_poisoned);

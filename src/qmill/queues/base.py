@@ -339,6 +339,16 @@ class Queue:
         """Return a new reader, which takes messages under leases."""
         raise NotImplementedError
 
+    def _put_message(
+        self, data: Any, kind: object, order: object, block: bool, timeout: float | None
+    ) -> bool:
+        """Put the tuple of these, in a quicker way; False if there is none, and for an END."""
+        return False
+
+    def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any] | None:
+        """Return a reader's iterator over such tuples, made instances of a class; None if none."""
+        return None
+
     def _check_sendable(self) -> None:
         """Raise `ThreadQueueSent` if this queue is for the threads of one process."""
 

@@ -7,12 +7,13 @@ one in the folder of the named queues. It is gone when the last process that has
 
 from __future__ import annotations
 
+from .._core._ring import Messages
 from . import rings
 from .base import Queue, Reader, check_maxsize, check_name
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from .base import Statistics
@@ -63,6 +64,7 @@ class SharedQueue(Queue):
         if type(self) is SharedQueue:  # a subclass may have methods of its own
             # A method of the ring is called at once, and not through one of ours.
             self.__dict__.update((name, getattr(ring, name)) for name in _FAST)
+            self.__dict__["_put_message"] = ring.put_message
 
     def __reduce__(self) -> Any:
         self._check_open()
@@ -76,7 +78,7 @@ class SharedQueue(Queue):
 
     def close(self) -> None:
         self._closed = True
-        for name in _FAST:
+        for name in (*_FAST, "_put_message"):
             self.__dict__.pop(name, None)
         if self._hold is not None:
             self._ring = None
@@ -164,6 +166,14 @@ class SharedQueue(Queue):
 
     def _reader(self) -> Reader:
         return _SharedReader(self._open_ring)
+
+    def _put_message(
+        self, data: Any, kind: object, order: object, block: bool, timeout: float | None
+    ) -> bool:
+        return bool(self._open_ring.put_message(data, kind, order, block, timeout))
+
+    def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any]:
+        return Messages(self._open_ring, cls, slots)
 
 
 class _SharedReader(Reader):
