@@ -18,12 +18,12 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all native check bench clean FORCE
+.PHONY: help run test test-all test-portable native check bench clean FORCE
 
 help:
 	@echo "make TARGET, where TARGET is one of"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
-		while IFS='|' read -r target text; do printf '  %-9s %s\n' "$$target" "$$text"; done
+		while IFS='|' read -r target text; do printf '  %-13s %s\n' "$$target" "$$text"; done
 
 run: $(VENV)/.run  ## count the functions of the standard library, in parallel and serially
 	@$(BIN)/python examples/stdlib_census.py $(ARGS)
@@ -34,6 +34,10 @@ test: $(VENV)/.dev  ## run all tests with one interpreter (PYTHON, default pytho
 test-all: export ARGS := $(ARGS)
 test-all:  ## run all tests with every supported interpreter found, with all extras
 	@MAKE="$(MAKE)" sh tools/test_all.sh
+
+test-portable: export ARGS := $(ARGS)
+test-portable:  ## run all tests on an installation without the native core: no compiler is found
+	@MAKE="$(MAKE)" PYTHON="$(PYTHON)" sh tools/test_without_core.sh
 
 native:  ## test the native core by itself: kill it at each point, with sanitizers (minutes)
 	@sh tools/test_native.sh full

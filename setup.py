@@ -14,10 +14,11 @@ core = Extension(
     ["src/qmill/_core/_ring.pyx", *SOURCES],
     depends=glob("src/qmill/_core/*.h"),
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
-    optional=not required,
 )
 extensions = []
 if sys.platform == "linux":
     extensions = cythonize([core], build_dir="build/cython")
+for extension in extensions:
+    extension.optional = not required  # cythonize makes new ones, without it
 
 setup(ext_modules=extensions)

@@ -1,4 +1,5 @@
-# Run `make test` with every supported interpreter of this machine, each in .venvs/X.Y with [all].
+# Run `make test` with every supported interpreter of this machine, each in .venvs/X.Y with [all],
+# and with the default one where the native core was not built.
 # All of them run even if one fails; the end names those that did.
 set -eu
 
@@ -32,6 +33,10 @@ for version in $versions; do
     MAKEFLAGS= "${MAKE:-make}" --no-print-directory test \
         PYTHON="$python" VENV=".venvs/$version" EXTRAS=all,dev ARGS="$ARGS" || failed="$failed $version"
 done
+
+echo "== without the native core"
+MAKEFLAGS= "${MAKE:-make}" --no-print-directory test-portable ARGS="$ARGS" \
+    || failed="$failed no-core"
 
 echo
 echo "tested with: ${tested:- nothing}"

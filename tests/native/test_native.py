@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from qmill import core_info
+
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the native core is for Linux")
+@pytest.mark.skipif(not core_info()["core"], reason="the native core is not built here")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_native_core() -> None:
     script = subprocess.run(

@@ -777,6 +777,40 @@ static void task_done_in_advance_is_no_loss(void) {
     q_detach(q);
 }
 
+/* A file from before a restart of the machine: its locks are held by who is not there, its processes
+ * have numbers that others have now, and its pid namespace is another. */
+static void who_is_alone_takes_over_a_file_of_another_boot(void) {
+    q_queue *old = new_ring(0);
+    for (uint32_t i = 0; i < 4; i++) put(old, i == 2 ? 50000 : 40, 0, i);
+    uint32_t reader;
+    q_item item;
+    size_t number;
+    MUST(q_reader_new(old, &reader, 1));
+    MUST(q_take(old, reader, &item, 1, &number, 1));
+    int fd = fcntl(q_fd(old), F_DUPFD_CLOEXEC, 0), again = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    CHECK(fd >= 0 && again >= 0);
+    struct header *h = old->h;
+    h->pid_namespace++;
+    struct lock *locks[] = {&h->put, &h->get, &h->allocate};
+    for (int i = 0; i < 3; i++) locks[i]->mutex.__data.__lock = 0x3ffffff; /* nobody's, for ever */
+    q_detach(old);
+    q_queue *q = NULL;
+    SAME(q_attach(fd, NULL, &q), Q_FOREIGN);
+    MUST(q_adopt(again, &q));
+    CHECK(!memcmp(q_uuid(q), UUID, sizeof UUID));
+    MUST(q_sweep(q, 0, 1));
+    SAME(counts_of(q).redelivered, 1);
+    for (uint32_t i = 0; i < 4; i++) {
+        mark m;
+        MUST(try_take(q, &m));
+        SAME(m.number, i);
+    }
+    put(q, 40, 0, 4);
+    SAME(counts_of(q).size, 1);
+    close(fd);
+    q_detach(q);
+}
+
 static void a_batch_that_finds_no_memory_leaks_no_chunk(void) {
     q_queue *q = new_ring(0);
     static uint8_t data[12][16000];
@@ -831,7 +865,8 @@ static const struct {
     TEST(producers_do_not_wait_for_a_stopped_consumer),
     TEST(a_stopped_allocator_holds_up_only_what_needs_it),
     TEST(what_a_leaving_process_took_is_not_filled_anew), TEST(who_has_left_marks_nothing),
-    TEST(task_done_in_advance_is_no_loss), TEST(a_batch_that_finds_no_memory_leaks_no_chunk),
+    TEST(task_done_in_advance_is_no_loss),
+    TEST(who_is_alone_takes_over_a_file_of_another_boot), TEST(a_batch_that_finds_no_memory_leaks_no_chunk),
 };
 
 int main(int argc, char **argv) {
