@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import sys
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -53,7 +52,10 @@ _WHERE = {
     "trace": "observe.trace",
 }
 
+TYPE_CHECKING = False  # and not from typing, which takes a while to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._core import core_info
     from .errors import (
         Empty,

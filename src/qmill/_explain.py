@@ -9,12 +9,13 @@ from __future__ import annotations
 import pickle
 import threading
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
 
 from .errors import SerializationError
 
+TYPE_CHECKING = False  # and not from typing, which takes a while to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 _MAX_PARTS = 2000
 """So many parts are tried; the culprit of a larger object may be named from farther away."""

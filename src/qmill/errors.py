@@ -22,7 +22,6 @@ import pickle
 import queue
 import signal as _signal
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "Empty",
@@ -39,8 +38,10 @@ __all__ = [
     "WorkerDied",
 ]
 
+TYPE_CHECKING = False  # and not from typing, which takes a while to import
 if TYPE_CHECKING:
     from concurrent.futures import CancelledError
+    from typing import Any
 
     class ShutDown(Exception):
         """Raised by `put` and `get` once a queue has been shut down."""

@@ -30,14 +30,17 @@ import re
 import struct
 import sys
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import SerializationError
 
+TYPE_CHECKING = False  # and not from typing, which takes a while to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
 OUT_OF_BAND_BYTES = 1 << 14
 """Buffers of this size and more travel beside the pickle."""

@@ -22,13 +22,13 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
 from ..errors import Empty, Full, NotSupported, ShutDown
 
+TYPE_CHECKING = False  # and not from typing, which takes a while to import
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NamedTuple
+    from typing import Any, NamedTuple
 
     class Statistics(NamedTuple):
         """Counts of one queue, all taken at one moment."""
@@ -341,9 +341,19 @@ class Queue:
         raise NotImplementedError
 
     def _put_message(
-        self, data: Any, kind: object, order: object, block: bool, timeout: float | None
+        self,
+        data: Any,
+        kind: object,
+        order: object,
+        block: bool,
+        timeout: float | None,
+        cls: type,
     ) -> bool:
-        """Put the tuple of these, in a quicker way; False if there is none, and for an END."""
+        """Put the tuple of these, in a quicker way.
+
+        Returns:
+            Whether it was: not if there is no such way, for an END, or if data is of `cls` already.
+        """
         return False
 
     def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any] | None:

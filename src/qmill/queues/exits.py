@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # and not from typing, which takes a while to import
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 leavers: list[Callable[[], None]] = []
 """What the transports do to leave; each adds its own when it is loaded."""

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
-from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from .._core._ring import Messages, Ring
@@ -21,8 +19,10 @@ from ..errors import QueueGone
 from . import exits
 from .base import Queue, Reader, check_maxsize
 
+TYPE_CHECKING = False  # and not from typing, which takes a while to import
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from .base import Statistics
 
@@ -62,7 +62,7 @@ class SharedQueue(Queue):
     ) -> None:
         if persistent:
             raise ValueError("persistent=True needs a name, by which the queue is found again")
-        number = uuid.uuid4().bytes
+        number = os.urandom(16)
         file = os.memfd_create(f"qmill-{number.hex()}", os.MFD_CLOEXEC)
         try:
             ring = Ring.create(file, check_maxsize(maxsize), number)
@@ -169,9 +169,15 @@ class SharedQueue(Queue):
         return _SharedReader(self._open_ring)
 
     def _put_message(
-        self, data: Any, kind: object, order: object, block: bool, timeout: float | None
+        self,
+        data: Any,
+        kind: object,
+        order: object,
+        block: bool,
+        timeout: float | None,
+        cls: type,
     ) -> bool:
-        return bool(self._open_ring.put_message(data, kind, order, block, timeout))
+        return bool(self._open_ring.put_message(data, kind, order, block, timeout, cls))
 
     def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any]:
         return Messages(self._open_ring, cls, slots)
