@@ -11,6 +11,7 @@ a reader that waits without anything else being put; of the peers only quick-que
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import time
@@ -138,11 +139,12 @@ class Qmill(Mp):
 
     def __init__(self, maxsize=0, transport="shared"):
         super().__init__(maxsize)
-        os.environ["QMILL_TRANSPORT"] = transport
+        self.transport = transport
 
     def open(self, largest=0, consumers=1):
         import qmill
 
+        os.environ["QMILL_TRANSPORT"] = self.transport
         self.queue = qmill.Queue(self.maxsize)
 
 
@@ -150,6 +152,7 @@ class QmillQ(Qmill):
     def open(self, largest=0, consumers=1):
         import qmill
 
+        os.environ["QMILL_TRANSPORT"] = self.transport
         self.queue = qmill.Q()
 
     def getter(self, number=0):
@@ -466,7 +469,7 @@ def arrays(peer, count):
 
 
 def ping_pong(there, count):
-    back = type(there)(there.maxsize)
+    back = copy.copy(there)
     there.open()
     back.open()
     warm = count // 20
@@ -569,6 +572,9 @@ def between_threads(peer, count):
 def start(peer, count):
     import subprocess
     import sys
+
+    if isinstance(peer, Qmill):
+        os.environ["QMILL_TRANSPORT"] = peer.transport
 
     def least_s(code):
         times = []

@@ -115,11 +115,11 @@ class Q:
         Returns:
             This queue, so that calls can be chained. Errors as `qmill.Queue.put`.
         """
+        if self._queue._put_message(data, kind, order, block, timeout, Msg):
+            return self
         if isinstance(data, Msg):
             message = data
         else:
-            if self._queue._put_message(data, kind, order, block, timeout):
-                return self
             if not isinstance(kind, str):
                 raise TypeError(f"kind must be a str, not {type(kind).__name__} {kind!r}")
             if type(order) is not int:

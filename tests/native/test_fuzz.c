@@ -77,7 +77,7 @@ static uint64_t *somewhere(q_queue *q, const char **what) {
             if (!r) break;
             address = kind_of(r) == Q_LINK ? get(&r->state) : address + r->bytes;
         }
-        uint64_t *at_record = at(q, address, 40);
+        uint64_t *at_record = address % 8 ? NULL : at(q, address, 40);
         return at_record ? at_record + one_of(4) : words;
     }
     default: {

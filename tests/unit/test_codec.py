@@ -263,3 +263,47 @@ def damage(queue, rng):
         begin = memory.rfind(b"d\x04\0\0\0", 0, memory.rfind(b"values"))
         assert begin > 0
         memory[begin + rng.randrange(1, 90)] = rng.randrange(256)
+
+
+KINDS_AND_ORDERS = [("", 0), ("x" * 50, 2**40), ("y" * 250, 1), ("\xe9", -5), ("z", 2**70)]
+SIZES = [0, 1, 4000, 4096, 16374, 16384, 70_000]
+
+
+@pytest.mark.parametrize(("kind", "order"), KINDS_AND_ORDERS, ids=["plain", *"abcd"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_message_comes_with_its_kind_and_order_whatever_its_data(queue, size, kind, order):
+    from qmill import Msg, Q
+
+    q = Q._from_queue(queue)
+    messages = iter(q)
+    for data in (bytes(size), "\xe9" * size, [1] * size, {"x": bytearray(size)}, 2**80, None):
+        expected = Msg(data, kind, order)
+        for _ in range(3):
+            assert q.put(data, kind=kind, order=order) is q
+        assert q.peek() == expected
+        assert q.get() == expected
+        assert [next(messages), next(messages)] == 2 * [expected]
+    messages.close()
+    assert queue.empty()
+    assert queue.statistics().leased == 0
+
+
+def test_a_subclass_of_msg_is_put_as_it_is(queue):
+    from qmill import Msg, Q
+
+    q = Q._from_queue(queue)
+    messages = iter(q)
+    q.put(Remark(1, "a", 2)).put(Msg(3, "b", 4))
+    first, second = next(messages), next(messages)
+    assert type(first) is Remark
+    assert (first, second) == (Remark(1, "a", 2), Msg(3, "b", 4))
+    messages.close()
+
+
+def _remark():
+    from qmill import Msg
+
+    return type("Remark", (Msg,), {"__module__": __name__})
+
+
+Remark = _remark()

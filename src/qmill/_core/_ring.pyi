@@ -47,7 +47,13 @@ class Ring:
     def fetch(self, key: bytes) -> bytes: ...
     def keep(self, key: bytes, built: Any) -> None: ...
     def put_message(
-        self, data: Any, kind: object, order: object, block: bool = ..., timeout: float | None = ...
+        self,
+        data: Any,
+        kind: object,
+        order: object,
+        block: bool,
+        timeout: float | None,
+        cls: type,
     ) -> bool: ...
 
 class Messages:

@@ -27,7 +27,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.mem cimport PyMem_Malloc, PyMem_Free
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 cimport cython
 
@@ -38,6 +38,7 @@ from ..queues.base import END, Statistics, check_items, check_max_items, check_w
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         pass
+    bint PyObject_TypeCheck(object, PyTypeObject *)
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
     long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
 
@@ -132,6 +133,9 @@ cdef int SPINS = 30
 cdef enum:
     SMALL_BYTES = 4096  # what is larger than this is left to pickle, or copied by itself
     PREFIX_BYTES = 256
+    PLAIN_BYTES = 9
+
+cdef const char *PLAIN_PREFIX = b"m\x09a\0\0\0\0001\0"  # of a message without kind and order
 
 cdef object _pickle = pickle.dumps
 cdef object _unpickle = pickle.loads
@@ -313,21 +317,30 @@ cdef class Ring:
                 return
         self._put(obj, small, small, timeout)
 
-    def put_message(self, data, kind, order, bint block=True, timeout=None):
+    def put_message(self, data, kind, order, bint block, timeout, cls):
         """Put a message of `qmill.Q`; False if this is none that can be put here."""
         cdef uint8_t small[SMALL_BYTES]
         cdef uint8_t *at
-        if type(kind) is not str or type(order) is not int or (kind and <str>kind == "END"):
+        if (
+            type(kind) is not str
+            or type(order) is not int
+            or PyObject_TypeCheck(data, <PyTypeObject *>cls)
+            or (kind and <str>kind == "END")
+        ):
             return False
         if timeout is not None or not block:
             timeout = check_wait(block, timeout)
-        at = codec_write(self.codec, &small[2], &small[PREFIX_BYTES], kind)
-        if at != NULL:
-            at = codec_write(self.codec, at, &small[PREFIX_BYTES], order)
-        if at == NULL:
-            return False
-        small[0] = 109
-        small[1] = at - small
+        if not kind and order == 0:
+            memcpy(small, PLAIN_PREFIX, PLAIN_BYTES)
+            at = small + PLAIN_BYTES
+        else:
+            at = codec_write(self.codec, &small[2], &small[PREFIX_BYTES], kind)
+            if at != NULL:
+                at = codec_write(self.codec, at, &small[PREFIX_BYTES], order)
+            if at == NULL:
+                return False
+            small[0] = 109
+            small[1] = at - small
         self._put(data, small, at, timeout)
         return True
 
@@ -427,6 +440,8 @@ cdef class Ring:
 
     cdef int _put_bytes(self, const void *data, uint64_t size, object wait) except -1:
         cdef q_message message
+        if q_put(self.q, data, size, 0) == Q_OK:
+            return 0
         message.data = data
         message.size = size
         message.block = 0
@@ -531,20 +546,8 @@ cdef class Ring:
     def put_many(self, items, bint block=True, timeout=None):
         """See `Queue.put_many`."""
         wait = check_wait(block, timeout)
-        cdef list packed = []
-        cdef uint8_t encoded[SMALL_BYTES]
-        cdef uint8_t *after
-        for item in check_items(items):
-            cls = type(item)
-            if cls is int and -0x8000000000000000 <= item <= 0x7fffffffffffffff:
-                packed.append(item)
-            elif (after := self._encode(item, encoded, encoded + SMALL_BYTES)) != NULL:
-                packed.append(PyBytes_FromStringAndSize(<char *>encoded, after - encoded))
-            elif cls is bytes:
-                packed.append([b"b", item])
-            else:
-                packed.append(self._pack(item))
-        cdef size_t number = len(packed), done = 0, i = 0
+        cdef list objects = list(check_items(items))
+        cdef size_t number = len(objects), done = 0, i = 0
         if not number:
             if q_is_shut(self.q):
                 raise ShutDown
@@ -553,25 +556,13 @@ cdef class Ring:
         if messages == NULL:
             raise MemoryError
         cdef uint8_t *small = <uint8_t *>(messages + number)
-        cdef long long value
         cdef list kept = []
         for i in range(number):
             messages[i].block = 0
             messages[i].head_size = 0
         try:
             for i in range(number):
-                one = packed[i]
-                if type(one) is int:
-                    value = one
-                    small[16 * i] = 105
-                    memcpy(&small[16 * i + 1], &value, 8)
-                    messages[i].data = &small[16 * i]
-                    messages[i].size = 9
-                elif type(one) is bytes:
-                    messages[i].data = PyBytes_AS_STRING(one)
-                    messages[i].size = PyBytes_GET_SIZE(one)
-                else:
-                    kept.append(self._fill(one, &messages[i]))
+                self._prepare(objects[i], &messages[i], &small[16 * i], kept)
             done = self._put_messages(messages, number, wait, False)
             for i in range(done):
                 messages[i].block = 0
@@ -580,6 +571,33 @@ cdef class Ring:
                 self._drop_block(&messages[i])
             PyMem_Free(messages)
         return done
+
+    cdef int _prepare(self, object obj, q_message *message, uint8_t *small, list kept) except -1:
+        """Make a message of an object, in 16 bytes or in what is kept."""
+        cdef uint8_t encoded[SMALL_BYTES]
+        cdef uint8_t *after
+        cdef long long value
+        cdef int overflow
+        cdef bytes one
+        if type(obj) is int:
+            value = PyLong_AsLongLongAndOverflow(obj, &overflow)
+            if not overflow:
+                small[0] = 105
+                memcpy(&small[1], &value, 8)
+                message.data = small
+                message.size = 9
+                return 0
+        after = self._encode(obj, encoded, encoded + SMALL_BYTES)
+        if after != NULL:
+            one = PyBytes_FromStringAndSize(<char *>encoded, after - encoded)
+            message.data = PyBytes_AS_STRING(one)
+            message.size = PyBytes_GET_SIZE(one)
+            kept.append(one)
+        elif type(obj) is bytes:
+            kept.append(self._fill([b"b", obj], message))
+        else:
+            kept.append(self._fill(self._pack(obj), message))
+        return 0
 
     # -- getting -----------------------------------------------------------------------------------
 
@@ -1119,6 +1137,9 @@ cdef class Messages:
         cdef const uint8_t *at = data + 2
         cdef const uint8_t *end
         cdef PyTypeObject *cls = <PyTypeObject *>self.cls
+        if item.size > PLAIN_BYTES and not memcmp(data, PLAIN_PREFIX, PLAIN_BYTES):
+            found = self.ring._unpack(item, False, PLAIN_BYTES)
+            return codec_make(cls, self.members, found, "", 0)
         if item.size > 2 and data[0] == 109 and data[1] < item.size:
             end = data + data[1]
             kind = codec_read(self.ring.codec, &at, end)

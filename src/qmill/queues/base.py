@@ -340,9 +340,19 @@ class Queue:
         raise NotImplementedError
 
     def _put_message(
-        self, data: Any, kind: object, order: object, block: bool, timeout: float | None
+        self,
+        data: Any,
+        kind: object,
+        order: object,
+        block: bool,
+        timeout: float | None,
+        cls: type,
     ) -> bool:
-        """Put the tuple of these, in a quicker way; False if there is none, and for an END."""
+        """Put the tuple of these, in a quicker way.
+
+        Returns:
+            Whether it was: not if there is no such way, for an END, or if data is of `cls` already.
+        """
         return False
 
     def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any] | None:

@@ -168,9 +168,15 @@ class SharedQueue(Queue):
         return _SharedReader(self._open_ring)
 
     def _put_message(
-        self, data: Any, kind: object, order: object, block: bool, timeout: float | None
+        self,
+        data: Any,
+        kind: object,
+        order: object,
+        block: bool,
+        timeout: float | None,
+        cls: type,
     ) -> bool:
-        return bool(self._open_ring.put_message(data, kind, order, block, timeout))
+        return bool(self._open_ring.put_message(data, kind, order, block, timeout, cls))
 
     def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any]:
         return Messages(self._open_ring, cls, slots)
