@@ -99,6 +99,7 @@ cdef extern from "ring.h" nogil:
     q_status q_fetch(q_queue *, const void *, uint32_t, const void **, uint64_t *)
     uint32_t q_announce(q_queue *, q_event)
     void q_sleep(q_queue *, q_event, uint32_t, int64_t)
+    uint32_t q_holder(const q_queue *, unsigned)
     int q_has_news(const q_queue *)
     uint64_t q_size_hint(const q_queue *)
     q_status q_sweep(q_queue *, int, int)
@@ -106,6 +107,8 @@ cdef extern from "ring.h" nogil:
 
 cdef double SLICE_S = 0.1
 cdef int SPINS = 30
+cdef int LOGGED_AFTER_TRIES = 10  # of SLICE_S each
+cdef int LEAVE_TRIES = 10  # then those who sweep do it, when this process has ended
 
 cdef object _pickle = pickle.dumps
 cdef object _unpickle = pickle.loads
@@ -132,6 +135,21 @@ cdef int _fail(q_status status) except -1:
     if status == Q_CORRUPT:
         raise RuntimeError("the queue's shared memory is damaged: another program has written to it")
     raise OSError(f"the queue's shared memory failed with status {int(status)}")
+
+
+cdef object _told_if_stopped(uint32_t thread):
+    """Tell of a thread that holds a lock and is stopped; None if it is not."""
+    try:
+        with open(f"/proc/{thread}/status", errors="replace") as file:
+            fields = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    except OSError:  # it has ended, or no file can be opened now
+        return None
+    if fields["State"][0] not in "Tt":
+        return None
+    return (
+        f"process {fields['Tgid']} ({fields['Name']}) holds a lock of this queue and is stopped, "
+        "by SIGSTOP or a debugger: it has to go on, or to be killed"
+    )
 
 
 cdef class Block:
@@ -241,6 +259,21 @@ cdef class Ring:
         PyErr_CheckSignals()
         return 0
 
+    cdef object _held_up(self, int *tries):
+        """Notice signals, as a lock is held by another; return the text about one that is stopped."""
+        cdef unsigned i
+        PyErr_CheckSignals()
+        tries[0] += 1
+        for i in range(3):
+            holder = q_holder(self.q, i)
+            if holder and (told := _told_if_stopped(holder)) is not None:
+                if tries[0] == LOGGED_AFTER_TRIES:
+                    import logging
+
+                    logging.getLogger("qmill").warning("%s", told)
+                return told
+        return None
+
     cdef int _spin(self) except -1:
         cdef int i
         with nogil:
@@ -330,7 +363,7 @@ cdef class Ring:
             memcpy(PyBytes_AS_STRING(whole) + 1, data, size)
             return self._put_bytes(PyBytes_AS_STRING(whole), size + 1, wait)
         cdef q_message message
-        cdef uint8_t *into = self._new_block(size + 1, &message)
+        cdef uint8_t *into = self._new_block(size + 1, &message, wait)
         try:
             with nogil:
                 into[0] = tag
@@ -351,7 +384,7 @@ cdef class Ring:
 
     cdef int _put_parts(self, list parts, object wait) except -1:
         cdef q_message message
-        cdef bytes whole = self._fill(parts, &message)
+        cdef bytes whole = self._fill(parts, &message, wait)
         try:
             self._put_messages(&message, 1, wait)
         except BaseException:
@@ -359,7 +392,7 @@ cdef class Ring:
             raise
         return 0
 
-    cdef bytes _fill(self, list parts, q_message *message):
+    cdef bytes _fill(self, list parts, q_message *message, object wait):
         """Make a message of parts: in memory that is returned, or in a block."""
         cdef Py_ssize_t size = 0, at = 0
         cdef Py_buffer view
@@ -373,7 +406,7 @@ cdef class Ring:
             message.size = size
             message.block = 0
             return whole
-        into = self._new_block(size, message)
+        into = self._new_block(size, message, wait)
         try:
             for part in parts:
                 PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
@@ -388,16 +421,23 @@ cdef class Ring:
             raise
         return b""
 
-    cdef uint8_t *_new_block(self, uint64_t size, q_message *message) except NULL:
+    cdef uint8_t *_new_block(self, uint64_t size, q_message *message, object wait) except NULL:
         cdef q_status status = Q_BUSY
         cdef void *data = NULL
+        cdef int tries = 0
+        cdef double deadline = -1
+        if wait is not None and wait != 0:
+            deadline = _now() + <double>wait
         message.data = NULL
         message.size = size
         message.block = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_block_new(self.q, size, &message.block, &data, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                told = self._held_up(&tries)
+                if told and wait is not None and _now() >= deadline:
+                    raise Full(told)
         if status != Q_OK:
             message.block = 0
             _fail(status)
@@ -416,6 +456,7 @@ cdef class Ring:
         cdef q_status status = q_put_many(self.q, messages, number, &done, 0)
         cdef double deadline = -1
         cdef uint32_t sequence
+        cdef int tries = 0
         if status == Q_OK:
             return done
         if wait is not None and wait != 0:
@@ -427,7 +468,11 @@ cdef class Ring:
             if status == Q_OK:
                 return done
             if status == Q_BUSY:
-                PyErr_CheckSignals()
+                told = self._held_up(&tries)
+                if wait is not None and (told if wait == 0 else _now() >= deadline):
+                    if raises or (told and not done):
+                        raise Full(told) if told else Full
+                    return done
             elif status == Q_FULL:
                 if wait is not None and (wait == 0 or _now() >= deadline):
                     if raises:
@@ -481,7 +526,7 @@ cdef class Ring:
                     messages[i].data = PyBytes_AS_STRING(one)
                     messages[i].size = PyBytes_GET_SIZE(one)
                 else:
-                    kept.append(self._fill(one, &messages[i]))
+                    kept.append(self._fill(one, &messages[i], wait))
             done = self._put_messages(messages, number, wait, False)
             for i in range(done):
                 messages[i].block = 0
@@ -499,6 +544,7 @@ cdef class Ring:
         cdef q_status status = q_take(self.q, reader, items, limit, number, 0)
         cdef double deadline = -1
         cdef uint32_t sequence
+        cdef int tries = 0
         if status == Q_OK:
             return 0
         if wait is not None and wait != 0:
@@ -515,7 +561,9 @@ cdef class Ring:
                 if status == Q_OK:
                     return 0
                 if status == Q_BUSY:
-                    PyErr_CheckSignals()
+                    told = self._held_up(&tries)
+                    if wait is not None and (told if wait == 0 else _now() >= deadline):
+                        raise Empty(told) if told else Empty
                 elif status == Q_EMPTY or status == Q_NOT_YET:
                     if wait is not None and (wait == 0 or _now() >= deadline):
                         number[0] = 0
@@ -652,10 +700,13 @@ cdef class Ring:
 
     cdef int _finish(self, q_item *item, bint frees=False) except -1:
         cdef q_status status = q_done(self.q, item, 0)
+        cdef int tries = 0
         cdef bint is_large = item.kind == Q_BLOCK
         while status == Q_BUSY:
             with nogil:
                 status = q_done(self.q, item, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK and status != Q_EMPTY:
             _fail(status)
         if is_large and (frees or data_is_plain(item)):
@@ -673,6 +724,7 @@ cdef class Ring:
         cdef uint32_t sequence
         cdef q_item item
         cdef char *into = copy
+        cdef int tries = 0
         wait = check_wait(block, timeout)
         if wait is not None:
             deadline = _now() + <double>wait
@@ -687,7 +739,9 @@ cdef class Ring:
                 capacity = size
                 into = copy
             elif status == Q_BUSY:
-                PyErr_CheckSignals()
+                told = self._held_up(&tries)
+                if wait is not None and (told if wait == 0 else _now() >= deadline):
+                    raise Empty(told) if told else Empty
             elif status == Q_EMPTY or status == Q_NOT_YET:
                 if wait is not None and _now() >= deadline:
                     raise Empty
@@ -705,6 +759,7 @@ cdef class Ring:
         """Return the number of a new reader."""
         cdef uint32_t reader = 0
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         self.settle()  # what the dead have held goes before what is new
         while status == Q_BUSY or status == Q_NO_SLOT:
             with nogil:
@@ -715,7 +770,8 @@ cdef class Ring:
                     status = q_reader_new(self.q, &reader, 1)
                 if status == Q_NO_SLOT:
                     break
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
         return reader
@@ -739,48 +795,61 @@ cdef class Ring:
     def lease_done(self, uint32_t reader, uint64_t lease):
         """End a lease: its message is finished."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_lease_done(self.q, reader, lease, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 
     def lease_give_back(self, uint32_t reader, uint64_t lease):
         """End a lease: its message waits again."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_lease_give_back(self.q, reader, lease, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
 
     def close_reader(self, uint32_t reader):
         """End all leases of a reader, and the reader."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_reader_close(self.q, reader, 1)
+            if status == Q_BUSY and self._held_up(&tries) and tries >= LEAVE_TRIES:
+                return  # an interrupted loop comes here: what it holds stays its process's
 
     def end(self, bytes tag):
         """Put an END."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         cdef const char *data = PyBytes_AS_STRING(tag)
         cdef uint32_t size = len(tag)
         while status == Q_BUSY:
             with nogil:
                 status = q_end(self.q, data, size, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 
     def withdraw_ends(self, bytes tag):
         """Take back the unread ENDs of this tag, and return how many."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         cdef uint64_t number = 0
         cdef const char *data = PyBytes_AS_STRING(tag)
         cdef uint32_t size = len(tag)
         while status == Q_BUSY:
             with nogil:
                 status = q_withdraw(self.q, data, size, &number, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
         return number
@@ -789,10 +858,12 @@ cdef class Ring:
         """Return one of the messages that were set aside, in a list, or an empty list."""
         cdef q_item item
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_take_poisoned(self.q, &item, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status == Q_EMPTY:
             return []
         if status != Q_OK:
@@ -804,10 +875,12 @@ cdef class Ring:
     def task_done(self):
         """See `Queue.task_done`."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_task_done(self.q, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 
@@ -823,10 +896,12 @@ cdef class Ring:
     def shutdown(self, bint immediate=False):
         """See `Queue.shutdown`."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_shutdown(self.q, immediate, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 
@@ -834,10 +909,12 @@ cdef class Ring:
         """See `Queue.statistics`."""
         cdef q_counts c
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_statistics(self.q, &c, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
         return Statistics(
@@ -852,10 +929,12 @@ cdef class Ring:
     def settle(self):
         """Count what has happened so far, such as the death of a reader."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_sweep(self.q, 0, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
 
     def generation(self):
         """Return a number that is another one in a forked child."""
@@ -864,15 +943,18 @@ cdef class Ring:
     def leave(self):
         """This process ends: what it has taken counts as done."""
         cdef q_status status = Q_BUSY
-        while status == Q_BUSY:
+        cdef int tries = 0
+        while status == Q_BUSY and tries < LEAVE_TRIES:
             with nogil:
                 status = q_leave(self.q, 1)
+            tries += 1
 
     # -- definitions -------------------------------------------------------------------------------
 
     def define(self, bytes key, data):
         """Give the queue a definition that messages will refer to."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         cdef bytes packed = bytes(data)
         cdef const char *name = PyBytes_AS_STRING(key)
         cdef const char *body = PyBytes_AS_STRING(packed)
@@ -881,7 +963,8 @@ cdef class Ring:
         while status == Q_BUSY:
             with nogil:
                 status = q_define(self.q, name, key_size, body, size, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 

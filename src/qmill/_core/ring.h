@@ -103,6 +103,8 @@ q_status q_fetch(q_queue *q, const void *key, uint32_t key_size, const void **da
 uint32_t q_announce(q_queue *q, q_event event);
 void q_sleep(q_queue *q, q_event event, uint32_t sequence, int64_t nanoseconds);
 uint64_t q_size_hint(const q_queue *q); /* how many wait, give or take a few */
+/* The thread that holds a lock at the moment, or 0: of the producers, consumers or allocator. */
+uint32_t q_holder(const q_queue *q, unsigned lock);
 int q_has_news(const q_queue *q); /* whether a taker should look; may be wrong for a moment */
 
 q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle what dead processes hold */
