@@ -650,6 +650,27 @@ def test_a_handle_whose_last_holder_is_gone_is_gone(process_transport, start_pro
         pickle.loads(pickled).get_nowait()
 
 
+ENDS_WITH_A_QUEUE_UNDER_WAY = """
+outbox = hear()
+outbox.put({"question": "are you there", "reply": qmill.Queue()})
+outbox.put("after it")
+"""
+
+
+def test_a_message_comes_although_the_queue_in_it_is_gone(start_program, own_queue):
+    program = start_program(ENDS_WITH_A_QUEUE_UNDER_WAY)
+    program.tell(own_queue)
+    program.finish()
+    message = get(own_queue)
+    assert message["question"] == "are you there"
+    for call in CALLS.values():
+        with pytest.raises(qmill.QueueGone):
+            call(message["reply"])
+    assert "qmill.Queue" in repr(message)
+    message["reply"].close()
+    assert get(own_queue) == "after it"
+
+
 # -- closing --------------------------------------------------------------------------------------
 
 

@@ -84,7 +84,8 @@ class SharedQueue(Queue):
         return _attach, reduce_ring(self._ring)[1]
 
     def __repr__(self) -> str:
-        return f"<qmill.Queue kind='process' maxsize={self._ring.maxsize} at {id(self):#x}>"
+        about = "gone" if type(self._ring) is _Gone else f"maxsize={self._ring.maxsize}"
+        return f"<qmill.Queue kind='process' {about} at {id(self):#x}>"
 
     def close(self) -> None:
         self._closed = True
@@ -199,8 +200,9 @@ class _SharedReader(Reader):
 
 def reduce_ring(ring: Any) -> Any:
     """Return the pickle of a ring: how it is found."""
+    found_by = ring.uuid, os.getpid(), ring.fileno()
     _kept.add(ring)
-    return attach_ring, (ring.uuid, os.getpid(), ring.fileno())
+    return attach_ring, found_by
 
 
 def attach_ring(number: bytes, pid: int, file: int) -> Any:
@@ -219,8 +221,21 @@ def _attach(number: bytes, pid: int, file: int) -> SharedQueue:
     A function and no class method: cloudpickle sends these by value, with the globals they use.
     """
     queue: SharedQueue = object.__new__(SharedQueue)
-    queue._use(attach_ring(number, pid, file))
+    try:
+        queue._use(attach_ring(number, pid, file))
+    except QueueGone as error:
+        queue._ring = _Gone(error)  # whoever uses it learns it, and the message that it is in comes
     return queue
+
+
+class _Gone:
+    """Stands for what is mapped no more, anywhere: whatever one wants of it, it is gone."""
+
+    def __init__(self, error: QueueGone) -> None:
+        self._why = str(error)
+
+    def __getattr__(self, name: str) -> Any:
+        raise QueueGone(self._why)
 
 
 def _find(number: bytes, pid: int, file: int) -> Any:
