@@ -9,15 +9,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import secrets
-import shutil
-import subprocess
 
 import pytest
 
 import qmill
 from qmill import testing
 
-from . import native
 from .storm_loads import EVERY
 
 pytestmark = pytest.mark.skipif(
@@ -33,22 +30,6 @@ SEEDS = range(10)  # a seed is the base and this: a test's name must be the same
 @pytest.fixture(autouse=True)
 def _in_shared_memory(monkeypatch):
     monkeypatch.setenv("QMILL_TRANSPORT", "shared")
-
-
-@pytest.fixture(scope="module")
-def audit(tmp_path_factory):
-    """Look through a queue's file, by a program in C: blocks and memory are accounted for."""
-    if shutil.which("gcc") is None:
-        return lambda queue: None
-    program = native.build("audit", tmp_path_factory.mktemp("native"))
-
-    def audit(queue):
-        command = [program, native.file_of(queue)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert int(done.stdout) == 1, "somebody who is dead has a slot"
-
-    return audit
 
 
 def rage(kills, shape, maxsize, payload, seed, reads, audit):

@@ -14,6 +14,7 @@ No Python code runs while a lock of the ring is held: everything is packed befor
 
 import pickle
 
+cimport cython
 from cpython.buffer cimport (
     PyBUF_READ, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
@@ -23,7 +24,7 @@ from cpython.long cimport PyLong_FromLongLong
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.mem cimport PyMem_Malloc, PyMem_Free
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 from .. import serialize
@@ -72,11 +73,13 @@ cdef extern from "ring.h" nogil:
     int q_fd(const q_queue *)
     uint64_t q_maxsize(const q_queue *)
     uint32_t q_fork_generation()
+    int q_had_no_room()
     q_status q_put(q_queue *, const void *, uint64_t, int)
     q_status q_put_many(q_queue *, const q_message *, size_t, size_t *, int)
     uint64_t q_inline_max()
     q_status q_block_new(q_queue *, uint64_t, uint64_t *, void **, int)
     q_status q_block_free(q_queue *, uint64_t, int)
+    q_status q_make_own(q_queue *, uint64_t, void *, uint64_t)
     q_status q_take(q_queue *, uint32_t, q_item *, size_t, size_t *, int)
     q_status q_done(q_queue *, const q_item *, int)
     q_status q_give_back(q_queue *, const q_item *, int)
@@ -124,6 +127,8 @@ cdef int _fail(q_status status) except -1:
     """Raise what a status means that is no question of waiting."""
     if status == Q_SHUT:
         raise ShutDown
+    if q_had_no_room() and status == Q_CORRUPT:
+        raise MemoryError("this process has no room left to map the queue's memory (RLIMIT_AS?)")
     if status == Q_NO_MEMORY:
         raise MemoryError("the system has no more memory for this queue (or no room for its file)")
     if status == Q_NO_SLOT:
@@ -135,6 +140,21 @@ cdef int _fail(q_status status) except -1:
     if status == Q_CORRUPT:
         raise RuntimeError("the queue's shared memory is damaged: another program has written to it")
     raise OSError(f"the queue's shared memory failed with status {int(status)}")
+
+
+cdef extern from "poll.h":  # with the GIL held
+    struct pollfd:
+        int fd
+        short events
+    int poll(pollfd *, unsigned long, int)
+
+
+def wait_for_hangup(int fd, double seconds):
+    """Wait until the other end of a pipe is closed. No other thread runs Python meanwhile."""
+    cdef pollfd one
+    one.fd = fd
+    one.events = 0
+    poll(&one, 1, <int>(seconds * 1000))
 
 
 cdef object _told_if_stopped(uint32_t thread):
@@ -152,6 +172,7 @@ cdef object _told_if_stopped(uint32_t thread):
     )
 
 
+@cython.no_gc_clear  # it needs its ring to the last; a cycle is broken by what else is in it
 cdef class Block:
     """The memory of one large message, which belongs to whoever has this object."""
 
@@ -170,6 +191,7 @@ cdef class Block:
     def __dealloc__(self):
         cdef int tries = 0
         if self.address and self.generation == q_fork_generation():
+            self.ring.lent.pop(self.address, None)
             with nogil:  # what is not given back now is when this process has ended
                 while q_block_free(self.ring.q, self.address, 1) == Q_BUSY and tries < 10:
                     tries += 1
@@ -185,12 +207,14 @@ cdef class Ring:
     cdef q_queue *q
     cdef readonly bytes uuid
     cdef object exports, definitions
+    cdef dict lent  # the blocks that objects here look at: where they are, and how large
     cdef object __weakref__
 
     def __cinit__(self):
         self.q = NULL
         self.exports = serialize.Exports()
         self.definitions = {}
+        self.lent = {}
 
     @staticmethod
     def create(int fd, uint64_t maxsize, bytes uuid):
@@ -609,6 +633,10 @@ cdef class Ring:
                     objects.append(self._unpack(&items[i], False))
                     self._finish(&items[i], True)
                     i += 1
+            except MemoryError:
+                self._give_back(items, i, number)
+                if not objects:
+                    raise
             except Exception:
                 # If there are objects before it, the next call is to raise.
                 if not objects:
@@ -652,6 +680,11 @@ cdef class Ring:
             view = PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
             try:
                 return _unpickle(view)
+            except MemoryError:
+                if finish:
+                    finish = False
+                    self._give_back(item, 0, 1)
+                raise
             except BaseException as error:
                 copy = bytes(view)
                 serialize.let_interrupt_through(error)
@@ -661,10 +694,16 @@ cdef class Ring:
                 if finish:
                     self._finish(item)
         result = None
-        if tag == 98:
-            result = PyBytes_FromStringAndSize(<const char *>&data[1], size - 1)
-        elif tag == 115:
-            result = PyUnicode_DecodeUTF8(<const char *>&data[1], size - 1, "strict")
+        if tag == 98 or tag == 115:
+            try:
+                if tag == 98:
+                    result = PyBytes_FromStringAndSize(<const char *>&data[1], size - 1)
+                else:
+                    result = PyUnicode_DecodeUTF8(<const char *>&data[1], size - 1, "strict")
+            except MemoryError:  # it waits for when there is some, or for another reader
+                if finish:
+                    self._give_back(item, 0, 1)
+                raise
         elif tag == 102 and size == 9:
             memcpy(&real, &data[1], 8)
             result = real
@@ -691,8 +730,14 @@ cdef class Ring:
             block.data = <void *>item.data
             block.size = item.size
             block.generation = q_fork_generation()
+            self.lent[block.address] = <uintptr_t>block.data, block.size
             return serialize.loads(memoryview(block), self)
-        copy = bytearray(item.size)
+        try:
+            copy = bytearray(item.size)
+        except MemoryError:
+            if finish:
+                self._give_back(item, 0, 1)
+            raise
         memcpy(<char *>copy, data, item.size)
         if finish:
             self._finish(item)
@@ -785,6 +830,9 @@ cdef class Ring:
             return 0, END
         try:
             return item.record, self._unpack(&item, False)
+        except MemoryError:
+            self.lease_give_back(reader, item.record)
+            raise
         except Exception:
             self.lease_done(reader, item.record)
             raise
@@ -939,6 +987,16 @@ cdef class Ring:
     def generation(self):
         """Return a number that is another one in a forked child."""
         return q_fork_generation()
+
+    def lends(self):
+        """Return whether objects in this process look at memory of the queue."""
+        return bool(self.lent)
+
+    def make_own(self):
+        """In a forked child: make what its objects look at its own memory."""
+        for address, (data, size) in self.lent.items():
+            q_make_own(self.q, address, <void *><uintptr_t>data, size)
+        self.lent.clear()
 
     def leave(self):
         """This process ends: what it has taken counts as done."""

@@ -204,6 +204,14 @@ uint32_t q_fork_generation(void) {
 
 /* -- addresses ---------------------------------------------------------------------------------- */
 
+static _Thread_local int has_no_room; /* a mapping was refused */
+
+int q_had_no_room(void) {
+    int had = has_no_room;
+    has_no_room = 0;
+    return had;
+}
+
 /* Without a lock, which a forked child might find held: of two threads one maps it in vain. */
 static int map_segment(q_queue *q, unsigned number) {
     struct stat file;
@@ -213,7 +221,10 @@ static int map_segment(q_queue *q, unsigned number) {
         size > (uint64_t)file.st_size || offset > (uint64_t)file.st_size - size || offset % 4096)
         return 0;
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd, (off_t)offset);
-    if (p == MAP_FAILED) return -1;
+    if (p == MAP_FAILED) {
+        has_no_room = 1;
+        return -1;
+    }
     uint64_t unknown = 0;
     uint8_t *nothing = NULL;
     /* The first one's size counts, should the file change it meanwhile. */
@@ -520,7 +531,7 @@ static q_status reserve(int fd, uint64_t offset, uint64_t bytes) {
 
 static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under the allocate lock */
     struct header *h = q->h;
-    uint64_t number = get(&h->num_segments), offset = get(&h->file_bytes);
+    uint64_t number = get(&h->num_segments), offset = get(&h->file_bytes), bump = get(&h->bump);
     if (number >= MAX_SEGMENTS || bytes > OFFSET_MASK) return Q_NO_MEMORY;
     bytes = (bytes + 4095) & ~UINT64_C(4095);
     if (reserve(q->fd, offset, bytes) != Q_OK) {
@@ -537,7 +548,14 @@ static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under 
     if (is_bump) PLAN(&c, h->bump, number);
     PLAN(&c, h->num_segments, number + 1);
     commit(&c);
-    return map_segment(q, (unsigned)number) == 1 ? Q_OK : Q_NO_MEMORY;
+    if (map_segment(q, (unsigned)number) == 1) return Q_OK;
+    /* We have no room for it, and nobody else knows of it yet: a try that fails leaves nothing. */
+    PLAN(&c, h->num_segments, number);
+    PLAN(&c, h->file_bytes, offset);
+    if (is_bump) PLAN(&c, h->bump, bump);
+    commit(&c);
+    (void)!ftruncate(q->fd, (off_t)offset);
+    return Q_NO_MEMORY;
 }
 
 static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under the allocate lock */
@@ -1873,4 +1891,27 @@ q_status q_leave(q_queue *q, int patient) {
     release_both(q);
     for (int i = 0; i < Q_NUM_EVENTS; i++) wake(q, (q_event)i, INT_MAX);
     return Q_OK;
+}
+
+/* -- in a forked child: what objects here look at becomes this process's own ------------------------
+ *
+ * The parent may free such a block, write to it, or die. So the child copies it, to the same place;
+ * whatever else is in that segment, it uses by another mapping.
+ */
+q_status q_make_own(q_queue *q, uint64_t block, void *data, uint64_t size) {
+    unsigned number = (unsigned)(block >> SEGMENT_SHIFT);
+    if (number >= MAX_SEGMENTS) return Q_CORRUPT;
+    uint8_t *start = (uint8_t *)data - sizeof(struct block), *base = atomic_load(&q->base[number]);
+    uint64_t bytes = get(&q->bytes[number]), length = size + sizeof(struct block);
+    if (base && start >= base && start < base + bytes) {
+        void *other = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd,
+                           (off_t)get(&q->h->segments[number].offset));
+        if (other == MAP_FAILED) return Q_NO_MEMORY;
+        atomic_store(&q->base[number], other);
+    }
+    void *copy = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED) return Q_NO_MEMORY;
+    memcpy(copy, start, length);
+    return mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, start) == start ? Q_OK
+                                                                                       : Q_NO_MEMORY;
 }

@@ -56,6 +56,8 @@ void q_detach(q_queue *q);
 int q_fd(const q_queue *q);
 uint64_t q_maxsize(const q_queue *q);
 uint32_t q_fork_generation(void);
+/* Whether this thread was refused memory to map since it last asked: so Q_CORRUPT may mean that. */
+int q_had_no_room(void);
 
 /* `patient` calls wait up to 0.1 s for a lock; the others return Q_BUSY at once. */
 q_status q_put(q_queue *q, const void *data, uint64_t size, int patient);
@@ -70,6 +72,9 @@ q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t
 uint64_t q_inline_max(void); /* what is larger goes into a block */
 q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, int patient);
 q_status q_block_free(q_queue *q, uint64_t block, int patient);
+
+/* In a forked child, for each block that objects of its parent's look at. */
+q_status q_make_own(q_queue *q, uint64_t block, void *data, uint64_t size);
 
 q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
                 int patient);
