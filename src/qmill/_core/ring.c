@@ -49,6 +49,7 @@ void (*q_at_point)(int number);
 #define OWN_SEGMENT_BYTES (UINT64_C(8) << 20) /* blocks of so much have a segment of their own */
 #define FALLOCATE_STEP (UINT64_C(4) << 20)    /* larger ones may restart for ever under signals */
 #define KEPT_FREE_BYTES (UINT64_C(8) << 20)   /* of a class; what is beyond goes back to the system */
+#define KEPT_BLOCK_MAX (UINT64_C(256) << 20) /* a larger one goes back though it be the only one */
 #define LOCK_SLICE_NS 100000000L
 #define SWEEP_INTERVAL_NS 90000000LL
 
@@ -636,7 +637,7 @@ static void release_locked(q_queue *q, uint64_t address, struct block *b) {
     struct header *h = q->h;
     unsigned class = (unsigned)(b->magic_class ^ MAGIC);
     uint64_t bytes = class_bytes(class), kept = get(&h->num_free[class]), punch = 0;
-    if (bytes > 2 * 4096 && kept * bytes >= KEPT_FREE_BYTES) {
+    if (bytes > 2 * 4096 && (kept * bytes >= KEPT_FREE_BYTES || bytes > KEPT_BLOCK_MAX)) {
         uint64_t number = address >> SEGMENT_SHIFT;
         uint64_t start = get(&h->segments[number].offset) + (address & OFFSET_MASK);
         uint64_t first = (start + sizeof *b + 4095) & ~UINT64_C(4095);
