@@ -77,7 +77,7 @@ def rage(kills, shape, maxsize, payload, seed, reads, audit):
 @pytest.mark.parametrize("reads", [testing.iterate, testing.get_each])
 def test_a_short_storm(audit, reads, shape, maxsize, payload):
     with testing.nothing_left_behind():
-        rage(25, shape, maxsize, payload, BASE_SEED, reads, audit)
+        rage(15, shape, maxsize, payload, BASE_SEED, reads, audit)
 
 
 @pytest.mark.chaos
