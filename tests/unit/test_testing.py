@@ -9,12 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 import qmill
 from qmill import testing
+from qmill.testing import _leftovers
 from tests.limits import _no_test_hangs  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
@@ -226,7 +226,7 @@ def leave_descriptor():
 
 
 def leave_shared_memory():
-    path = Path(f"/dev/shm/qmill-test-{os.getpid()}")
+    path = _leftovers._SHARED_MEMORY / "segment"
     path.touch()
     return path.unlink
 
@@ -246,11 +246,14 @@ def leave_named_queue():
         (leave_orphan, r"process \d+: sleep 1000"),
         (leave_thread, "thread <Thread"),
         (leave_descriptor, r"descriptor \d+: socket"),
-        (leave_shared_memory, "file /dev/shm/qmill-test"),
+        (leave_shared_memory, "file .*/shm/segment"),
         (leave_named_queue, r"file .*/names/"),
     ],
 )
-def test_what_is_left_behind_is_told(leave, told):
+def test_what_is_left_behind_is_told(leave, told, tmp_path, monkeypatch):
+    shared_by_nobody = tmp_path / "shm"
+    shared_by_nobody.mkdir()
+    monkeypatch.setattr(_leftovers, "_SHARED_MEMORY", shared_by_nobody)
     clean_up = None
     try:
         with pytest.raises(AssertionError, match=told):

@@ -533,10 +533,13 @@ static q_status reserve(int fd, uint64_t offset, uint64_t bytes) {
 static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under the allocate lock */
     struct header *h = q->h;
     uint64_t number = get(&h->num_segments), offset = get(&h->file_bytes), bump = get(&h->bump);
+    struct stat file;
     if (number >= MAX_SEGMENTS || bytes > OFFSET_MASK) return Q_NO_MEMORY;
+    if (fstat(q->fd, &file)) return Q_SYSTEM;
+    if (offset % 4096) return Q_CORRUPT;
     bytes = (bytes + 4095) & ~UINT64_C(4095);
     if (reserve(q->fd, offset, bytes) != Q_OK) {
-        (void)!ftruncate(q->fd, (off_t)offset);
+        (void)!ftruncate(q->fd, file.st_size); /* never shorter: all of that may be mapped */
         return Q_NO_MEMORY;
     }
     struct segment *s = &h->segments[number];
@@ -555,7 +558,7 @@ static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under 
     PLAN(&c, h->file_bytes, offset);
     if (is_bump) PLAN(&c, h->bump, bump);
     commit(&c);
-    (void)!ftruncate(q->fd, (off_t)offset);
+    (void)!ftruncate(q->fd, file.st_size);
     return Q_NO_MEMORY;
 }
 
