@@ -44,6 +44,7 @@ def rage(kills, shape, maxsize, payload, seed, reads, audit):
         read=reads,
         payload=payload,
         every=EVERY[payload],
+        patience_s=30,  # the machine may be busy
     )
     print(report)
     queue.join()  # the dead have left nothing unfinished
