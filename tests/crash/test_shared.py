@@ -536,6 +536,30 @@ def test_a_forked_process_that_writes_to_its_parents_arrays_writes_to_its_own():
     assert set(array) == {0}
 
 
+FORKS_UNDER_A_TIMER = """
+import numpy
+queue = qmill.Queue()
+queue.put(numpy.zeros(1_000_000))
+array = queue.get()
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+for number in range(8):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(int((array != number).any()))
+    array += 1  # at once
+    tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_a_signal_does_not_let_the_parent_go_on_before_its_child_has_its_copies(program):
+    forks = program(FORKS_UNDER_A_TIMER)
+    assert [forks.hear() for _ in range(8)] == [["0"]] * 8
+    forks.finish()
+    assert forks.exitcode == 0
+
+
 # -- garbage --------------------------------------------------------------------------------------
 
 

@@ -152,9 +152,11 @@ cdef extern from "poll.h":  # with the GIL held
 def wait_for_hangup(int fd, double seconds):
     """Wait until the other end of a pipe is closed. No other thread runs Python meanwhile."""
     cdef pollfd one
+    cdef double deadline = _now() + seconds
     one.fd = fd
     one.events = 0
-    poll(&one, 1, <int>(seconds * 1000))
+    while poll(&one, 1, <int>(seconds * 1000)) < 0 and _now() < deadline:  # a signal came
+        pass
 
 
 cdef object _told_if_stopped(uint32_t thread):
