@@ -18,7 +18,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all test-portable native check bench clean FORCE
+.PHONY: help run test test-all test-portable native chaos check bench clean FORCE
 
 help:
 	@echo "make TARGET, where TARGET is one of"
@@ -41,6 +41,12 @@ test-portable:  ## run all tests on an installation without the native core: no 
 
 native:  ## test the native core by itself: kill it at each point, with sanitizers (minutes)
 	@sh tools/test_native.sh full
+
+# QMILL_CHAOS_SEED chooses the first of the seeds, which are printed; ARGS, some of the tests.
+chaos: $(VENV)/.dev  ## kill at every point, storms, damaged files, endurance (half an hour)
+	@sh tools/test_native.sh full
+	@sh tools/fuzz_native.sh
+	@$(BIN)/python -m pytest -m chaos -s -o faulthandler_timeout=900 $(ARGS)
 
 check: $(VENV)/.dev  ## lint, check the format and check the types
 	@$(BIN)/ruff check --quiet .

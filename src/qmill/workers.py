@@ -545,10 +545,15 @@ _in_threads: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 def _remember(worker: Worker) -> None:
     """Keep a process worker until it has ended, and let go of those that have."""
-    for other in list(_running):
-        if not other.is_alive():
-            _running.discard(other)
+    forget_ended()
     _running.add(worker)
+
+
+def forget_ended() -> None:
+    """Let go of the process workers that have ended; else the next start does it."""
+    for worker in list(_running):
+        if not worker.is_alive():
+            _running.discard(worker)
 
 
 def end_workers() -> None:

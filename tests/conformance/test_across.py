@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_all_start_methods
@@ -523,6 +525,73 @@ def test_pains_1_random_deaths_lose_no_message_that_nobody_took(start, process_q
     assert drain(process_queue) == [*range(3, 10), "put", "put", "put"]
 
 
+def test_pains_2_a_job_that_dies_with_a_message_in_hand_costs_that_job(process_transport):
+    inbox, outbox = qmill.Queue(), qmill.Queue()
+    inbox.put_many(range(8))
+    with qmill.JobQueue(2) as jobs:
+        done = [jobs.put(children.pass_on_or_die, (inbox, outbox, 3)) for _ in range(8)]
+    assert [type(job.exception()) for job in done].count(qmill.WorkerDied) == 1
+    assert sorted(drain(outbox)) == [0, 1, 2, 4, 5, 6, 7]
+    inbox.join()
+    assert inbox.statistics().lost == 1
+
+
+def test_pains_4_a_process_is_joined_before_its_results_are_read(start, own_queue):
+    results = [bytes([number]) * 200_000 for number in range(8)]
+    start(children.put_each, own_queue, results).result()
+    assert drain(own_queue) == results
+
+
+@forked_and_fresh
+@pytest.mark.parametrize("maxsize", [0, 1])
+def test_pains_8_a_process_killed_while_it_sends_much_costs_nobody_anything(
+    start, make_own_queue, maxsize
+):
+    queue = make_own_queue(maxsize)
+    item = os.urandom(1000) * 5000
+    for number in range(5):
+        sender = start(children.put_without_end, queue, item)
+        assert sender.hear() == "ready"
+        for _ in range(number):
+            assert get(queue) == item
+        sender.kill()
+        assert all(sent == item for sent in drain(queue))
+        queue.put("next")
+        while (sent := get(queue)) != "next":  # a put by the dead one may have been on its way
+            assert sent == item
+
+
+WATCHED = """
+import multiprocessing
+import qmill
+queue = qmill.Queue()
+for method in multiprocessing.get_all_start_methods():
+    process = multiprocessing.get_context(method).Process(target=queue.put, args=(method,))
+    process.start()
+    process.join()
+workers = [qmill.run(queue.put, "worker") for _ in range(2)]
+[worker.join() for worker in workers]
+print(sorted(queue.get_many(10)))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs /dev/shm")
+def test_pains_19_nobody_tracks_or_unlinks_a_queues_memory(process_transport):
+    before = set(os.listdir("/dev/shm"))
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", WATCHED],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.stderr == ""
+    methods = [*get_all_start_methods(), "worker", "worker"]
+    assert done.stdout.strip() == repr(sorted(methods))
+    left = set(os.listdir("/dev/shm")) - before
+    assert not [name for name in left if not name.startswith("sem.")]
+
+
 # -- the end of the process that made the queue ---------------------------------------------------
 
 CREATOR = """
@@ -648,6 +717,27 @@ def test_a_handle_whose_last_holder_is_gone_is_gone(process_transport, start_pro
     creator.finish()
     with pytest.raises(qmill.QueueGone):
         pickle.loads(pickled).get_nowait()
+
+
+ENDS_WITH_A_QUEUE_UNDER_WAY = """
+outbox = hear()
+outbox.put({"question": "are you there", "reply": qmill.Queue()})
+outbox.put("after it")
+"""
+
+
+def test_a_message_comes_although_the_queue_in_it_is_gone(start_program, own_queue):
+    program = start_program(ENDS_WITH_A_QUEUE_UNDER_WAY)
+    program.tell(own_queue)
+    program.finish()
+    message = get(own_queue)
+    assert message["question"] == "are you there"
+    for call in CALLS.values():
+        with pytest.raises(qmill.QueueGone):
+            call(message["reply"])
+    assert "qmill.Queue" in repr(message)
+    message["reply"].close()
+    assert get(own_queue) == "after it"
 
 
 # -- closing --------------------------------------------------------------------------------------

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import pytest
 
 import qmill
 from qmill import processes
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
+from . import native
 from .programs import Program
 
 
@@ -53,3 +57,19 @@ def start_program(method):
     yield start
     for program in programs:
         program.clean_up()
+
+
+@pytest.fixture(scope="session")
+def audit(tmp_path_factory):
+    """Look through a queue's file, by a program in C: blocks and memory are accounted for."""
+    if shutil.which("gcc") is None:
+        return lambda queue: None
+    program = native.build("audit", tmp_path_factory.mktemp("native"))
+
+    def audit(queue):
+        command = [program, native.file_of(queue)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) == 1, "somebody who is dead has a slot"
+
+    return audit

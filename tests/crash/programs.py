@@ -55,9 +55,9 @@ class Program:
     def hear_pids(self):
         return [int(word) for word in self.hear()]
 
-    def tell(self):
+    def tell(self, line=""):
         """Let a program go on that waits in `input()`."""
-        self._process.stdin.write("\n")
+        self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def interrupt_group(self):

@@ -850,6 +850,25 @@ static void a_batch_that_finds_no_memory_leaks_no_chunk(void) {
     q_detach(q);
 }
 
+static void a_damaged_size_shortens_no_file(void) {
+    static const uint64_t ODD[] = {0, 8, 4096, 65536, UINT64_C(1) << 62, UINT64_MAX};
+    for (size_t i = 0; i < sizeof ODD / sizeof *ODD; i++) {
+        q_queue *q = new_ring(0);
+        struct stat before, after;
+        uint64_t block;
+        void *data;
+        put(q, 40, 0, 0);
+        CHECK(!fstat(q_fd(q), &before));
+        set(&q->h->file_bytes, ODD[i]);
+        q_block_new(q, 9 << 20, &block, &data, 1);
+        CHECK(!fstat(q_fd(q), &after));
+        CHECK(after.st_size >= before.st_size);
+        mark m;
+        MUST(try_take(q, &m));
+        q_detach(q);
+    }
+}
+
 /* -- all of it ---------------------------------------------------------------------------------- */
 
 static const struct {
@@ -866,7 +885,8 @@ static const struct {
     TEST(a_stopped_allocator_holds_up_only_what_needs_it),
     TEST(what_a_leaving_process_took_is_not_filled_anew), TEST(who_has_left_marks_nothing),
     TEST(task_done_in_advance_is_no_loss),
-    TEST(who_is_alone_takes_over_a_file_of_another_boot), TEST(a_batch_that_finds_no_memory_leaks_no_chunk),
+    TEST(who_is_alone_takes_over_a_file_of_another_boot),
+    TEST(a_batch_that_finds_no_memory_leaks_no_chunk), TEST(a_damaged_size_shortens_no_file),
 };
 
 int main(int argc, char **argv) {

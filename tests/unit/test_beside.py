@@ -18,10 +18,10 @@ pytestmark = pytest.mark.skipif(
 LARGE = bytes(range(256)) * 400
 
 
-@pytest.fixture
-def ends():
+@pytest.fixture(params=[True, False], ids=["copied", "lent"])
+def ends(request):
     """Both ends of one way, and how often the ring's file was sent."""
-    outbox, inbox = Outbox(), Inbox()
+    outbox, inbox = Outbox(), Inbox(request.param)
     told = []
 
     def tell(descriptor):

@@ -30,6 +30,7 @@ LEVELS = [
     {"engines"},
     {"job_queue", "_dispatch", "_chunks"},
     {"mapping"},
+    {"testing"},
     {"observe"},
     {"compat"},
     {"command"},

@@ -26,7 +26,7 @@ from cpython.long cimport PyLong_FromLongLong
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.mem cimport PyMem_Malloc, PyMem_Free
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy
 
 cimport cython
@@ -94,11 +94,13 @@ cdef extern from "ring.h" nogil:
     const uint8_t *q_uuid(const q_queue *)
     uint64_t q_maxsize(const q_queue *)
     uint32_t q_fork_generation()
+    int q_had_no_room()
     q_status q_put(q_queue *, const void *, uint64_t, int)
     q_status q_put_many(q_queue *, const q_message *, size_t, size_t *, int)
     uint64_t q_inline_max()
     q_status q_block_new(q_queue *, uint64_t, uint64_t *, void **, int)
     q_status q_block_free(q_queue *, uint64_t, int)
+    q_status q_make_own(q_queue *, uint64_t, void *, uint64_t)
     q_status q_take(q_queue *, uint32_t, q_item *, size_t, size_t *, int)
     q_status q_done(q_queue *, const q_item *, int)
     q_status q_give_back(q_queue *, const q_item *, int)
@@ -122,6 +124,7 @@ cdef extern from "ring.h" nogil:
     q_status q_fetch(q_queue *, const void *, uint32_t, const void **, uint64_t *)
     uint32_t q_announce(q_queue *, q_event)
     void q_sleep(q_queue *, q_event, uint32_t, int64_t)
+    uint32_t q_holder(const q_queue *, unsigned)
     int q_has_news(const q_queue *)
     uint64_t q_size_hint(const q_queue *)
     q_status q_sweep(q_queue *, int, int)
@@ -129,6 +132,8 @@ cdef extern from "ring.h" nogil:
 
 cdef double SLICE_S = 0.1
 cdef int SPINS = 30
+cdef int LOGGED_AFTER_TRIES = 10  # of SLICE_S each
+cdef int LEAVE_TRIES = 10  # then those who sweep do it, when this process has ended
 
 cdef enum:
     SMALL_BYTES = 4096  # what is larger than this is left to pickle, or copied by itself
@@ -151,6 +156,8 @@ cdef int _fail(q_status status) except -1:
     """Raise what a status means that is no question of waiting."""
     if status == Q_SHUT:
         raise ShutDown
+    if q_had_no_room() and status == Q_CORRUPT:
+        raise MemoryError("this process has no room left to map the queue's memory (RLIMIT_AS?)")
     if status == Q_NO_MEMORY:
         raise MemoryError("the system has no more memory for this queue (or no room for its file)")
     if status == Q_NO_SLOT:
@@ -164,6 +171,39 @@ cdef int _fail(q_status status) except -1:
     raise OSError(f"the queue's shared memory failed with status {int(status)}")
 
 
+cdef extern from "poll.h":  # with the GIL held
+    struct pollfd:
+        int fd
+        short events
+    int poll(pollfd *, unsigned long, int)
+
+
+def wait_for_hangup(int fd, double seconds):
+    """Wait until the other end of a pipe is closed. No other thread runs Python meanwhile."""
+    cdef pollfd one
+    cdef double deadline = _now() + seconds
+    one.fd = fd
+    one.events = 0
+    while poll(&one, 1, <int>(seconds * 1000)) < 0 and _now() < deadline:  # a signal came
+        pass
+
+
+cdef object _told_if_stopped(uint32_t thread):
+    """Tell of a thread that holds a lock and is stopped; None if it is not."""
+    try:
+        with open(f"/proc/{thread}/status", errors="replace") as file:
+            fields = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    except OSError:  # it has ended, or no file can be opened now
+        return None
+    if fields["State"][0] not in "Tt":
+        return None
+    return (
+        f"process {fields['Tgid']} ({fields['Name']}) holds a lock of this queue and is stopped, "
+        "by SIGSTOP or a debugger: it has to go on, or to be killed"
+    )
+
+
+@cython.no_gc_clear  # it needs its ring to the last; a cycle is broken by what else is in it
 cdef class Block:
     """The memory of one large message, which belongs to whoever has this object."""
 
@@ -182,6 +222,7 @@ cdef class Block:
     def __dealloc__(self):
         cdef int tries = 0
         if self.address and self.generation == q_fork_generation():
+            self.ring.lent.pop(self.address, None)
             with nogil:  # what is not given back now is when this process has ended
                 while q_block_free(self.ring.q, self.address, 1) == Q_BUSY and tries < 10:
                     tries += 1
@@ -199,6 +240,7 @@ cdef class Ring:
     cdef readonly bytes uuid
     cdef object exports, definitions
     cdef dict classes
+    cdef dict lent  # the blocks that objects here look at: where they are, and how large
     cdef object __weakref__
 
     def __cinit__(self):
@@ -206,6 +248,7 @@ cdef class Ring:
         self.exports = serialize.Exports()
         self.definitions = {}
         self.codec = NULL
+        self.lent = {}
 
     @staticmethod
     def create(int fd, uint64_t maxsize, bytes uuid):
@@ -288,6 +331,21 @@ cdef class Ring:
                 q_sweep(self.q, 1, 1)
         PyErr_CheckSignals()
         return 0
+
+    cdef object _held_up(self, int *tries):
+        """Notice signals, as a lock is held by another; return the text about one that is stopped."""
+        cdef unsigned i
+        PyErr_CheckSignals()
+        tries[0] += 1
+        for i in range(3):
+            holder = q_holder(self.q, i)
+            if holder and (told := _told_if_stopped(holder)) is not None:
+                if tries[0] == LOGGED_AFTER_TRIES:
+                    import logging
+
+                    logging.getLogger("qmill").warning("%s", told)
+                return told
+        return None
 
     cdef int _spin(self) except -1:
         cdef int i
@@ -427,7 +485,7 @@ cdef class Ring:
             message.block = 0
             self._put_messages(&message, 1, wait)
             return 0
-        self._new_block(before + size, &message)
+        self._new_block(before + size, &message, wait)
         try:
             with nogil:
                 q_block_write(self.q, message.block, 0, prefix, before)
@@ -451,7 +509,7 @@ cdef class Ring:
 
     cdef int _put_parts(self, list parts, object wait) except -1:
         cdef q_message message
-        cdef bytes whole = self._fill(parts, &message)
+        cdef bytes whole = self._fill(parts, &message, wait)
         try:
             self._put_messages(&message, 1, wait)
         except BaseException:
@@ -459,7 +517,7 @@ cdef class Ring:
             raise
         return 0
 
-    cdef bytes _fill(self, list parts, q_message *message):
+    cdef bytes _fill(self, list parts, q_message *message, object wait):
         """Make a message of parts: in memory that is returned, or in a block."""
         cdef Py_ssize_t size = 0, at = 0
         cdef Py_buffer view
@@ -473,7 +531,7 @@ cdef class Ring:
             message.size = size
             message.block = 0
             return whole
-        self._new_block(size, message)
+        self._new_block(size, message, wait)
         try:
             for part in parts:
                 PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
@@ -488,16 +546,23 @@ cdef class Ring:
             raise
         return b""
 
-    cdef int _new_block(self, uint64_t size, q_message *message) except -1:
+    cdef int _new_block(self, uint64_t size, q_message *message, object wait) except -1:
         cdef q_status status = Q_BUSY
         cdef void *data = NULL
+        cdef int tries = 0
+        cdef double deadline = -1
+        if wait is not None and wait != 0:
+            deadline = _now() + <double>wait
         message.data = NULL
         message.size = size
         message.block = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_block_new(self.q, size, &message.block, &data, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                told = self._held_up(&tries)
+                if told and wait is not None and _now() >= deadline:
+                    raise Full(told)
         if status != Q_OK:
             message.block = 0
             _fail(status)
@@ -516,6 +581,7 @@ cdef class Ring:
         cdef q_status status = q_put_many(self.q, messages, number, &done, 0)
         cdef double deadline = -1
         cdef uint32_t sequence
+        cdef int tries = 0
         if status == Q_OK:
             return done
         if wait is not None and wait != 0:
@@ -527,7 +593,11 @@ cdef class Ring:
             if status == Q_OK:
                 return done
             if status == Q_BUSY:
-                PyErr_CheckSignals()
+                told = self._held_up(&tries)
+                if wait is not None and (told if wait == 0 else _now() >= deadline):
+                    if raises or (told and not done):
+                        raise Full(told) if told else Full
+                    return done
             elif status == Q_FULL:
                 if wait is not None and (wait == 0 or _now() >= deadline):
                     if raises:
@@ -562,7 +632,7 @@ cdef class Ring:
             messages[i].head_size = 0
         try:
             for i in range(number):
-                self._prepare(objects[i], &messages[i], &small[16 * i], kept)
+                self._prepare(objects[i], &messages[i], &small[16 * i], kept, wait)
             done = self._put_messages(messages, number, wait, False)
             for i in range(done):
                 messages[i].block = 0
@@ -572,7 +642,8 @@ cdef class Ring:
             PyMem_Free(messages)
         return done
 
-    cdef int _prepare(self, object obj, q_message *message, uint8_t *small, list kept) except -1:
+    cdef int _prepare(self, object obj, q_message *message, uint8_t *small, list kept,
+                      object wait) except -1:
         """Make a message of an object, in 16 bytes or in what is kept."""
         cdef uint8_t encoded[SMALL_BYTES]
         cdef uint8_t *after
@@ -594,9 +665,9 @@ cdef class Ring:
             message.size = PyBytes_GET_SIZE(one)
             kept.append(one)
         elif type(obj) is bytes:
-            kept.append(self._fill([b"b", obj], message))
+            kept.append(self._fill([b"b", obj], message, wait))
         else:
-            kept.append(self._fill(self._pack(obj), message))
+            kept.append(self._fill(self._pack(obj), message, wait))
         return 0
 
     # -- getting -----------------------------------------------------------------------------------
@@ -607,6 +678,7 @@ cdef class Ring:
         cdef q_status status = q_take(self.q, reader, items, limit, number, 0)
         cdef double deadline = -1
         cdef uint32_t sequence
+        cdef int tries = 0
         if status == Q_OK:
             return 0
         if wait is not None and wait != 0:
@@ -623,7 +695,9 @@ cdef class Ring:
                 if status == Q_OK:
                     return 0
                 if status == Q_BUSY:
-                    PyErr_CheckSignals()
+                    told = self._held_up(&tries)
+                    if wait is not None and (told if wait == 0 else _now() >= deadline):
+                        raise Empty(told) if told else Empty
                 elif status == Q_EMPTY or status == Q_NOT_YET:
                     if wait is not None and (wait == 0 or _now() >= deadline):
                         number[0] = 0
@@ -670,6 +744,10 @@ cdef class Ring:
                     objects.append(self._unpack(&items[i], False))
                     self._finish(&items[i], True)
                     i += 1
+            except MemoryError:
+                self._give_back(items, i, number)
+                if not objects:
+                    raise
             except Exception:
                 # If there are objects before it, the next call is to raise.
                 if not objects:
@@ -725,6 +803,11 @@ cdef class Ring:
             view = PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
             try:
                 return _unpickle(view)
+            except MemoryError:
+                if finish:
+                    finish = False
+                    self._give_back(item, 0, 1)
+                raise
             except BaseException as error:
                 copy = bytes(view)
                 serialize.let_interrupt_through(error)
@@ -739,7 +822,12 @@ cdef class Ring:
             if tag == 115:
                 return PyUnicode_DecodeUTF8(<const char *>&data[1], size - 1, "strict")
             return codec_read(self.codec, &at, data + size)
-        except (SerializationError, MemoryError):
+        except SerializationError:
+            raise
+        except MemoryError:  # it waits for when there is some, or for another reader
+            if finish:
+                finish = False
+                self._give_back(item, 0, 1)
             raise
         except BaseException as error:  # a class is not to be had here
             serialize.let_interrupt_through(error)
@@ -763,7 +851,12 @@ cdef class Ring:
         cdef bytearray copy
         if item.kind == Q_BLOCK and finish:
             return serialize.loads(self._own(item, skip), self)
-        copy = bytearray(item.size - skip)
+        try:
+            copy = bytearray(item.size - skip)
+        except MemoryError:
+            if finish:
+                self._give_back(item, 0, 1)
+            raise
         memcpy(<char *>copy, <const uint8_t *>item.data + skip, item.size - skip)
         if finish:
             self._finish(item)
@@ -778,14 +871,18 @@ cdef class Ring:
         block.data = <void *>(<const uint8_t *>item.data + skip)
         block.size = item.size - skip
         block.generation = q_fork_generation()
+        self.lent[item.block] = <uintptr_t>item.data, item.size
         return memoryview(block)
 
     cdef int _finish(self, q_item *item, bint frees=False) except -1:
         cdef q_status status = q_done(self.q, item, 0)
+        cdef int tries = 0
         cdef bint is_large = item.kind == Q_BLOCK
         while status == Q_BUSY:
             with nogil:
                 status = q_done(self.q, item, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK and status != Q_EMPTY:
             _fail(status)
         if is_large and (frees or data_is_plain(item)):
@@ -803,6 +900,7 @@ cdef class Ring:
         cdef uint32_t sequence
         cdef q_item item
         cdef char *into = copy
+        cdef int tries = 0
         wait = check_wait(block, timeout)
         if wait is not None:
             deadline = _now() + <double>wait
@@ -817,7 +915,9 @@ cdef class Ring:
                 capacity = size
                 into = copy
             elif status == Q_BUSY:
-                PyErr_CheckSignals()
+                told = self._held_up(&tries)
+                if wait is not None and (told if wait == 0 else _now() >= deadline):
+                    raise Empty(told) if told else Empty
             elif status == Q_EMPTY or status == Q_NOT_YET:
                 if wait is not None and _now() >= deadline:
                     raise Empty
@@ -835,6 +935,7 @@ cdef class Ring:
         """Return the number of a new reader."""
         cdef uint32_t reader = 0
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         self.settle()  # what the dead have held goes before what is new
         while status == Q_BUSY or status == Q_NO_SLOT:
             with nogil:
@@ -845,7 +946,8 @@ cdef class Ring:
                     status = q_reader_new(self.q, &reader, 1)
                 if status == Q_NO_SLOT:
                     break
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
         return reader
@@ -859,6 +961,9 @@ cdef class Ring:
             return 0, END
         try:
             return item.record, self._unpack(&item, False)
+        except MemoryError:
+            self.lease_give_back(reader, item.record)
+            raise
         except Exception:
             self.lease_done(reader, item.record)
             raise
@@ -869,48 +974,61 @@ cdef class Ring:
     def lease_done(self, uint32_t reader, uint64_t lease):
         """End a lease: its message is finished."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_lease_done(self.q, reader, lease, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 
     def lease_give_back(self, uint32_t reader, uint64_t lease):
         """End a lease: its message waits again."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_lease_give_back(self.q, reader, lease, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
 
     def close_reader(self, uint32_t reader):
         """End all leases of a reader, and the reader."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_reader_close(self.q, reader, 1)
+            if status == Q_BUSY and self._held_up(&tries) and tries >= LEAVE_TRIES:
+                return  # an interrupted loop comes here: what it holds stays its process's
 
     def end(self, bytes tag):
         """Put an END."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         cdef const char *data = PyBytes_AS_STRING(tag)
         cdef uint32_t size = len(tag)
         while status == Q_BUSY:
             with nogil:
                 status = q_end(self.q, data, size, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 
     def withdraw_ends(self, bytes tag):
         """Take back the unread ENDs of this tag, and return how many."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         cdef uint64_t number = 0
         cdef const char *data = PyBytes_AS_STRING(tag)
         cdef uint32_t size = len(tag)
         while status == Q_BUSY:
             with nogil:
                 status = q_withdraw(self.q, data, size, &number, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
         return number
@@ -919,10 +1037,12 @@ cdef class Ring:
         """Return one of the messages that were set aside, in a list, or an empty list."""
         cdef q_item item
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_take_poisoned(self.q, &item, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status == Q_EMPTY:
             return []
         if status != Q_OK:
@@ -955,10 +1075,12 @@ cdef class Ring:
     def task_done(self):
         """See `Queue.task_done`."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_task_done(self.q, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 
@@ -974,10 +1096,12 @@ cdef class Ring:
     def shutdown(self, bint immediate=False):
         """See `Queue.shutdown`."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_shutdown(self.q, immediate, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 
@@ -985,10 +1109,12 @@ cdef class Ring:
         """See `Queue.statistics`."""
         cdef q_counts c
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_statistics(self.q, &c, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
         return Statistics(
@@ -1003,10 +1129,12 @@ cdef class Ring:
     def settle(self):
         """Count what has happened so far, such as the death of a reader."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_sweep(self.q, 0, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
 
     def size_hint(self):
         """Return how many wait, give or take a few; without taking part, or waiting."""
@@ -1016,18 +1144,31 @@ cdef class Ring:
         """Return a number that is another one in a forked child."""
         return q_fork_generation()
 
+    def lends(self):
+        """Return whether objects in this process look at memory of the queue."""
+        return bool(self.lent)
+
+    def make_own(self):
+        """In a forked child: make what its objects look at its own memory."""
+        for address, (data, size) in self.lent.items():
+            q_make_own(self.q, address, <void *><uintptr_t>data, size)
+        self.lent.clear()
+
     def leave(self):
         """This process ends: what it has taken counts as done."""
         cdef q_status status = Q_BUSY
-        while status == Q_BUSY:
+        cdef int tries = 0
+        while status == Q_BUSY and tries < LEAVE_TRIES:
             with nogil:
                 status = q_leave(self.q, 1)
+            tries += 1
 
     # -- definitions -------------------------------------------------------------------------------
 
     def define(self, bytes key, data):
         """Give the queue a definition that messages will refer to."""
         cdef q_status status = Q_BUSY
+        cdef int tries = 0
         cdef bytes packed = bytes(data)
         cdef const char *name = PyBytes_AS_STRING(key)
         cdef const char *body = PyBytes_AS_STRING(packed)
@@ -1036,7 +1177,8 @@ cdef class Ring:
         while status == Q_BUSY:
             with nogil:
                 status = q_define(self.q, name, key_size, body, size, 1)
-            PyErr_CheckSignals()
+            if status == Q_BUSY:
+                self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
 

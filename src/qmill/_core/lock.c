@@ -89,6 +89,16 @@ void release_both(q_queue *q) {
     unlock(&q->h->put);
 }
 
+uint32_t q_holder(const q_queue *q, unsigned number) {
+    const struct lock *locks[] = {&q->h->put, &q->h->get, &q->h->allocate};
+#ifdef __GLIBC__
+    if (number < sizeof locks / sizeof *locks)
+        return (uint32_t)__atomic_load_n(&locks[number]->mutex.__data.__lock, __ATOMIC_RELAXED) &
+               FUTEX_TID_MASK;
+#endif
+    return (void)number, (void)locks, 0;
+}
+
 /* -- waiting ------------------------------------------------------------------------------------ */
 
 static long futex(_Atomic uint32_t *at_word, int operation, uint32_t value,

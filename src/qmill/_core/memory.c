@@ -13,6 +13,14 @@
 #define OWN_SEGMENT_BYTES (UINT64_C(8) << 20) /* blocks of so much have a segment of their own */
 #define FALLOCATE_STEP (UINT64_C(4) << 20)    /* larger ones may restart for ever under signals */
 
+static _Thread_local int has_no_room; /* a mapping was refused */
+
+int q_had_no_room(void) {
+    int had = has_no_room;
+    has_no_room = 0;
+    return had;
+}
+
 /* Without a lock, which a forked child might find held: of two threads one maps it in vain. */
 int map_segment(q_queue *q, unsigned number) {
     struct stat file;
@@ -22,7 +30,10 @@ int map_segment(q_queue *q, unsigned number) {
         size > (uint64_t)file.st_size || offset > (uint64_t)file.st_size - size || offset % 4096)
         return 0;
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd, (off_t)offset);
-    if (p == MAP_FAILED) return -1;
+    if (p == MAP_FAILED) {
+        has_no_room = 1;
+        return -1;
+    }
     uint64_t unknown = 0;
     uint8_t *nothing = NULL;
     /* The first one's size counts, should the file change it meanwhile. */
@@ -59,11 +70,14 @@ q_status reserve(int fd, uint64_t offset, uint64_t bytes) {
 
 static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under the allocate lock */
     struct header *h = q->h;
-    uint64_t number = get(&h->num_segments), offset = get(&h->file_bytes);
+    uint64_t number = get(&h->num_segments), offset = get(&h->file_bytes), bump = get(&h->bump);
+    struct stat file;
     if (number >= MAX_SEGMENTS || bytes > OFFSET_MASK) return Q_NO_MEMORY;
+    if (fstat(q->fd, &file)) return Q_SYSTEM;
+    if (offset % 4096) return Q_CORRUPT;
     bytes = (bytes + 4095) & ~UINT64_C(4095);
     if (reserve(q->fd, offset, bytes) != Q_OK) {
-        (void)!ftruncate(q->fd, (off_t)offset);
+        (void)!ftruncate(q->fd, file.st_size); /* never shorter: all of that may be mapped */
         return Q_NO_MEMORY;
     }
     struct segment *s = &h->segments[number];
@@ -76,7 +90,14 @@ static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under 
     if (is_bump) PLAN(&c, h->bump, number);
     PLAN(&c, h->num_segments, number + 1);
     commit(&c);
-    return map_segment(q, (unsigned)number) == 1 ? Q_OK : Q_NO_MEMORY;
+    if (map_segment(q, (unsigned)number) == 1) return Q_OK;
+    /* We have no room for it, and nobody else knows of it yet: a try that fails leaves nothing. */
+    PLAN(&c, h->num_segments, number);
+    PLAN(&c, h->file_bytes, offset);
+    if (is_bump) PLAN(&c, h->bump, bump);
+    commit(&c);
+    (void)!ftruncate(q->fd, file.st_size);
+    return Q_NO_MEMORY;
 }
 
 static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under the allocate lock */
@@ -159,7 +180,7 @@ void release_locked(q_queue *q, uint64_t address, struct block *b) {
     struct header *h = q->h;
     unsigned class = (unsigned)(b->magic_class ^ MAGIC);
     uint64_t bytes = class_bytes(class), kept = get(&h->num_free[class]), punch = 0;
-    if (bytes > 2 * 4096 && kept * bytes >= KEPT_FREE_BYTES) {
+    if (bytes > 2 * 4096 && (kept * bytes >= KEPT_FREE_BYTES || bytes > KEPT_BLOCK_MAX)) {
         uint64_t number = address >> SEGMENT_SHIFT;
         uint64_t start = get(&h->segments[number].offset) + (address & OFFSET_MASK);
         uint64_t first = (start + sizeof *b + 4095) & ~UINT64_C(4095);
@@ -229,6 +250,29 @@ void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data
 q_status q_block_free(q_queue *q, uint64_t block, int patient) {
     if (q->generation != fork_generation()) return Q_OK; /* it is the parent's */
     return release(q, block, patient);
+}
+
+/* -- in a forked child: what objects here look at becomes this process's own ------------------------
+ *
+ * The parent may free such a block, write to it, or die. So the child copies it, to the same place;
+ * whatever else is in that segment, it uses by another mapping.
+ */
+q_status q_make_own(q_queue *q, uint64_t block, void *data, uint64_t size) {
+    unsigned number = (unsigned)(block >> SEGMENT_SHIFT);
+    if (number >= MAX_SEGMENTS) return Q_CORRUPT;
+    uint8_t *start = (uint8_t *)data - sizeof(struct block), *base = atomic_load(&q->base[number]);
+    uint64_t bytes = get(&q->bytes[number]), length = size + sizeof(struct block);
+    if (base && start >= base && start < base + bytes) {
+        void *other = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd,
+                           (off_t)get(&q->h->segments[number].offset));
+        if (other == MAP_FAILED) return Q_NO_MEMORY;
+        atomic_store(&q->base[number], other);
+    }
+    void *copy = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED) return Q_NO_MEMORY;
+    memcpy(copy, start, length);
+    return mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, start) == start ? Q_OK
+                                                                                       : Q_NO_MEMORY;
 }
 
 /* -- definitions -------------------------------------------------------------------------------- */

@@ -59,6 +59,8 @@ int q_fd(const q_queue *q);
 const uint8_t *q_uuid(const q_queue *q);
 uint64_t q_maxsize(const q_queue *q);
 uint32_t q_fork_generation(void);
+/* Whether this thread was refused memory to map since it last asked: so Q_CORRUPT may mean that. */
+int q_had_no_room(void);
 
 /* `patient` calls wait up to 0.1 s for a lock; the others return Q_BUSY at once. */
 q_status q_put(q_queue *q, const void *data, uint64_t size, int patient);
@@ -76,6 +78,9 @@ uint64_t q_inline_max(void); /* what is larger goes into a block */
 q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, int patient);
 void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data, uint64_t size);
 q_status q_block_free(q_queue *q, uint64_t block, int patient);
+
+/* In a forked child, for each block that objects of its parent's look at. */
+q_status q_make_own(q_queue *q, uint64_t block, void *data, uint64_t size);
 
 q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
                 int patient);
@@ -111,6 +116,8 @@ q_status q_fetch(q_queue *q, const void *key, uint32_t key_size, const void **da
 uint32_t q_announce(q_queue *q, q_event event);
 void q_sleep(q_queue *q, q_event event, uint32_t sequence, int64_t nanoseconds);
 uint64_t q_size_hint(const q_queue *q); /* how many wait, give or take a few */
+/* The thread that holds a lock at the moment, or 0: of the producers, consumers or allocator. */
+uint32_t q_holder(const q_queue *q, unsigned lock);
 int q_has_news(const q_queue *q); /* whether a taker should look; may be wrong for a moment */
 
 q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle what dead processes hold */

@@ -63,10 +63,16 @@ class Outbox:
 
 
 class Inbox:
-    """The end that receives."""
+    """The end that receives.
 
-    def __init__(self) -> None:
+    Args:
+        copies: Whether a payload is copied when it comes, and not lent: for a process that may fork
+            while it has many, as each child would have to copy them.
+    """
+
+    def __init__(self, copies: bool) -> None:
         self._ring: Any = None
+        self._copies = copies
 
     def open(self, descriptor: int) -> None:
         """Open the ring that the other side has sent; the descriptor is this one's then.
@@ -89,4 +95,5 @@ class Inbox:
         while True:
             taken: memoryview = self._ring.take_bytes()
             if taken[-_TICKET.size :] == ticket:
-                return taken[: -_TICKET.size]
+                taken = taken[: -_TICKET.size]
+                return memoryview(bytearray(taken)) if self._copies else taken

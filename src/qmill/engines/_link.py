@@ -55,7 +55,7 @@ class Link:
         self.known = set(settings.inherited)
         self.num_definitions = 0
         self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, what goes beside
-        self._outbox, self._inbox = Outbox(), Inbox()
+        self._outbox, self._inbox = Outbox(), Inbox(copies=True)
         self._data = b""  # the beginning of a record
         self._files: deque[int] = deque()  # descriptors that came with records
         # Not under `fork_lock`: a forked worker would have it locked for ever.
@@ -247,7 +247,7 @@ class Link:
 
     def _forget_memory(self) -> None:
         """Let go of shared memory; results that lie in it keep it as long as they live."""
-        self._outbox, self._inbox = Outbox(), Inbox()
+        self._outbox, self._inbox = Outbox(), Inbox(copies=True)
 
 
 def _is_inline(item: tuple[int, bytes, Any]) -> bool:

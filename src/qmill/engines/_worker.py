@@ -87,7 +87,7 @@ class _Worker:
         self._jobs: deque[_Job] = deque()  # those that have come
         self._stream = bytearray()  # of the channel, the beginning of a message
         self._files: deque[int] = deque()
-        self._outbox, self._inbox = Outbox(), Inbox()
+        self._outbox, self._inbox = Outbox(), Inbox(copies=False)
         self._functions: dict[int, Callable[..., Any]] = {}
         self._packed: dict[int, bytes] = {}  # functions that no job has called yet
         self._definitions: dict[bytes, bytes] = {}

@@ -8,6 +8,7 @@ one in the folder of the named queues. It is gone when the last process that has
 from __future__ import annotations
 
 from .._core._ring import Messages
+from ..errors import QueueGone
 from . import rings
 from .base import Queue, Reader, check_maxsize, check_name
 
@@ -66,6 +67,12 @@ class SharedQueue(Queue):
             self.__dict__.update((name, getattr(ring, name)) for name in _FAST)
             self.__dict__["_put_message"] = ring.put_message
 
+    def _use_gone(self, error: QueueGone) -> None:
+        """Be a handle of what is gone: whoever uses it learns it, and its message comes."""
+        self._ring = _Gone(error)
+        self._maxsize = 0
+        self._name = self._hold = None
+
     def __reduce__(self) -> Any:
         self._check_open()
         if self._hold is None:
@@ -74,7 +81,8 @@ class SharedQueue(Queue):
 
     def __repr__(self) -> str:
         named = f" name={self._name!r}" if self._name is not None else ""
-        return f"<qmill.Queue kind='process'{named} maxsize={self._maxsize} at {id(self):#x}>"
+        about = "gone" if type(self._ring) is _Gone else f"maxsize={self._maxsize}"
+        return f"<qmill.Queue kind='process'{named} {about} at {id(self):#x}>"
 
     def close(self) -> None:
         self._closed = True
@@ -217,7 +225,10 @@ def _attach(number: bytes, pid: int, file: int) -> SharedQueue:
     A function and no class method: cloudpickle sends these by value, with the globals they use.
     """
     queue: SharedQueue = object.__new__(SharedQueue)
-    queue._use(rings.attach_ring(number, pid, file))
+    try:
+        queue._use(rings.attach_ring(number, pid, file))
+    except QueueGone as error:
+        queue._use_gone(error)
     return queue
 
 
@@ -226,5 +237,18 @@ def _attach_named(name: str, folder: str, number: bytes, pid: int, file: int) ->
     from .named_file import hold_again
 
     queue: SharedQueue = object.__new__(SharedQueue)
-    queue._use(*hold_again(name, folder, number, pid, file))
+    try:
+        queue._use(*hold_again(name, folder, number, pid, file))
+    except QueueGone as error:
+        queue._use_gone(error)
     return queue
+
+
+class _Gone:
+    """Stands for what is mapped no more, anywhere: whatever one wants of it, it is gone."""
+
+    def __init__(self, error: QueueGone) -> None:
+        self._why = str(error)
+
+    def __getattr__(self, name: str) -> Any:
+        raise QueueGone(self._why)

@@ -98,6 +98,22 @@ def take_and_end(channel, queue, count, how):
     DEATHS[how]()
 
 
+def pass_on_or_die(inbox, outbox, deadly):
+    """Pass an object on, or die with it."""
+    item = inbox.get()
+    if item == deadly:
+        _be_killed()
+    outbox.put(item)
+    inbox.task_done()
+
+
+def put_without_end(channel, queue, item):
+    """Put an object again and again."""
+    channel.send("ready")
+    while True:
+        queue.put(item)
+
+
 def _exit_at_once():
     os._exit(0)
 

@@ -1,0 +1,471 @@
+"""Storms: processes use a queue and are killed at random instants; every message is accounted for.
+
+    producers ──put──> queue ──read──> consumers
+        │                                  │
+        └──> its own log     its own log <─┘        files, written before and after each operation
+                 └─────── account ──────┘
+
+Each process tells after a random number of operations that it goes on; the storm hears that, and
+kills somebody: so each kill follows on progress, and hits whatever the victim happens to do at that
+instant. A log survives its writer: one `write` of a few bytes is done or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import struct
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..workers import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_RECEIPT = struct.Struct("=II")  # producer, number of its message
+_NEWS = struct.Struct("=I")  # whose
+_LAST = (0, 0)  # the message that ends the last consumer
+_CORRUPT = (0xFFFFFFFF, 0xFFFFFFFF)  # the receipt of what was not put like that
+_LIFE = 20  # a producer ends by itself after as many times `every` messages
+_JITTER_S = 0.002
+_LULL_S = 0.2
+
+
+@dataclass
+class StormReport:
+    """What became of the messages of a storm.
+
+    Attributes:
+        seed: Chose the victims and instants; the same one makes a storm of the same kind, but the
+            system's scheduler has its part in it.
+        killed_producers: How many were killed while they might be putting.
+        killed_consumers: How many were killed while they might be holding a message.
+        put: Messages whose `put` had returned.
+        received: Deliveries to consumers, each message counted as often as it came.
+        lost: Messages whose `put` had returned and that no consumer saw.
+        duplicated: Deliveries of what had been delivered before.
+        invented: Deliveries of what nobody put.
+        corrupt: Deliveries of something else than was put.
+        overtaken: Deliveries to a consumer that had received a later message of that producer.
+        longest_pause_s: The longest time in which nobody told of progress.
+        hung: What stood still until the storm's patience was over; None if nothing did.
+    """
+
+    seed: int
+    killed_producers: int = 0
+    killed_consumers: int = 0
+    put: int = 0
+    received: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    invented: int = 0
+    corrupt: int = 0
+    overtaken: int = 0
+    longest_pause_s: float = 0.0
+    hung: str | None = None
+
+    def assert_at_least_once(self, set_aside: int = 0) -> None:
+        """Check what late acknowledgement promises: nothing lost, little twice.
+
+        Args:
+            set_aside: How many messages the queue has set aside as poison.
+
+        Raises:
+            AssertionError: The storm hung; a message was lost, corrupt or invented; more came twice
+                or late than consumers were killed.
+        """
+        self._check(lost=set_aside, duplicated=self.killed_consumers)
+
+    def assert_at_most_once(self) -> None:
+        """Check what a plain `get` promises: nothing twice, little lost.
+
+        Raises:
+            AssertionError: The storm hung; a message came twice, or was corrupt or invented; more
+                were lost, or came late, than consumers were killed: what a dead one was sent and
+                did not live to see may have gone back.
+        """
+        self._check(lost=self.killed_consumers, duplicated=0)
+
+    def _check(self, lost: int, duplicated: int) -> None:
+        if self.hung is not None:
+            raise AssertionError(f"{self.hung}: {self}")
+        limits = {
+            "lost": lost,
+            "duplicated": duplicated,
+            "overtaken": self.killed_consumers,
+            "invented": 0,
+            "corrupt": 0,
+        }
+        wrong = [
+            f"{getattr(self, name)} {name} (at most {most})"
+            for name, most in limits.items()
+            if getattr(self, name) > most
+        ]
+        if wrong:
+            raise AssertionError(f"of the messages {', '.join(wrong)}: {self}")
+
+
+def get_each(queue: Any) -> Iterator[Any]:
+    """Read a queue by `get`, and say `task_done` after each item where the queue has that."""
+    done = getattr(queue, "task_done", None)
+    while True:
+        item = queue.get()
+        try:
+            yield item
+        finally:
+            if done is not None:
+                done()
+
+
+def iterate(q: Any) -> Iterator[Any]:
+    """Read a `qmill.Q` in a loop: a message is done when the next one is asked for."""
+    for message in q:
+        yield message.data
+
+
+def storm(
+    queue: Any,
+    *,
+    kills: int = 200,
+    producers: int = 2,
+    consumers: int = 2,
+    seed: int | None = None,
+    read: Callable[[Any], Iterable[Any]] = get_each,
+    payload: Callable[[int], Any] = int,
+    every: int = 100,
+    start_method: str = "fork",
+    patience_s: float = 10.0,
+) -> StormReport:
+    """Kill processes that use a queue, at random instants, and account for every message.
+
+    Whoever is killed is replaced. After the last kill everybody has to make progress once more;
+    then all are killed at once, and a fresh consumer reads what is left. The seed is printed.
+
+    Args:
+        queue: An empty queue for this storm alone: anything with `put`, and what `read` uses.
+        kills: How many processes to kill, before all are.
+        producers: How many processes put.
+        consumers: How many processes read.
+        seed: Of the choices; None for a new one.
+        read: How a consumer reads: it gives the items, one by one, and asks for the next when it is
+            done with one. `get_each` or `iterate`, or a function of your own.
+        payload: Makes what the n-th message of a producer carries; it is compared by `==`.
+        every: Mean number of operations of a process between its reports. Lower for large payloads.
+        start_method: How the processes start; "fork" takes queues that cannot be pickled.
+        patience_s: Seconds without any progress, after which the storm counts as hung.
+
+    Returns:
+        The account. It is not checked: see `assert_at_least_once` and `assert_at_most_once`.
+
+    Raises:
+        Exception: What a producer or consumer raised.
+    """
+    if seed is None:
+        seed = secrets.randbelow(1 << 32)
+    print(f"qmill.testing.storm: seed={seed}", flush=True)
+    with _Storm(queue, seed, read, payload, every, start_method, patience_s) as one:
+        try:
+            one.rage(kills, producers, consumers)
+            one.read_what_is_left()
+        except _Hung as error:
+            one.report.hung = str(error)
+            one.kill_all()
+        return one.account()
+
+
+# -- in the processes -----------------------------------------------------------------------------
+
+
+class _Teller:
+    """Tells the storm of progress, after a random number of operations each time."""
+
+    def __init__(self, number: int, folder: str, every: int, seed: int) -> None:
+        self._news = os.open(os.path.join(folder, "news"), os.O_WRONLY)
+        self._random = random.Random(f"{seed} {number}")
+        self._number = number
+        self._mean = every
+        self._left = self._next()
+
+    def _next(self) -> int:
+        return self._random.randint(1, 2 * self._mean)
+
+    def count(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.tell()
+            self._left = self._next()
+
+    def tell(self) -> None:
+        os.write(self._news, _NEWS.pack(self._number))
+
+
+def _open_log(folder: str, number: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    return os.open(os.path.join(folder, str(number)), flags, 0o600)
+
+
+def _produce(
+    queue: Any, number: int, folder: str, every: int, seed: int, payload: Callable[[int], Any]
+) -> None:
+    log = _open_log(folder, number)
+    teller = _Teller(number, folder, every, seed)
+    for message in range(1, _LIFE * every + 1):
+        data = payload(message)
+        os.write(log, b"(")
+        queue.put((number, message, data))
+        os.write(log, b")")
+        teller.count()
+
+
+def _consume(
+    queue: Any,
+    number: int,
+    folder: str,
+    every: int,
+    seed: int,
+    payload: Callable[[int], Any],
+    read: Callable[[Any], Iterable[Any]],
+) -> None:
+    log = _open_log(folder, number)
+    teller = _Teller(number, folder, every, seed)
+    items = iter(read(queue))
+    while (receipt := _receipt(next(items), payload)) != _LAST:
+        os.write(log, _RECEIPT.pack(*receipt))
+        teller.count()
+
+
+def _receipt(item: Any, payload: Callable[[int], Any]) -> tuple[int, int]:
+    """Look at an item; it is let go of when this returns, before the next is asked for."""
+    try:
+        producer, message, data = item
+        is_right = (producer, message) == _LAST or bool(data == payload(message))
+    except Exception:
+        return _CORRUPT
+    return (producer, message) if is_right else _CORRUPT
+
+
+def _put_last(queue: Any) -> None:
+    queue.put((*_LAST, None))
+
+
+# -- in the storm ---------------------------------------------------------------------------------
+
+
+class _Hung(Exception):
+    """Nobody has made progress for too long."""
+
+
+@dataclass
+class _Member:
+    """A process of the storm."""
+
+    worker: Worker
+    number: int
+    produces: bool
+
+
+class _Storm:
+    def __init__(
+        self,
+        queue: Any,
+        seed: int,
+        read: Callable[[Any], Iterable[Any]],
+        payload: Callable[[int], Any],
+        every: int,
+        start_method: str,
+        patience_s: float,
+    ) -> None:
+        self.report = StormReport(seed)
+        self._random = random.Random(seed)
+        self._queue = queue
+        self._read = read
+        self._payload = payload
+        self._every = every
+        self._start_method = start_method
+        self._patience_s = patience_s
+        self._crew: dict[int, _Member] = {}
+        self._resting = 0  # producers that have come to their end, and are to be replaced
+        self._produced: list[int] = []  # the numbers of all that there were
+        self._consumed: list[int] = []
+
+    def __enter__(self) -> _Storm:
+        self._folder = tempfile.TemporaryDirectory(prefix="qmill-storm-")
+        news = os.path.join(self._folder.name, "news")
+        os.mkfifo(news, 0o600)
+        self._news = os.open(news, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill_all()
+        os.close(self._news)
+        self._folder.cleanup()
+
+    # -- members
+
+    def _start(self, produces: bool) -> int:
+        number = len(self._produced) + len(self._consumed) + 1
+        common = (number, self._folder.name, self._every, self.report.seed, self._payload)
+        function = _produce if produces else partial(_consume, read=self._read)
+        worker = Worker(
+            function,
+            (self._queue, *common),
+            start_method=self._start_method,
+            name=f"storm's {'producer' if produces else 'consumer'} {number}",
+        )
+        self._crew[number] = _Member(worker, number, produces)
+        (self._produced if produces else self._consumed).append(number)
+        return number
+
+    def _kill(self, members: list[_Member]) -> None:
+        for member in members:
+            member.worker.kill()
+        for member in members:
+            member.worker.join()
+            member.worker.exception()  # it is known: nobody has to log it
+            del self._crew[member.number]
+            if member.produces:
+                self.report.killed_producers += 1
+            else:
+                self.report.killed_consumers += 1
+
+    def kill_all(self) -> None:
+        self._kill(list(self._crew.values()))
+
+    def _collect_ended(self) -> None:
+        for member in list(self._crew.values()):
+            if not member.worker.is_alive():
+                del self._crew[member.number]
+                member.worker.result()
+                self._resting += member.produces
+
+    def _replace_resting(self) -> None:
+        """Start producers anew, unless far more waits than is read."""
+        if self._resting and self._backlog() < 2 * _LIFE * self._every:
+            self._wake_resting()
+
+    def _wake_resting(self) -> None:
+        for _ in range(self._resting):
+            self._start(produces=True)
+        self._resting = 0
+
+    def _backlog(self) -> int:
+        put = sum(self._log_size(number) // 2 for number in self._produced)
+        return put - sum(self._log_size(number) // _RECEIPT.size for number in self._consumed)
+
+    def _log_size(self, number: int) -> int:
+        try:
+            return os.stat(os.path.join(self._folder.name, str(number))).st_size
+        except FileNotFoundError:  # it was killed before it began
+            return 0
+
+    # -- news
+
+    def _wait_for_news(self) -> set[int]:
+        """Wait until somebody tells of progress or has ended, and return who."""
+        began = time.monotonic()
+        while True:
+            passed = time.monotonic() - began
+            if passed >= self._patience_s:
+                self._note_pause(passed)
+                raise _Hung(f"no progress for {passed:.1f} s by {self._describe_crew()}")
+            sentinels = {m.worker.sentinel: m.number for m in self._crew.values()}
+            slice_s = _LULL_S if self._resting else self._patience_s - passed
+            ready = wait([self._news, *sentinels], slice_s)
+            if not ready and self._resting:
+                self._wake_resting()  # consumers have read all, and some was lost
+                continue
+            news = {sentinels[one] for one in ready if isinstance(one, int) and one in sentinels}
+            news |= self._take_news()
+            if news:
+                self._note_pause(time.monotonic() - began)
+                self._collect_ended()
+                self._replace_resting()
+                return news
+
+    def _note_pause(self, seconds: float) -> None:
+        self.report.longest_pause_s = max(self.report.longest_pause_s, round(seconds, 3))
+
+    def _take_news(self) -> set[int]:
+        try:
+            said = os.read(self._news, 1 << 16)
+        except BlockingIOError:
+            return set()
+        return {number for (number,) in _NEWS.iter_unpack(said)}
+
+    def _describe_crew(self) -> str:
+        return ", ".join(f"{m.worker.name} (pid {m.worker.pid})" for m in self._crew.values())
+
+    # -- what happens
+
+    def rage(self, kills: int, producers: int, consumers: int) -> None:
+        """Kill so many, one or two at a time, each time after news."""
+        for produces in [True] * producers + [False] * consumers:
+            self._start(produces)
+        killed = 0
+        while killed < kills:
+            self._wait_for_news()
+            wait([self._news], self._random.uniform(0, _JITTER_S) * self._random.randint(0, 1))
+            most = min(len(self._crew), kills - killed)
+            victims = self._random.sample(
+                list(self._crew.values()), min(most, self._random.choice((1, 1, 1, 2)))
+            )
+            self._kill(victims)
+            killed += len(victims)
+            for victim in victims:
+                self._start(victim.produces)
+            while self._take_news():  # what was told before does not count
+                pass
+        silent = set(self._crew)
+        while silent := silent & set(self._crew):
+            silent -= self._wait_for_news()
+        self.kill_all()
+        self._resting = 0
+
+    def read_what_is_left(self) -> None:
+        """Have a fresh process put a last message, and another one read up to it."""
+        self._start(produces=False)
+        last = Worker(_put_last, (self._queue,), start_method=self._start_method)
+        self._crew[-1] = _Member(last, -1, produces=False)  # nobody is to follow it
+        while self._crew:
+            self._wait_for_news()
+
+    # -- the account
+
+    def account(self) -> StormReport:
+        report = self.report
+        sizes = {number: self._log_size(number) for number in self._produced}
+        receipts: Counter[tuple[int, int]] = Counter()
+        for number in self._consumed:
+            latest: dict[int, int] = {}
+            for producer, message in _receipts(Path(self._folder.name, str(number))):
+                if (producer, message) == _CORRUPT:
+                    report.corrupt += 1
+                    continue
+                receipts[producer, message] += 1
+                report.overtaken += message < latest.get(producer, 0)
+                latest[producer] = max(message, latest.get(producer, 0))
+        report.received = receipts.total() + report.corrupt
+        report.duplicated = receipts.total() - len(receipts)
+        for producer, size in sizes.items():
+            report.put += size // 2
+            report.lost += sum((producer, n) not in receipts for n in range(1, size // 2 + 1))
+        report.invented = sum(
+            count
+            for (producer, message), count in receipts.items()
+            if not 1 <= message <= (sizes.get(producer, 0) + 1) // 2
+        )
+        return report
+
+
+def _receipts(path: Path) -> Iterator[tuple[int, int]]:
+    with contextlib.suppress(FileNotFoundError):  # it was killed before it began
+        yield from _RECEIPT.iter_unpack(path.read_bytes())

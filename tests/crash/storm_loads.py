@@ -1,0 +1,34 @@
+"""What messages of a storm carry, made from their numbers."""
+
+from __future__ import annotations
+
+import numpy
+
+
+class Array:
+    """A large buffer that is not copied on receipt."""
+
+    def __init__(self, number):
+        self.data = numpy.full(12_500, number, dtype=numpy.int64)
+
+    def __eq__(self, other):
+        return type(other) is Array and numpy.array_equal(self.data, other.data)
+
+    __hash__ = None
+
+
+def small(number):
+    """An int, or a record of some hundred bytes."""
+    if number % 3:
+        return number
+    return {"number": number, "name": "x" * (number % 400), "more": [number, None, 0.5]}
+
+
+def large(number):
+    """Blocks of 100 kB, with and without a code of their own, and small ones between them."""
+    makers = (int, small, lambda n: bytes([n % 251]) * 100_000, Array)
+    return makers[number % 4](number)
+
+
+EVERY = {small: 100, large: 20}
+"""How many operations there are about between two reports of a process."""

@@ -1,0 +1,34 @@
+/* Look through the queue in a file that nobody uses at the moment: each block is accounted for, and
+ * what is free has gone back to the system but for some of each size. `audit PATH` prints how many
+ * slots are in use. */
+#include "native.h"
+
+#define PAGES UINT64_C(8192) /* what stays of a block whose memory went back: its head's page */
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    int fd = open(argv[1], O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    q_queue *q = NULL;
+    SAME(q_attach(fd, NULL, &q), Q_OK);
+    struct header *h = q->h;
+    uint64_t slots = 0, most = header_bytes() + audit(q, 0) * CHUNK_BYTES;
+    for (uint32_t i = 1; i < MAX_SLOTS; i++) slots += (get(&h->slots[i].kind_pid) & 0xff) != 0;
+    for (uint64_t i = 1; i < get(&h->num_segments); i++)
+        most += get(&h->segments[i].size) - get(&h->segments[i].used); /* reserved, not used yet */
+    for (unsigned class = 0; class < NUM_CLASSES; class++) {
+        uint64_t whole = 0, bytes = class_bytes(class);
+        for (uint64_t free = get(&h->free_block[class]); free;) {
+            struct block *b = block_at(q, free);
+            if (get(&b->punched)) most += PAGES;
+            else whole += bytes;
+            free = get(&b->next);
+        }
+        CHECK(whole < KEPT_FREE_BYTES + bytes);
+        most += whole;
+    }
+    CHECK(file_blocks(q) <= most);
+    printf("%llu\n", (unsigned long long)slots);
+    q_detach(q);
+    return 0;
+}
