@@ -6,6 +6,8 @@
     qmill.run_thread  ... in a thread
     qmill.JobQueue  function calls with priorities, timeouts and records
     qmill.map       a function over many items
+    qmill.shared    a value that many jobs use, sent once
+    qmill.engines   further places where jobs run: a Dask cluster
     qmill.frame, qmill.Plot  what jobs did, and when
 
 The parts load when they are first used: `qmill.Queue` alone stays light.
@@ -50,6 +52,7 @@ _WHERE = {
     "run": "workers",
     "run_thread": "workers",
     "set_start_method": "processes",
+    "shared": "sharing",
     "trace": "observe.trace",
 }
 
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from .observe.trace import trace
     from .processes import get_start_method, set_start_method
     from .queues.base import Queue, Statistics
+    from .sharing import shared
     from .workers import NUM_CPUS, NUM_THREADS, Worker, run, run_thread
 
 __all__ = [
@@ -111,6 +115,7 @@ __all__ = [
     "run",
     "run_thread",
     "set_start_method",
+    "shared",
     "trace",
 ]
 

@@ -25,7 +25,16 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .engines.base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, Report
+from .engines.base import (
+    DIED,
+    DONE,
+    FAILED,
+    LOGGED,
+    NOT_STARTED,
+    RETURNED,
+    TIMED_OUT,
+    Report,
+)
 from .errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
 from .jobs import job as jobs_job
 from .jobs import records
@@ -368,7 +377,7 @@ class Dispatcher:
             sendable = not isinstance(job._packet, SerializationError)
             if sendable and not engine.offer(job):
                 return scheduler.num_waiting
-            scheduler.take(now)
+            scheduler.take(now, keep_time=not engine.keeps_time)
             job._state = RUNNING
             job._started = now
             job.attempts += 1
@@ -463,6 +472,8 @@ class Dispatcher:
             job._started = report.started_s or job._started
             job._ended = report.ended_s or monotonic()
             job.exitcode, job.worker = report.exitcode, report.worker
+            if what == TIMED_OUT:
+                self._timed_out.add(job.id)
             self._take_failure(report, "died" if what == DIED else "failed", True)
 
     def _take_start_failure(self, report: Report) -> None:

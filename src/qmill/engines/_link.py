@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import processes, serialize
 from ..queues import wire
+from ..sharing import Shared
 from . import _packets as packets
 from . import _worker
 
@@ -41,6 +42,8 @@ class Link:
 
     Attributes:
         known: The numbers of the functions that it has been told.
+        known_shares: The keys of the shared values that it has been told.
+        num_shares: How many shared values the pool had when it was last told of them.
         num_definitions: How many of the pool's definitions it has been told.
 
     Raises:
@@ -51,6 +54,8 @@ class Link:
     def __init__(self, settings: _worker.WorkerSettings, method: str) -> None:
         self.name = settings.name
         self.known = set(settings.inherited)
+        self.known_shares: set[int] = set()
+        self.num_shares = 0
         self.num_definitions = 0
         self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, content of a file
         self._data = b""  # the beginning of a record
@@ -82,6 +87,12 @@ class Link:
             self._outgoing.append((0, head, b"".join(messages)))
         else:
             self._outgoing += [(0, message, None) for message in messages]
+
+    def share(self, handle: Shared) -> None:
+        """Send the file of a shared value."""
+        head = packets.MESSAGE.pack(packets.SHARE | packets.BESIDE, 0, handle.key, 0)
+        self._outgoing.append((0, head, handle))
+        self.known_shares.add(handle.key)
 
     def send(self, jobs: list[Job]) -> None:
         """Send jobs, and the permits for them.
@@ -124,7 +135,10 @@ class Link:
         except ConnectionError:  # it has died, which its sentinel tells
             outgoing.clear()
 
-    def _push_file(self, head: bytes, data: bytes | bytearray) -> None:
+    def _push_file(self, head: bytes, data: bytes | bytearray | Shared) -> None:
+        if isinstance(data, Shared):
+            socket.send_fds(self.channel, [head], [data.fileno()], socket.MSG_DONTWAIT)
+            return
         with wire.fork_lock:
             descriptor = wire.write_file([data])
             try:

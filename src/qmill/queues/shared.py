@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 
 from .._core._ring import Ring
 from ..errors import QueueGone
+from ..serialize import check_stays_here
 from . import exits
 from .base import Queue, Reader, check_maxsize
 
@@ -81,6 +82,7 @@ class SharedQueue(Queue):
 
     def __reduce__(self) -> Any:
         self._check_open()
+        check_stays_here()
         return _attach, reduce_ring(self._ring)[1]
 
     def __repr__(self) -> str:
