@@ -57,6 +57,7 @@ _WHERE = {
 }
 
 if TYPE_CHECKING:
+    from . import engines
     from ._core import core_info
     from .errors import (
         Empty,
@@ -108,6 +109,7 @@ __all__ = [
     "WorkerDied",
     "__version__",
     "core_info",
+    "engines",
     "frame",
     "get_start_method",
     "map",
@@ -121,12 +123,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "engines":
+        return import_module(".engines", __name__)
     try:
         module = _WHERE[name]
     except KeyError:
         raise AttributeError(f"module 'qmill' has no attribute {name!r}") from None
-    from importlib import import_module
-
     value = getattr(import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value

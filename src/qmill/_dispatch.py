@@ -115,6 +115,10 @@ class Dispatcher:
         at, anchor_s = self._anchor
         return at + timedelta(seconds=moment_s - anchor_s)
 
+    def host_of(self, worker: str | None) -> str | None:
+        """Return the name of the machine that a worker runs on."""
+        return self.engine.host_of(worker)
+
     # -- what callers ask for ------------------------------------------------------------------
 
     def put(self, job: Job, block: bool) -> None:

@@ -527,6 +527,7 @@ class _DaskEngine(Engine):
             allow_other_workers=False,
             retries=0,
             pure=False,
+            fifo_timeout=0,  # first come, first served, also among those of one moment
         )
 
     def _run_on(
