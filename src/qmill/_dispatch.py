@@ -13,6 +13,7 @@ One lock guards the scheduler and every state of a job. Who waits for a change w
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 (whose end of all threads comes after `_end_all`)
 import contextlib
 import logging
 import os

@@ -185,11 +185,10 @@ class _Connection:
                 memory_limit=0,
                 dashboard_address=None,
             )
+        else:
+            _check_answers(where, security)
         target = where if where is not None else self._cluster
-        try:
-            self.client = distributed.Client(target, security=security, set_as_default=False)
-        except OSError as error:
-            raise OSError(f"no Dask scheduler answers at {where}: {error}") from error
+        self.client = distributed.Client(target, security=security, set_as_default=False)
         self.lost: ConnectionError | None = None
         self._where = self.client.scheduler.address
         self._lock = threading.RLock()
@@ -259,6 +258,21 @@ class _Connection:
         self.client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+def _check_answers(where: str, security: Any) -> None:
+    """Raise OSError if there is nobody: a client would leave a thread behind that nobody ends."""
+    distributed = _import_distributed()
+    security = security if security is not None else distributed.Security()
+
+    async def connect() -> None:
+        comm = await distributed.comm.connect(where, **security.get_connection_args("client"))
+        await comm.close()
+
+    try:
+        distributed.utils.LoopRunner().run_sync(connect)
+    except OSError as error:
+        raise OSError(f"no Dask scheduler answers at {where}: {error}") from error
 
 
 # -- the engine --------------------------------------------------------------------------------
@@ -887,8 +901,8 @@ async def _open(session: str, address: str, name: str, threads: int, packed: byt
     if theirs != _versions():
         ours = _versions()
         raise RuntimeError(
-            f"it has qmill {ours[0]} on Python {'.'.join(map(str, ours[1]))}, and the program that "
-            f"puts the jobs {theirs[0]} on {'.'.join(map(str, theirs[1]))}"
+            f"it has qmill {ours[0]} and Python {'.'.join(map(str, ours[1]))}, and the program "
+            f"that puts the jobs qmill {theirs[0]} and Python {'.'.join(map(str, theirs[1]))}"
         )
     worker = _import_distributed().get_worker()
     log = partial(worker.log_event, f"qmill-{session}")

@@ -44,7 +44,8 @@ class Cluster:
         for number in range(num_workers):
             self.start_worker(f"worker{number}")
         self.client = Client(self.address, timeout=LIMIT_S, set_as_default=False)
-        self.client.wait_for_workers(num_workers, timeout=LIMIT_S)
+        if num_workers:
+            self.client.wait_for_workers(num_workers, timeout=LIMIT_S)
 
     def _start(self, what, *options):
         return subprocess.Popen(
@@ -75,6 +76,10 @@ class Cluster:
         self._nannies.pop(name).kill()
         os.kill(pid, signal.SIGKILL)
         return address
+
+    def kill_scheduler(self):
+        """SIGKILL the scheduler."""
+        self._programs[0].kill()
 
     def retire_worker(self, name):
         """Have a worker leave in good order; returns its address."""
