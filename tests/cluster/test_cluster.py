@@ -110,7 +110,7 @@ def test_a_worker_that_is_killed_costs_its_jobs_and_no_more(start_cluster, gate,
     path = tmp_path / "marks"
     with queue_on(cluster, callback=lambda job: job.state) as jobs:
         assert jobs.max_workers == 2
-        both = [gate.put(jobs) for _ in range(2)]
+        both = [gate.put(jobs, engine_jobs.hold_stubbornly) for _ in range(2)]
         hear(gate, 2)
         gate.permits.permit(2)
         before = [jobs.put(engine_jobs.mark, [str(path), n]) for n in range(30)]

@@ -312,10 +312,12 @@ class _Node:
     def __init__(self, address: str, threads: int) -> None:
         self.address = address
         self.threads = threads
+        self.answers = _Answers()
         self.forget()
 
     def forget(self) -> None:
         """Begin anew: there is no runner."""
+        self.answers.stop()
         self.state = _CLOSED
         self.runner = ""
         self.presence: Any = None
@@ -339,6 +341,12 @@ class _Answers:
         self.lock = threading.RLock()
         self.done: list[tuple[Any, Callable[[Any], None]]] = []
         self.fetching: Any = None  # a concurrent future
+
+    def stop(self) -> None:
+        """Fetch no more: of a lost node Dask might wait for ever."""
+        with self.lock:
+            if self.fetching is not None:
+                self.fetching.cancel()
 
 
 class _DaskEngine(Engine):
@@ -632,8 +640,6 @@ class _DaskEngine(Engine):
         if node is None:
             return
         logger.debug("the cluster's worker %s has left, with %d jobs", address, len(node.sent))
-        if node.answers.fetching is not None:
-            node.answers.fetching.cancel()
         now = monotonic()
         for sent in list(node.sent.values()):
             self._drop(node, sent)
