@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ TABLES = {
     "maps": ["M1", "M2", "M3"],
     "command": ["C1", "C2"],
 }
+if importlib.util.find_spec("distributed") is not None:
+    TABLES["engines"] = ["E1", "E2", "E3", "E4"]
 
 
 def measure(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
