@@ -15,6 +15,7 @@ This module knows nothing of the cluster.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections import deque
@@ -200,6 +201,9 @@ class Runner:
             self._revoked.discard(call.token)
             job.answer.set_result(Answer(RETURNED))
             return job.answer
+        if self._driver.ended.done():  # it has failed
+            job.answer.set_result(self._driver.death(job))
+            return job.answer
         for token in list(itertools.takewhile(call.oldest.__gt__, self._came)):
             del self._came[token]
         self._came[call.token] = None
@@ -271,11 +275,14 @@ class _Driver:
                 for report in self.engine.wait(self._next_due()):
                     self._take(report)
             self.engine.close()
-        finally:
-            self.is_closing = True
-            for job in [*self._waiting, *self._running.values()]:
-                job.answer.set_result(Answer(RETURNED))
+        finally:  # jobs are left only if there is a fault of ours
             self.ended.set_result(None)
+            for job in [*self._waiting, *self._running.values()]:
+                job.answer.set_result(self.death(job))
+
+    def death(self, job: _RemoteJob) -> Answer:
+        """Return the answer for a job that cannot be run here any more."""
+        return Answer(DIED, value=WorkerDied(None, None, None, job.name, None, self._address))
 
     def _dispatch(self) -> bool:
         """Do what is to be done now; False at the end."""
@@ -324,7 +331,8 @@ class _Driver:
     def _take(self, report: Report) -> None:
         """Answer a job, or hand on what is no answer."""
         if report.what == LOGGED:
-            self._log(report.value)
+            with contextlib.suppress(Exception):  # the worker is about to end
+                self._log(report.value)
         elif report.what == NOT_STARTED:
             if self._waiting:
                 self._answer(self._waiting.popleft(), report)

@@ -103,6 +103,7 @@ class Dask(EngineFactory):
     From the queue that it is given to:
         OSError: The scheduler cannot be reached.
         NotSupported: The queue is given a start method.
+        SerializationError: The initializer or its arguments cannot be sent.
     """
 
     def __init__(self, client_or_address: Any = None) -> None:
@@ -127,7 +128,12 @@ class Dask(EngineFactory):
 
     def make(self, settings: Settings) -> Engine:
         """Make the engine of one queue; see `EngineFactory`."""
-        return _DaskEngine(settings, self._acquire(settings.max_workers), self._release)
+        connection = self._acquire(settings.max_workers)
+        try:
+            return _DaskEngine(settings, connection, self._release)
+        except BaseException:
+            self._release()
+            raise
 
     def __enter__(self) -> Dask:
         self._acquire(ALL)
@@ -183,7 +189,8 @@ class _Connection:
                 threads_per_worker=num_threads,
                 processes=False,
                 memory_limit=0,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
             )
         else:
             _check_answers(where, security)
@@ -216,9 +223,9 @@ class _Connection:
         with self._lock:
             self._engines.remove(engine)
 
-    def _take_event(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _take_event(self, event: tuple[float, Any]) -> None:
         message = event[1]
-        action = message.get("action")
+        action = message.get("action") if isinstance(message, dict) else None
         if action == "remove-worker":
             self._leave(message["worker"])
         elif action == "add-worker":
@@ -317,7 +324,6 @@ class _Node:
 
     def forget(self) -> None:
         """Begin anew: there is no runner."""
-        self.answers.stop()
         self.state = _CLOSED
         self.runner = ""
         self.presence: Any = None
@@ -340,13 +346,7 @@ class _Answers:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.done: list[tuple[Any, Callable[[Any], None]]] = []
-        self.fetching: Any = None  # a concurrent future
-
-    def stop(self) -> None:
-        """Fetch no more: of a lost node Dask might wait for ever."""
-        with self.lock:
-            if self.fetching is not None:
-                self.fetching.cancel()
+        self.is_fetching = False
 
 
 class _DaskEngine(Engine):
@@ -389,9 +389,12 @@ class _DaskEngine(Engine):
     def _make_setup(self, settings: Settings) -> Setup:
         packed = None
         if settings.initializer is not None:
-            with Shares(is_remote=True).collecting():
-                call = settings.initializer, settings.initargs
+            call = settings.initializer, settings.initargs
+            serialize.destination.is_remote = True
+            try:
                 packed = serialize.dumps(call, serialize.InlineExports())
+            finally:
+                serialize.destination.is_remote = False
         return Setup(packed, settings.max_jobs_per_worker, settings.max_memory_per_worker)
 
     @property
@@ -607,24 +610,33 @@ class _DaskEngine(Engine):
         """A future is done: fetch its value, and those of others that are done meanwhile."""
         with answers.lock:
             answers.done.append((future, take))
-            if answers.fetching is None:
-                answers.fetching = self._connection.call(self._fetch_all(answers))
+            if not answers.is_fetching:
+                answers.is_fetching = True
+                self._connection.call(self._fetch_all(answers))
 
     async def _fetch_all(self, answers: _Answers) -> None:
         while True:
             with answers.lock:
                 batch, answers.done = answers.done, []
                 if not batch:
-                    answers.fetching = None
+                    answers.is_fetching = False
                     return
-            good = {i: future for i, (future, _) in enumerate(batch) if future.status == "finished"}
-            values = await self._client.gather(good, errors="skip", asynchronous=True)
-            for index, (future, take) in enumerate(batch):
-                value = values.get(index)
-                if future.status == "error":
-                    value = await future.exception(asynchronous=True)
+            values = await self._values_of([future for future, _ in batch])
+            for (_, take), value in zip(batch, values, strict=True):
                 self.tell(partial(take, value))
-            del batch, good, values, future, take, value
+            del batch, values, take, value
+
+    async def _values_of(self, futures: list[Any]) -> list[Any]:
+        """Return the values of futures that are done; None for one that has been lost."""
+        good = {i: future for i, future in enumerate(futures) if future.status == "finished"}
+        try:
+            values = await self._client.gather(good, errors="skip", asynchronous=True)
+            for index, future in enumerate(futures):
+                if future.status == "error":
+                    values[index] = await future.exception(asynchronous=True)
+        except OSError:  # the scheduler is gone
+            values = {}
+        return [values.get(index) for index in range(len(futures))]
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -646,6 +658,7 @@ class _DaskEngine(Engine):
             if sent.future is None:
                 self._reports.append(Report(RETURNED, sent.job))
                 continue
+            sent.future.release()  # else Dask might wait for its result for ever
             death = WorkerDied(None, None, None, sent.job.name, None, address)
             started = sent.job._started or now
             self._reports.append(Report(DIED, sent.job, death, started, now, None, address))
@@ -894,6 +907,7 @@ def _versions() -> tuple[str, tuple[int, int]]:
 # -- what runs on a Dask worker ----------------------------------------------------------------
 
 _runners: dict[tuple[str, str], tuple[str, Runner]] = {}  # by session and worker's address
+_ending: set[Any] = set()
 
 
 def _find(session: str, address: str, name: str) -> Runner | None:
@@ -938,7 +952,9 @@ def _plugin_class() -> Any:
             if finish not in ("released", "forgotten") or not isinstance(key, str):
                 return
             if key == self._key:
-                asyncio.get_running_loop().create_task(_end(*self._ids))
+                task = asyncio.get_running_loop().create_task(_end(*self._ids))
+                _ending.add(task)  # a loop does not hold its tasks
+                task.add_done_callback(_ending.discard)
             elif start == "executing" and key.startswith(self._prefix):
                 runner = _find(*self._ids)
                 if runner is not None:
