@@ -18,7 +18,7 @@ from clusters import SUPPORT, Cluster
 from engine_support import Gate
 
 import qmill
-from qmill import JobTimeout, WorkerDied
+from qmill import JobTimeout, NotSupported, WorkerDied
 from qmill.engines import Dask
 from qmill.engines import dask as dask_engine
 
@@ -269,6 +269,17 @@ def test_other_versions_are_refused(start_cluster, monkeypatch):
         some = [jobs.put(engine_jobs.add, [n], suppress_errors=True) for n in range(2)]
         for error in ends(some):
             assert "qmill 0.0.1 and Python 3.9" in str(error)
+
+
+@pytest.mark.parametrize("option", [{"start_method": "fork"}, {"mp_context": object()}])
+def test_a_start_method_is_refused(option):
+    with pytest.raises(NotSupported, match="engine='process'"):
+        qmill.JobQueue(engine=Dask(), **option)
+
+
+def test_an_initializer_that_cannot_be_sent_is_refused_and_the_cluster_closed():
+    with pytest.raises(NotSupported, match="a queue of qmill lives on one machine"):
+        qmill.JobQueue(1, engine=Dask(), initializer=print, initargs=[qmill.Queue()])
 
 
 def test_no_scheduler_answers():

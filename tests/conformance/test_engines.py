@@ -33,7 +33,6 @@ def on(*engines):
 every_engine = on(*ENGINES)
 killing_engine = on(*KILLING)
 thread_engine = on("thread")
-cluster_engine = on(*(name for name in ENGINES if name == "dask"))
 
 
 def outcome(job):
@@ -395,13 +394,6 @@ def test_jobs_can_log(make_on, caplog):
     jobs.shutdown()
     assert "said by a job" in [record.getMessage() for record in caplog.records]
     assert logging.ERROR in [record.levelno for record in caplog.records]
-
-
-@cluster_engine
-@pytest.mark.parametrize("option", [{"start_method": "fork"}, {"mp_context": object()}])
-def test_a_cluster_refuses_a_start_method(make_on, option):
-    with pytest.raises(NotSupported, match="engine='process'"):
-        make_on(1, **option)
 
 
 @every_engine
