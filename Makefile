@@ -4,6 +4,8 @@
 # Another interpreter: `make test PYTHON=python3.13`. Arguments: `make test ARGS="-k census"`.
 PYTHON ?= python3
 ARGS :=
+# Where the main job runs: `make run ENGINE=dask` starts a Dask cluster on this machine.
+ENGINE := process
 # Two at a time: most tests wait for processes of their own. For one alone: PYTEST_OPTIONS=
 PYTEST_OPTIONS ?= -n 2 --dist worksteal
 # Made, and made anew when PYTHON or the checkout's place changes, by this file: name no environment
@@ -25,8 +27,8 @@ help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
 		while IFS='|' read -r target text; do printf '  %-13s %s\n' "$$target" "$$text"; done
 
-run: $(VENV)/.run  ## count the functions of the standard library, in parallel and serially
-	@$(BIN)/python examples/stdlib_census.py $(ARGS)
+run: $(VENV)/.run $(if $(filter dask,$(ENGINE)),$(VENV)/.dask)  ## count the functions of the standard library, in parallel and serially
+	@$(BIN)/python examples/stdlib_census.py --engine $(ENGINE) $(ARGS)
 
 test: $(VENV)/.dev  ## run all tests with one interpreter (PYTHON, default python3)
 	@$(BIN)/python -m pytest $(PYTEST_OPTIONS) $(ARGS)
@@ -79,6 +81,11 @@ $(VENV)/.python: FORCE
 $(VENV)/.run: $(VENV)/.python pyproject.toml setup.py $(wildcard src/qmill/_core/*.[ch] src/qmill/_core/*.pyx)
 	@echo "installing qmill into $(VENV), with progress bars and plots"
 	@$(PIP_INSTALL) -e '.[progress,plot]'
+	@touch $@
+
+$(VENV)/.dask: $(VENV)/.run
+	@echo "installing what a Dask cluster needs into $(VENV)"
+	@$(PIP_INSTALL) -e '.[dask]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

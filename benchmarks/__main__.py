@@ -7,7 +7,8 @@ make bench ARGS="--peers qmill pebble"            some peers, beside the baselin
 
 from __future__ import annotations
 
-from benchmarks import command, harness, jobs, maps, queues
+from benchmarks import command, engines, harness, jobs, maps, queues
 
 if __name__ == "__main__":
-    harness.main(__doc__, queues.section(), jobs.section(), maps.section(), command.section())
+    sections = queues, jobs, maps, command, engines
+    harness.main(__doc__, *(module.section() for module in sections))

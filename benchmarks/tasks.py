@@ -11,6 +11,11 @@ def no_op(item):
     return item
 
 
+def nap(item):
+    time.sleep(0.010)
+    return item
+
+
 def burn(_):
     """Use a millisecond of processor time, and return what it was exactly."""
     started = time.thread_time()

@@ -8,7 +8,8 @@ Every file is one job. Its priority is its size, so that no worker is left with 
 the others are done. The record of each job is a row of a CSV file: when it began and ended, on
 which worker, with what result. The chart of all jobs is drawn from it.
 
-It needs `pip install 'qmill[progress,plot]'`.
+It needs `pip install 'qmill[progress,plot]'`. With `--engine dask` the jobs run on a Dask cluster
+that it starts on this machine; that needs `qmill[dask]`.
 """
 
 from __future__ import annotations
@@ -210,6 +211,12 @@ def parse_arguments() -> argparse.Namespace:
         help="how many worker processes (default: %(default)s, the CPUs of this machine)",
     )
     parser.add_argument(
+        "--engine",
+        choices=["process", "dask"],
+        default="process",
+        help="where the jobs run: processes of this program, or a Dask cluster on this machine",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -228,7 +235,13 @@ def main() -> int:
     log_file = fresh_file(arguments.out / "jobs.csv")
     files = stdlib_files(arguments.limit)
     print(f"Parsing {len(files):,} files in parallel, then serially", flush=True)
-    queue = qmill.JobQueue(arguments.workers, log_file=log_file, name="census", progress=True)
+    queue = qmill.JobQueue(
+        arguments.workers,
+        engine=qmill.engines.Dask() if arguments.engine == "dask" else arguments.engine,
+        log_file=log_file,
+        name="census",
+        progress=True,
+    )
     parallel, parallel_s = timed(census_parallel, queue, files)
     serial, serial_s = timed(census_serial, files)
     difference = first_difference(serial, parallel)

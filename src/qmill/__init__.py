@@ -6,6 +6,8 @@
     qmill.run_thread  ... in a thread
     qmill.JobQueue  function calls with priorities, timeouts and records
     qmill.map       a function over many items
+    qmill.shared    a value that many jobs use, sent once
+    qmill.engines   further places where jobs run: a Dask cluster
     qmill.frame, qmill.Plot  what jobs did, and when
 
 The parts load when they are first used: `qmill.Queue` alone stays light.
@@ -49,6 +51,7 @@ _WHERE = {
     "run": "workers",
     "run_thread": "workers",
     "set_start_method": "processes",
+    "shared": "sharing",
     "trace": "observe.trace",
 }
 
@@ -56,6 +59,7 @@ TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from typing import Any
 
+    from . import engines
     from ._core import core_info
     from .errors import (
         Empty,
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     from .observe.trace import trace
     from .processes import get_start_method, set_start_method
     from .queues.base import Queue, Statistics
+    from .sharing import shared
     from .workers import NUM_CPUS, NUM_THREADS, Worker, run, run_thread
 
 __all__ = [
@@ -106,6 +111,7 @@ __all__ = [
     "WorkerDied",
     "__version__",
     "core_info",
+    "engines",
     "frame",
     "get_start_method",
     "map",
@@ -113,17 +119,20 @@ __all__ = [
     "run",
     "run_thread",
     "set_start_method",
+    "shared",
     "trace",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "engines":
+        return import_module(".engines", __name__)
     try:
         module = _WHERE[name]
     except KeyError:
         raise AttributeError(f"module 'qmill' has no attribute {name!r}") from None
-    from importlib import import_module
-
     value = getattr(import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value

@@ -13,6 +13,7 @@ One lock guards the scheduler and every state of a job. Who waits for a change w
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 (whose end of all threads comes after `_end_all`)
 import contextlib
 import logging
 import os
@@ -25,7 +26,16 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .engines.base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, Report
+from .engines.base import (
+    DIED,
+    DONE,
+    FAILED,
+    LOGGED,
+    NOT_STARTED,
+    RETURNED,
+    TIMED_OUT,
+    Report,
+)
 from .errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
 from .jobs import job as jobs_job
 from .jobs import records
@@ -105,6 +115,10 @@ class Dispatcher:
         """Tell the date and time of a moment of the monotonic clock."""
         at, anchor_s = self._anchor
         return at + timedelta(seconds=moment_s - anchor_s)
+
+    def host_of(self, worker: str | None) -> str | None:
+        """Return the name of the machine that a worker runs on."""
+        return self.engine.host_of(worker)
 
     # -- what callers ask for ------------------------------------------------------------------
 
@@ -368,7 +382,7 @@ class Dispatcher:
             sendable = not isinstance(job._packet, SerializationError)
             if sendable and not engine.offer(job):
                 return scheduler.num_waiting
-            scheduler.take(now)
+            scheduler.take(now, keep_time=not engine.keeps_time)
             job._state = RUNNING
             job._started = now
             job.attempts += 1
@@ -463,6 +477,8 @@ class Dispatcher:
             job._started = report.started_s or job._started
             job._ended = report.ended_s or monotonic()
             job.exitcode, job.worker = report.exitcode, report.worker
+            if what == TIMED_OUT:
+                self._timed_out.add(job.id)
             self._take_failure(report, "died" if what == DIED else "failed", True)
 
     def _take_start_failure(self, report: Report) -> None:

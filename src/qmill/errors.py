@@ -2,7 +2,8 @@
 
     QmillError
      ├── SerializationError (pickle.PicklingError)   an object cannot cross to another process
-     │    └── ThreadQueueSent (TypeError)            ... because it is a queue for threads only
+     │    ├── ThreadQueueSent (TypeError)            ... because it is a queue for threads only
+     │    └── LocalQueueSent (NotSupported)          ... because it is a queue of this machine
      ├── WorkerDied (RuntimeError)                   a worker process ended without a result
      ├── JobTimeout (TimeoutError)                   a job ran too long and was killed
      ├── LaneError (CancelledError)                  a job's predecessor in its lane failed
@@ -28,6 +29,7 @@ __all__ = [
     "Full",
     "JobTimeout",
     "LaneError",
+    "LocalQueueSent",
     "NotSupported",
     "Poisoned",
     "QmillError",
@@ -78,6 +80,8 @@ class WorkerDied(QmillError, RuntimeError):
         signal: The signal's number, or None.
         job: The name of what it was running, or None.
         rss_bytes: The last known resident memory of the process, or None.
+        address: The worker of a cluster to which it belonged, or None. Without a pid it is that
+            worker itself that is gone.
     """
 
     def __init__(
@@ -87,18 +91,25 @@ class WorkerDied(QmillError, RuntimeError):
         signal: int | None = None,
         job: Any = None,
         rss_bytes: int | None = None,
+        address: str | None = None,
     ) -> None:
-        super().__init__(pid, exitcode, signal, job, rss_bytes)
+        super().__init__(pid, exitcode, signal, job, rss_bytes, address)
         self.pid = pid
         self.exitcode = exitcode
         self.signal = signal
         self.job = job
         self.rss_bytes = rss_bytes
+        self.address = address
 
     def __str__(self) -> str:
-        what = f"worker process {self.pid}"
+        if self.pid is None and self.address is not None:
+            what = f"the cluster's worker {self.address}"
+        else:
+            what = f"worker process {self.pid}" + (f" on {self.address}" if self.address else "")
         if self.job is not None:
             what += f" running {'job ' * isinstance(self.job, int)}{self.job}"
+        if self.pid is None and self.address is not None:
+            return f"{what} has left the cluster, or died"
         if self.signal is not None:
             how = f"was killed by {_signal_name(self.signal)}"
         else:
@@ -138,6 +149,10 @@ class Poisoned(QmillError):
 
 class NotSupported(QmillError, ValueError):
     """What was asked for is something this engine or transport cannot do."""
+
+
+class LocalQueueSent(SerializationError, NotSupported):
+    """A queue, which only the processes of one machine can reach, was handed to a cluster's job."""
 
 
 def _signal_name(number: int) -> str:

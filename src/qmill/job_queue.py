@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _dispatch, processes, workers
 from ._chunks import ChunkedMap
-from .engines.base import Engine, Settings
+from .engines.base import ALL, Engine, EngineFactory, Settings
 from .errors import NotSupported, SerializationError
 from .jobs.job import DEFAULT_OPTIONS, Chunk, Job, Options
 from .jobs.records import RecordLog
@@ -55,9 +55,10 @@ class JobQueue(Executor):
     """A priority queue of jobs, run in parallel; a `concurrent.futures.Executor`.
 
     Args:
-        max_workers: How many jobs run at a time; None for the number of processors, or for
-            threads that number + 4.
-        engine: "process" or "thread".
+        max_workers: How many jobs run at a time; None for the number of processors, for threads
+            that number + 4, and for a cluster as many as it has threads.
+        engine: "process", "thread", or what a module of `qmill.engines` makes, such as
+            `qmill.engines.Dask(address)`.
         maxsize: The most jobs that may wait or work; `put` and `submit` wait for room. 0 is no
             limit.
         initializer: Called in each worker before its first job. If it raises, the job that the
@@ -100,7 +101,7 @@ class JobQueue(Executor):
         self,
         max_workers: int | None = None,
         *,
-        engine: str | Engine = "process",
+        engine: str | Engine | EngineFactory = "process",
         maxsize: int = 0,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
@@ -120,12 +121,12 @@ class JobQueue(Executor):
         _check_callable("callback", callback)
         _bar_type(progress)
         if max_workers is None:
-            max_workers = workers.NUM_THREADS if engine == "thread" else workers.NUM_CPUS
+            max_workers = _default_workers(engine)
         self.name = uuid.uuid4().hex[:8] if name is None else str(name)
-        self.max_workers = _check_count("max_workers", max_workers)
+        self._max_workers = _check_count("max_workers", max_workers)
         settings = Settings(
             self.name,
-            self.max_workers,
+            self._max_workers,
             initializer,
             _as_initargs(initargs),
             _check_count("max_jobs_per_worker", max_jobs_per_worker, or_none=True),
@@ -159,6 +160,11 @@ class JobQueue(Executor):
             "a JobQueue belongs to the process that made it and cannot be sent; "
             "make another one there, or send a qmill.Queue"
         )
+
+    @property
+    def max_workers(self) -> int:
+        """How many jobs run at a time; what was asked for, or what a cluster has now."""
+        return self._engine.max_workers if self._max_workers == ALL else self._max_workers
 
     # -- jobs in -------------------------------------------------------------------------------
 
@@ -404,7 +410,7 @@ class JobQueue(Executor):
             submit,
             self._dispatcher.cancel_waiting_of,
             iterables,
-            num_workers=self.max_workers,
+            num_workers=max(1, self.max_workers),
             chunksize=chunksize,
             window=buffersize,
             lazy=lazy or buffersize is not None,
@@ -630,8 +636,8 @@ class JobQueue(Executor):
         Args:
             n: 1 or more.
         """
-        self.max_workers = _check_count("n", n)
-        self._dispatcher.resize(self.max_workers)
+        self._max_workers = _check_count("n", n)
+        self._dispatcher.resize(self._max_workers)
 
     def reprioritize(self, job: Job, priority: float) -> bool:
         """Change a job's priority.
@@ -745,10 +751,19 @@ def _wait_for_change(dispatcher: _dispatch.Dispatcher, deadline: float | None) -
 
 
 def _make_engine(
-    engine: str | Engine, settings: Settings, start_method: str | None, mp_context: Any
+    engine: str | Engine | EngineFactory,
+    settings: Settings,
+    start_method: str | None,
+    mp_context: Any,
 ) -> Engine:
     if isinstance(engine, Engine):
         return engine
+    if isinstance(engine, EngineFactory):
+        if start_method is not None or mp_context is not None:
+            raise NotSupported(
+                f"start_method and mp_context are for engine='process', not for {engine!r}"
+            )
+        return engine.make(settings)
     if engine == "process":
         from .engines.process import ProcessEngine
 
@@ -762,7 +777,10 @@ def _make_engine(
             start_method = mp_context.get_start_method()
         return ProcessEngine(settings, processes.get_start_method(start_method))
     if engine != "thread":
-        raise ValueError(f"engine must be 'process' or 'thread'; got {engine!r}")
+        raise ValueError(
+            "engine must be 'process', 'thread' or one of qmill.engines, such as "
+            f"qmill.engines.Dask(); got {engine!r}"
+        )
     for argument in ("max_jobs_per_worker", "max_memory_per_worker"):
         if getattr(settings, argument) is not None:
             raise NotSupported(
@@ -773,6 +791,12 @@ def _make_engine(
     from .engines.thread import ThreadEngine
 
     return ThreadEngine(settings)
+
+
+def _default_workers(engine: object) -> int:
+    if isinstance(engine, EngineFactory):
+        return ALL
+    return workers.NUM_THREADS if engine == "thread" else workers.NUM_CPUS
 
 
 # -- checks ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from .job_queue import JobQueue, MapLimits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from .engines.base import EngineFactory
     from .jobs.job import Job
 
 
@@ -17,7 +18,7 @@ def map(
     fn: Callable[..., Any],
     *iterables: Iterable[Any],
     max_workers: int | None = None,
-    engine: str = "process",
+    engine: str | EngineFactory = "process",
     ordered: bool = True,
     chunksize: int | None = None,
     buffersize: int | None = None,
@@ -34,7 +35,7 @@ def map(
         fn: What to call.
         *iterables: Its arguments, one iterable for each, up to the end of the shortest.
         max_workers: How many calls run at a time; None for the number of processors.
-        engine: "process" or "thread".
+        engine: "process", "thread" or one of `qmill.engines`; see `JobQueue`.
         ordered: Whether results come in the order of the items, or as they are done.
         chunksize: How many calls are sent in one piece; None chooses it by the time they take.
         buffersize: How many items may be read whose results are not yet yielded; None chooses.

@@ -29,11 +29,12 @@ import pickle
 import re
 import struct
 import sys
+import threading
 from types import FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ._explain import describe, explain, let_interrupt_through, traceback_text
-from .errors import SerializationError
+from .errors import LocalQueueSent, SerializationError
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -95,6 +96,33 @@ class Exports:
         self.done.update(keys)
         for key in keys:
             self.pending.pop(key, None)
+
+
+class _Destination(threading.local):
+    """Where the objects go that this thread packs; an engine sets it while it packs a job.
+
+    Attributes:
+        shares: What is told of the shared values that they refer to (`qmill.shared`); None: they
+            go where there are no such values.
+        is_remote: Whether that may be another machine.
+    """
+
+    shares: Any = None
+    is_remote = False
+
+
+destination = _Destination()
+
+
+def check_stays_here() -> None:
+    """Raise LocalQueueSent if what is being packed, a queue, would go to another machine."""
+    if destination.is_remote:
+        raise LocalQueueSent(
+            "a queue of qmill lives on one machine, and a job of a cluster may run on another: "
+            "return what the job has to tell (as_completed gives each result as it comes), give "
+            "large inputs as qmill.shared(value), and let jobs that must talk to each other use a "
+            "service that all machines reach, such as Redis or distributed.Queue"
+        )
 
 
 # -- packing -----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from conformance_support import (  # noqa: E402
     Maker,
     Program,
 )
+from engine_support import Gate as EngineGate  # noqa: E402
 
 HUNG_AFTER_S = 90
 
@@ -214,3 +215,65 @@ def make(engine):
 @pytest.fixture
 def jobs(make):
     return make(2)
+
+
+# -- engines ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A Dask cluster of two workers that every test leaves as it was."""
+    from clusters import Cluster
+
+    made = Cluster(tmp_path_factory.mktemp("cluster"), 2)
+    try:
+        # What stays for long: the workers' fork servers, and Dask's threads here.
+        with qmill.JobQueue(engine=qmill.engines.Dask(made.address)) as jobs:
+            assert [job.result(60) for job in [jobs.submit(int) for _ in range(20)]] == [0] * 20
+        yield made
+    finally:
+        made.close()
+
+
+class MakerOn:
+    """Makes job queues on one engine."""
+
+    def __init__(self, kind, engine):
+        self.kind = kind
+        self._engine = engine
+        self.made = []
+
+    def __call__(self, max_workers=2, **options):
+        jobs = qmill.JobQueue(max_workers, engine=self._engine, **options)
+        jobs.kind = self.kind
+        self.made.append(jobs)
+        return jobs
+
+    def close(self):
+        for jobs in self.made:
+            jobs.stop_all()
+            jobs.shutdown()
+
+
+@pytest.fixture(scope="session")
+def target(request):
+    """An engine's name, and what a job queue is given for it."""
+    if request.param != "dask":
+        return request.param, request.param
+    return "dask", qmill.engines.Dask(request.getfixturevalue("cluster").address)
+
+
+@pytest.fixture
+def make_on(target):
+    """Makes job queues on the engine of the test, which end with it, however it ends."""
+    maker = MakerOn(*target)
+    yield maker
+    maker.close()
+
+
+@pytest.fixture
+def engine_gate(tmp_path):
+    """Holds jobs, wherever on this machine they run."""
+    gate = EngineGate(tmp_path)
+    yield gate
+    gate.close()

@@ -1360,7 +1360,7 @@ def test_a_log_file_that_cannot_be_written(engine, tmp_path):
 KEYS = [
     *("qid", "id", "name", "priority", "lane", "timeout", "function", "args", "kwargs"),
     *("submitted", "started", "ended", "processed", "exitcode", "cancelled", "runtime"),
-    *("output", "exception", "callback", "state", "worker", "attempts"),
+    *("output", "exception", "callback", "state", "worker", "attempts", "host"),
 ]
 
 

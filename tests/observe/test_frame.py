@@ -15,7 +15,7 @@ from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
 from .support import hide, record
 
 DTYPES = {
-    **dict.fromkeys(("qid", "function", "exception", "worker"), "string"),
+    **dict.fromkeys(("qid", "function", "exception", "worker", "host"), "string"),
     **dict.fromkeys(("submitted", "started", "ended", "processed"), "datetime64[us]"),
     **dict.fromkeys(("priority", "timeout", "runtime"), "float64"),
     **dict.fromkeys(("exitcode", "attempts"), "Int64"),

@@ -64,6 +64,9 @@ class Owner:
         job.call_back()
         return True
 
+    def host_of(self, worker):
+        return None if worker is None else "here"
+
     def wall_time(self, moment_s):
         return DAY + timedelta(seconds=moment_s)
 

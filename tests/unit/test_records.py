@@ -38,7 +38,7 @@ LIMIT_S = 30.0
 KEYS = [
     *("qid", "id", "name", "priority", "lane", "timeout", "function", "args", "kwargs"),
     *("submitted", "started", "ended", "processed", "exitcode", "cancelled", "runtime"),
-    *("output", "exception", "callback", "state", "worker", "attempts"),
+    *("output", "exception", "callback", "state", "worker", "attempts", "host"),
 ]
 
 
@@ -50,6 +50,9 @@ class Owner:
 
     def cancel(self, job):
         return False
+
+    def host_of(self, worker):
+        return None if worker is None else "here"
 
     def wall_time(self, moment_s):
         return DAY + timedelta(seconds=moment_s)
@@ -118,6 +121,7 @@ def test_the_record_of_a_waiting_job():
         "state": "waiting",
         "worker": None,
         "attempts": 0,
+        "host": None,
     }
 
 

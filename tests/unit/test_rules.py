@@ -25,7 +25,7 @@ LEVELS = [
     {"errors", "serialize", "_explain"},
     {"_core"},
     {"queues"},
-    {"messages", "workers", "processes", "stdlib_workers", "_forkserver", "_child"},
+    {"messages", "workers", "processes", "stdlib_workers", "_forkserver", "_child", "sharing"},
     {"jobs"},
     {"engines"},
     {"job_queue", "_dispatch", "_chunks"},

@@ -38,6 +38,9 @@ class NoOwner:
     def cancel(self, job):
         return False
 
+    def host_of(self, worker):
+        return None if worker is None else "here"
+
     def wall_time(self, moment_s):
         return moment_s
 

@@ -1,1 +1,21 @@
-"""Engines run jobs in slots and report what became of them: threads, processes, clusters."""
+"""Engines run jobs in slots and report what became of them: threads, processes, clusters.
+
+qmill.engines.Dask    a Dask cluster, for `JobQueue(engine=...)`
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dask import Dask
+
+__all__ = ["Dask"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Dask":
+        from .dask import Dask
+
+        return Dask
+    raise AttributeError(f"module 'qmill.engines' has no attribute {name!r}")

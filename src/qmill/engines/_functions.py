@@ -122,6 +122,12 @@ class Functions:
             return []
         return [number for number in numbers if number not in alive]
 
+    def adopt(self, subjects: dict[int, Subject], gone: list[int]) -> None:
+        """Know functions, and know some no more, that were numbered and packed elsewhere."""
+        self._alive.update(subjects)
+        for number in gone:
+            self._alive.pop(number, None)
+
     def all(self) -> dict[int, Any]:
         """Return the functions that live, by number."""
         return {subject.number: function for function, subject in list(self._subjects.items())}

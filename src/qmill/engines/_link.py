@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import processes, serialize
 from ..errors import Empty, QueueGone
 from ..queues import wire
+from ..sharing import Shared
 from . import _packets as packets
 from . import _worker
 from ._beside import Inbox, Outbox
@@ -43,6 +44,8 @@ class Link:
 
     Attributes:
         known: The numbers of the functions that it has been told.
+        known_shares: The keys of the shared values that it has been told.
+        num_shares: How many shared values the pool had when it was last told of them.
         num_definitions: How many of the pool's definitions it has been told.
 
     Raises:
@@ -53,6 +56,8 @@ class Link:
     def __init__(self, settings: _worker.WorkerSettings, method: str) -> None:
         self.name = settings.name
         self.known = set(settings.inherited)
+        self.known_shares: set[int] = set()
+        self.num_shares = 0
         self.num_definitions = 0
         self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, what goes beside
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
@@ -86,6 +91,12 @@ class Link:
         else:
             self._outgoing += [(0, message, None) for message in messages]
 
+    def share(self, handle: Shared) -> None:
+        """Send the file of a shared value."""
+        head = packets.MESSAGE.pack(packets.SHARE | packets.BESIDE, 0, handle.key, 0)
+        self._outgoing.append((0, head, handle))
+        self.known_shares.add(handle.key)
+
     def send(self, jobs: list[Job]) -> None:
         """Send jobs, and the permits for them.
 
@@ -110,7 +121,8 @@ class Link:
             while outgoing:
                 _, head, beside = outgoing[0]
                 if beside is not None:
-                    ticket = self._outbox.put([beside], self._tell_memory)
+                    is_file = isinstance(beside, Shared)
+                    ticket = None if is_file else self._outbox.put([beside], self._tell_memory)
                     if ticket is None:
                         self._push_file(head, beside)
                         outgoing.popleft()
@@ -135,7 +147,10 @@ class Link:
         head = packets.message(packets.MEMORY, 0, 0)
         socket.send_fds(self.channel, [head], [descriptor], socket.MSG_DONTWAIT)
 
-    def _push_file(self, head: bytes, data: bytes | bytearray) -> None:
+    def _push_file(self, head: bytes, data: bytes | bytearray | Shared) -> None:
+        if isinstance(data, Shared):
+            socket.send_fds(self.channel, [head], [data.fileno()], socket.MSG_DONTWAIT)
+            return
         with wire.fork_lock:
             descriptor = wire.write_file([data])
             try:

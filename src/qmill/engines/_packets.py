@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 MESSAGE = struct.Struct("<BIQI")
 """Kind, number of the function (0: it comes with the arguments), id of the job, bytes to follow."""
 
-JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, MEMORY = range(7)
+JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY = range(9)
 """Arguments of a job; those of a chunk; a packed function; its end; a key and what it defines;
-messages, in a file; the shared memory through which large ones come."""
+messages, in a file; a shared value, in a file, whose key stands for the job's id; its end; the
+memory through which large payloads come."""
 
 PERMIT = struct.Struct("<Q")
 """The id of the job that may begin; 0 tells the worker to end."""

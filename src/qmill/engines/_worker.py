@@ -17,7 +17,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import _child, serialize
+from .. import _child, serialize, sharing
 from .._explain import describe
 from ..queues import wire
 from ..workers import exit_code, let_go
@@ -177,18 +177,21 @@ class _Worker:
             payload = data[start + head_bytes : end]
             start = end
             if kind & packets.BESIDE:
-                payload = packets.read_file(self._files.popleft())
                 kind &= packets.KIND
+                if kind == packets.SHARE:
+                    sharing.receive(job, self._files.popleft())
+                    continue
+                payload = packets.read_file(self._files.popleft())
             elif kind & packets.SHARED:
                 payload = self._inbox.take(bytes(payload))
                 kind &= packets.KIND
             if kind in (packets.JOB, packets.CHUNK):
                 self._jobs.append((kind, job, function, payload))
             else:
-                self._learn(kind, function, payload)
+                self._learn(kind, function, job, payload)
         return start
 
-    def _learn(self, kind: int, function: int, payload: memoryview) -> None:
+    def _learn(self, kind: int, function: int, share: int, payload: memoryview) -> None:
         if kind == packets.BUNDLE:
             self._take_messages(payload)
         elif kind == packets.MEMORY:
@@ -198,6 +201,8 @@ class _Worker:
         elif kind == packets.FORGET:
             self._functions.pop(function, None)
             self._packed.pop(function, None)
+        elif kind == packets.UNSHARE:
+            sharing.forget(share)
         else:
             key = bytes(payload[: packets.KEY_BYTES])
             self._definitions[key] = bytes(payload[packets.KEY_BYTES :])

@@ -10,6 +10,8 @@ An engine knows nothing of priorities, lanes and retries; it is offered the job 
 
 from __future__ import annotations
 
+import socket
+import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..jobs.job import Job
 
-DONE, FAILED, DIED, RETURNED, NOT_STARTED, LOGGED = range(6)
+DONE, FAILED, DIED, TIMED_OUT, RETURNED, NOT_STARTED, LOGGED = range(7)
 
 
 class Report(NamedTuple):
@@ -26,9 +28,9 @@ class Report(NamedTuple):
 
     Attributes:
         what: DONE; FAILED (the function raised, or its result cannot be sent); DIED (the worker
-            did, while it ran the job); RETURNED (it was not begun, and may be offered again);
-            NOT_STARTED (no job: a worker could not be started); LOGGED (no job: a record of the
-            worker's logging).
+            did, while it ran the job); TIMED_OUT (an engine that keeps time has killed it);
+            RETURNED (it was not begun, and may be offered again); NOT_STARTED (no job: a worker
+            could not be started); LOGGED (no job: a record of the worker's logging).
         job: The job.
         value: What the function returned; or the exception; or the logging.LogRecord.
         started_s: When the function was called, on the monotonic clock.
@@ -62,10 +64,12 @@ class Engine(ABC):
 
     Attributes:
         can_kill: Whether a running job can be ended from outside.
+        keeps_time: Whether it kills jobs by itself when their timeout is over.
         max_workers: How many workers there may be.
     """
 
     can_kill = False
+    keeps_time = False
     max_workers: int
 
     @abstractmethod
@@ -148,6 +152,28 @@ class Engine(ABC):
     def forget_in_child(self) -> None:
         """Drop, in a forked child, the parent's workers."""
         return
+
+    def host_of(self, worker: str | None) -> str | None:
+        """Return the name of the machine that a worker runs on; any thread."""
+        return None if worker is None else _THIS_HOST
+
+
+class EngineFactory(ABC):
+    """What makes an engine for a queue, where a name is not enough to choose it by."""
+
+    @abstractmethod
+    def make(self, settings: Settings) -> Engine:
+        """Make an engine.
+
+        Args:
+            settings: As for all engines; a `max_workers` of `ALL` is no limit.
+        """
+
+
+ALL = sys.maxsize
+"""As many workers as there are, where they are not this process's to start."""
+
+_THIS_HOST = socket.gethostname()
 
 
 def call(job: Job) -> Any:

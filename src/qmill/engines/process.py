@@ -36,10 +36,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import processes, serialize, workers
 from ..errors import SerializationError, WorkerDied
-from ..jobs.job import DEFAULT_OPTIONS
 from ..queues import wire
+from ..sharing import Shares
+from . import _calls, _worker
 from . import _packets as packets
-from . import _worker
 from ._functions import UNKNOWN_S, Definitions, Functions
 from ._link import GarbledError, Link
 from ._trees import GRACE_S, SIGKILL, EndingTrees
@@ -47,7 +47,6 @@ from ._wake import WakePipe
 from .base import (
     CHUNK_S,
     DIED,
-    DONE,
     FAILED,
     LOGGED,
     NOT_STARTED,
@@ -79,9 +78,6 @@ TINY_S = 0.0001
 AHEAD_JOBS = 64
 """The most jobs that one worker has at a time."""
 
-AHEAD_BYTES = packets.BESIDE_BYTES
-"""Larger jobs are not sent ahead: each would take a file."""
-
 EXIT_GRACE_S = 10.0
 """How long a worker has to leave by itself when it is told to."""
 
@@ -89,7 +85,6 @@ processes.PRELOADED.append("qmill.engines._worker")
 
 _NEVER = float("inf")
 _new_tuple: Any = tuple.__new__  # a fifth of the time of calling a NamedTuple
-_SIMPLE = frozenset((int, float, str, bytes, bool, type(None)))  # plain pickle does for them
 
 
 class _Worker:
@@ -149,6 +144,7 @@ class ProcessEngine(Engine):
         self._calls: weakref.WeakKeyDictionary[Job, partial[Any]] = weakref.WeakKeyDictionary()
         self._exports = serialize.Exports()
         self._imports = Definitions()
+        self._shares = Shares()
         self.max_workers = settings.max_workers
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
@@ -166,11 +162,12 @@ class ProcessEngine(Engine):
 
     def prepare(self, job: Job) -> None:
         """Pack the arguments, and the function if it is new; see `Engine`."""
-        try:
-            self._pack_call(job)
-        except SerializationError:
-            if not self._hand_on(job):
-                raise
+        with self._shares.collecting():
+            try:
+                _calls.pack(job, self._functions, self._exports)
+            except SerializationError:
+                if not self._hand_on(job):
+                    raise
 
     def _hand_on(self, job: Job) -> bool:
         """Have a worker inherit a job that cannot be packed; False if there is no fork."""
@@ -185,32 +182,8 @@ class ProcessEngine(Engine):
         job._subject = subject
         named = () if job._options.name is None else (str(job._options.name),)
         packed = pickle.dumps(((), None, *named), 5)
-        job._packet = _pack(packets.JOB, subject.number, job.id, packed)
+        job._packet = _calls.lay_out(packets.JOB, subject.number, job.id, packed)
         return True
-
-    def _pack_call(self, job: Job) -> None:
-        options = job._options
-        subject = self._functions.of(job.function, self._exports)
-        named = () if options.name is None else (options.name,)
-        kind = packets.CHUNK if job.is_chunk else packets.JOB
-        if subject is None:
-            call = (job.function, job.args, job.kwargs, *named)
-            job._packet = _pack(kind, 0, job.id, serialize.dumps(call, self._exports))
-            return
-        packed: bytes | bytearray
-        simple = options is DEFAULT_OPTIONS and not job.kwargs
-        if simple and _SIMPLE.issuperset(map(type, job.args or ())):
-            packed = pickle.dumps((job.args, None), 5)
-        else:
-            packed = serialize.dumps((job.args, job.kwargs, *named), self._exports)
-        job._subject = subject
-        job._packet = _pack(kind, subject.number, job.id, packed)
-        job._may_wait = (
-            len(packed) <= AHEAD_BYTES
-            and options.timeout is None
-            and options.lane is None
-            and not options.retries
-        )
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
         """Return how long calls of a function take here; see `Engine`."""
@@ -254,6 +227,7 @@ class ProcessEngine(Engine):
                 and not self._has_had_all(worker)
                 and function in worker.link.known
                 and worker.link.num_definitions == len(self._exports.pending)
+                and worker.link.num_shares == self._shares.num_added
             ):
                 takers.rotate(-1)
                 return worker
@@ -324,7 +298,14 @@ class ProcessEngine(Engine):
         for number in self._functions.gone_of(link.known):
             messages.append(packets.message(packets.FORGET, number, 0))
             link.known.discard(number)
+        for share in self._shares.gone_of(link.known_shares):
+            messages.append(packets.message(packets.UNSHARE, 0, share))
+            link.known_shares.discard(share)
         link.tell(messages)
+        if link.num_shares < self._shares.num_added:
+            link.num_shares = self._shares.num_added
+            for handle in self._shares.new_for(link.known_shares):
+                link.share(handle)
         return True
 
     def _give_back(self, worker: _Worker, jobs: list[Job], why: OSError | None) -> None:
@@ -537,19 +518,7 @@ class ProcessEngine(Engine):
         job = worker.jobs.pop(number, None)
         if job is None:
             raise GarbledError(f"an answer for job {number}, which it does not have")
-        what, code = DONE, 0
-        try:
-            if kind == packets.VALUE:
-                value = serialize.loads(data, self._imports)
-                if job.is_chunk and value[1] is not None:
-                    value = value[0], serialize.load_error(value[1])
-            else:
-                what, code, value = FAILED, 1, serialize.load_error(data)
-        except SerializationError as error:
-            what, code, value = FAILED, 1, error
-        except BaseException as error:  # whatever an object does when it is rebuilt
-            why = f"the result could not be rebuilt: {type(error).__name__} was raised"
-            what, code, value = FAILED, 1, SerializationError(why)
+        what, code, value = self._rebuild(worker, job, kind, data)
         report = what, job, value, started, ended, code, worker.name
         self._reports.append(_new_tuple(Report, report))
         subject = job._subject
@@ -563,6 +532,10 @@ class ProcessEngine(Engine):
             self._take_back(worker)
         elif not worker.takes_more:
             self._let_take_more(worker)
+
+    def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
+        """Rebuild an answer: what it is, the exit code, and the result or the exception."""
+        return _calls.rebuild(kind, data, job.is_chunk, self._imports)
 
     # -- taking back, killing, dying -----------------------------------------------------------
 
@@ -671,13 +644,6 @@ class ProcessEngine(Engine):
         self._trees.forget_in_child()
         self._selector.close()
         self._wake_pipe.forget_in_child()
-
-
-def _pack(kind: int, number: int, job: int, packed: bytes | bytearray) -> Any:
-    """Return a job's message, or its head and what is to go beside the channel."""
-    if len(packed) > packets.BESIDE_BYTES:
-        return packets.MESSAGE.pack(kind | packets.BESIDE, number, job, 0), packed
-    return packets.MESSAGE.pack(kind, number, job, len(packed)) + packed
 
 
 def _ahead_s(job: Job) -> float:

@@ -95,6 +95,9 @@ class Owner(Protocol):
     def wall_time(self, moment_s: float) -> datetime:
         """Tell the date and time of a moment of the monotonic clock."""
 
+    def host_of(self, worker: str | None) -> str | None:
+        """Return the name of the machine that a worker runs on."""
+
 
 class Job(Future[Any]):
     """One call of a function, as `JobQueue.put` and `submit` return it.
@@ -269,6 +272,11 @@ class Job(Future[Any]):
         return self._ended - self._started
 
     @property
+    def host(self) -> str | None:
+        """The name of the machine on which it ran last."""
+        return self._owner.host_of(self.worker)
+
+    @property
     def callback(self) -> Any:
         """What the queue's callback returned, or the exception that it raised."""
         return None if self._processed is None else self._callback
@@ -279,8 +287,8 @@ class Job(Future[Any]):
         Returns:
             The keys of ezpq (qid, id, name, priority, lane, timeout, function, args, kwargs,
             submitted, started, ended, processed, exitcode, cancelled, runtime, output, exception,
-            callback), then state, worker and attempts. Times are naive local datetimes, `function`
-            is a name, `exception` the text of a traceback.
+            callback), then state, worker, attempts and host. Times are naive local datetimes,
+            `function` is a name, `exception` the text of a traceback.
         """
         self._see()
         return records.to_dict(self)

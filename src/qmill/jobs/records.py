@@ -51,6 +51,7 @@ FIELDS = (
     "state",
     "worker",
     "attempts",
+    "host",
 )
 
 _END = b"\r\n"
@@ -81,6 +82,7 @@ def to_dict(job: Job) -> dict[str, Any]:
         "state": job._state_word(),
         "worker": job.worker,
         "attempts": job.attempts,
+        "host": job.host,
     }
 
 

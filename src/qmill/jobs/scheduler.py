@@ -216,8 +216,13 @@ class Scheduler:
         """Return the job that is to run next, which stays; None if none can."""
         return self._heads.first()
 
-    def take(self, now: float) -> Job:
-        """Take the first job, to run it from now on; there must be one."""
+    def take(self, now: float, *, keep_time: bool = True) -> Job:
+        """Take the first job, to run it from now on; there must be one.
+
+        Args:
+            now: This moment.
+            keep_time: Whether `due` is to tell when its timeout is over.
+        """
         job = self._heads.pop()
         self.working[job.id] = job
         options = job._options
@@ -226,7 +231,7 @@ class Scheduler:
         if options.lane is not None:
             lane = self._lanes[options.lane]
             lane.head, lane.busy = None, job
-        if options.timeout is not None:
+        if options.timeout is not None and keep_time:
             self._set_deadline(job, now + options.timeout)
         return job
 

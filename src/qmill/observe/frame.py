@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # The same whatever is in the records, so that a program that works for one frame works for all.
 # Names, arguments, outputs and the like may be anything: they stay the objects that they are.
-_TEXTS = "qid", "function", "exception", "worker"
+_TEXTS = "qid", "function", "exception", "worker", "host"
 _MOMENTS = "submitted", "started", "ended", "processed"
 _FLOATS = "priority", "timeout", "runtime"
 _INTS = "exitcode", "attempts"

@@ -455,6 +455,7 @@ class PortableQueue(MailboxQueue):
 
     def __reduce__(self) -> Any:
         self._check_open()
+        serialize.check_stays_here()
         return _attach, (
             self._published(),
             self._number,

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from .._core._ring import Ring, wait_for_hangup
 from ..errors import QueueGone
+from ..serialize import check_stays_here
 from . import exits
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
@@ -84,7 +85,12 @@ def reduce_ring(ring: Any) -> Any:
 
 
 def whereabouts(ring: Any) -> tuple[bytes, int, int]:
-    """Return by what `find` finds a ring, as long as somebody has it open."""
+    """Return by what `find` finds a ring, as long as somebody has it open.
+
+    Raises:
+        LocalQueueSent: It would go to another machine.
+    """
+    check_stays_here()
     return ring.uuid, os.getpid(), ring.fileno()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ..errors import ThreadQueueSent
+from ..serialize import check_stays_here
 from .access import LocalAccess, MailboxQueue
 from .base import check_maxsize
 from .mailbox import Mailbox
@@ -49,6 +50,7 @@ class ThreadQueue(MailboxQueue):
         self._check_sendable()
 
     def _check_sendable(self) -> NoReturn:
+        check_stays_here()
         raise ThreadQueueSent(
             "a queue of kind='thread' cannot be sent to another process; "
             "use kind='process' for both sides"

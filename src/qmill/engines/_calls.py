@@ -1,0 +1,76 @@
+"""A call on its way to a worker process and back: how a job is packed, and its answer rebuilt."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from .. import serialize
+from ..errors import SerializationError
+from ..jobs.job import DEFAULT_OPTIONS
+from . import _packets as packets
+from .base import DONE, FAILED
+
+if TYPE_CHECKING:
+    from ..jobs.job import Job
+    from ._functions import Functions
+
+AHEAD_BYTES = packets.BESIDE_BYTES
+"""Larger jobs are not sent ahead: each would take a file."""
+
+_SIMPLE = frozenset((int, float, str, bytes, bool, type(None)))  # plain pickle does for them
+
+
+def pack(job: Job, functions: Functions, exports: serialize.Exports) -> None:
+    """Pack a job's arguments, and its function if that is new.
+
+    Raises:
+        SerializationError: One of them cannot be sent.
+    """
+    options = job._options
+    subject = functions.of(job.function, exports)
+    named = () if options.name is None else (options.name,)
+    kind = packets.CHUNK if job.is_chunk else packets.JOB
+    if subject is None:
+        call = (job.function, job.args, job.kwargs, *named)
+        job._packet = lay_out(kind, 0, job.id, serialize.dumps(call, exports))
+        return
+    packed: bytes | bytearray
+    simple = options is DEFAULT_OPTIONS and not job.kwargs
+    if simple and _SIMPLE.issuperset(map(type, job.args or ())):
+        packed = pickle.dumps((job.args, None), 5)
+    else:
+        packed = serialize.dumps((job.args, job.kwargs, *named), exports)
+    job._subject = subject
+    job._packet = lay_out(kind, subject.number, job.id, packed)
+    job._may_wait = (
+        len(packed) <= AHEAD_BYTES
+        and options.timeout is None
+        and options.lane is None
+        and not options.retries
+    )
+
+
+def lay_out(kind: int, number: int, job: int, packed: bytes | bytearray) -> Any:
+    """Return a job's message, or its head and what is to go beside the channel."""
+    if len(packed) > packets.BESIDE_BYTES:
+        return packets.MESSAGE.pack(kind | packets.BESIDE, number, job, 0), packed
+    return packets.MESSAGE.pack(kind, number, job, len(packed)) + packed
+
+
+def rebuild(
+    kind: int, data: Any, is_chunk: bool, imports: serialize.Imports
+) -> tuple[int, int, Any]:
+    """Rebuild an answer: DONE or FAILED, the exit code, and the result or the exception."""
+    try:
+        if kind != packets.VALUE:
+            return FAILED, 1, serialize.load_error(data)
+        value = serialize.loads(data, imports)
+        if is_chunk and value[1] is not None:
+            value = value[0], serialize.load_error(value[1])
+        return DONE, 0, value
+    except SerializationError as error:
+        return FAILED, 1, error
+    except BaseException as error:  # whatever an object does when it is rebuilt
+        why = f"the result could not be rebuilt: {type(error).__name__} was raised"
+        return FAILED, 1, SerializationError(why)

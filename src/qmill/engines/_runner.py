@@ -1,0 +1,379 @@
+"""What a queue has on each worker of a cluster: a pool of child processes that run its jobs.
+
+    cluster's task ── run(call) ──> inbox ──> [ thread: ProcessEngine ] ──> child, child ...
+                  <── Answer ─────────────────────────┘
+
+The children are those of the process engine, so a kill hits a job and nothing else. Nothing of a
+job is unpacked in the cluster's worker: calls go to the children, and answers back, as bytes.
+
+A call may be revoked as long as it has not come: its task then ends without having run it. What has
+come is killed. Both are decided by the thread of the worker's event loop, so each call is one or
+the other.
+
+This module knows nothing of the cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections import deque
+from concurrent.futures import Future
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import serialize, sharing
+from ..errors import WorkerDied
+from ..jobs.job import Job, Options
+from . import _packets as packets
+from ._functions import Subject
+from .base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, TIMED_OUT, Report, Settings
+from .process import ProcessEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .process import _Worker
+
+
+class Setup(NamedTuple):
+    """What a runner is told when it is made."""
+
+    initializer: bytes | bytearray | None  # the packed function and its arguments
+    max_jobs_per_worker: int | None
+    max_memory_per_worker: int | None
+
+
+class Lesson(NamedTuple):
+    """What a runner is to know, or to forget, before calls come that need it."""
+
+    functions: dict[int, Any] = {}
+    definitions: dict[bytes, Any] = {}
+    shares: dict[int, Any] = {}
+    packets: dict[int, Any] = {}  # large ones, by their call's token
+    gone_functions: list[int] = []
+    gone_shares: list[int] = []
+
+
+class Call(NamedTuple):
+    """A job that is to be run.
+
+    Attributes:
+        token: Its attempt's number, another one for each.
+        job: Its id.
+        name: What it is called in messages; None for its id.
+        function: The number of its function; 0 if it comes with the arguments.
+        packet: What goes to the child; None if a lesson has brought it.
+        is_chunk: Whether it is one of a map's.
+        timeout: Seconds that it may run.
+        oldest: The caller has had the answers to all calls before this one.
+    """
+
+    token: int
+    job: int
+    name: Any
+    function: int
+    packet: Any
+    is_chunk: bool
+    timeout: float | None
+    oldest: int
+
+
+class Answer(NamedTuple):
+    """What became of a call.
+
+    Attributes:
+        what: As of a `Report`.
+        kind: Of the packed answer, as of a record; 0 if there is none.
+        value: The packed answer; or a WorkerDied.
+        age_s: How many seconds ago it ended.
+        taken_s: How many seconds it ran.
+        exitcode: As of a `Report`.
+        worker: The child's name.
+        definitions: What the child has defined for its answer.
+    """
+
+    what: int
+    kind: int = 0
+    value: Any = None
+    age_s: float = 0.0
+    taken_s: float = 0.0
+    exitcode: int | None = None
+    worker: str | None = None
+    definitions: tuple[bytes, ...] = ()
+
+
+class _RemoteJob(Job):
+    """A call, as the process engine knows jobs."""
+
+    __slots__ = ("answer", "deadline", "is_chunk", "is_late", "is_unwanted")
+
+    num_calls = 1  # it is for the caller to measure
+
+    def __init__(self, call: Call, packet: Any, subject: Subject | None, owner: Any) -> None:
+        options = Options(name=call.name, timeout=call.timeout)
+        super().__init__(call.job, _RemoteJob, (), None, 0, options, owner, 0.0)
+        self.is_chunk = call.is_chunk
+        self.answer: Future[Answer] = Future()
+        self.deadline: float | None = None
+        self.is_late = False  # its time is over
+        self.is_unwanted = False
+        self._packet = packet
+        self._subject = subject
+
+
+class _RawEngine(ProcessEngine):
+    """A process engine that hands answers on as they come."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, "forkserver")
+        self.defined: dict[str, list[bytes]] = {}
+
+    def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
+        answer = kind, bytes(data), tuple(self.defined.pop(worker.name, ()))
+        return (DONE, 0, answer) if kind == packets.VALUE else (FAILED, 1, answer)
+
+    def _take_record(self, worker: _Worker, kind: int, data: Any) -> None:
+        if kind == packets.LOG:
+            self._reports.append(Report(LOGGED, None, bytes(data)))
+        elif kind == packets.DEFINED:
+            self.defined.setdefault(worker.name, []).append(bytes(data))
+        else:
+            super()._take_record(worker, kind, data)
+
+    def adopt(self, functions: dict[int, Subject], lesson: Lesson) -> None:
+        """Have children told what a lesson brings."""
+        self._functions.adopt(functions, lesson.gone_functions)
+        self._exports.pending.update(lesson.definitions)
+
+    @property
+    def shares(self) -> sharing.Shares:
+        """The shared values that children are told of."""
+        return self._shares
+
+
+class Runner:
+    """Runs the calls of one queue on one worker of a cluster.
+
+    Args:
+        address: The worker's; it is part of the children's names.
+        num_slots: How many calls run at a time.
+        setup: What children are told.
+        log: Is given each packed log record of a child, in a thread of the runner's.
+
+    All but what `_Driver` does is for the thread of the worker's event loop.
+    """
+
+    def __init__(
+        self, address: str, num_slots: int, setup: Setup, log: Callable[[bytes], None]
+    ) -> None:
+        self._address = address
+        self._driver = _Driver(address, num_slots, setup, log)
+        self._packets: dict[int, Any] = {}
+        self._functions: dict[int, Subject] = {}
+        self._shares: dict[int, sharing.Shared] = {}
+        self._came: dict[int, None] = {}  # tokens, of answers as well that are under way
+        self._here: dict[int, _RemoteJob] = {}
+        self._revoked: set[int] = set()
+
+    def learn(self, lesson: Lesson) -> None:
+        """Know, and forget, what a lesson says."""
+        self._packets.update(lesson.packets)
+        for key, packed in lesson.shares.items():
+            self._shares[key] = handle = sharing.from_packed(key, packed)
+            self._driver.engine.shares.add(handle)
+        for key in lesson.gone_shares:
+            self._shares.pop(key, None)
+        functions = {key: Subject(key, packed) for key, packed in lesson.functions.items()}
+        self._functions.update(functions)
+        for number in lesson.gone_functions:
+            self._functions.pop(number, None)
+        told = lesson._replace(packets={}, shares={}, functions={})
+        self._driver.order(partial(self._driver.engine.adopt, functions, told))
+
+    def run(self, call: Call) -> Future[Answer]:
+        """Run a call; the future never fails."""
+        packet = self._packets.pop(call.token, None) if call.packet is None else call.packet
+        job = _RemoteJob(call, packet, self._functions.get(call.function), self)
+        if call.token in self._revoked or self._driver.is_closing:
+            self._revoked.discard(call.token)
+            job.answer.set_result(Answer(RETURNED))
+            return job.answer
+        if self._driver.ended.done():  # it has failed
+            job.answer.set_result(self._driver.death(job))
+            return job.answer
+        for token in list(itertools.takewhile(call.oldest.__gt__, self._came)):
+            del self._came[token]
+        self._came[call.token] = None
+        self._here[call.token] = job
+        job.answer.add_done_callback(lambda _: self._here.pop(call.token, None))
+        self._driver.order(partial(self._driver.run_job, job))
+        return job.answer
+
+    def revoke(self, tokens: list[int]) -> list[int]:
+        """Revoke the calls that have not come; returns which these are."""
+        missing = [token for token in tokens if token not in self._came]
+        self._revoked.update(missing)
+        for token in missing:
+            self._packets.pop(token, None)
+        return missing
+
+    def kill(self, token: int) -> bool:
+        """Kill a call, or revoke it; returns whether it was revoked."""
+        if self.revoke([token]):
+            return True
+        if (job := self._here.get(token)) is not None:
+            self._driver.order(partial(self._driver.kill_job, job))
+        return False
+
+    def close(self) -> Future[None]:
+        """Kill what runs and end the children; the future tells when that is done."""
+        self._driver.close()
+        return self._driver.ended
+
+
+class _Driver:
+    """The thread that drives a runner's engine."""
+
+    def __init__(
+        self, address: str, num_slots: int, setup: Setup, log: Callable[[bytes], None]
+    ) -> None:
+        packed = setup.initializer
+        settings = Settings(
+            address,
+            num_slots,
+            None if packed is None else _initialize,
+            (packed,),
+            setup.max_jobs_per_worker,
+            setup.max_memory_per_worker,
+        )
+        self.engine = _RawEngine(settings)
+        self.is_closing = False
+        self.ended: Future[None] = Future()
+        self._address = address
+        self._log = log
+        self._orders: deque[Callable[[], None]] = deque()
+        self._waiting: deque[_RemoteJob] = deque()
+        self._running: dict[int, _RemoteJob] = {}
+        threading.Thread(target=self._run, name=f"qmill-runner-{address}", daemon=True).start()
+
+    def order(self, what: Callable[[], None]) -> None:
+        """Have this thread do something; any thread may call it."""
+        self._orders.append(what)
+        self.engine.wake()
+
+    def close(self) -> None:
+        """End, and kill what runs; any thread may call it."""
+        self.is_closing = True
+        self.engine.wake()
+
+    def _run(self) -> None:
+        try:
+            while self._dispatch():
+                for report in self.engine.wait(self._next_due()):
+                    self._take(report)
+            self.engine.close()
+        finally:  # jobs are left only if there is a fault of ours
+            self.ended.set_result(None)
+            for job in [*self._waiting, *self._running.values()]:
+                job.answer.set_result(self.death(job))
+
+    def death(self, job: _RemoteJob) -> Answer:
+        """Return the answer for a job that cannot be run here any more."""
+        return Answer(DIED, value=WorkerDied(None, None, None, job.name, None, self._address))
+
+    def _dispatch(self) -> bool:
+        """Do what is to be done now; False at the end."""
+        engine = self.engine
+        while self._orders:
+            self._orders.popleft()()
+        now = monotonic()
+        for job in self._running.values():
+            if job.deadline is not None and job.deadline <= now:
+                job.deadline, job.is_late = None, True
+                engine.kill(job)
+        if self.is_closing:
+            for job in [*self._waiting, *self._running.values()]:
+                if not job.is_unwanted:
+                    self.kill_job(job)
+            if engine.num_workers:
+                engine.stop_workers()
+            return bool(engine.num_workers)
+        while self._waiting and engine.offer(self._waiting[0]):
+            job = self._waiting.popleft()
+            self._running[job.id] = job
+            if job.timeout is not None:
+                job.deadline = now + job.timeout
+        engine.flush()
+        if self._waiting:
+            engine.grow(len(self._waiting))
+        return True
+
+    def _next_due(self) -> float | None:
+        deadlines = [job.deadline for job in self._running.values() if job.deadline is not None]
+        return max(0.0, min(deadlines) - monotonic()) if deadlines else None
+
+    def run_job(self, job: _RemoteJob) -> None:
+        """Run a job when there is a child for it."""
+        self._waiting.append(job)
+
+    def kill_job(self, job: _RemoteJob) -> None:
+        """Kill a job, unless it has ended."""
+        job.is_unwanted = True
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.answer.set_result(Answer(RETURNED))
+        elif job.id in self._running:
+            self.engine.kill(job)
+
+    def _take(self, report: Report) -> None:
+        """Answer a job, or hand on what is no answer."""
+        if report.what == LOGGED:
+            with contextlib.suppress(Exception):  # the worker is about to end
+                self._log(report.value)
+        elif report.what == NOT_STARTED:
+            if self._waiting:
+                self._answer(self._waiting.popleft(), report)
+        else:
+            assert isinstance(report.job, _RemoteJob)
+            job = report.job
+            del self._running[job.id]
+            if report.what == RETURNED and not job.is_unwanted:  # its child died before it began
+                job.is_late = False
+                self._waiting.appendleft(job)
+            else:
+                self._answer(job, report)
+
+    def _answer(self, job: _RemoteJob, report: Report) -> None:
+        now = monotonic()
+        started, ended = report.started_s or now, report.ended_s or now
+        what, kind, value, definitions = report.what, 0, report.value, ()
+        if isinstance(value, tuple):
+            kind, value, definitions = value
+        elif isinstance(value, WorkerDied):
+            facts = value.pid, value.exitcode, value.signal, job.name, value.rss_bytes
+            what, value = DIED, WorkerDied(*facts, self._address)
+        elif isinstance(value, BaseException):
+            what, kind, value = FAILED, packets.ERROR, serialize.dump_error(value)
+        if job.is_late and (what != DONE or ended - started >= (job.timeout or 0)):
+            what = TIMED_OUT
+        job.answer.set_result(
+            Answer(
+                what,
+                kind,
+                value,
+                now - ended,
+                ended - started,
+                report.exitcode,
+                report.worker,
+                definitions,
+            )
+        )
+
+
+def _initialize(packed: bytes) -> None:
+    """Call, in a child, an initializer that was packed elsewhere."""
+    function, args = serialize.loads(packed)
+    function(*args)

@@ -1,0 +1,1 @@
+"""A Dask cluster of several processes, whose workers come, go and die."""
