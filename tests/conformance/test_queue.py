@@ -335,11 +335,26 @@ def test_each_peek_between_processes_gives_a_copy(process_queue):
     assert process_queue.get() == ["mutable"]
 
 
-def test_a_put_wakes_peekers_and_a_getter(queue):
-    waiting = [blocked(queue.peek), blocked(queue.peek), blocked(queue.get)]
+def test_a_put_wakes_all_peekers(queue):
+    waiting = [blocked(queue.peek), blocked(queue.peek)]
     queue.put("seen by all")
+    assert [call.result() for call in waiting] == ["seen by all"] * 2
+    assert queue.get() == "seen by all"
+
+
+def test_a_getter_does_not_wait_behind_a_peeker(queue):
+    peeker, getter = blocked(queue.peek), blocked(queue.get)
+    queue.put("one")
+    assert getter.result() == "one"
+    queue.put("two")
+    assert peeker.result() in ("one", "two")  # whichever it found
+
+
+def test_who_waits_in_front_of_a_getter_sees_what_it_gets(thread_queue):
+    waiting = [blocked(thread_queue.peek), blocked(thread_queue.peek), blocked(thread_queue.get)]
+    thread_queue.put("seen by all")
     assert [call.result() for call in waiting] == ["seen by all"] * 3
-    assert queue.empty()
+    assert thread_queue.empty()
 
 
 # -- several at once ------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import qmill
 from . import native
 from .programs import LIMIT_S, PRELUDE, ROOT, Call, Program, Watch, wait_until_asleep
 
-shared = pytest.importorskip("qmill.queues.shared", reason="needs queues in shared memory")
+rings = pytest.importorskip("qmill.queues.rings", reason="needs queues in shared memory")
 
 
 @pytest.fixture(autouse=True)
@@ -310,7 +310,7 @@ def test_nothing_is_left_when_everybody_is_killed_at_once(program):
     os.killpg(everybody.pid, signal.SIGKILL)
     assert watch.wait() == []
     assert holders(uuid) == [os.getpid()]
-    shared._kept.discard(queue._ring)  # as we have used it, it would stay mapped
+    rings._kept.discard(queue._ring)  # as we have used it, it would stay mapped
     del queue
     assert holders(uuid) == []
     with pytest.raises(qmill.QueueGone):

@@ -990,8 +990,8 @@ cdef class Ring:
         while status == Q_BUSY:
             with nogil:
                 status = q_lease_give_back(self.q, reader, lease, 1)
-            if status == Q_BUSY:
-                self._held_up(&tries)
+            if status == Q_BUSY and self._held_up(&tries) and tries >= LEAVE_TRIES:
+                return  # as in close_reader
 
     def close_reader(self, uint32_t reader):
         """End all leases of a reader, and the reader."""
@@ -1242,6 +1242,7 @@ cdef class Messages:
     def __next__(self):
         cdef q_item item
         cdef size_t number = 0
+        cdef bint is_unread = False  # whether the lease is of a message that nobody got
         if self.is_over:
             raise StopIteration
         try:
@@ -1250,6 +1251,7 @@ cdef class Messages:
                 self.generation = q_fork_generation()
             elif self.lease and q_next(self.ring.q, self.number, self.lease, &item, 0) == Q_OK:
                 self.lease = item.record
+                is_unread = True
                 return self._message(&item)
             elif self.lease:
                 self.ring.lease_done(self.number, self.lease)
@@ -1259,6 +1261,7 @@ cdef class Messages:
                 self.close()
                 raise StopIteration
             self.lease = item.record
+            is_unread = True
             return self._message(&item)
         except StopIteration:
             raise
@@ -1269,7 +1272,7 @@ cdef class Messages:
             self.close()
             raise
         except BaseException:
-            if self.lease:
+            if is_unread:
                 self.ring.lease_give_back(self.number, self.lease)
             self.close()
             raise

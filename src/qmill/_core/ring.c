@@ -429,6 +429,7 @@ q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint3
         }
     }
     unlock(&h->get);
+    if (status == Q_OK) wake(q, Q_ITEMS, 1); /* a put wakes one, who may have been a peeker */
     return status;
 }
 

@@ -220,8 +220,8 @@ def _kept_descriptors() -> set[int]:
         *(getattr(of_broker, name, None) for name in ("_listener", "_selector")),
         *(getattr(of_broker, name, None) for name in ("_wake_in", "_wake_out")),
     ]
-    if (shared := sys.modules.get("qmill.queues.shared")) is not None:
-        kept += shared._kept
+    if (rings := sys.modules.get("qmill.queues.rings")) is not None:
+        kept += rings._kept
     if (stdlib := sys.modules.get("multiprocessing.forkserver")) is not None:
         kept.append(stdlib._forkserver._forkserver_alive_fd)
     if (stdlib := sys.modules.get("multiprocessing.resource_tracker")) is not None:
