@@ -580,14 +580,16 @@ cdef class Ring:
         cdef size_t done = 0
         cdef q_status status = q_put_many(self.q, messages, number, &done, 0)
         cdef double deadline = -1
-        cdef uint32_t sequence
-        cdef int tries = 0
+        cdef uint32_t sequence = 0
+        cdef int tries = 0, i
+        cdef bint has_spun = False
         if status == Q_OK:
             return done
         if wait is not None and wait != 0:
             deadline = _now() + <double>wait
         while True:
-            sequence = q_announce(self.q, Q_SPACE)
+            if has_spun or status != Q_FULL:
+                sequence = q_announce(self.q, Q_SPACE)
             with nogil:
                 status = q_put_many(self.q, messages, number, &done, 1)
             if status == Q_OK:
@@ -603,7 +605,16 @@ cdef class Ring:
                     if raises:
                         raise Full
                     return done
-                self._sleep(Q_SPACE, sequence, deadline)
+                if not has_spun:
+                    has_spun = True
+                    with nogil:
+                        for i in range(SPINS):
+                            if not q_full(self.q):
+                                break
+                            sched_yield()
+                else:
+                    self._sleep(Q_SPACE, sequence, deadline)
+                    has_spun = False
             elif status == Q_SHUT and done and not raises:
                 return done
             else:

@@ -169,7 +169,10 @@ struct q_queue {
     uint32_t slot;       /* this process's; 0 before it has one */
     uint32_t generation; /* of forks, when it got it */
     uint64_t pid;
-    word passed; /* a count of `gets` that was seen; it only grows */
+    /* Counts of the other side that were seen, and only grow: so a side looks at the line to which the
+     * other writes only when what it knows does not do. */
+    word passed; /* messages of `gets` */
+    word known;  /* records of `puts` */
     uint8_t *_Atomic base[MAX_SEGMENTS];
     word bytes[MAX_SEGMENTS];
 };
@@ -211,6 +214,16 @@ static inline uint64_t prepare_move(struct side *s, uint64_t records, uint64_t p
     set(&p->count, count);
     set(&p->note, note);
     return next;
+}
+
+/* Under the get lock: the end of the records that may be read, `limit` behind `seen` if there are so
+ * many. */
+static inline uint64_t readable(q_queue *q, uint64_t seen, uint64_t limit) {
+    uint64_t records = get(&q->known);
+    if ((int64_t)(records - seen) >= (int64_t)limit) return records;
+    records = num_records(&q->h->puts); /* acquire: pairs with the release in `publish` */
+    set(&q->known, records);
+    return records;
 }
 
 static inline uint64_t cursor_of(const struct header *h) { return get(&position(&h->gets)->place); }

@@ -7,7 +7,8 @@
 static int end_is_first(q_queue *q) {
     struct header *h = q->h;
     uint64_t address = cursor_of(h);
-    if (num_records(&h->puts) == num_records(&h->gets)) return 0;
+    uint64_t seen = num_records(&h->gets);
+    if (readable(q, seen, 1) == seen) return 0;
     struct record *r = follow(q, &address, NULL);
     return r && kind_of(r) == Q_END;
 }
@@ -20,7 +21,9 @@ uint64_t q_unfinished(const q_queue *q) {
 /* Under the get lock: plan that messages are finished. `task_done` may have told of some before
  * they were taken, so there may be fewer left. */
 void plan_done(q_queue *q, struct change *c, uint64_t number) {
-    uint64_t left = q_unfinished(q);
+    /* What was taken was put: mostly that does, and the line to which producers write is left alone. */
+    uint64_t left = get(&position(&q->h->gets)->count) - get(&q->h->num_done);
+    if ((int64_t)left < (int64_t)number) left = q_unfinished(q);
     PLAN(c, q->h->num_done, get(&q->h->num_done) + (number < left ? number : left));
 }
 
@@ -154,7 +157,8 @@ q_status q_next(q_queue *q, uint32_t reader, uint64_t lease, q_item *item, int p
     const struct position *p = position(&h->gets);
     uint64_t cursor = get(&p->place), count = get(&p->count);
     struct record *finished, *r = NULL;
-    if (num_records(&h->puts) != num_records(&h->gets) && !get(&h->num_returned))
+    uint64_t seen = num_records(&h->gets);
+    if (readable(q, seen, 1) != seen && !get(&h->num_returned))
         r = record_at(q, cursor);
     if (!r || kind_of(r) != Q_INLINE || find_leased(q, lease, reader, &finished) != Q_OK ||
         kind_of(finished) != Q_INLINE) {

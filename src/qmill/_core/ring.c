@@ -270,8 +270,7 @@ q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit,
     struct slot *s = &h->slots[owner];
     struct change c;
     begin(&c, &h->get);
-    /* Acquire: pairs with the release in `publish`. */
-    uint64_t records = num_records(&h->puts), before = num_records(&h->gets), seen = before;
+    uint64_t before = num_records(&h->gets), seen = before, records = readable(q, seen, limit);
     uint64_t cursor = cursor_of(h), borders = 0, messages = 0;
     q_status status = Q_OK;
     if (unlikely(records - seen > UINT64_MAX / 2)) return Q_CORRUPT;
@@ -334,7 +333,7 @@ q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit,
 static int take_one(q_queue *q, q_item *item) {
     struct header *h = q->h;
     uint64_t version = get(&h->gets.version), taken = get(&h->slots[q->slot].taken);
-    if (num_records(&h->puts) == version >> 1) return 0;
+    if (readable(q, version >> 1, 1) == version >> 1) return 0;
     const struct position *p = &h->gets.at[version & 1];
     uint64_t cursor = get(&p->place), count = get(&p->count);
     struct record *r = record_at(q, cursor);
