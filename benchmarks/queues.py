@@ -138,6 +138,10 @@ class Qmill(Mp):
     batches = "put_many", "get_many"
 
     def __init__(self, maxsize=0, transport="shared"):
+        import qmill
+
+        if transport == "shared" and not qmill.core_info()["core"]:
+            raise ModuleNotFoundError("no native core", name="qmill._core._ring")
         super().__init__(maxsize)
         self.transport = transport
 

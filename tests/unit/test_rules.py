@@ -49,7 +49,9 @@ HOOKS = {"job_queue", "mapping"}
 FORBIDDEN = {"sleep", "time"}
 
 # What a program that only needs a queue should not pay for.
-HEAVY = ["typing", "cloudpickle", "dataclasses", "concurrent.futures", "qmill.observe"]
+HEAVY = ["cloudpickle", "dataclasses", "concurrent.futures", "qmill.observe"]
+if qmill.core_info()["core"]:
+    HEAVY.append("typing")
 
 
 class Import(NamedTuple):
