@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -9,7 +10,7 @@ import threading
 
 import conformance_children as children
 import pytest
-from conformance_support import LIMIT_S, PROCESS_HERE, blocked
+from conformance_support import LIMIT_S, PROCESS_HERE, blocked, wait_until_asleep
 
 import qmill
 
@@ -306,6 +307,35 @@ def test_names_that_were_used_leave_no_files_but_one_lock(directory):
             return
         threading.Event().wait(0.01)
     raise AssertionError(f"left behind: {left}")
+
+
+def test_a_loop_keeps_a_queue_open_that_has_no_other_handle(start_program):
+    reader = start_program("for msg in qmill.Q(name='orders'): tell(msg.data)")
+    wait_until_asleep(reader.pid)
+    orders = qmill.Q(name="orders")
+    orders.put("at last")
+    assert reader.hear() == "at last"
+    orders.end()
+    reader.finish()
+    orders.close()
+
+
+def test_a_method_keeps_a_queue_open_that_has_no_other_handle(start_program):
+    get = qmill.Queue(name="orders").get
+    gc.collect()
+    writer = open_in(start_program(SERVANT), "orders")
+    do(writer, "put", "item")
+    end(writer)
+    assert get() == "item"
+
+
+def test_a_handle_that_is_closed_twice_closes_no_other():
+    first, second = qmill.Queue(name="orders"), qmill.Queue(name="orders")
+    first.put("item")
+    first.close()
+    first.close()
+    assert opened("orders") == ["item"]
+    second.close()
 
 
 # -- persistent -----------------------------------------------------------------------------------

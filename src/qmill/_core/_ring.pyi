@@ -9,6 +9,7 @@ def wait_for_hangup(fd: int, seconds: float) -> None: ...
 
 class Ring:
     uuid: bytes
+    hold: Any
     maxsize: int
     @staticmethod
     def create(fd: int, maxsize: int, uuid: bytes) -> Ring: ...

@@ -238,6 +238,7 @@ cdef class Ring:
     cdef q_queue *q
     cdef codec *codec
     cdef readonly bytes uuid
+    cdef public object hold  # what keeps a queue with a name, as long as this lives
     cdef object exports, definitions
     cdef dict classes
     cdef dict lent  # the blocks that objects here look at: where they are, and how large

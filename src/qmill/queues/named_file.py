@@ -26,7 +26,10 @@ _NAME = b"qmill:name"
 
 
 class Hold:
-    """One handle's part in keeping a queue: an open file of its own with a shared lock.
+    """This process's part in keeping a queue: an open file of its own with a shared lock.
+
+    Its ring has it, so it lasts as long as anything here that works on the queue, such as a loop
+    whose queue has no other name; or until all handles have been closed.
 
     Args:
         folder: Where the file is, or was.
@@ -38,15 +41,44 @@ class Hold:
         self.folder = folder
         self._descriptor = descriptor
         self._state = os.fstat(descriptor)
+        self._handles: list[None] = []  # one for each that is open
         # A finalizer must not wait for the lock, which its own thread may have.
-        self._end = finalize(self, _let_go, folder, descriptor, self._state, wait=False)
+        self._end = finalize(self, _let_go, folder, descriptor, self._state)
         self._end.atexit = False  # `leave` does it, after whoever may still need it
         _holds.add(self)
 
-    def let_go(self) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether all handles were closed."""
+        return not self._end.alive
+
+    def add_handle(self) -> Hold:
+        """Count a handle; called with the folder locked."""
+        self._handles.append(None)
+        return self
+
+    def take_back_handle(self) -> None:
+        """Undo `add_handle`, with the folder still locked; a ring that nobody has lets go."""
+        self._handles.pop()
+
+    def close_handle(self) -> None:
+        """Count a handle out; after the last, let go."""
+        self._handles.pop()
+        if not self._handles:
+            self.let_go(unless_used=True)
+
+    def let_go(self, unless_used: bool = False) -> None:
         """End it, and remove the file if it was the last."""
-        if self._end.detach() is not None:
-            _let_go(self.folder, self._descriptor, self._state, wait=True)
+        try:
+            lock = names.lock(self.folder)
+        except OSError:  # the folder is gone
+            lock = None
+        try:
+            if not (unless_used and self._handles) and self._end.detach() is not None:
+                _close_and_remove(self.folder, self._descriptor, self._state, lock is not None)
+        finally:
+            if lock is not None:
+                names.unlock(lock)
 
     def unlink(self) -> None:
         """Give up the name of the queue."""
@@ -58,19 +90,25 @@ class Hold:
 _holds: WeakSet[Hold] = WeakSet()
 
 
-def _let_go(folder: str, descriptor: int, state: os.stat_result, wait: bool) -> None:
+def _let_go(folder: str, descriptor: int, state: os.stat_result) -> None:
+    """Let go in a garbage collection; whoever opens a queue next removes what is left."""
     try:
-        lock = names.lock(folder, wait)
-    except OSError:  # somebody has it, or the folder is gone: whoever opens a queue next removes it
+        lock = names.lock(folder, wait=False)
+    except OSError:  # somebody has it, or the folder is gone
         _close(descriptor, state)
         return
     try:
-        _close(descriptor, state)
+        _close_and_remove(folder, descriptor, state, True)
+    finally:
+        names.unlock(lock)
+
+
+def _close_and_remove(folder: str, descriptor: int, state: os.stat_result, is_locked: bool) -> None:
+    _close(descriptor, state)
+    if is_locked:
         for path in _paths(folder, state, (".ring",)):
             _remove_if_free(path)
         names.tidy(folder)
-    finally:
-        names.unlock(lock)
 
 
 def _close(descriptor: int, state: os.stat_result) -> None:
@@ -105,6 +143,7 @@ def open_named(name: str, maxsize: int, persistent: bool) -> tuple[Any, str, Hol
         path = _find(folder, name) or _create(folder, name, maxsize)
         ring, hold = _attach(folder, path)
         if ring.maxsize != maxsize:
+            hold.take_back_handle()
             raise ValueError(
                 f"the queue {name!r} is in use: maxsize must be {ring.maxsize}, with which it was "
                 f"made, not {maxsize}"
@@ -126,8 +165,9 @@ def hold_again(name: str, folder: str, number: bytes, pid: int, file: int) -> tu
             ring, hold = _attach(folder, path)
             if ring.uuid == number:
                 return ring, name, hold
+            hold.take_back_handle()
     ring = rings.find(number, pid, file)
-    return ring, name, Hold(folder, rings.open_file(f"/proc/self/fd/{ring.fileno()}"))
+    return ring, name, _held(ring, Hold(folder, rings.open_file(f"/proc/self/fd/{ring.fileno()}")))
 
 
 def found_in(folder: str) -> list[Found]:
@@ -179,12 +219,21 @@ def _attach(folder: str, path: str) -> tuple[Any, Hold]:
         os.close(descriptor)
         raise
     try:
-        return rings.attach(_open(path), alone=alone), hold
+        ring = rings.attach(_open(path), alone=alone)
     except QueueGone as error:
         raise QueueGone(
             f"{path} is no queue that this version of qmill can read ({error}); "
             "`qmill queues` lists such files, and --remove removes them"
         ) from None
+    return ring, _held(ring, hold)
+
+
+def _held(ring: Any, hold: Hold) -> Hold:
+    """Return what holds a ring: this, or what did before, with a handle more."""
+    if ring.hold is None or ring.hold.is_over:
+        ring.hold = hold
+    held: Hold = ring.hold
+    return held.add_handle()
 
 
 def _open(path: str) -> int:

@@ -90,7 +90,8 @@ class SharedQueue(Queue):
             self.__dict__.pop(name, None)
         if self._hold is not None:
             self._ring = None
-            self._hold.let_go()
+            hold, self._hold = self._hold, None
+            hold.close_handle()
 
     @property
     def name(self) -> str | None:
