@@ -32,6 +32,10 @@ run: $(VENV)/.run $(if $(filter dask,$(ENGINE)),$(VENV)/.dask)  ## count the fun
 
 test: $(VENV)/.dev  ## run all tests with one interpreter (PYTHON, default python3)
 	@$(BIN)/python -m pytest $(PYTEST_OPTIONS) $(ARGS)
+	@if $(BIN)/python -c "import distributed" 2>/dev/null; then \
+		echo "== on a Dask cluster"; \
+		$(BIN)/python -m pytest -m cluster $(ARGS) || [ $$? -eq 5 ]; \
+	fi
 
 test-all: export ARGS := $(ARGS)
 test-all:  ## run all tests with every supported interpreter found, with all extras

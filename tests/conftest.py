@@ -19,6 +19,14 @@ from qmill import testing
 # --- user's own programs, would else be taken for what a test left behind
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses a Dask cluster in the tests' own process, where Dask's threads then stay."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if "cluster" in item.path.parts or params.get("target") == "dask":
+            item.add_marker("cluster")
+
+
 def pytest_configure() -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # keeps tmp_path in place
     # A short name: the path of a Unix socket may have about 100 bytes.
