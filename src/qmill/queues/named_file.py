@@ -211,7 +211,7 @@ def _create(folder: str, name: str, maxsize: int) -> str:
 
 def _attach(folder: str, path: str) -> tuple[Any, Hold]:
     """Map a queue and hold it."""
-    descriptor = _open(path)
+    descriptor = names.open_file(path)
     try:
         alone = names.is_free(descriptor)
         hold = Hold(folder, descriptor)
@@ -219,7 +219,7 @@ def _attach(folder: str, path: str) -> tuple[Any, Hold]:
         os.close(descriptor)
         raise
     try:
-        ring = rings.attach(_open(path), alone=alone)
+        ring = rings.attach(names.open_file(path), alone=alone)
     except QueueGone as error:
         raise QueueGone(
             f"{path} is no queue that this version of qmill can read ({error}); "
@@ -234,10 +234,6 @@ def _held(ring: Any, hold: Hold) -> Hold:
         ring.hold = hold
     held: Hold = ring.hold
     return held.add_handle()
-
-
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY)
 
 
 def _remove_leftovers(folder: str) -> None:
@@ -274,7 +270,7 @@ def _inspect(folder: str, entry: str) -> Found:
     holders = () if free else _holders(path)
     found = Found(entry.rpartition("-")[0], state, None, None, is_kept, holders, (entry,))
     try:
-        ring = rings.attach(_open(path))
+        ring = rings.attach(names.open_file(path))
         name = ring.fetch(_NAME).decode("utf-8", "surrogatepass")
     except (QueueGone, OSError, KeyError):
         return found

@@ -74,6 +74,11 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def open_file(path: str) -> int:
+    """Open a queue's file, and return the descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY)
+
+
 @contextmanager
 def locked(folder: str) -> Iterator[None]:
     """Hold the folder's lock."""
@@ -126,7 +131,7 @@ def is_free(descriptor: int) -> bool:
 
 def is_file_free(path: str) -> bool:
     """Whether nobody holds a lock on the file of a path."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY)
+    descriptor = open_file(path)
     try:
         return is_free(descriptor)
     finally:
