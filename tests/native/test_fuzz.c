@@ -104,7 +104,7 @@ static void call_everything(int fd) {
         if (q_fetch(q, "key", 3, &value, &size) == Q_OK && size <= sizeof into)
             memcpy(into, value, size);
         q_define(q, "another", 7, data, sizeof data, 0);
-        q_has_news(q);
+        q_watch(q, Q_ITEMS);
         q_size_hint(q);
         q_full(q);
         q_statistics(q, &counts, 0);

@@ -15,7 +15,7 @@ static void sizes(void) {
     enum { NUMBER = sizeof SIZES / sizeof *SIZES };
     for (uint32_t i = 0; i < NUMBER; i++) put(q, SIZES[i], 0, i);
     SAME(q_size_hint(q), NUMBER);
-    CHECK(q_has_news(q));
+    CHECK(q_watch(q, Q_ITEMS));
     mark m;
     for (uint32_t i = 0; i < NUMBER; i++) {
         MUST(try_take(q, &m));
@@ -23,7 +23,7 @@ static void sizes(void) {
         SAME(m.size, SIZES[i]);
     }
     SAME(try_take(q, &m), Q_EMPTY);
-    CHECK(!q_has_news(q));
+    CHECK(!q_watch(q, Q_ITEMS));
     SAME(audit(q, 0), 1);
     q_message too_large = {NULL, UINT64_C(1) << 60, 0, NULL, 0};
     void *into;
@@ -79,10 +79,12 @@ static void bounded(void) {
     SAME(q_put_many(q, messages, 5, &done, 1), Q_FULL);
     SAME(done, 3);
     CHECK(q_full(q));
+    CHECK(!q_watch(q, Q_SPACE));
     MUST(q_end(q, "x", 1, 1)); /* has room always */
     mark m;
     MUST(try_take(q, &m));
     CHECK(!q_full(q));
+    CHECK(q_watch(q, Q_SPACE));
     SAME(q_put_many(q, messages, 5, &done, 1), Q_FULL);
     SAME(done, 4);
     SAME(counts_of(q).size, 4);

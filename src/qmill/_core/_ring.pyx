@@ -60,9 +60,6 @@ cdef extern from "time.h" nogil:
     int clock_gettime(clockid_t, timespec *)
     clockid_t CLOCK_MONOTONIC
 
-cdef extern from "sched.h" nogil:
-    int sched_yield()
-
 cdef extern from "ring.h" nogil:
     ctypedef enum q_status:
         Q_OK, Q_EMPTY, Q_FULL, Q_SHUT, Q_NOT_YET, Q_BUSY, Q_NO_MEMORY, Q_NO_SLOT, Q_CORRUPT
@@ -125,13 +122,14 @@ cdef extern from "ring.h" nogil:
     uint32_t q_announce(q_queue *, q_event)
     void q_sleep(q_queue *, q_event, uint32_t, int64_t)
     uint32_t q_holder(const q_queue *, unsigned)
-    int q_has_news(const q_queue *)
+    int q_watch(q_queue *, q_event)
     uint64_t q_size_hint(const q_queue *)
     q_status q_sweep(q_queue *, int, int)
     q_status q_leave(q_queue *, int)
 
 cdef double SLICE_S = 0.1
-cdef int SPINS = 30
+cdef enum:
+    LOOKS = 4  # how often somebody else may be faster, before a caller sleeps
 cdef int LOGGED_AFTER_TRIES = 10  # of SLICE_S each
 cdef int LEAVE_TRIES = 10  # then those who sweep do it, when this process has ended
 
@@ -348,14 +346,12 @@ cdef class Ring:
                 return told
         return None
 
-    cdef int _spin(self) except -1:
-        cdef int i
+    cdef bint _watch(self, q_event event) noexcept:
+        """Look for a few microseconds whether there is what a caller waits for."""
+        cdef bint seen
         with nogil:
-            for i in range(SPINS):
-                if q_has_news(self.q):
-                    break
-                sched_yield()
-        return 0
+            seen = q_watch(self.q, event)
+        return seen
 
     # -- putting -----------------------------------------------------------------------------------
 
@@ -583,14 +579,19 @@ cdef class Ring:
         cdef double deadline = -1
         cdef uint32_t sequence = 0
         cdef int tries = 0, i
-        cdef bint has_spun = False
+        cdef bint waits = wait is None or wait != 0
         if status == Q_OK:
             return done
         if wait is not None and wait != 0:
             deadline = _now() + <double>wait
         while True:
-            if has_spun or status != Q_FULL:
-                sequence = q_announce(self.q, Q_SPACE)
+            for i in range(LOOKS):  # as in `_take`
+                if status != Q_FULL or not waits or not self._watch(Q_SPACE):
+                    break
+                status = q_put_many(self.q, messages, number, &done, 0)
+                if status == Q_OK:
+                    return done
+            sequence = q_announce(self.q, Q_SPACE)
             with nogil:
                 status = q_put_many(self.q, messages, number, &done, 1)
             if status == Q_OK:
@@ -606,16 +607,7 @@ cdef class Ring:
                     if raises:
                         raise Full
                     return done
-                if not has_spun:
-                    has_spun = True
-                    with nogil:
-                        for i in range(SPINS):
-                            if not q_full(self.q):
-                                break
-                            sched_yield()
-                else:
-                    self._sleep(Q_SPACE, sequence, deadline)
-                    has_spun = False
+                self._sleep(Q_SPACE, sequence, deadline)
             elif status == Q_SHUT and done and not raises:
                 return done
             else:
@@ -690,17 +682,24 @@ cdef class Ring:
         cdef q_status status = q_take(self.q, reader, items, limit, number, 0)
         cdef double deadline = -1
         cdef uint32_t sequence
-        cdef int tries = 0
+        cdef int tries = 0, i
+        cdef bint waits = wait is None or wait != 0, is_waiting = False
         if status == Q_OK:
             return 0
         if wait is not None and wait != 0:
             deadline = _now() + <double>wait
-        if status == Q_EMPTY and (wait is None or wait != 0):
-            self._spin()
-        if reader and (wait is None or wait != 0):
-            q_reader_waits(self.q, reader, 1)
         try:
             while True:
+                # As long as messages come while it looks, nobody has to be told that it sleeps.
+                for i in range(LOOKS):
+                    if status != Q_EMPTY or not waits or not self._watch(Q_ITEMS):
+                        break
+                    status = q_take(self.q, reader, items, limit, number, 0)
+                    if status == Q_OK:
+                        return 0
+                if reader and waits and not is_waiting:
+                    q_reader_waits(self.q, reader, 1)
+                    is_waiting = True
                 sequence = q_announce(self.q, Q_ITEMS)
                 with nogil:
                     status = q_take(self.q, reader, items, limit, number, 1)
@@ -718,7 +717,7 @@ cdef class Ring:
                 else:
                     _fail(status)
         finally:
-            if reader:
+            if is_waiting:
                 q_reader_waits(self.q, reader, 0)
 
     def get(self, bint block=True, timeout=None):

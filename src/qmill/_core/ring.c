@@ -1,11 +1,6 @@
 /* Putting and taking: each goes on behind the last, under a lock of its side. */
 #include "core.h"
 
-int q_has_news(const q_queue *q) {
-    return num_records(&q->h->puts) != num_records(&q->h->gets) || get(&q->h->num_returned) ||
-           get(&q->h->shut);
-}
-
 uint64_t q_size_hint(const q_queue *q) {
     uint64_t seen = num_records(&q->h->gets); /* first: the difference is never negative */
     return num_records(&q->h->puts) - seen + get(&q->h->num_returned);

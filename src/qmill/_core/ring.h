@@ -118,7 +118,8 @@ void q_sleep(q_queue *q, q_event event, uint32_t sequence, int64_t nanoseconds);
 uint64_t q_size_hint(const q_queue *q); /* how many wait, give or take a few */
 /* The thread that holds a lock at the moment, or 0: of the producers, consumers or allocator. */
 uint32_t q_holder(const q_queue *q, unsigned lock);
-int q_has_news(const q_queue *q); /* whether a taker should look; may be wrong for a moment */
+/* Look for a few microseconds for Q_ITEMS or Q_SPACE: whether to try again; may be wrong. */
+int q_watch(q_queue *q, q_event event);
 
 q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle what dead processes hold */
 q_status q_leave(q_queue *q, int patient); /* this process ends: what it holds counts as done */
