@@ -125,15 +125,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
     if name == "engines":
-        return import_module(".engines", __name__)
+        return __import__("qmill.engines", fromlist=["engines"])
     try:
         module = _WHERE[name]
     except KeyError:
         raise AttributeError(f"module 'qmill' has no attribute {name!r}") from None
-    value = getattr(import_module(f".{module}", __name__), name)
+    value = getattr(__import__(f"qmill.{module}", fromlist=[name]), name)
     globals()[name] = value
     return value
 

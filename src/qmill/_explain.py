@@ -6,10 +6,10 @@ raise while they are looked at is taken for nothing to see.
 
 from __future__ import annotations
 
-import pickle
 import threading
 from types import FunctionType
 
+from ._pickling import PicklingError
 from .errors import SerializationError
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
@@ -38,7 +38,7 @@ def explain(obj: Any, error: BaseException) -> SerializationError:
         half = _MAX_STEPS // 2
         steps = [*steps[:half], f" ... ({len(steps) - _MAX_STEPS} more) ... ", *steps[-half:]]
     where = "obj" + "".join(steps) if steps else "the object"
-    if isinstance(error, (TypeError, pickle.PicklingError)):
+    if isinstance(error, (TypeError, PicklingError)):
         reason = describe(error, str)
     else:
         reason = f"{type(error).__name__}: {describe(error, str)}"

@@ -19,10 +19,10 @@ Whatever the standard library has a name for can be caught by that name.
 
 from __future__ import annotations
 
-import pickle
 import queue
-import signal as _signal
 from queue import Empty, Full
+
+from ._pickling import PicklingError
 
 __all__ = [
     "Empty",
@@ -63,7 +63,7 @@ class QmillError(Exception):
     """The base of every exception that qmill defines."""
 
 
-class SerializationError(QmillError, pickle.PicklingError):
+class SerializationError(QmillError, PicklingError):
     """An object could not be turned into bytes, or bytes into an object."""
 
 
@@ -156,8 +156,10 @@ class LocalQueueSent(SerializationError, NotSupported):
 
 
 def _signal_name(number: int) -> str:
+    import signal  # a queue does without
+
     try:
-        return _signal.Signals(number).name
+        return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
 

@@ -25,14 +25,13 @@ Source: PEP 574 (pickle 5 and out-of-band buffers); the cloudpickle project (fun
 from __future__ import annotations
 
 import io
-import pickle
-import re
 import struct
 import sys
 import threading
 from types import FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from . import _pickling as pickle
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import LocalQueueSent, SerializationError
 
@@ -333,7 +332,11 @@ class _DefinitionUnpickler(pickle.Unpickler):
 
 def _unpickle(data: bytes | bytearray | memoryview, buffers: list[memoryview] | None = None) -> Any:
     """Rebuild a pickle without references to definitions."""
-    if _globals is None or not _CLOUDPICKLE.search(data):
+    if _globals is None:
+        return pickle.loads(data, buffers=buffers)
+    import re  # here: a queue does without
+
+    if not re.search(rb"cloudpickle\.cloudpickle", data):
         return pickle.loads(data, buffers=buffers)
     return _DefinitionUnpickler(io.BytesIO(data), buffers=buffers).load()
 
@@ -524,7 +527,6 @@ def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, An
 # functions that would be wrong: what an initializer binds, the jobs' functions are to see. So there
 # all functions of one module get one dict, and a name keeps what the worker's code has bound it to.
 
-_CLOUDPICKLE = re.compile(rb"cloudpickle\.cloudpickle")
 _globals: dict[str, dict[str, Any]] | None = None  # by module's name; None: not shared
 _from_sender: dict[str, dict[str, Any]] = {}  # what was last put there for the sender
 

@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # and within a line there is no circle. `observe` reads the records of all, so it stands late: only
 # the compatibility modules and the command may use it. A package is named by its first part.
 LEVELS = [
-    {"errors", "serialize", "_explain"},
+    {"errors", "serialize", "_explain", "_pickling"},
     {"_core"},
     {"queues"},
     {"messages", "workers", "processes", "stdlib_workers", "_forkserver", "_child", "sharing"},
@@ -51,7 +51,7 @@ FORBIDDEN = {"sleep", "time"}
 # What a program that only needs a queue should not pay for.
 HEAVY = ["cloudpickle", "dataclasses", "concurrent.futures", "qmill.observe"]
 if qmill.core_info()["core"]:
-    HEAVY.append("typing")
+    HEAVY += ["enum", "re", "typing"]
 
 
 class Import(NamedTuple):

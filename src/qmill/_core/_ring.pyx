@@ -14,7 +14,6 @@ No Python code runs while a lock of the ring is held: everything is packed befor
 """
 
 import copyreg
-import pickle
 from weakref import ref
 
 from cpython.buffer cimport (
@@ -31,7 +30,7 @@ from libc.string cimport memcmp, memcpy
 
 cimport cython
 
-from .. import serialize
+from .. import _pickling, serialize
 from ..errors import Empty, Full, QueueGone, SerializationError, ShutDown
 from ..queues.base import END, Statistics, check_items, check_max_items, check_wait
 
@@ -140,8 +139,8 @@ cdef enum:
 
 cdef const char *PLAIN_PREFIX = b"m\x09a\0\0\0\0001\0"  # of a message without kind and order
 
-cdef object _pickle = pickle.dumps
-cdef object _unpickle = pickle.loads
+cdef object _pickle = _pickling.dumps
+cdef object _unpickle = _pickling.loads
 
 
 cdef double _now() noexcept nogil:
