@@ -1,7 +1,5 @@
 #include "_codec.h"
 
-#include <stdint.h>
-#include <string.h>
 #include <structmember.h>
 
 #define HEAD 16 /* no head of an item is longer */
@@ -70,14 +68,7 @@ static unsigned char *write_int(unsigned char *at, PyObject *o) {
     int overflow;
     int64_t value = PyLong_AsLongLongAndOverflow(o, &overflow);
     if (overflow) return NULL;
-    int size = 8;
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    if (value == (int32_t)value)
-        size = value == (int8_t)value ? 1 : value == (int16_t)value ? 2 : 4;
-#endif
-    *at++ = (unsigned char)('0' + size);
-    memcpy(at, &value, 8);
-    return at + size;
+    return codec_write_int(at, value);
 }
 
 static unsigned char *write_any(codec *c, unsigned char *at, unsigned char *end, PyObject *o,

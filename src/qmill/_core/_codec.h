@@ -15,6 +15,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stdint.h>
+#include <string.h>
+
 #define CODEC_PLANS 64
 #define CODEC_KEYS 256
 #define CODEC_DEPTH 12
@@ -36,6 +39,37 @@ typedef struct {
 
 codec *codec_new(PyObject *sent, PyObject *dispatch, PyObject *classes, PyObject *resolve);
 void codec_free(codec *c);
+
+/* An int of 64 bits, in as few bytes as it needs: written to nine or more, read from all that is
+ * between `at` and `end`. */
+static inline unsigned char *codec_write_int(unsigned char *at, int64_t value) {
+    int size = 8;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (value == (int32_t)value)
+        size = value == (int8_t)value ? 1 : value == (int16_t)value ? 2 : 4;
+#endif
+    *at++ = (unsigned char)('0' + size);
+    memcpy(at, &value, 8);
+    return at + size;
+}
+
+static inline int codec_read_int(const unsigned char *at, const unsigned char *end,
+                                 int64_t *value) {
+    int32_t word;
+    if (end - at == 5 && *at == '4') {
+        memcpy(&word, at + 1, 4);
+        *value = word;
+    } else if (end - at == 9 && *at == '8') {
+        memcpy(value, at + 1, 8);
+    } else if (end - at == 3 && *at == '2') {
+        *value = (int16_t)(at[1] | at[2] << 8);
+    } else if (end - at == 2 && *at == '1') {
+        *value = (int8_t)at[1];
+    } else {
+        return 0;
+    }
+    return 1;
+}
 
 /* Write an object; returns the end, or NULL without an exception if it is not for this codec, or
  * larger than what is left. */

@@ -4,7 +4,6 @@
 `Ring` has what is called for each message; what is rare is in `qmill.queues.shared`, on top of it.
 A message is told by its first byte:
 
-    'i' + 8 bytes    an int of 64 bits
     's' + UTF-8      a str that is not small  'b' + bytes      bytes that are not small
     0x80...          what pickle writes; below 4 (and all else) as `qmill.serialize` has it
     'm' n ... body   a message of `qmill.Q`: n bytes of kind and order, and the data as a message
@@ -49,6 +48,8 @@ cdef extern from "_codec.h":
     uint8_t *codec_write(codec *, uint8_t *, uint8_t *, object)
     int codec_learn(codec *, PyTypeObject *, object)
     object codec_read(codec *, const uint8_t **, const uint8_t *)
+    uint8_t *codec_write_int(uint8_t *, int64_t) nogil
+    bint codec_read_int(const uint8_t *, const uint8_t *, int64_t *) nogil
     object codec_make(PyTypeObject *, object, object, object, object)
 
 cdef extern from "time.h" nogil:
@@ -99,6 +100,7 @@ cdef extern from "ring.h" nogil:
     q_status q_make_own(q_queue *, uint64_t, void *, uint64_t)
     q_status q_take(q_queue *, uint32_t, q_item *, size_t, size_t *, int)
     q_status q_done(q_queue *, const q_item *, int)
+    size_t q_done_many(q_queue *, const q_item *, size_t)
     q_status q_give_back(q_queue *, const q_item *, int)
     q_status q_peek(q_queue *, void *, uint64_t, uint64_t *, uint32_t *, int)
     q_status q_reader_new(q_queue *, uint32_t *, int)
@@ -357,6 +359,7 @@ cdef class Ring:
     def put(self, obj, bint block=True, timeout=None):
         """See `Queue.put`."""
         cdef uint8_t small[SMALL_BYTES]
+        cdef uint8_t *at
         cdef long long number
         cdef int overflow
         if timeout is not None or not block:
@@ -364,10 +367,9 @@ cdef class Ring:
         if type(obj) is int:
             number = PyLong_AsLongLongAndOverflow(obj, &overflow)
             if not overflow:
-                small[0] = 105
-                memcpy(&small[1], &number, 8)
-                if q_put(self.q, small, 9, 0) != Q_OK:
-                    self._put_bytes(small, 9, timeout)
+                at = codec_write_int(small, number)
+                if q_put(self.q, small, at - small, 0) != Q_OK:
+                    self._put_bytes(small, at - small, timeout)
                 return
         self._put(obj, small, small, timeout)
 
@@ -656,10 +658,8 @@ cdef class Ring:
         if type(obj) is int:
             value = PyLong_AsLongLongAndOverflow(obj, &overflow)
             if not overflow:
-                small[0] = 105
-                memcpy(&small[1], &value, 8)
                 message.data = small
-                message.size = 9
+                message.size = codec_write_int(small, value) - small
                 return 0
         after = self._encode(obj, encoded, encoded + SMALL_BYTES)
         if after != NULL:
@@ -750,10 +750,12 @@ cdef class Ring:
             if not number:
                 raise Empty
             try:
-                while i < number:
-                    objects.append(self._unpack(&items[i], False))
-                    self._finish(&items[i], True)
-                    i += 1
+                try:
+                    while i < number:
+                        objects.append(self._unpack(&items[i], False))
+                        i += 1
+                finally:
+                    self._finish_all(items, i)
             except MemoryError:
                 self._give_back(items, i, number)
                 if not objects:
@@ -789,14 +791,13 @@ cdef class Ring:
         cdef const uint8_t *data = <const uint8_t *>item.data + skip
         cdef const uint8_t *at = data
         cdef Py_ssize_t size = item.size - skip
-        cdef long long number
+        cdef int64_t number
         if item.kind == Q_END:
             return END
         if size < 1:
             raise RuntimeError("the queue's shared memory is damaged: an empty message")
         cdef uint8_t tag = data[0]
-        if tag == 105 and size == 9:
-            memcpy(&number, &data[1], 8)
+        if codec_read_int(data, data + size, &number):
             if finish:
                 self._finish(item)
             return PyLong_FromLongLong(number)
@@ -883,6 +884,13 @@ cdef class Ring:
         block.generation = q_fork_generation()
         self.lent[item.block] = <uintptr_t>item.data, item.size
         return memoryview(block)
+
+    cdef int _finish_all(self, q_item *items, size_t number) except -1:
+        cdef size_t i = q_done_many(self.q, items, number)
+        while i < number:
+            self._finish(&items[i], True)
+            i += 1 + q_done_many(self.q, &items[i + 1], number - i - 1)
+        return 0
 
     cdef int _finish(self, q_item *item, bint frees=False) except -1:
         cdef q_status status = q_done(self.q, item, 0)

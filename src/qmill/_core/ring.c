@@ -427,16 +427,22 @@ q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint3
     return status;
 }
 
-q_status q_done(q_queue *q, const q_item *item, int patient) {
-    if (unlikely(q->generation != fork_generation())) return Q_OK; /* it is the parent's */
-    if (likely(item->kind == Q_INLINE)) {
-        if (unlikely(item->owner != q->slot)) return Q_OK; /* it has left: the chunk may be free */
-        struct record *r = (struct record *)item->data - 1;
+size_t q_done_many(q_queue *q, const q_item *items, size_t number) {
+    int is_own = q->generation == fork_generation(); /* else it is the parent's */
+    size_t i = 0;
+    for (; i < number && items[i].kind == Q_INLINE; i++) {
+        if (unlikely(!is_own || items[i].owner != q->slot)) continue; /* left: the chunk may be free */
+        struct record *r = (struct record *)items[i].data - 1;
         POINT(31);
         /* Pairs with the load in `reap`: what we read of it came before. */
         set(&r->state, DONE);
-        return Q_OK;
     }
+    return i;
+}
+
+q_status q_done(q_queue *q, const q_item *item, int patient) {
+    if (likely(q_done_many(q, item, 1))) return Q_OK;
+    if (unlikely(q->generation != fork_generation())) return Q_OK;
     struct header *h = q->h;
     q_status status = take_lock(q, &h->get, patient);
     if (status != Q_OK) return status;

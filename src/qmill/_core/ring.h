@@ -85,6 +85,8 @@ q_status q_make_own(q_queue *q, uint64_t block, void *data, uint64_t size);
 q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
                 int patient);
 q_status q_done(q_queue *q, const q_item *item, int patient); /* a block is the caller's then */
+/* Those before the first that is in a block: returns how many. */
+size_t q_done_many(q_queue *q, const q_item *items, size_t number);
 q_status q_give_back(q_queue *q, const q_item *item, int patient);
 q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint32_t *kind,
                 int patient);
