@@ -70,16 +70,18 @@ class Q:
     """
 
     def __init__(self, kind: str = "process", *, maxsize: int = 0, name: str | None = None) -> None:
-        self._queue = Queue(maxsize, kind=kind, name=name)
+        self._use(Queue(maxsize, kind=kind, name=name), kind)
+
+    def _use(self, queue: Queue, kind: str) -> None:
+        self._queue = queue
+        self._ring = queue._ring  # for `quick_put`
         self._kind = kind
         self._cached: list[Msg] | None = None
 
     @classmethod
     def _from_queue(cls, queue: Queue) -> Q:
         q = object.__new__(cls)
-        q._queue = queue
-        q._kind = "process"
-        q._cached = None
+        q._use(queue, "process")
         return q
 
     def __reduce__(self) -> Any:
@@ -115,8 +117,6 @@ class Q:
         Returns:
             This queue, so that calls can be chained. Errors as `qmill.Queue.put`.
         """
-        if self._queue._put_message(data, kind, order, block, timeout, Msg):
-            return self
         if isinstance(data, Msg):
             message = data
         else:
@@ -342,6 +342,7 @@ class Q:
 
     def close(self) -> None:
         """Close this process's handle."""
+        self._ring = None
         self._queue.close()
 
     def join_thread(self) -> None:
@@ -373,6 +374,14 @@ class Q:
 def _check_order(argument: str, order: object) -> None:
     if not isinstance(order, float) and not hasattr(type(order), "__index__"):
         raise TypeError(f"{argument} must be an int, not {type(order).__name__} {order!r}")
+
+
+try:
+    from ._core._ring import quick_put
+except ImportError:  # no native core
+    pass
+else:
+    Q.put = quick_put(Q.put, Msg)  # type: ignore[method-assign]
 
 
 class PlainQ(Q):

@@ -25,6 +25,7 @@ import selectors
 import signal
 import socket
 import struct
+import subprocess  # not when it is needed: a child that is forked meanwhile would find half of it
 import sys
 import threading
 import time
@@ -35,7 +36,6 @@ from .errors import NotSupported
 from .queues import wire
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
 METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
@@ -151,9 +151,9 @@ class Process:
         """Close all but the sentinel, on which another thread may still wait."""
         self.channel.close()
         with self._lock:
-            if self._status is not None and self._status != self.sentinel:
-                os.close(self._status)
-            self._status = None
+            status, self._status = self._status, None  # before: a child may be forked meanwhile
+            if status is not None and status != self.sentinel:
+                os.close(status)
 
     def forget_in_child(self) -> None:
         """A forked child has no part in its parent's processes."""
@@ -303,8 +303,6 @@ def _spawn(ours: socket.socket, theirs: socket.socket) -> Process:
 
 def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[bytes]:
     """Start an interpreter like this one that runs `main` of a module of this package."""
-    import subprocess
-
     path = [str(entry) for entry in sys.path]
     code = f"import sys; sys.path[:] = {path!r}; import qmill.{module} as m; "
     code += f"m.main({arguments})"

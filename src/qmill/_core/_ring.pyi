@@ -1,6 +1,6 @@
 """What `_ring.pyx` has, for type checkers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..queues.base import Statistics
@@ -51,15 +51,8 @@ class Ring:
     def define(self, key: bytes, data: bytes) -> None: ...
     def fetch(self, key: bytes) -> bytes: ...
     def keep(self, key: bytes, built: Any) -> None: ...
-    def put_message(
-        self,
-        data: Any,
-        kind: object,
-        order: object,
-        block: bool,
-        timeout: float | None,
-        cls: type,
-    ) -> bool: ...
+
+def quick_put(slow: Callable[..., Any], cls: type) -> Any: ...
 
 class Messages:
     def __init__(self, ring: Ring, cls: type, members: tuple[Any, ...]) -> None: ...

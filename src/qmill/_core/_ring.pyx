@@ -373,7 +373,7 @@ cdef class Ring:
                 return
         self._put(obj, small, small, timeout)
 
-    def put_message(self, data, kind, order, bint block, timeout, cls):
+    cdef bint _put_message(self, data, kind, order, bint block, timeout, cls) except -1:
         """Put a message of `qmill.Q`; False if this is none that can be put here."""
         cdef uint8_t small[SMALL_BYTES]
         cdef uint8_t *at
@@ -1214,6 +1214,21 @@ cdef class Ring:
     def keep(self, bytes key, built):
         """Keep what `serialize.loads` has built, as long as this lives."""
         self.definitions[key] = built
+
+
+def quick_put(slow, cls):
+    """Return `qmill.Q.put`, for queues that have a `_ring`; what it does not take is for `slow`."""
+
+    def put(self, data=None, *, kind="", order=0, block=True, timeout=None):
+        ring = self._ring
+        if type(ring) is Ring and (<Ring>ring)._put_message(data, kind, order, block, timeout, cls):
+            return self
+        return slow(self, data, kind=kind, order=order, block=block, timeout=timeout)
+
+    put.__doc__ = slow.__doc__
+    put.__qualname__ = slow.__qualname__
+    put.__module__ = slow.__module__
+    return put
 
 
 cdef class _Resolver:

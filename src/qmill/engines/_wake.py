@@ -36,10 +36,10 @@ class WakePipe:
     def close(self) -> None:
         """Close both ends."""
         with self._lock:
-            for descriptor in (self._out, self._in):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._out = self._in = -1
+            ends = [end for end in (self._out, self._in) if end >= 0]
+            self._out = self._in = -1  # before: a child forked meanwhile is not to close them again
+            for end in ends:
+                os.close(end)
 
     def forget_in_child(self) -> None:
         """Close a forked child's copies; a thread that is not there may hold the lock."""

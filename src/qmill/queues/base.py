@@ -104,11 +104,12 @@ class Queue:
 
     Crash: a process that dies costs the others nothing: what it held under a lease goes back, what
         it took otherwise counts as done and as `statistics().lost`. A put that returned is in the
-        queue. When the process that made a `kind="process"` queue without a name ends, the queue
-        is gone, and every caller gets `QueueGone`.
+        queue. A queue without a name is gone with the last process that has it, or, where it is not
+        in shared memory, with the one that made it; then every caller gets `QueueGone`.
     """
 
     _closed = False
+    _ring: Any = None  # what has the messages, in shared memory
 
     def __new__(
         cls,
@@ -338,22 +339,6 @@ class Queue:
     def _reader(self) -> Reader:
         """Return a new reader, which takes messages under leases."""
         raise NotImplementedError
-
-    def _put_message(
-        self,
-        data: Any,
-        kind: object,
-        order: object,
-        block: bool,
-        timeout: float | None,
-        cls: type,
-    ) -> bool:
-        """Put the tuple of these, in a quicker way.
-
-        Returns:
-            Whether it was: not if there is no such way, for an END, or if data is of `cls` already.
-        """
-        return False
 
     def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any] | None:
         """Return a reader's iterator over such tuples, made instances of a class; None if none."""

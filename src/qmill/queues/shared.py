@@ -65,7 +65,6 @@ class SharedQueue(Queue):
         if type(self) is SharedQueue:  # a subclass may have methods of its own
             # A method of the ring is called at once, and not through one of ours.
             self.__dict__.update((name, getattr(ring, name)) for name in _FAST)
-            self.__dict__["_put_message"] = ring.put_message
 
     def _use_gone(self, error: QueueGone) -> None:
         """Be a handle of what is gone: whoever uses it learns it, and its message comes."""
@@ -86,7 +85,7 @@ class SharedQueue(Queue):
 
     def close(self) -> None:
         self._closed = True
-        for name in (*_FAST, "_put_message"):
+        for name in _FAST:
             self.__dict__.pop(name, None)
         if self._hold is not None:
             self._ring = None
@@ -175,17 +174,6 @@ class SharedQueue(Queue):
 
     def _reader(self) -> Reader:
         return _SharedReader(self._open_ring)
-
-    def _put_message(
-        self,
-        data: Any,
-        kind: object,
-        order: object,
-        block: bool,
-        timeout: float | None,
-        cls: type,
-    ) -> bool:
-        return bool(self._open_ring.put_message(data, kind, order, block, timeout, cls))
 
     def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any]:
         return Messages(self._open_ring, cls, slots)
