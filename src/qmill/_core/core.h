@@ -40,8 +40,7 @@
 #define POISON_DEATHS 3
 #define CHUNK_BYTES (UINT64_C(1) << 16)
 #define INLINE_MAX (UINT64_C(16) << 10)
-#define KEPT_FREE_BYTES (UINT64_C(64) << 20) /* of a class; what is beyond goes back to the system */
-#define KEPT_BLOCK_MAX (UINT64_C(256) << 20) /* a larger one goes back though it be the only one */
+#define KEPT_FREE_BYTES (UINT64_C(256) << 20) /* of a class; what is beyond goes back to the system */
 
 /* -- what is in the file ------------------------------------------------------------------------
  *

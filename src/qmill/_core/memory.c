@@ -180,7 +180,7 @@ void release_locked(q_queue *q, uint64_t address, struct block *b) {
     struct header *h = q->h;
     unsigned class = (unsigned)(b->magic_class ^ MAGIC);
     uint64_t bytes = class_bytes(class), kept = get(&h->num_free[class]), punch = 0;
-    if (bytes > 2 * 4096 && (kept * bytes >= KEPT_FREE_BYTES || bytes > KEPT_BLOCK_MAX)) {
+    if (bytes > 2 * 4096 && (kept + 1) * bytes > KEPT_FREE_BYTES) {
         uint64_t number = address >> SEGMENT_SHIFT;
         uint64_t start = get(&h->segments[number].offset) + (address & OFFSET_MASK);
         uint64_t first = (start + sizeof *b + 4095) & ~UINT64_C(4095);
