@@ -139,12 +139,12 @@ def dumps(obj: Any, exports: Exports | InlineExports | None = None) -> bytes | b
         SerializationError: Neither pickle nor cloudpickle takes it. Names the part and the path.
     """
     parts = dump_parts(obj, exports)
-    return bytes(parts[0]) if len(parts) == 1 else _join(parts)
+    return bytes(parts[0]) if len(parts) == 1 else bytearray().join(parts)
 
 
 def dump_parts(
     obj: Any, exports: Exports | InlineExports | None = None
-) -> list[bytes | bytearray | memoryview]:
+) -> list[bytes | memoryview]:
     """Pack an object without copying its large buffers.
 
     Returns:
@@ -227,13 +227,11 @@ def _careful_pickler() -> Any:
 _careful_pickler_class: Any = None
 
 
-def _lay_out(
-    flags: int, data: bytes, buffers: list[memoryview]
-) -> list[bytes | bytearray | memoryview]:
+def _lay_out(flags: int, data: bytes, buffers: list[memoryview]) -> list[bytes | memoryview]:
     """Put a head before a pickle and its buffers, and padding between: each is aligned."""
     sizes = [len(data), *(buffer.nbytes for buffer in buffers)]
     head = bytes((flags,)) + _U32.pack(len(sizes)) + struct.pack(f"!{len(sizes)}Q", *sizes)
-    parts: list[bytes | bytearray | memoryview] = [head]
+    parts: list[bytes | memoryview] = [head]
     end = len(head)
     bodies: list[bytes | memoryview] = [data, *buffers]
     for offset, size, part in zip(_offsets(end, sizes), sizes, bodies, strict=True):
@@ -242,15 +240,6 @@ def _lay_out(
         parts.append(part)
         end = offset + size
     return parts
-
-
-def _join(parts: list[bytes | bytearray | memoryview]) -> bytearray:
-    joined = bytearray(sum(map(len, parts)))
-    view, start = memoryview(joined), 0
-    for part in parts:
-        view[start : start + len(part)] = part
-        start += len(part)
-    return joined
 
 
 def _offsets(start: int, sizes: list[int]) -> Iterator[int]:

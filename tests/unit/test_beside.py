@@ -9,7 +9,7 @@ import pytest
 
 import qmill
 from qmill.engines import _beside
-from qmill.engines._beside import Inbox, Outbox
+from qmill.engines._beside import Copies, Inbox, Outbox
 
 pytestmark = pytest.mark.skipif(
     not qmill.core_info()["core"], reason="there is no native core: all goes in files"
@@ -78,3 +78,32 @@ def test_a_channel_that_takes_nothing_now_is_told_again(ends):
     with pytest.raises(BlockingIOError):
         outbox.put([LARGE], full)
     assert inbox.take(outbox.put([LARGE], tell)) == LARGE
+
+
+def test_a_copy_keeps_its_memory_and_a_forgotten_one_leaves_it_to_the_next():
+    copies = Copies()
+    first, second = copies.join([LARGE, b"1"]), copies.join([LARGE[1:], b"22"])
+    assert (first, second) == (LARGE + b"1", LARGE[1:] + b"22")
+    memory = first.obj
+    del first
+    third = copies.join([LARGE[2:], b"3"])
+    assert third.obj is memory
+    assert (third, second) == (LARGE[2:] + b"3", LARGE[1:] + b"22")
+
+
+def test_copies_of_any_size_are_right_and_small_ones_are_bytes():
+    copies = Copies()
+    for times in (3, 1, 0, 5, 2):
+        copy = copies.join([LARGE] * times + [b"end"])
+        assert copy == LARGE * times + b"end"
+        assert (type(copy) is bytes) == (times == 0)
+
+
+def test_copies_do_not_keep_more_memory_than_they_may(monkeypatch):
+    monkeypatch.setattr(_beside, "_FREE_BYTES", 2 * len(LARGE))
+    copies = Copies()
+    held = [copies.join([LARGE]) for _ in range(5)]
+    held.clear()
+    assert len(copies._free) == 2
+    monkeypatch.setattr(_beside, "_LARGEST_BYTES", len(LARGE) - 1)
+    assert type(copies.join([LARGE])) is bytes

@@ -11,8 +11,10 @@ from __future__ import annotations
 import itertools
 import struct
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from .. import _core
+from . import _packets as packets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +23,45 @@ _TICKET = struct.Struct("<I")
 
 _LARGEST_BYTES = 1 << 24
 """What is larger has a file of its own: a ring keeps some of the memory that it once needed."""
+
+
+_FREE_BYTES = 1 << 26
+"""Not more memory than this waits for the next copies."""
+
+
+class Copies:
+    """Makes copies of what is sent later, in memory that is used again when one is forgotten.
+
+    To get new pages takes longer than to fill them.
+    """
+
+    def __init__(self) -> None:
+        self._used: dict[int, tuple[ref[memoryview], bytearray]] = {}
+        self._free: list[bytearray] = []
+
+    def join(self, parts: list[Any]) -> bytes | memoryview:
+        """Return parts as one: bytes, or what no other object may look at any longer than it is."""
+        size = sum(map(len, parts))
+        if not packets.BESIDE_BYTES < size <= _LARGEST_BYTES:
+            return b"".join(parts)
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = bytearray()
+        if len(memory) < size:
+            memory = bytearray(size)
+        copy, start = memoryview(memory)[:size], 0
+        for part in parts:
+            copy[start : start + len(part)] = part
+            start += len(part)
+        forgotten = ref(copy, self._take_back)
+        self._used[id(forgotten)] = forgotten, memory
+        return copy
+
+    def _take_back(self, forgotten: ref[memoryview]) -> None:
+        _, memory = self._used.pop(id(forgotten))
+        if sum(map(len, self._free)) + len(memory) <= _FREE_BYTES:
+            self._free.append(memory)
 
 
 class Outbox:

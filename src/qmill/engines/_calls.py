@@ -12,6 +12,8 @@ from . import _packets as packets
 from .base import DONE, FAILED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..jobs.job import Job
     from ._functions import Functions
 
@@ -21,8 +23,19 @@ AHEAD_BYTES = packets.BESIDE_BYTES
 _SIMPLE = frozenset((int, float, str, bytes, bool, type(None)))  # plain pickle does for them
 
 
-def pack(job: Job, functions: Functions, exports: serialize.Exports) -> None:
+def pack(
+    job: Job,
+    functions: Functions,
+    exports: serialize.Exports,
+    join: Callable[[list[Any]], bytes | memoryview] = b"".join,
+) -> None:
     """Pack a job's arguments, and its function if that is new.
+
+    Args:
+        job: The job.
+        functions: Those that were sent.
+        exports: Where definitions go.
+        join: Makes one of the parts of a packed object.
 
     Raises:
         SerializationError: One of them cannot be sent.
@@ -33,14 +46,14 @@ def pack(job: Job, functions: Functions, exports: serialize.Exports) -> None:
     kind = packets.CHUNK if job.is_chunk else packets.JOB
     if subject is None:
         call = (job.function, job.args, job.kwargs, *named)
-        job._packet = lay_out(kind, 0, job.id, serialize.dumps(call, exports))
+        job._packet = lay_out(kind, 0, job.id, join(serialize.dump_parts(call, exports)))
         return
-    packed: bytes | bytearray
+    packed: bytes | memoryview
     simple = options is DEFAULT_OPTIONS and not job.kwargs
     if simple and _SIMPLE.issuperset(map(type, job.args or ())):
         packed = pickle.dumps((job.args, None), 5)
     else:
-        packed = serialize.dumps((job.args, job.kwargs, *named), exports)
+        packed = join(serialize.dump_parts((job.args, job.kwargs, *named), exports))
     job._subject = subject
     job._packet = lay_out(kind, subject.number, job.id, packed)
     job._may_wait = (
@@ -51,7 +64,7 @@ def pack(job: Job, functions: Functions, exports: serialize.Exports) -> None:
     )
 
 
-def lay_out(kind: int, number: int, job: int, packed: bytes | bytearray) -> Any:
+def lay_out(kind: int, number: int, job: int, packed: bytes | memoryview) -> Any:
     """Return a job's message, or its head and what is to go beside the channel."""
     if len(packed) > packets.BESIDE_BYTES:
         return packets.MESSAGE.pack(kind | packets.BESIDE, number, job, 0), packed

@@ -147,7 +147,7 @@ class Link:
         head = packets.message(packets.MEMORY, 0, 0)
         socket.send_fds(self.channel, [head], [descriptor], socket.MSG_DONTWAIT)
 
-    def _push_file(self, head: bytes, data: bytes | bytearray | Shared) -> None:
+    def _push_file(self, head: bytes, data: bytes | memoryview | Shared) -> None:
         if isinstance(data, Shared):
             socket.send_fds(self.channel, [head], [data.fileno()], socket.MSG_DONTWAIT)
             return

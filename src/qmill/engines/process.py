@@ -40,6 +40,7 @@ from ..queues import wire
 from ..sharing import Shares
 from . import _calls, _worker
 from . import _packets as packets
+from ._beside import Copies
 from ._functions import UNKNOWN_S, Definitions, Functions
 from ._link import GarbledError, Link
 from ._trees import GRACE_S, SIGKILL, EndingTrees
@@ -143,6 +144,7 @@ class ProcessEngine(Engine):
         )
         self._calls: weakref.WeakKeyDictionary[Job, partial[Any]] = weakref.WeakKeyDictionary()
         self._exports = serialize.Exports()
+        self._copies = Copies()
         self._imports = Definitions()
         self._shares = Shares()
         self.max_workers = settings.max_workers
@@ -164,7 +166,7 @@ class ProcessEngine(Engine):
         """Pack the arguments, and the function if it is new; see `Engine`."""
         with self._shares.collecting():
             try:
-                _calls.pack(job, self._functions, self._exports)
+                _calls.pack(job, self._functions, self._exports, self._copies.join)
             except SerializationError:
                 if not self._hand_on(job):
                     raise

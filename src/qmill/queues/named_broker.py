@@ -196,9 +196,7 @@ class NamedBroker(Broker):
         Raises:
             ValueError: The queue is in use with another maxsize.
         """
-        for connection in list(self.greeting):  # good-byes that have come, but were not read
-            if connection is not opener:
-                connection.drain()
+        self._hear_good_byes(opener)
         if self._used and self.client_count == 1 and not self.persistent:
             self._begin_anew(maxsize)
         if maxsize != self._mailbox.maxsize:
@@ -207,6 +205,12 @@ class NamedBroker(Broker):
             )
         self._used = True
         self.persistent = self.persistent or persistent
+
+    def _hear_good_byes(self, speaker: Connection | None = None) -> None:
+        """Notice who has gone, though it was not read yet; the speaker is being read."""
+        for connection in list(self.greeting):
+            if connection is not speaker:
+                connection.drain()
 
     def _begin_anew(self, maxsize: int) -> None:
         self._mailbox = Mailbox(maxsize)
@@ -289,6 +293,7 @@ class NamedBroker(Broker):
 
     def inspect(self) -> tuple[Any, ...]:
         """Tell what `list_queues` shows."""
+        self._hear_good_byes()
         counts = tuple(self._mailbox.statistics())
         return self.persistent, self.holders(), counts
 
