@@ -316,7 +316,7 @@ PyObject *codec_read(codec *c, const unsigned char **at, const unsigned char *en
         memcpy(&value, *at, (size_t)size);
         *at += size;
         int unused = 64 - 8 * size; /* the sign's bit goes to the top and back */
-        return PyLong_FromLongLong((int64_t)(value << unused) >> unused);
+        return codec_new_int((int64_t)(value << unused) >> unused);
     }
     case 'f': {
         double value;

@@ -71,6 +71,10 @@ static inline int codec_read_int(const unsigned char *at, const unsigned char *e
     return 1;
 }
 
+static inline PyObject *codec_new_int(int64_t value) {
+    return sizeof(long) == 8 ? PyLong_FromLong((long)value) : PyLong_FromLongLong(value); /* quicker */
+}
+
 /* Write an object; returns the end, or NULL without an exception if it is not for this codec, or
  * larger than what is left. */
 unsigned char *codec_write(codec *c, unsigned char *at, unsigned char *end, PyObject *obj);

@@ -20,7 +20,6 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.long cimport PyLong_FromLongLong
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.mem cimport PyMem_Malloc, PyMem_Free
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -49,6 +48,7 @@ cdef extern from "_codec.h":
     int codec_learn(codec *, PyTypeObject *, object)
     object codec_read(codec *, const uint8_t **, const uint8_t *)
     uint8_t *codec_write_int(uint8_t *, int64_t) nogil
+    object codec_new_int(int64_t)
     bint codec_read_int(const uint8_t *, const uint8_t *, int64_t *) nogil
     object codec_make(PyTypeObject *, object, object, object, object)
 
@@ -738,6 +738,8 @@ cdef class Ring:
     def get_many(self, max_items, bint block=True, timeout=None):
         """See `Queue.get_many`."""
         cdef size_t number = 0, i = 0, limit
+        cdef int64_t value
+        cdef const uint8_t *data
         cdef q_item *items
         cdef list objects = []
         wait = check_wait(block, timeout)
@@ -752,7 +754,11 @@ cdef class Ring:
             try:
                 try:
                     while i < number:
-                        objects.append(self._unpack(&items[i], False))
+                        data = <const uint8_t *>items[i].data
+                        if codec_read_int(data, data + items[i].size, &value):
+                            objects.append(codec_new_int(value))
+                        else:
+                            objects.append(self._unpack(&items[i], False))
                         i += 1
                 finally:
                     self._finish_all(items, i)
@@ -800,7 +806,7 @@ cdef class Ring:
         if codec_read_int(data, data + size, &number):
             if finish:
                 self._finish(item)
-            return PyLong_FromLongLong(number)
+            return codec_new_int(number)
         if tag == 109:
             if size < 3 or data[1] > size - 1:
                 raise RuntimeError("the queue's shared memory is damaged: an empty message")
