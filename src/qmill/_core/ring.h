@@ -1,7 +1,7 @@
 /* One queue in shared memory, for any number of processes that may be killed at any instruction.
  *
  * Everything here works on one open file: a log of records that producers append to and consumers
- * take from, blocks for what is large, counts, leases, and who takes part. docs/core.md has the
+ * take from, blocks for what is large, counts, leases, and who takes part. docs/design.md has the
  * picture and the reasons. There is no Python in here.
  *
  * A call returns a `q_status`. What would have to wait says so (Q_EMPTY, Q_FULL, Q_NOT_YET, Q_BUSY)

@@ -16,20 +16,16 @@ Invariants:
 - What a call needs (its function, definitions, shared values) has arrived before it is sent.
 - A runner lives as long as its task's result, which Dask drops when this program is gone.
 
-All of `_DaskEngine` but `prepare` and `wake` is for one thread. What Dask's threads have to say
-goes into its inbox as something to call. This is the only module that knows distributed.
+All of `DaskEngine` but `prepare` and `wake` is for one thread. What Dask's threads have to say
+goes into its inbox as something to call. `_dask_client` is the only module
+that imports distributed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import importlib.metadata
 import itertools
 import logging
 import pickle
-import socket
-import sys
 import threading
 import uuid
 from functools import partial
@@ -41,8 +37,10 @@ from .. import serialize, workers
 from ..errors import WorkerDied
 from ..sharing import Shares
 from . import _calls
+from . import _dask_worker as there
+from ._dask_client import Connection, import_distributed
 from ._functions import UNKNOWN_S, Definitions, Functions
-from ._runner import Answer, Call, Lesson, Runner, Setup
+from ._runner import Answer, Call, Lesson, Setup
 from ._worker import rebuild_record
 from .base import (
     ALL,
@@ -60,7 +58,7 @@ from .base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from ..jobs.job import Job
 
@@ -107,7 +105,7 @@ class Dask(EngineFactory):
     """
 
     def __init__(self, client_or_address: Any = None) -> None:
-        distributed = _import_distributed()
+        distributed = import_distributed()
         if isinstance(client_or_address, distributed.Client):
             self._where = client_or_address.scheduler.address
             self._security = client_or_address.security
@@ -120,7 +118,7 @@ class Dask(EngineFactory):
                 f"{type(client_or_address).__name__} {client_or_address!r}"
             )
         self._lock = threading.RLock()
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._num_users = 0
 
     def __repr__(self) -> str:
@@ -130,7 +128,7 @@ class Dask(EngineFactory):
         """Make the engine of one queue; see `EngineFactory`."""
         connection = self._acquire(settings.max_workers)
         try:
-            return _DaskEngine(settings, connection, self._release)
+            return DaskEngine(settings, connection, self._release)
         except BaseException:
             self._release()
             raise
@@ -142,11 +140,11 @@ class Dask(EngineFactory):
     def __exit__(self, *_: object) -> None:
         self._release()
 
-    def _acquire(self, max_workers: int) -> _Connection:
+    def _acquire(self, max_workers: int) -> Connection:
         with self._lock:
             if self._connection is None:
                 num_threads = workers.NUM_CPUS if max_workers == ALL else max_workers
-                self._connection = _Connection(self._where, self._security, num_threads)
+                self._connection = Connection(self._where, self._security, num_threads)
             self._num_users += 1
             return self._connection
 
@@ -156,130 +154,6 @@ class Dask(EngineFactory):
             if self._num_users == 0 and self._connection is not None:
                 self._connection.close()
                 self._connection = None
-
-
-def _import_distributed() -> Any:
-    try:
-        import distributed
-    except ImportError as error:
-        raise ImportError(
-            "engines.Dask needs distributed, which is not installed: pip install 'qmill[dask]'"
-        ) from error
-    return distributed
-
-
-# -- the connection ----------------------------------------------------------------------------
-
-
-class _Connection:
-    """A client of a scheduler, for all queues of one `Dask`, and what it tells of workers.
-
-    Attributes:
-        client: The `distributed.Client`.
-        lost: Why the scheduler cannot be reached any more, or None.
-    """
-
-    def __init__(self, where: str | None, security: Any, num_threads: int) -> None:
-        distributed = _import_distributed()
-        self._cluster: Any = None
-        if where is None:
-            # In this process, as all work is done in children: so no `__main__` is imported.
-            self._cluster = distributed.LocalCluster(
-                n_workers=1,
-                threads_per_worker=num_threads,
-                processes=False,
-                memory_limit=0,
-                dashboard_address="127.0.0.1:0",
-                worker_dashboard_address="127.0.0.1:0",
-            )
-        else:
-            _check_answers(where, security)
-        target = where if where is not None else self._cluster
-        self.client = distributed.Client(target, security=security, set_as_default=False)
-        self.lost: ConnectionError | None = None
-        self._where = self.client.scheduler.address
-        self._lock = threading.RLock()
-        self._engines: list[_DaskEngine] = []
-        self._threads: dict[str, int] = {}
-        self.client.subscribe_topic("all", self._take_event)
-        for address, threads in self.client.nthreads().items():
-            self._join(address, threads)
-        self._alive = distributed.Event(f"qmill-{uuid.uuid4().hex}", client=self.client)
-        self.call(self._watch())
-
-    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine in the client's event loop; returns a concurrent future."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.client.loop.asyncio_loop)
-
-    def add(self, engine: _DaskEngine) -> None:
-        """Tell an engine of the workers that there are, and of changes from now on."""
-        with self._lock:
-            self._engines.append(engine)
-            for address, threads in self._threads.items():
-                engine.tell(partial(engine.join, address, threads))
-
-    def remove(self, engine: _DaskEngine) -> None:
-        """Tell an engine no more."""
-        with self._lock:
-            self._engines.remove(engine)
-
-    def _take_event(self, event: tuple[float, Any]) -> None:
-        message = event[1]
-        action = message.get("action") if isinstance(message, dict) else None
-        if action == "remove-worker":
-            self._leave(message["worker"])
-        elif action == "add-worker":
-            self.call(self._look_at(message["worker"]))
-
-    async def _look_at(self, address: str) -> None:
-        found = await self.client.nthreads(workers=[address], asynchronous=True)
-        if found.get(address):
-            self._join(address, found[address])
-
-    def _join(self, address: str, threads: int) -> None:
-        with self._lock:
-            self._threads[address] = threads
-            for engine in self._engines:
-                engine.tell(partial(engine.join, address, threads))
-
-    def _leave(self, address: str) -> None:
-        with self._lock:
-            self._threads.pop(address, None)
-            for engine in self._engines:
-                engine.tell(partial(engine.leave, address))
-
-    async def _watch(self) -> None:
-        """Wait for what does not come before `close`: if the scheduler goes, it is an error."""
-        try:
-            await self._alive.wait()
-        except OSError:  # CommClosedError is one
-            self.lost = ConnectionError(f"the Dask scheduler at {self._where} is gone")
-            for address in list(self._threads):
-                self._leave(address)
-
-    def close(self) -> None:
-        """Close the client, and the cluster if it is ours."""
-        if self.lost is None:
-            self.client.unsubscribe_topic("all")
-            self._alive.set()
-        self.client.close()
-        if self._cluster is not None:
-            self._cluster.close()
-
-
-def _check_answers(where: str, security: Any) -> None:
-    """Raise OSError if there is nobody: a client would leave a thread behind that nobody ends."""
-    distributed = _import_distributed()
-    security = security if security is not None else distributed.Security()
-
-    async def connect() -> None:
-        comm = await distributed.comm.connect(where, **security.get_connection_args("client"))
-        await comm.close()
-
-    try:
-        distributed.utils.LoopRunner().run_sync(connect)
-    except OSError as error:
-        raise OSError(f"no Dask scheduler answers at {where}: {error}") from error
 
 
 # -- the engine --------------------------------------------------------------------------------
@@ -349,7 +223,7 @@ class _Answers:
         self.is_fetching = False
 
 
-class _DaskEngine(Engine):
+class DaskEngine(Engine):
     """Runs the jobs of one queue on a Dask cluster.
 
     Args:
@@ -362,7 +236,7 @@ class _DaskEngine(Engine):
     keeps_time = True
 
     def __init__(
-        self, settings: Settings, connection: _Connection, release: Callable[[], None]
+        self, settings: Settings, connection: Connection, release: Callable[[], None]
     ) -> None:
         self._connection = connection
         self._client = connection.client
@@ -472,7 +346,7 @@ class _DaskEngine(Engine):
             lesson = self._lesson_for(node, sent)
             if lesson is not None:
                 node.num_lessons += 1
-                self._run_on(node, self._has_learnt, _learn, lesson)
+                self._run_on(node, self._has_learnt, there.learn, lesson)
             if node.num_lessons:
                 node.parked.append(sent)
             else:
@@ -531,7 +405,9 @@ class _DaskEngine(Engine):
             next(iter(node.sent)),
         )
         try:
-            sent.future = self._submit(node, _run, sent.token, node.runner, pickle.dumps(call, 5))
+            sent.future = self._submit(
+                node, there.run, sent.token, node.runner, pickle.dumps(call, 5)
+            )
         except Exception as error:  # the client has been closed
             self._drop(node, sent)
             self._reports.append(Report(FAILED, job, error, exitcode=1))
@@ -682,10 +558,12 @@ class _DaskEngine(Engine):
     def _open(self, node: _Node) -> None:
         node.state = _OPENING
         node.runner = uuid.uuid4().hex
-        setup = pickle.dumps((_versions(), self._setup), 5)
+        setup = pickle.dumps((there.versions(), self._setup), 5)
         try:
             key = f"runner-{node.runner}"
-            node.presence = self._submit(node, _open, key, node.runner, node.threads, setup)
+            node.presence = self._submit(
+                node, there.open_runner, key, node.runner, node.threads, setup
+            )
         except Exception as error:
             node.state, node.error = _BAD, error
             return
@@ -736,7 +614,7 @@ class _DaskEngine(Engine):
                 node.forget()  # without its future it does not start, or ends
             elif node.state == _OPEN and not node.sent:
                 node.state = _CLOSING
-                self._run_on(node, self._has_closed, _close)
+                self._run_on(node, self._has_closed, there.close)
 
     def _has_closed(self, node: _Node, _: Any, error: BaseException | None) -> None:
         if error is None:
@@ -840,7 +718,7 @@ class _DaskEngine(Engine):
                 tokens.append(sent.token)
         node.cost_s = UNKNOWN_S  # until it is known to be quick again
         if tokens:
-            self._run_on(node, self._has_revoked, _revoke, tokens)
+            self._run_on(node, self._has_revoked, there.revoke, tokens)
 
     def _has_revoked(self, node: _Node, tokens: Any, _: BaseException | None) -> None:
         for token in tokens or ():
@@ -868,7 +746,7 @@ class _DaskEngine(Engine):
         if sent in node.parked:
             self._return_parked(node, sent)
         else:
-            self._run_on(node, self._has_revoked, _kill, sent.token)
+            self._run_on(node, self._has_revoked, there.kill, sent.token)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -898,105 +776,3 @@ def _long_from(node: _Node) -> float:
     if len(node.sent) <= node.threads or all(s.is_taken_back for s in node.sent.values()):
         return _NEVER
     return node.since_s + LONG_S
-
-
-def _versions() -> tuple[str, tuple[int, int]]:
-    return importlib.metadata.version("qmill"), sys.version_info[:2]
-
-
-# -- what runs on a Dask worker ----------------------------------------------------------------
-
-_runners: dict[tuple[str, str], tuple[str, Runner]] = {}  # by session and worker's address
-_ending: set[Any] = set()
-
-
-def _find(session: str, address: str, name: str) -> Runner | None:
-    found, runner = _runners.get((session, address), (None, None))
-    return runner if found == name else None
-
-
-async def _open(session: str, address: str, name: str, threads: int, packed: bytes) -> str:
-    """Have a runner on this worker, a task; returns the name of the machine."""
-    theirs, setup = pickle.loads(packed)
-    if theirs != _versions():
-        ours = _versions()
-        raise RuntimeError(
-            f"it has qmill {ours[0]} and Python {'.'.join(map(str, ours[1]))}, and the program "
-            f"that puts the jobs qmill {theirs[0]} and Python {'.'.join(map(str, theirs[1]))}"
-        )
-    worker = _import_distributed().get_worker()
-    log = partial(worker.log_event, f"qmill-{session}")
-    runner = Runner(address, threads, setup, log)
-    _runners[session, address] = name, runner
-    await worker.plugin_add(_plugin_class()(session, address, name), name=f"qmill-{name}")
-    return socket.gethostname()
-
-
-@functools.cache
-def _plugin_class() -> Any:
-    """Make the class on first use: distributed takes a while to import."""
-
-    class RunnerPlugin(_import_distributed().WorkerPlugin):  # type: ignore[misc]
-        """Ends a runner with its worker, and with the program that has opened it."""
-
-        def __init__(self, session: str, address: str, name: str) -> None:
-            self._prefix = f"qmill-{session}-"
-            self._key = f"{self._prefix}runner-{name}"
-            self._ids = session, address, name
-
-        async def teardown(self, worker: Any) -> None:
-            await _end(*self._ids)
-
-        def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-            """See that nobody wants a task any more: the program has ended without a word."""
-            if finish not in ("released", "forgotten") or not isinstance(key, str):
-                return
-            if key == self._key:
-                task = asyncio.get_running_loop().create_task(_end(*self._ids))
-                _ending.add(task)  # a loop does not hold its tasks
-                task.add_done_callback(_ending.discard)
-            elif start == "executing" and key.startswith(self._prefix):
-                runner = _find(*self._ids)
-                if runner is not None:
-                    runner.kill(int(key.removeprefix(self._prefix)))
-
-    return RunnerPlugin
-
-
-async def _run(session: str, address: str, name: str, packed: bytes) -> Answer:
-    """Run a call, a task."""
-    runner = _find(session, address, name)
-    if runner is None:  # an earlier process of this address had it
-        return Answer(DIED, value=WorkerDied(None, None, address=address))
-    return await asyncio.wrap_future(runner.run(pickle.loads(packed)))
-
-
-async def _learn(session: str, address: str, name: str, lesson: Lesson) -> None:
-    """Tell a runner what it is to know."""
-    if (runner := _find(session, address, name)) is not None:
-        runner.learn(lesson)
-
-
-async def _revoke(session: str, address: str, name: str, tokens: list[int]) -> list[int]:
-    """Revoke calls that have not come; returns which."""
-    runner = _find(session, address, name)
-    return [] if runner is None else runner.revoke(tokens)
-
-
-async def _kill(session: str, address: str, name: str, token: int) -> list[int]:
-    """Kill a call; returns it if it had not come."""
-    runner = _find(session, address, name)
-    return [token] if runner is not None and runner.kill(token) else []
-
-
-async def _close(session: str, address: str, name: str, dask_worker: Any) -> None:
-    """End a runner, by removing what would end it later."""
-    if f"qmill-{name}" in dask_worker.plugins:
-        await dask_worker.plugin_remove(f"qmill-{name}")
-
-
-async def _end(session: str, address: str, name: str) -> None:
-    runner = _find(session, address, name)
-    if runner is not None:
-        await asyncio.wrap_future(runner.close())
-        _runners.pop((session, address), None)
