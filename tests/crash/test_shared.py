@@ -560,6 +560,70 @@ def test_a_signal_does_not_let_the_parent_go_on_before_its_child_has_its_copies(
     assert forks.exitcode == 0
 
 
+# -- batches of what is large ---------------------------------------------------------------------
+
+INTERRUPTED_BATCH = """
+import numpy
+
+queue = qmill.Queue(2)
+taken = []
+
+def take():
+    taken.extend(queue.get() for _ in range(2))
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+thread = threading.Thread(target=take)
+thread.start()
+try:
+    queue.put_many([numpy.full(100_000, number) for number in range(1, 7)])
+except KeyboardInterrupt:
+    tell("interrupted")
+thread.join()
+while not queue.empty():
+    queue.get()
+for number in range(50, 60):
+    queue.put(numpy.full(100_000, number))
+    queue.get()
+tell(*[int(array[0]) for array in taken])
+"""
+
+
+def test_what_was_taken_of_an_interrupted_batch_stays_as_it_is(program):
+    """Its memory is its taker's, whatever becomes of the rest."""
+    batch = program(INTERRUPTED_BATCH)
+    assert batch.hear() == ["interrupted"]
+    assert batch.hear() == ["1", "2"]
+    batch.finish()
+    assert batch.exitcode == 0
+
+
+class _PutsAnother:
+    """When it is rebuilt, it puts as much as the message before it was."""
+
+    def __reduce__(self):
+        return _put_another, ()
+
+
+def _put_another():
+    queue, size, found = _another
+    before = os.fstat(queue._ring.fileno()).st_size
+    queue.put(bytes(size))
+    found.append(os.fstat(queue._ring.fileno()).st_size - before)
+
+
+_another = None
+
+
+def test_a_large_message_of_a_batch_leaves_its_memory_at_once(monkeypatch):
+    """Else a batch would be there twice: in the queue and in the list."""
+    size, found = 20 << 20, []
+    queue = qmill.Queue()
+    monkeypatch.setattr(sys.modules[__name__], "_another", (queue, size, found))
+    queue.put_many([bytes(size), _PutsAnother()])
+    assert len(queue.get_many(2)) == 2
+    assert found == [0]
+
+
 # -- garbage --------------------------------------------------------------------------------------
 
 

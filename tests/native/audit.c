@@ -18,12 +18,17 @@ int main(int argc, char **argv) {
         most += get(&h->segments[i].size) - get(&h->segments[i].used); /* reserved, not used yet */
     for (unsigned class = 0; class < NUM_CLASSES; class++) {
         uint64_t whole = 0, bytes = class_bytes(class);
-        for (uint64_t free = get(&h->free_block[class]); free;) {
+        for (uint64_t free = get(&h->warm_block[class]); free; whole += bytes) {
             struct block *b = block_at(q, free);
-            if (get(&b->punched)) most += PAGES;
-            else whole += bytes;
+            CHECK(!get(&b->punched));
             free = get(&b->next);
         }
+        for (uint64_t free = get(&h->cold_block[class]); free; most += PAGES) {
+            struct block *b = block_at(q, free);
+            CHECK(get(&b->punched));
+            free = get(&b->next);
+        }
+        CHECK(whole == get(&h->num_warm[class]) * bytes);
         CHECK(whole <= KEPT_FREE_BYTES);
         most += whole;
     }

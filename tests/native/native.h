@@ -201,14 +201,18 @@ HELPER uint64_t audit(q_queue *q, uint64_t owned) {
     SAME(found_set_aside, get(&h->num_set_aside));
     CHECK(found_leased >= get(&h->num_leased));
     for (unsigned class = 0; class < NUM_CLASSES; class++) {
-        uint64_t number = 0;
-        for (uint64_t free = get(&h->free_block[class]); free; number++) {
-            struct block *b = block_at(q, free);
-            CHECK(b && (b->magic_class ^ MAGIC) == class && get(&b->state) == BLOCK_FREE);
-            CHECK(++num_frees < MANY);
-            free = get(&b->next);
+        uint64_t numbers[2] = {0};
+        for (int is_cold = 0; is_cold < 2; is_cold++) {
+            word *list = is_cold ? &h->cold_block[class] : &h->warm_block[class];
+            for (uint64_t free = get(list); free; numbers[is_cold]++) {
+                struct block *b = block_at(q, free);
+                CHECK(b && (b->magic_class ^ MAGIC) == class && get(&b->state) == BLOCK_FREE);
+                CHECK(!get(&b->punched) == !is_cold);
+                CHECK(++num_frees < MANY);
+                free = get(&b->next);
+            }
         }
-        SAME(number, get(&h->num_free[class]));
+        SAME(numbers[0], get(&h->num_warm[class]));
     }
     for (uint64_t block = get(&h->definitions); block;) {
         CHECK(num_definitions < MANY);

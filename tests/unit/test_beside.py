@@ -100,10 +100,17 @@ def test_copies_of_any_size_are_right_and_small_ones_are_bytes():
 
 
 def test_copies_do_not_keep_more_memory_than_they_may(monkeypatch):
-    monkeypatch.setattr(_beside, "_FREE_BYTES", 2 * len(LARGE))
     copies = Copies()
     held = [copies.join([LARGE]) for _ in range(5)]
+    monkeypatch.setattr(_beside, "_FREE_BYTES", 2 * len(held[0].obj))
     held.clear()
-    assert len(copies._free) == 2
+    assert sum(map(len, copies._free.values())) == 2
     monkeypatch.setattr(_beside, "_LARGEST_BYTES", len(LARGE) - 1)
     assert type(copies.join([LARGE])) is bytes
+
+
+def test_a_small_copy_does_not_hold_the_memory_of_a_large_one():
+    copies = Copies()
+    large = copies.join([LARGE] * 100)
+    del large
+    assert len(copies.join([LARGE]).obj) <= 1.25 * len(LARGE)

@@ -13,6 +13,7 @@ No Python code runs while a lock of the ring is held: everything is packed befor
 """
 
 import copyreg
+from functools import update_wrapper
 from weakref import ref
 
 from cpython.buffer cimport (
@@ -325,6 +326,7 @@ cdef class Ring:
             if left > SLICE_S:
                 left = SLICE_S
         if left > 0:
+            PyErr_CheckSignals()  # one may have come while we looked
             nanoseconds = <int64_t>(left * 1e9)
             with nogil:
                 q_sleep(self.q, event, sequence, nanoseconds)
@@ -481,14 +483,14 @@ cdef class Ring:
             message.data = data
             message.size = size
             message.block = 0
-            self._put_messages(&message, 1, wait)
+            self._put_one(&message, wait)
             return 0
         self._new_block(before + size, &message, wait)
         try:
             with nogil:
                 q_block_write(self.q, message.block, 0, prefix, before)
                 q_block_write(self.q, message.block, before, data, size)
-            self._put_messages(&message, 1, wait)
+            self._put_one(&message, wait)
         except BaseException:
             self._drop_block(&message)
             raise
@@ -502,14 +504,14 @@ cdef class Ring:
         message.size = size
         message.block = 0
         message.head_size = 0
-        self._put_messages(&message, 1, wait)
+        self._put_one(&message, wait)
         return 0
 
     cdef int _put_parts(self, list parts, object wait) except -1:
         cdef q_message message
         cdef bytes whole = self._fill(parts, &message, wait)
         try:
-            self._put_messages(&message, 1, wait)
+            self._put_one(&message, wait)
         except BaseException:
             self._drop_block(&message)
             raise
@@ -572,47 +574,50 @@ cdef class Ring:
                 q_block_free(self.q, message.block, 1)
             message.block = 0
 
-    cdef size_t _put_messages(self, q_message *messages, size_t number, object wait,
-                              bint raises=True) except? 0:
-        """Put messages; with `raises`, raise Full if time is up."""
+    cdef int _put_one(self, q_message *message, object wait) except -1:
+        """Put a message; raise Full if time is up."""
         cdef size_t done = 0
-        cdef q_status status = q_put_many(self.q, messages, number, &done, 0)
+        self._put_messages(message, 1, &done, wait)
+        if not done:
+            raise Full
+        return 0
+
+    cdef int _put_messages(self, q_message *messages, size_t number, size_t *done,
+                           object wait) except -1:
+        """Put messages until time is up, and count those that are put, also if this fails."""
+        cdef q_status status = q_put_many(self.q, messages, number, done, 0)
         cdef double deadline = -1
         cdef uint32_t sequence = 0
         cdef int tries = 0, i
         cdef bint waits = wait is None or wait != 0
         if status == Q_OK:
-            return done
+            return 0
         if wait is not None and wait != 0:
             deadline = _now() + <double>wait
-        while True:
-            for i in range(LOOKS):  # as in `_take`
-                if status != Q_FULL or not waits or not self._watch(Q_SPACE):
-                    break
-                status = q_put_many(self.q, messages, number, &done, 0)
-                if status == Q_OK:
-                    return done
+        for i in range(LOOKS):  # as in `_take`
+            if status != Q_FULL or not waits or not self._watch(Q_SPACE):
+                break
+            status = q_put_many(self.q, messages, number, done, 0)
+        while status != Q_OK:
             sequence = q_announce(self.q, Q_SPACE)
             with nogil:
-                status = q_put_many(self.q, messages, number, &done, 1)
-            if status == Q_OK:
-                return done
+                status = q_put_many(self.q, messages, number, done, 1)
             if status == Q_BUSY:
                 told = self._held_up(&tries)
                 if wait is not None and (told if wait == 0 else _now() >= deadline):
-                    if raises or (told and not done):
-                        raise Full(told) if told else Full
-                    return done
+                    if told and not done[0]:
+                        raise Full(told)
+                    return 0
             elif status == Q_FULL:
                 if wait is not None and (wait == 0 or _now() >= deadline):
-                    if raises:
-                        raise Full
-                    return done
+                    return 0
                 self._sleep(Q_SPACE, sequence, deadline)
-            elif status == Q_SHUT and done and not raises:
-                return done
-            else:
+                status = q_put_many(self.q, messages, number, done, 0)
+            elif status == Q_SHUT and done[0]:
+                return 0
+            elif status != Q_OK:
                 _fail(status)
+        return 0
 
     def put_nowait(self, obj):
         """See `Queue.put_nowait`."""
@@ -638,11 +643,9 @@ cdef class Ring:
         try:
             for i in range(number):
                 self._prepare(objects[i], &messages[i], &small[16 * i], kept, wait)
-            done = self._put_messages(messages, number, wait, False)
-            for i in range(done):
-                messages[i].block = 0
+            self._put_messages(messages, number, &done, wait)
         finally:
-            for i in range(number):
+            for i in range(done, number):  # those that are put belong to who takes them
                 self._drop_block(&messages[i])
             PyMem_Free(messages)
         return done
@@ -682,28 +685,25 @@ cdef class Ring:
         cdef double deadline = -1
         cdef uint32_t sequence
         cdef int tries = 0, i
-        cdef bint waits = wait is None or wait != 0, is_waiting = False
+        cdef bint waits = wait is None or wait != 0
         if status == Q_OK:
             return 0
         if wait is not None and wait != 0:
             deadline = _now() + <double>wait
+        # As long as messages come while it looks, nobody has to be told that it sleeps.
+        for i in range(LOOKS):
+            if status != Q_EMPTY or not waits or not self._watch(Q_ITEMS):
+                break
+            status = q_take(self.q, reader, items, limit, number, 0)
+        if status == Q_OK:
+            return 0
+        if reader and waits:
+            q_reader_waits(self.q, reader, 1)
         try:
-            while True:
-                # As long as messages come while it looks, nobody has to be told that it sleeps.
-                for i in range(LOOKS):
-                    if status != Q_EMPTY or not waits or not self._watch(Q_ITEMS):
-                        break
-                    status = q_take(self.q, reader, items, limit, number, 0)
-                    if status == Q_OK:
-                        return 0
-                if reader and waits and not is_waiting:
-                    q_reader_waits(self.q, reader, 1)
-                    is_waiting = True
+            while status != Q_OK:
                 sequence = q_announce(self.q, Q_ITEMS)
                 with nogil:
                     status = q_take(self.q, reader, items, limit, number, 1)
-                if status == Q_OK:
-                    return 0
                 if status == Q_BUSY:
                     told = self._held_up(&tries)
                     if wait is not None and (told if wait == 0 else _now() >= deadline):
@@ -713,11 +713,13 @@ cdef class Ring:
                         number[0] = 0
                         return 0
                     self._sleep(Q_ITEMS, sequence, deadline)
-                else:
+                    status = q_take(self.q, reader, items, limit, number, 0)
+                elif status != Q_OK:
                     _fail(status)
         finally:
-            if is_waiting:
+            if reader and waits:
                 q_reader_waits(self.q, reader, 0)
+        return 0
 
     def get(self, bint block=True, timeout=None):
         """See `Queue.get`."""
@@ -737,7 +739,7 @@ cdef class Ring:
 
     def get_many(self, max_items, bint block=True, timeout=None):
         """See `Queue.get_many`."""
-        cdef size_t number = 0, i = 0, limit
+        cdef size_t number = 0, i = 0, finished = 0, limit
         cdef int64_t value
         cdef const uint8_t *data
         cdef q_item *items
@@ -760,8 +762,11 @@ cdef class Ring:
                         else:
                             objects.append(self._unpack(&items[i], False))
                         i += 1
+                        if items[i - 1].kind == Q_BLOCK:  # else all of them would be there twice
+                            finished += q_done_many(self.q, &items[finished], i - 1 - finished) + 1
+                            self._finish(&items[i - 1], True)
                 finally:
-                    self._finish_all(items, i)
+                    q_done_many(self.q, &items[finished], i - finished)
             except MemoryError:
                 self._give_back(items, i, number)
                 if not objects:
@@ -890,13 +895,6 @@ cdef class Ring:
         block.generation = q_fork_generation()
         self.lent[item.block] = <uintptr_t>item.data, item.size
         return memoryview(block)
-
-    cdef int _finish_all(self, q_item *items, size_t number) except -1:
-        cdef size_t i = q_done_many(self.q, items, number)
-        while i < number:
-            self._finish(&items[i], True)
-            i += 1 + q_done_many(self.q, &items[i + 1], number - i - 1)
-        return 0
 
     cdef int _finish(self, q_item *item, bint frees=False) except -1:
         cdef q_status status = q_done(self.q, item, 0)
@@ -1231,10 +1229,7 @@ def quick_put(slow, cls):
             return self
         return slow(self, data, kind=kind, order=order, block=block, timeout=timeout)
 
-    put.__doc__ = slow.__doc__
-    put.__qualname__ = slow.__qualname__
-    put.__module__ = slow.__module__
-    return put
+    return update_wrapper(put, slow)
 
 
 cdef class _Resolver:

@@ -40,7 +40,9 @@
 #define POISON_DEATHS 3
 #define CHUNK_BYTES (UINT64_C(1) << 16)
 #define INLINE_MAX (UINT64_C(16) << 10)
-#define KEPT_FREE_BYTES (UINT64_C(256) << 20) /* of a class; what is beyond goes back to the system */
+#ifndef KEPT_FREE_BYTES /* of a class; what is beyond goes back to the system */
+#define KEPT_FREE_BYTES (UINT64_C(256) << 20)
+#endif
 
 /* -- what is in the file ------------------------------------------------------------------------
  *
@@ -118,7 +120,8 @@ struct header {
 
     struct lock allocate;
     word num_segments, file_bytes, bump;
-    word free_block[NUM_CLASSES], num_free[NUM_CLASSES];
+    word warm_block[NUM_CLASSES], num_warm[NUM_CLASSES]; /* free, with their memory */
+    word cold_block[NUM_CLASSES];                        /* free, and it has been given back */
 
     struct event events[Q_NUM_EVENTS];
     struct segment segments[MAX_SEGMENTS];

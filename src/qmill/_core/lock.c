@@ -16,7 +16,7 @@
 #endif
 
 #define LOCK_SLICE_NS 100000000L
-#define WATCH_LOOKS 30
+#define WATCH_NS 20000
 
 static q_status recover(q_queue *q, struct lock *lock) {
     uint32_t number = atomic_load_explicit(&lock->number, memory_order_acquire);
@@ -110,6 +110,12 @@ static long futex(_Atomic uint32_t *at_word, int operation, uint32_t value,
     return syscall(SYS_futex, at_word, operation, value, timeout, NULL, 0);
 }
 
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
 static int has_news(const q_queue *q) {
     return num_records(&q->h->puts) != num_records(&q->h->gets) || get(&q->h->num_returned) ||
            get(&q->h->shut);
@@ -120,11 +126,11 @@ static int has_news(const q_queue *q) {
  * longer. Between looks others may go first: both sides may be on one processor. */
 int q_watch(q_queue *q, q_event event) {
     for (int i = event == Q_ITEMS ? 30 : 100; i; i--) pause_cpu();
-    for (int i = 0; i < WATCH_LOOKS; i++) {
+    for (int64_t until = now_ns() + WATCH_NS;;) {
         if (event == Q_ITEMS ? has_news(q) : !q_full(q)) return 1;
+        if (now_ns() >= until) return 0;
         sched_yield();
     }
-    return 0;
 }
 
 /* `waiters` grows with each sleeper, and is set back by whoever wakes and finds nobody asleep: so

@@ -143,7 +143,9 @@ q_status allocate(q_queue *q, uint64_t bytes, uint64_t *address, int patient) {
     q_status status = take_lock(q, &h->allocate, patient);
     if (status != Q_OK) return status;
     POINT(10);
-    uint64_t first = get(&h->free_block[class]);
+    word *list = &h->warm_block[class];
+    if (!get(list)) list = &h->cold_block[class];
+    uint64_t first = get(list);
     if (!first) {
         status = carve(q, class, address);
         unlock(&h->allocate);
@@ -165,8 +167,8 @@ q_status allocate(q_queue *q, uint64_t bytes, uint64_t *address, int patient) {
     }
     struct change c;
     begin(&c, &h->allocate);
-    PLAN(&c, h->free_block[class], get(&b->next));
-    PLAN(&c, h->num_free[class], get(&h->num_free[class]) - 1);
+    PLAN(&c, *list, get(&b->next));
+    if (list == &h->warm_block[class]) PLAN(&c, h->num_warm[class], get(&h->num_warm[class]) - 1);
     plan(&c, first + offsetof(struct block, punched), &b->punched, 0);
     plan(&c, first + offsetof(struct block, state), &b->state,
          BLOCK_OWNED | (uint64_t)q->slot << 32);
@@ -179,23 +181,26 @@ q_status allocate(q_queue *q, uint64_t bytes, uint64_t *address, int patient) {
 void release_locked(q_queue *q, uint64_t address, struct block *b) {
     struct header *h = q->h;
     unsigned class = (unsigned)(b->magic_class ^ MAGIC);
-    uint64_t bytes = class_bytes(class), kept = get(&h->num_free[class]), punch = 0;
-    if (bytes > 2 * 4096 && (kept + 1) * bytes > KEPT_FREE_BYTES) {
+    uint64_t bytes = class_bytes(class), warm = get(&h->num_warm[class]);
+    uint64_t punch = get(&b->punched); /* whoever began with that was killed */
+    if (!punch && bytes > 2 * 4096 && (warm + 1) * bytes > KEPT_FREE_BYTES) {
         uint64_t number = address >> SEGMENT_SHIFT;
         uint64_t start = get(&h->segments[number].offset) + (address & OFFSET_MASK);
         uint64_t first = (start + sizeof *b + 4095) & ~UINT64_C(4095);
         uint64_t last = (start + bytes) & ~UINT64_C(4095);
+        set(&b->punched, 1);
         punch = last > first && !fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                            (off_t)first, (off_t)(last - first));
     }
     POINT(13);
+    word *list = punch ? &h->cold_block[class] : &h->warm_block[class];
     struct change c;
     begin(&c, &h->allocate);
-    plan(&c, address + offsetof(struct block, next), &b->next, get(&h->free_block[class]));
+    plan(&c, address + offsetof(struct block, next), &b->next, get(list));
     plan(&c, address + offsetof(struct block, punched), &b->punched, punch);
     plan(&c, address + offsetof(struct block, state), &b->state, BLOCK_FREE);
-    PLAN(&c, h->num_free[class], kept + 1);
-    PLAN(&c, h->free_block[class], address);
+    if (!punch) PLAN(&c, h->num_warm[class], warm + 1);
+    PLAN(&c, *list, address);
     commit(&c);
 }
 

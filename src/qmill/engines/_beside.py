@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -37,19 +38,19 @@ class Copies:
 
     def __init__(self) -> None:
         self._used: dict[int, tuple[ref[memoryview], bytearray]] = {}
-        self._free: list[bytearray] = []
+        self._free: defaultdict[int, list[bytearray]] = defaultdict(list)  # by size
 
     def join(self, parts: list[Any]) -> bytes | memoryview:
         """Return parts as one: bytes, or what no other object may look at any longer than it is."""
         size = sum(map(len, parts))
         if not packets.BESIDE_BYTES < size <= _LARGEST_BYTES:
             return b"".join(parts)
+        step = 1 << (size.bit_length() - 3)  # a copy wastes a quarter at most
+        rounded = -(-size // step) * step
         try:
-            memory = self._free.pop()
+            memory = self._free[rounded].pop()
         except IndexError:
-            memory = bytearray()
-        if len(memory) < size:
-            memory = bytearray(size)
+            memory = bytearray(rounded)
         copy, start = memoryview(memory)[:size], 0
         for part in parts:
             copy[start : start + len(part)] = part
@@ -60,8 +61,9 @@ class Copies:
 
     def _take_back(self, forgotten: ref[memoryview]) -> None:
         _, memory = self._used.pop(id(forgotten))
-        if sum(map(len, self._free)) + len(memory) <= _FREE_BYTES:
-            self._free.append(memory)
+        free = sum(size * len(memories) for size, memories in list(self._free.items()))
+        if free + len(memory) <= _FREE_BYTES:
+            self._free[len(memory)].append(memory)
 
 
 class Outbox:

@@ -153,9 +153,10 @@ def _ask(name: str, place: str) -> Found:
         return Found(name, SILENT)
     finally:
         connection.end()
-    is_persistent, holders, counts = told
+    is_persistent, is_left, holders, counts = told
     counts = Statistics(*counts)
-    return Found(name, OPEN, counts.size, counts.maxsize, is_persistent, tuple(holders))
+    state = ABANDONED if is_left and not is_persistent else OPEN
+    return Found(name, state, counts.size, counts.maxsize, is_persistent, tuple(holders))
 
 
 def _saved(path: str) -> Found:
@@ -295,7 +296,7 @@ class NamedBroker(Broker):
         """Tell what `list_queues` shows."""
         self._hear_good_byes()
         counts = tuple(self._mailbox.statistics())
-        return self.persistent, self.holders(), counts
+        return self.persistent, not self.greeting, self.holders(), counts
 
     def on_unlink(self) -> None:
         """Forget everything and end."""

@@ -255,8 +255,7 @@ def _check_portable(folder: str, name: str) -> None:
         from . import named_broker
 
         for found in named_broker.found_in(folder):
-            is_leaving = found.state == OPEN and not (found.holders or found.is_persistent)
-            if found.name == name and found.state != ABANDONED and not is_leaving:
+            if found.name == name and found.state != ABANDONED:
                 raise ValueError(
                     f"the queue {name!r} was made on the portable transport; "
                     "set QMILL_TRANSPORT=portable in this program, too, or use another name"

@@ -38,8 +38,8 @@ class Found(NamedTuple):
     Attributes:
         name: Its name.
         state: "open": processes have it open; "saved": nobody has, and what is unread is in a
-            file; "abandoned": whoever kept it was killed; "silent": its broker does not answer,
-            perhaps it is stopped.
+            file; "abandoned": nobody has, or whoever kept it was killed; "silent": its broker does
+            not answer, perhaps it is stopped.
         size: How many messages wait in it; None if that is not known.
         maxsize: Its limit; None if that is not known.
         is_persistent: Whether it is kept when nobody has it open.
