@@ -572,12 +572,30 @@ def dump_error(error: BaseException) -> bytes:
     """Pack an exception with its traceback's text; never fails."""
     text = traceback_text(error)
     described = f"{type(error).__module__}.{type(error).__qualname__}: {describe(error, str)}"
+    _drop_tracebacks(error)
     try:
         packed: bytes | bytearray | None = dumps(error, InlineExports())
     except BaseException as why:
         let_interrupt_through(why)
         packed = None
     return pickle.dumps((packed, described, text), 5)
+
+
+def _drop_tracebacks(error: BaseException) -> None:
+    """Take away what pickle leaves behind, but not in a program that has told it otherwise.
+
+    tblib, which comes with distributed, packs each frame: that of deep recursions fails.
+    """
+    seen, left = set(), [error]
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = None
+        left += [other for other in (each.__cause__, each.__context__) if other is not None]
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
 
 
 def load_error(data: bytes | bytearray | memoryview) -> BaseException:

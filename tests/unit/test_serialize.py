@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copyreg
 import gc
 import pickle
 import sys
@@ -858,6 +859,24 @@ def test_pains_7_an_exception_that_cannot_cross_comes_wrapped(error):
     assert type(error).__name__ in str(same)
     assert "odd" in str(same)
     assert "in raised" in str(same.__cause__)
+
+
+class Traced(Exception):
+    """What a program has had copyreg pack with its frames, as tblib does."""
+
+
+def _reduce_traced(error):
+    assert error.__traceback__ is None, "frames are packed"
+    return Traced, error.args
+
+
+def test_an_error_travels_without_its_frames_whatever_copyreg_is_told(monkeypatch):
+    monkeypatch.setitem(copyreg.dispatch_table, Traced, _reduce_traced)
+    error = raised(Traced("outer"))
+    error.__cause__ = raised(Traced("cause"))
+    error.__context__ = error  # a cycle
+    same = load_error(dump_error(ExceptionGroup("group", [error])))
+    assert type(same.exceptions[0]) is Traced
 
 
 @pytest.mark.parametrize("error", [BrokenStr("odd"), Unpicklable(Unprintable())])
