@@ -592,10 +592,14 @@ def _drop_tracebacks(error: BaseException) -> None:
         if id(each) in seen:
             continue
         seen.add(id(each))
-        each.__traceback__ = None
-        left += [other for other in (each.__cause__, each.__context__) if other is not None]
-        if isinstance(each, BaseExceptionGroup):
-            left += each.exceptions
+        # By the base class, since an exception's own class may have attributes do anything.
+        BaseException.with_traceback(each, None)
+        links: tuple[Any, ...] = BaseException.__cause__, BaseException.__context__
+        for link in links:
+            if (other := link.__get__(each)) is not None:
+                left.append(other)
+        if issubclass(type(each), BaseExceptionGroup):
+            left += BaseExceptionGroup.exceptions.__get__(each)
 
 
 def load_error(data: bytes | bytearray | memoryview) -> BaseException:

@@ -1161,8 +1161,10 @@ input()
 def test_workers_that_are_about_to_end_are_not_warned_of(start_program):
     program = start_program(
         """
-q, out = qmill.Q(), qmill.Q()
-crew = [qmill.run(functions.read_to, q, out) for _ in range(2)]
+q, out, ready = qmill.Q(), qmill.Q(), qmill.Queue()
+crew = [qmill.run(functions.ready_read_to, q, out, ready) for _ in range(2)]
+for _ in crew:
+    ready.get()  # on a busy machine it takes longer to begin than they have to end
 q.end().end()
 """
     )
