@@ -243,6 +243,7 @@ def test_cancelling_what_waits(make_on, engine_gate, num_slots):
     engine_gate.permits.permit(num_slots)
     assert [outcome(job) for job in waiting[1::2]] == [1, 3, 5, 7, 9]
     assert all(job.cancelled() for job in waiting[::2])
+    assert jobs.wait(timeout=LIMIT_S) == 0  # before the gate, and with it the permits, are gone
 
 
 # -- what the scheduler means is the same everywhere -----------------------------------------------
