@@ -13,6 +13,7 @@ import pytest
 from conformance_support import LIMIT_S, PROCESS_HERE, blocked, wait_until_asleep
 
 import qmill
+from qmill.queues import names
 
 PROGRAMS = 8
 
@@ -307,6 +308,23 @@ def test_names_that_were_used_leave_no_files_but_one_lock(directory):
             return
         threading.Event().wait(0.01)
     raise AssertionError(f"left behind: {left}")
+
+
+def test_a_queue_that_was_dropped_while_another_opens_one_is_gone_in_the_end(
+    start_program, directory
+):
+    program = start_program(
+        """queue = qmill.Queue(name="orders"); queue.put("unread"); tell("open"); hear()
+del queue
+tell("dropped"); hear()"""
+    )
+    assert program.hear() == "open"
+    with names.locked(str(directory)):  # as whoever opens one does
+        program.tell("drop it")
+        assert program.hear() == "dropped"
+    program.tell("end")
+    program.finish()
+    assert list(directory.rglob("*")) == []
 
 
 def test_a_loop_keeps_a_queue_open_that_has_no_other_handle(start_program):

@@ -89,13 +89,21 @@ class Hold:
 
 _holds: WeakSet[Hold] = WeakSet()
 
+_untidy: set[str] = set()
+"""Folders in which this process may have left a file that nobody holds."""
+
 
 def _let_go(folder: str, descriptor: int, state: os.stat_result) -> None:
-    """Let go in a garbage collection; whoever opens a queue next removes what is left."""
+    """Let go in a garbage collection.
+
+    If the folder is locked, what is left there is removed by whoever opens a queue next, or by us
+    when we end.
+    """
     try:
         lock = names.lock(folder, wait=False)
     except OSError:  # somebody has it, or the folder is gone
         _close(descriptor, state)
+        _untidy.add(folder)
         return
     try:
         _close_and_remove(folder, descriptor, state, True)
@@ -122,6 +130,11 @@ def leave() -> None:
     """End this process's part in every named queue."""
     for hold in list(_holds):
         hold.let_go()
+    while _untidy:
+        folder = _untidy.pop()
+        with suppress(OSError), names.locked(folder):
+            _remove_leftovers(folder)
+            names.tidy(folder)
 
 
 exits.leavers.append(leave)
