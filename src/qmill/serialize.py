@@ -321,11 +321,7 @@ class _DefinitionUnpickler(pickle.Unpickler):
 
 def _unpickle(data: bytes | bytearray | memoryview, buffers: list[memoryview] | None = None) -> Any:
     """Rebuild a pickle without references to definitions."""
-    if _globals is None:
-        return pickle.loads(data, buffers=buffers)
-    import re  # here: a queue does without
-
-    if not re.search(rb"cloudpickle\.cloudpickle", data):
+    if _globals is None or not _find_cloudpickle(data):
         return pickle.loads(data, buffers=buffers)
     return _DefinitionUnpickler(io.BytesIO(data), buffers=buffers).load()
 
@@ -517,12 +513,16 @@ def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, An
 # all functions of one module get one dict, and a name keeps what the worker's code has bound it to.
 
 _globals: dict[str, dict[str, Any]] | None = None  # by module's name; None: not shared
+_find_cloudpickle: Any = None  # in a pickle, once they are shared
 _from_sender: dict[str, dict[str, Any]] = {}  # what was last put there for the sender
 
 
 def share_globals() -> None:
     """Have all functions that are rebuilt in this process from now on share their globals."""
-    global _globals
+    global _globals, _find_cloudpickle
+    import re  # here: a queue does without
+
+    _find_cloudpickle = re.compile(rb"cloudpickle\.cloudpickle").search
     _globals = {}
 
 

@@ -311,12 +311,10 @@ PyObject *codec_read(codec *c, const unsigned char **at, const unsigned char *en
     case 'F': Py_RETURN_FALSE;
     case '1': case '2': case '4': case '8': {
         int size = tag - '0';
-        uint64_t value = 0;
-        if (end - *at < size) return damaged();
-        memcpy(&value, *at, (size_t)size);
+        int64_t value = 0;
+        if (end - *at < size || !codec_read_int(*at - 1, *at + size, &value)) return damaged();
         *at += size;
-        int unused = 64 - 8 * size; /* the sign's bit goes to the top and back */
-        return codec_new_int((int64_t)(value << unused) >> unused);
+        return codec_new_int(value);
     }
     case 'f': {
         double value;

@@ -342,6 +342,7 @@ void release_both(q_queue *q);
 
 /* -- waiting ------------------------------------------------------------------------------------ */
 
+int64_t now_ns(void); /* since the machine was started */
 void wake_sleepers(q_queue *q, q_event number, uint32_t waiters, uint64_t how_many);
 
 static inline void wake(q_queue *q, q_event number, uint64_t how_many) {

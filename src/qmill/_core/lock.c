@@ -110,7 +110,7 @@ static long futex(_Atomic uint32_t *at_word, int operation, uint32_t value,
     return syscall(SYS_futex, at_word, operation, value, timeout, NULL, 0);
 }
 
-static int64_t now_ns(void) {
+int64_t now_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;

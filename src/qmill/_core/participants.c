@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifdef QMILL_POINTS
@@ -209,9 +208,7 @@ q_status sweep(q_queue *q, int patient) {
 
 q_status q_sweep(q_queue *q, int only_if_due, int patient) {
     struct header *h = q->h;
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    int64_t now = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    int64_t now = now_ns();
     if (only_if_due && now - (int64_t)get(&h->last_sweep_ns) < SWEEP_INTERVAL_NS &&
         now >= (int64_t)get(&h->last_sweep_ns))
         return Q_OK;
