@@ -285,6 +285,13 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
         raise not_rebuilt(_type_name(data), error) from error
 
 
+def writable(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+    """Return what `dumps` returned in memory that arrays can be part of, as they may be changed."""
+    if data[0] & _BUFFERS and memoryview(data).readonly:
+        return bytearray(data)
+    return data
+
+
 def not_rebuilt(name: str, error: BaseException) -> SerializationError:
     """Return what to raise for an object of a type of this name."""
     return SerializationError(

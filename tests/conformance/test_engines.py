@@ -427,6 +427,18 @@ def lines(path):
 
 
 @every_engine
+@pytest.mark.parametrize("size", [10, 5_000, 20_000, 1_000_000])
+def test_arrays_can_be_written_to_on_both_sides(make_on, size):
+    """They are small, beside the pickle, beside the message, and large."""
+    jobs = make_on(1)
+    results = [outcome(jobs.submit(engine_jobs.set_first, numpy.zeros(size), 1))]
+    results += jobs.map(engine_jobs.set_first, [numpy.zeros(size)] * 2, [1, 1], chunksize=1)
+    for result in results:
+        result[1] = 2
+        assert result[:3].tolist() == [1, 2, 0]
+
+
+@every_engine
 def test_a_shared_value_travels_once(make_on, tmp_path):
     """It is packed once, and rebuilt by no process more than once; a thread has the object."""
     jobs = make_on(2)

@@ -243,13 +243,12 @@ class _Worker:
     def _unpack(
         self, number: int, job: int, data: memoryview
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
-        if data[0] != 0x80 and isinstance(data.obj, bytes):
-            data = memoryview(bytearray(data))  # arrays in it are to be writable
+        packed = serialize.writable(data)
         if number:
-            args, kwargs, *name = serialize.loads(data, self)
+            args, kwargs, *name = serialize.loads(packed, self)
             function = self._functions.get(number) or self._unpack_function(number)
         else:
-            function, args, kwargs, *name = serialize.loads(data, self)
+            function, args, kwargs, *name = serialize.loads(packed, self)
         self.job_name = name[0] if name else job
         return function, args, kwargs
 

@@ -682,7 +682,8 @@ class DaskEngine(Engine):
         moments = ended - value.taken_s, ended
         what, code, result = value.what, value.exitcode, value.value
         if value.kind:
-            what, _, result = _calls.rebuild(value.kind, result, job.is_chunk, self._imports)
+            packed = serialize.writable(result)
+            what, _, result = _calls.rebuild(value.kind, packed, job.is_chunk, self._imports)
             what = value.what if value.what not in (DONE, FAILED) else what
             code = int(what != DONE)
         self._reports.append(Report(what, job, result, *moments, code, value.worker))

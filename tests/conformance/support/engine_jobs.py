@@ -148,6 +148,12 @@ def content_of(handle, _=None):
     return handle.value.content, os.getpid()
 
 
+def set_first(array, value):
+    """Change an array in place, and return it."""
+    array[0] = value
+    return array
+
+
 def look_into(handle):
     """Tell of a shared array: its sum, whether it can be written, whether it is a copy."""
     array = handle.value
