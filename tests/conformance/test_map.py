@@ -324,6 +324,16 @@ def test_unordered_results_come_as_they_are_done(map_, gates):
     assert sorted(results) == [4, 5, 6, 7, 8, 9]
 
 
+def test_the_first_calls_begin_in_order_so_that_they_may_wait_for_one_another(map_):
+    """Also after quick ones: none waits behind one that waits, while a later one has begun."""
+    for _ in range(20):
+        gates = [qmill.Queue() for _ in range(8)]
+        results = map_(get_permit, range(8), gates, ordered=False, chunksize=1)
+        for number in (1, 0, 3, 4, 5, 6, 7, 2):  # two run: the first that wait
+            gates[number].put(number)
+            assert next(results) == number
+
+
 def test_unordered_results_are_all_there(map_):
     results = map_(operator.neg, range(1000), ordered=False)
     assert sorted(results) == sorted(-number for number in range(1000))

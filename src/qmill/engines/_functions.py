@@ -18,6 +18,7 @@ UNKNOWN_S = 1.0
 
 _SENT_ONCE = (FunctionType, BuiltinFunctionType, partial, type)
 _SMOOTHING = 0.2  # how much the last measurement counts in the mean
+_DOUBT = 1 - _SMOOTHING  # what each call leaves of the time that an unknown one is taken to cost
 
 
 class Subject:
@@ -27,23 +28,25 @@ class Subject:
         number: What packets call it.
         packed: The function itself; None if only a fork can hand it on.
         mean_s: A moving average of the time of one call; None before the first.
-        cost_s: The same, for the sum of what a worker has to do; before the first call so much
-            that nothing is sent ahead.
+        cost_s: What to reckon with in the sum of what a worker has to do: `UNKNOWN_S` at first,
+            and with each call nearer to the mean. So the first jobs begin strictly in their order,
+            and may wait for one another; some 20 quick ones show that others may wait behind them.
     """
 
-    __slots__ = ("__weakref__", "cost_s", "mean_s", "number", "packed")
+    __slots__ = ("__weakref__", "_doubt_s", "cost_s", "mean_s", "number", "packed")
 
     def __init__(self, number: int, packed: bytes | bytearray | None) -> None:
         self.number = number
         self.packed = packed
         self.mean_s: float | None = None
-        self.cost_s = UNKNOWN_S
+        self._doubt_s = self.cost_s = UNKNOWN_S
 
-    def measure(self, taken_s: float) -> None:
-        """Take another measurement into the mean."""
-        mean = self.mean_s
-        self.mean_s = taken_s if mean is None else mean + _SMOOTHING * (taken_s - mean)
-        self.cost_s = self.mean_s
+    def measure(self, taken_s: float, num_calls: int) -> None:
+        """Take another measurement into the mean: how long so many calls took."""
+        mean, last = self.mean_s, taken_s / num_calls
+        self.mean_s = mean = last if mean is None else mean + _SMOOTHING * (last - mean)
+        self._doubt_s *= _DOUBT**num_calls
+        self.cost_s = mean + self._doubt_s
 
 
 class Functions:

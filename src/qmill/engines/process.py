@@ -526,7 +526,7 @@ class ProcessEngine(Engine):
         subject = job._subject
         if subject is not None:
             worker.cost_s -= subject.cost_s * job.num_calls
-            subject.measure((ended - started) / job.num_calls)
+            subject.measure(ended - started, job.num_calls)
         worker.since_s = ended
         if not worker.jobs:
             self._has_no_jobs(worker)
