@@ -1248,6 +1248,22 @@ def test_an_initializer_that_fails(method):
         assert {job.state for job in some} == {"died"}
 
 
+@pytest.mark.parametrize("num_deaths", [2, 3])
+def test_a_worker_that_is_killed_while_it_starts_is_replaced(num_deaths, method, tmp_path):
+    """It costs no job; the third in a row costs one."""
+    deaths = tmp_path / "deaths"
+    begin = {"initializer": functions.die_first, "initargs": (str(deaths), num_deaths)}
+    with qmill.JobQueue(1, **begin) as jobs:
+        some = [jobs.put(functions.nothing, suppress_errors=True) for _ in range(5)]
+        errors = [error for job in some if (error := outcome(job)) is not None]
+        assert marks(deaths) == Counter([0] * num_deaths)
+        assert len(errors) == (num_deaths == 3)
+        for error in errors:
+            assert (type(error), error.signal) == (WorkerDied, signal.SIGKILL)
+            assert error.__notes__ == ["3 workers in a row died before they were ready"]
+        check_healthy(jobs)
+
+
 def test_descriptors_run_out(start_program, method):
     program = start_program(
         """

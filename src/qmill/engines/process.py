@@ -79,6 +79,9 @@ TINY_S = 0.0001
 AHEAD_JOBS = 64
 """The most jobs that one worker has at a time."""
 
+START_DEATHS = 3
+"""So many workers in a row have to die before they are ready for one job to fail."""
+
 EXIT_GRACE_S = 10.0
 """How long a worker has to leave by itself when it is told to."""
 
@@ -153,6 +156,7 @@ class ProcessEngine(Engine):
         self._takers: deque[_Worker] = deque()  # those that may be sent more ahead
         self._to_flush: list[_Worker] = []
         self._reports: list[Report] = []
+        self._num_start_deaths = 0  # since a worker was ready
         self._numbers = itertools.count(1)
         with wire.fork_lock:
             self._selector = selectors.DefaultSelector()
@@ -505,6 +509,7 @@ class ProcessEngine(Engine):
             if worker.ready:
                 raise GarbledError("it is ready for the second time")
             worker.ready = True
+            self._num_start_deaths = 0
             worker.since_s = monotonic()
             self._has_no_jobs(worker)
         elif kind == packets.LOG:
@@ -611,12 +616,25 @@ class ProcessEngine(Engine):
                 moments = worker.since_s, monotonic()
                 self._reports.append(Report(DIED, job, death, *moments, code, worker.name))
         if not worker.ready and not worker.told_to_leave:
-            error = worker.start_error or _death(worker, code, None)
-            self._reports.append(Report(NOT_STARTED, None, error))
+            self._take_start_failure(worker, code)
         if worker.ready and (code != 0 or worker.jobs):
             self._trees.end(link.process.pid, signal.SIGTERM)
         worker.jobs.clear()
         link.close()
+
+    def _take_start_failure(self, worker: _Worker, code: int | None) -> None:
+        """A worker was never ready: report why, or see whether the next one is, if this was killed.
+
+        Whatever killed it need not be the fault of the jobs that wait, but it may come again.
+        """
+        error = worker.start_error
+        if error is None:
+            self._num_start_deaths += 1
+            if self._num_start_deaths < START_DEATHS:
+                return
+            error = _death(worker, code, None)
+            error.add_note(f"{self._num_start_deaths} workers in a row died before they were ready")
+        self._reports.append(Report(NOT_STARTED, None, error))
 
     def _forget(self, worker: _Worker) -> None:
         worker.has_ended = True
