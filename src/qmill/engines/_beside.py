@@ -26,10 +26,8 @@ _TICKET = struct.Struct("<I")
 _LARGEST_BYTES = 1 << 24
 """What is larger has a file of its own: a ring keeps some of the memory that it once needed."""
 
-
 _FREE_BYTES = 1 << 26
 """Not more memory than this waits for the next copies."""
-
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 """The kernel gives all pages at once, in half the time of one by one; only Linux does."""
