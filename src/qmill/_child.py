@@ -18,7 +18,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import serialize
+from . import _script
+from ._environment import loads_in_process
 from .queues import wire
 
 STATUS = struct.Struct("!iq")
@@ -107,10 +108,12 @@ def _run_setup(channel: socket.socket, lifeline: int) -> int:
             pass
     except (EOFError, OSError):
         return 1  # the parent gave up
-    (setup,), (packed,) = frame
+    (setup,), (packed, *things) = frame
     _become(setup)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    return _work(setup["work"], channel, lambda: serialize.loads(packed))
+    sent = dict(zip(setup["things"], things, strict=True))
+    names = None if setup["environment"] is None else (setup["environment"], sent)
+    return _work(setup["work"], channel, lambda: loads_in_process(packed, names))
 
 
 def _become(setup: dict[str, Any]) -> None:
@@ -129,7 +132,7 @@ def _become(setup: dict[str, Any]) -> None:
     if setup["ignore_interrupt"]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What stands in __main__ here is this package's start code, not the user's program.
-    sys.modules["__main__"] = type(sys)("__main__")
+    _script.adopt(setup["script"])
 
 
 def _read_nothing() -> None:

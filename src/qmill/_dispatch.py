@@ -555,7 +555,7 @@ class Dispatcher:
             if job._failure and job._kept and not job._options.suppress_errors:
                 job.fail_loudly(error)
             job.settle(state, result, error)
-            job._packet = None
+            job._packet = job._environment = None
             if (
                 job._kept and (telling or job._callback is not None)
             ) or job._watched & jobs_job.HAS_CALLBACKS:

@@ -322,6 +322,7 @@ class JobQueue(Executor):
         options: Options,
         kept: bool,
         block: bool,
+        moment: Any = None,
     ) -> Any:
         if not callable(function):
             _check_function("function", function)
@@ -337,7 +338,7 @@ class JobQueue(Executor):
             # the callback belongs to, and that perhaps this queue.
             job._callback = self._callback
         try:
-            self._engine.prepare(job)
+            self._engine.prepare(job, moment)
         except SerializationError as error:
             job._packet = error  # it fails when its turn comes
         dispatcher.put(job, block)
@@ -391,8 +392,10 @@ class JobQueue(Executor):
         lazy: bool = False,
         ordered: bool = True,
         progress: Any = None,
+        moment: Any = None,
     ) -> Iterator[Any]:
         self._check_map(fn, iterables, limits)
+        moment = moment or self._moment_of(fn)
         make_bar = _bar_type(self._progress if progress is None else progress)
         total = -1 if make_bar is None else min(operator.length_hint(i, -1) for i in iterables)
         timeout, chunksize, buffersize, job_timeout = limits
@@ -402,7 +405,7 @@ class JobQueue(Executor):
 
         def submit(items: list[Any], unpack: bool) -> Chunk:
             chunk: Chunk = self._put(
-                Chunk, fn, (items, unpack), None, priority, options, False, True
+                Chunk, fn, (items, unpack), None, priority, options, False, True, moment
             )
             return chunk
 
@@ -428,6 +431,13 @@ class JobQueue(Executor):
         from .observe.progress import follow
 
         return follow(make_bar, results, None if total < 0 else total, self._dispatcher)
+
+    def _moment_of(self, fn: Callable[..., Any]) -> Any:
+        """Return what a function is now, for calls that are made of it later."""
+        try:
+            return self._engine.moment_of(fn)
+        except SerializationError:
+            return None  # the jobs will fail
 
     def _check_map(
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], limits: MapLimits

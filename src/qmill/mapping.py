@@ -60,10 +60,11 @@ def map(
     jobs = JobQueue(max_workers, engine=engine, start_method=start_method, progress=progress)
     limits = MapLimits(timeout, chunksize, buffersize, job_timeout)
     jobs._check_map(fn, iterables, limits)
+    moment = jobs._moment_of(fn)
 
     def run() -> Iterator[Any]:
         try:
-            yield from jobs._map(fn, iterables, limits, lazy=True, ordered=ordered)
+            yield from jobs._map(fn, iterables, limits, lazy=True, ordered=ordered, moment=moment)
         finally:
             jobs.stop_all()
             jobs.shutdown()

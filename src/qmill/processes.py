@@ -31,7 +31,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _child
+from . import _child, _script, serialize
 from .errors import NotSupported
 from .queues import wire
 
@@ -185,7 +185,9 @@ _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _LONGEST_WAIT_S = 1_000_000.0  # poll takes its timeout as an int of milliseconds
 
 
-def start(work: str, job: Any, method: str, pack: Callable[[Any], bytes | bytearray]) -> Process:
+def start(
+    work: str, job: Any, method: str, pack: Callable[[Any], tuple[bytes | bytearray, Any]]
+) -> Process:
     """Start a process.
 
     Args:
@@ -193,12 +195,15 @@ def start(work: str, job: Any, method: str, pack: Callable[[Any], bytes | bytear
             that returns the job.
         job: What it is to do. Under "fork" it is inherited, else packed.
         method: One of `METHODS`.
-        pack: Packs the job. It runs before anything is started, and may raise.
+        pack: Packs the job and the globals that it uses, as `_environment.dumps_for_process`. It
+            runs before anything is started, and may raise.
 
     Raises:
         OSError: The system refuses another process.
         NotSupported: This is no POSIX system.
+        RuntimeError: This process is a worker that is importing the script.
     """
+    _script.check_may_start()
     if not hasattr(socket, "send_fds"):
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     packed = None if method == "fork" else pack(job)
@@ -216,22 +221,26 @@ def start(work: str, job: Any, method: str, pack: Callable[[Any], bytes | bytear
     finally:
         theirs.close()
     if packed is not None:
-        _send_setup(process.channel, work, packed)
+        _send_setup(process.channel, work, *packed)
     return process
 
 
-def _send_setup(channel: socket.socket, work: str, packed: bytes | bytearray) -> None:
+def _send_setup(channel: socket.socket, work: str, packed: bytes | bytearray, names: Any) -> None:
     """Tell a child what the world looks like here and now, and what to do."""
+    environment, things = (None, {}) if names is None else names
     setup = {
         "environ": dict(os.environ),
         "cwd": _cwd(),
         "path": sys.path,
         "argv": sys.argv,
         "work": work,
+        "script": _script.importable(),
+        "environment": environment,
+        "things": list(things),
         "start_method": _chosen_method,
         "ignore_interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
     }
-    parts = wire.encode((setup,), [packed])
+    parts = wire.encode((setup,), [packed, *things.values()])
     try:
         while parts:
             parts = wire.send_some(channel, parts)
@@ -268,6 +277,7 @@ def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket) -> Pr
     alive = _AliveSign()
     # Ctrl-C in the middle of a fork is lost in an at-fork handler, or leads a child astray.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    serialize.know_mains()
     try:
         pid = os.fork()
         if pid == 0:

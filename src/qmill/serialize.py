@@ -10,14 +10,18 @@ a flag byte:
 Plain pickle refers to classes and functions by name, also to those of `__main__`, which is another
 module in another process. So whatever pickle says about `__main__` is packed again, with care:
 
-- a class or function of `__main__` becomes a reference (key, qualified name) to its *definition*;
-- an `Exports` remembers which definitions a channel has carried; each crosses once, by value;
+- a class or function of `__main__`, or an object that pickles as a name there, becomes a reference
+  (key, qualified name) to its *definition*;
+- an `Exports` remembers which definitions a channel has carried; each crosses once, by value, or
+  not at all where the readers import the script (see `_script`);
 - the reader takes its own original if it has one (it sent it, or its `__main__` has that name),
   else asks its channel for the definition and builds it, once.
 
 So classes keep their identity on the way back, and a message costs a reference instead of 200 us.
-Without a channel everything that is not importable goes by value: whole and anew to a process that
-has nothing of this program yet, by reference with the definition beside it to one that may have.
+Without a channel everything that is not importable goes by value, whole and anew.
+
+A function that goes by value takes the globals along that it uses, but not those of a module that
+the reader can import. To a job worker it goes without any: `_environment` sends them, once.
 
 Source: PEP 574 (pickle 5 and out-of-band buffers); the cloudpickle project (functions by value).
 """
@@ -28,16 +32,17 @@ import io
 import struct
 import sys
 import threading
-from types import FunctionType
+from types import CodeType, FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from . import _pickling as pickle
+from . import _reducers, _script
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import LocalQueueSent, SerializationError
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Protocol
 
     class Imports(Protocol):
@@ -55,20 +60,34 @@ OUT_OF_BAND_BYTES = 1 << 14
 
 _DEFINITIONS = 1
 _BUFFERS = 2
-_MAINS = ("__main__", "__mp_main__")
 _ALIGNMENT = 64
 _U32 = struct.Struct("!I")
 
-Definition = tuple[bytes, str, bool]
-"""A definition's key, its qualified name, and whether it is a class."""
+Definition = tuple[bytes, str, "bool | None"]
+"""A definition's key, its qualified name, and whether it is a class; None: no function, either."""
+
+
+class Names:
+    """How a channel's reader comes by what an import of this program's script would give it.
+
+    INSTEAD: it imports the script, so nothing else is sent. ELSE: it may be another program, so a
+    definition goes by value, and by name only if that cannot be. NEVER: it has no such script.
+    FORKED: it has everything that there was when it was forked; the rest goes by value.
+    """
+
+    INSTEAD, ELSE, NEVER, FORKED = range(4)
 
 
 class InlineExports:
     """Definitions that travel inside the object that refers to them: for what is sent once."""
 
-    def add(self, obj: Any) -> tuple[bytes, str, bool, bytes]:
+    def __init__(self, names: int = Names.INSTEAD, *, apart: bool = False) -> None:
+        self._names = names
+        self.apart = apart
+
+    def add(self, obj: Any) -> tuple[bytes, str, bool | None, bytes | None]:
         """Refer to a class or function, its definition included."""
-        return *_identify(obj), _by_value(obj)
+        return *_identify(obj), _body(obj, self._names, self.apart)
 
 
 class Exports:
@@ -76,18 +95,31 @@ class Exports:
 
     `pending` are the definitions that packed objects refer to and that the channel does not have
     yet: (key, packed definition). Whoever sends them calls `sent`. `done` are those it has.
+
+    Args:
+        names: How its readers come by what an import of the script gives; see `Names`.
+        apart: Whether functions go without the globals that they use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: int = Names.ELSE, *, apart: bool = False) -> None:
+        self._names = names
+        self.apart = apart
         self.pending: dict[bytes, bytes] = {}
         self.done: set[bytes] = set()
+        self.nameless: set[bytes] = set()  # those that only a fork hands on
 
     def add(self, obj: Any) -> Definition:
         """Refer to a class or function, defining it if this channel has not seen it."""
         definition = _identify(obj)
         key = definition[0]
         if key not in self.done and key not in self.pending:
-            self.pending[key] = _by_value(obj)
+            body = _body(obj, self._names, self.apart)
+            if body is None:
+                self.done.add(key)
+                if self._names == Names.FORKED:
+                    self.nameless.add(key)
+            else:
+                self.pending[key] = body
         return definition
 
     def sent(self, keys: list[bytes]) -> None:
@@ -127,25 +159,39 @@ def check_stays_here() -> None:
 # -- packing -----------------------------------------------------------------------------------
 
 
-def dumps(obj: Any, exports: Exports | InlineExports | None = None) -> bytes | bytearray:
+def dumps(
+    obj: Any,
+    exports: Exports | InlineExports | None = None,
+    touched: list[Any] | None = None,
+) -> bytes | bytearray:
     """Pack an object.
 
     Args:
         obj: The object.
         exports: Where definitions go. None packs what is not importable by value and anew, as fits
             a process that has nothing of this program yet.
+        touched: Takes the functions and classes that were found in it and are not importable.
 
     Raises:
         SerializationError: Neither pickle nor cloudpickle takes it. Names the part and the path.
     """
-    parts = dump_parts(obj, exports)
+    parts = dump_parts(obj, exports, touched)
     return bytes(parts[0]) if len(parts) == 1 else bytearray().join(parts)
 
 
 def dump_parts(
-    obj: Any, exports: Exports | InlineExports | None = None
+    obj: Any,
+    exports: Exports | InlineExports | None = None,
+    touched: list[Any] | None = None,
+    sent: dict[int, Any] | None = None,
 ) -> list[bytes | memoryview]:
     """Pack an object without copying its large buffers.
+
+    Args:
+        obj: As for `dumps`.
+        exports: As for `dumps`.
+        touched: As for `dumps`.
+        sent: Objects that the reader has, by their `id`: how it finds them (`Imports.value_of`).
 
     Returns:
         What `dumps` returns, in pieces that are to follow one another; they are the object's own
@@ -157,16 +203,17 @@ def dump_parts(
     buffers: list[memoryview] = []
     keep = _collector(buffers)
     flags = 0
-    try:
-        data = pickle.dumps(obj, 5, buffer_callback=keep)
-    except SerializationError:
-        raise
-    except BaseException as error:
-        let_interrupt_through(error)
-        data = b"__main__"  # refused: the careful way may do it
+    data = b"__main__"  # refused: the careful way may do it
+    if not sent:
+        try:
+            data = pickle.dumps(obj, 5, buffer_callback=keep)
+        except SerializationError:
+            raise
+        except BaseException as error:
+            let_interrupt_through(error)
     if b"__main__" in data or b"__mp_main__" in data:
         del buffers[:]
-        data = _dump_carefully(obj, exports, keep)
+        data = _dump_carefully(obj, exports, keep, touched, sent)
         if exports is not None:
             flags |= _DEFINITIONS
     cls = type(obj)
@@ -189,42 +236,157 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
 
 
 def _dump_carefully(
-    obj: Any, exports: Exports | InlineExports | None, keep: Callable[[pickle.PickleBuffer], bool]
+    obj: Any,
+    exports: Exports | InlineExports | None,
+    keep: Callable[[pickle.PickleBuffer], bool] | None,
+    touched: list[Any] | None,
+    sent: dict[int, Any] | None,
 ) -> bytes:
-    file = io.BytesIO()
+    apart = exports is not None and exports.apart
     try:
-        _careful_pickler()(file, exports, keep).dump(obj)
+        return _pack(obj, exports, keep, touched, sent, apart)
     except SerializationError:
         raise
     except BaseException as error:
         let_interrupt_through(error)
         raise explain(obj, error) from error
+
+
+class _TooLargeError(Exception):
+    """An object packs into more than is wanted."""
+
+
+class _LimitedFile(io.BytesIO):
+    """Takes in `limit` bytes at most."""
+
+    limit = 0
+
+    def write(self, data: Any) -> int:
+        if self.tell() + memoryview(data).nbytes > self.limit:
+            raise _TooLargeError
+        return super().write(data)
+
+
+def dump_limited(
+    obj: Any, exports: Exports | InlineExports, touched: list[Any] | None, limit: int
+) -> bytes | None:
+    """Pack an object, buffers included, unless that takes more than `limit` bytes.
+
+    Args:
+        obj: As for `dumps`.
+        exports: As for `dumps`.
+        touched: As for `dumps`.
+        limit: The most bytes.
+
+    Returns:
+        A pickle, which is the same as long as the content is; None if it would be too long.
+
+    Raises:
+        SerializationError: As `dumps`.
+    """
+    for make in (pickle.Pickler, _careful_picklers()[0]):
+        file = _LimitedFile()
+        file.limit = limit
+        is_last = make is not pickle.Pickler
+        more = (exports, None, touched, exports.apart) if is_last else (5,)
+        try:
+            make(file, *more).dump(obj)
+        except _TooLargeError:
+            return None
+        except SerializationError:
+            raise
+        except BaseException as error:
+            let_interrupt_through(error)
+            if is_last:
+                raise explain(obj, error) from error
+            continue
+        data = file.getvalue()
+        if b"__main__" not in data and b"__mp_main__" not in data:
+            break
+    return data
+
+
+def _pack(
+    obj: Any,
+    exports: Exports | InlineExports | None,
+    keep: Callable[[pickle.PickleBuffer], bool] | None,
+    touched: list[Any] | None,
+    sent: dict[int, Any] | None,
+    apart: bool,
+) -> bytes:
+    file = io.BytesIO()
+    plain, looking_up = _careful_picklers()
+    pickler = (looking_up if sent else plain)(file, exports, keep, touched, apart)
+    if sent:
+        pickler.sent = sent
+    pickler.dump(obj)
     return file.getvalue()
 
 
-def _careful_pickler() -> Any:
-    """Make the pickler's class on first use: cloudpickle takes a while to import."""
-    global _careful_pickler_class
-    if _careful_pickler_class is None:
+def _careful_picklers() -> Any:
+    """Make the picklers' classes on first use: cloudpickle takes a while to import."""
+    global _careful_pickler_classes
+    if _careful_pickler_classes is None:
         import cloudpickle
 
         class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
+            """Packs what is not importable as references to definitions, or by value."""
+
             def __init__(
-                self, file: Any, exports: Exports | InlineExports | None, keep: Any
+                self,
+                file: Any,
+                exports: Exports | InlineExports | None,
+                keep: Any,
+                touched: list[Any] | None,
+                apart: bool,
             ) -> None:
                 super().__init__(file, protocol=5, buffer_callback=keep)
                 self._exports = exports
+                self._touched = touched
+                self._apart = apart
 
             def reducer_override(self, obj: Any) -> Any:
-                if self._exports is not None and _is_definition(obj):
-                    return _defined, self._exports.add(obj)
-                return super().reducer_override(obj)
+                if isinstance(obj, (type, FunctionType)):
+                    return self._reduce_code(obj)
+                if main_name(obj) is not None:
+                    if self._exports is not None:
+                        return _defined, self._exports.add(obj)
+                    reduced = _reducers.reduce(obj)
+                    return _reducers.reduce_sentinel(obj) if reduced is NotImplemented else reduced
+                if isinstance(obj, CodeType):
+                    return _reduce_code_object(obj)
+                return _reducers.reduce(obj)
 
-        _careful_pickler_class = CarefulPickler
-    return _careful_pickler_class
+            def _reduce_code(self, obj: Any) -> Any:
+                """Reduce a function or a class."""
+                exports = self._exports
+                by_key = exports is not None and _is_definition(obj)
+                if exports is not None and by_key:
+                    reduced: Any = _defined, exports.add(obj)
+                else:
+                    reduced = _reducers.reduce(obj)
+                    if reduced is NotImplemented:
+                        reduced = super().reducer_override(obj)
+                if reduced is NotImplemented:  # it is importable
+                    return reduced
+                if self._touched is not None:
+                    self._touched.append(obj)
+                is_function = not by_key and type(obj) is FunctionType
+                return _settle_globals(obj, reduced, self._apart) if is_function else reduced
+
+        class LookingUp(CarefulPickler):
+            """Refers to objects that the reader has already; `sent` is set before `dump`."""
+
+            sent: dict[int, Any]
+
+            def persistent_id(self, obj: Any) -> Any:
+                return self.sent.get(id(obj))
+
+        _careful_pickler_classes = CarefulPickler, LookingUp
+    return _careful_pickler_classes
 
 
-_careful_pickler_class: Any = None
+_careful_pickler_classes: Any = None
 
 
 def _lay_out(flags: int, data: bytes, buffers: list[memoryview]) -> list[bytes | memoryview]:
@@ -322,7 +484,14 @@ class _DefinitionUnpickler(pickle.Unpickler):
             return _SHARING[name]
         return super().find_class(module, name)
 
-    def _defined(self, key: bytes, name: str, is_class: bool, packed: bytes | None = None) -> Any:
+    def persistent_load(self, sent: Any) -> Any:
+        """Find an object that was sent before; only environments refer to such."""
+        imports: Any = self.imports
+        return imports.value_of(sent)
+
+    def _defined(
+        self, key: bytes, name: str, is_class: bool | None, packed: bytes | None = None
+    ) -> Any:
         return _resolve((key, name, is_class), self.imports, packed)
 
 
@@ -359,9 +528,15 @@ def _type_name(data: bytes | bytearray | memoryview) -> str:
 
 _keys: WeakKeyDictionary[Any, Definition] = WeakKeyDictionary()
 _known: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
+# The same for objects that pickle as a name of `__main__`, which may be neither hashable nor
+# weakly referable; they live as long as the name.
+_objects: dict[int, tuple[Any, Definition]] = {}
+_known_objects: dict[bytes, Any] = {}
+
+_is_forked = False  # whether this is a job worker with its parent's `__main__`, as of the fork
 
 
-def _defined(key: bytes, name: str, is_class: bool, packed: bytes | None = None) -> Any:
+def _defined(key: bytes, name: str, is_class: bool | None, packed: bytes | None = None) -> Any:
     """Stand in a pickle for a definition; the unpickler has its own method in its place."""
     return _resolve((key, name, is_class), None, packed)
 
@@ -376,40 +551,129 @@ def know_namespace(namespace: dict[str, Any]) -> None:
 _namespaces: list[dict[str, Any]] = []
 
 
-def _is_main(module: object) -> bool:
-    """Whether a module of this name is the program itself, which others cannot import."""
-    return module in _MAINS or module not in sys.modules
-
-
 def _is_definition(obj: Any) -> bool:
     """Whether to refer to this object by key: a class of `__main__`, or a function there."""
     if isinstance(obj, type):
-        return _is_main(obj.__module__)
+        return _script.is_main(obj.__module__)
     if type(obj) is not FunctionType:
         return False
-    return obj in _keys or (_is_main(obj.__module__) and _find_in_mains(obj.__qualname__) is obj)
+    return obj in _keys or (
+        _script.is_main(obj.__module__) and _find_in_mains(obj.__qualname__) is obj
+    )
+
+
+def main_name(obj: Any) -> str | None:
+    """Return the name of `__main__` that an object pickles as; None if it does not."""
+    cls: Any = type(obj)
+    if cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__:
+        return None
+    if cls in _careful_picklers()[0].dispatch_table:
+        return None
+    try:
+        name = obj.__reduce_ex__(5)
+    except Exception:  # the pickler will say so
+        return None
+    if not isinstance(name, str):
+        return None
+    module = getattr(obj, "__module__", None)
+    if module is None:
+        return name if _look_up(name) is obj else None
+    return name if _script.is_main(module) else None
+
+
+def goes_by_name(obj: Any) -> bool:
+    """Whether a process that imports this program's script has this object, as it is here."""
+    script = _script.importable()
+    if script is None:
+        return False
+    if not isinstance(obj, (type, FunctionType)):
+        name = main_name(obj)
+        return name is not None and script.has(name) and _look_up(name) is obj
+    name = obj.__qualname__
+    return script.has(name) and _find_in_mains(name) is obj
 
 
 def _identify(obj: Any) -> Definition:
-    found = _keys.get(obj)
+    if isinstance(obj, (type, FunctionType)):
+        found = _keys.get(obj)
+    else:
+        found = _objects[id(obj)][1] if id(obj) in _objects else None
     if found is None:
-        from uuid import uuid4
-
-        found = uuid4().bytes, obj.__qualname__, isinstance(obj, type)
-        _remember(found, obj)
+        found = renew(obj)
     return found
 
 
+def renew(obj: Any) -> Definition:
+    """Make a new key for a class or function: readers of the old one keep what that stands for."""
+    from uuid import uuid4
+
+    definition: Definition
+    if isinstance(obj, (type, FunctionType)):
+        definition = uuid4().bytes, obj.__qualname__, isinstance(obj, type)
+    else:
+        definition = uuid4().bytes, main_name(obj) or "", None
+    _remember(definition, obj)
+    return definition
+
+
 def _remember(definition: Definition, obj: Any) -> None:
-    _keys[obj] = definition
-    _known[definition[0]] = obj
+    if definition[2] is None:
+        _objects[id(obj)] = obj, definition
+        _known_objects[definition[0]] = obj
+    else:
+        _keys[obj] = definition
+        _known[definition[0]] = obj
 
 
-def _by_value(obj: Any) -> bytes:
-    import cloudpickle
+def know_mains() -> None:
+    """Make keys for what `__main__` defines, by which a child that is forked now will know it."""
+    for names in _script.namespaces():
+        for name, obj in list(names.items()):
+            is_code = isinstance(obj, (type, FunctionType))
+            if is_code and _script.is_main(obj.__module__) and obj.__qualname__ == name:
+                _know_with_parts(obj)
 
+
+def _know_with_parts(obj: Any) -> None:
     try:
-        return cloudpickle.dumps(obj, protocol=5)  # type: ignore[no-any-return]
+        _identify(obj)
+    except TypeError:  # a metaclass whose classes cannot be hashed
+        return
+    if isinstance(obj, type):
+        for part in list(vars(obj).values()):
+            if isinstance(part, type) and part.__qualname__.startswith(f"{obj.__qualname__}."):
+                _know_with_parts(part)
+
+
+def _body(obj: Any, names: int, apart: bool) -> bytes | None:
+    """Pack a definition by value; None if readers are to find it by name."""
+    by_name = names in (Names.INSTEAD, Names.ELSE) and goes_by_name(obj)
+    if by_name and names == Names.INSTEAD:
+        return None
+    try:
+        return _by_value(obj, apart)
+    except SerializationError:
+        if by_name or names == Names.FORKED:
+            return None
+        raise
+
+
+def key_of(obj: Any) -> bytes | None:
+    """Return the key by which readers know a function or class; None if they do not."""
+    return _keys[obj][0] if has_key(obj) else None
+
+
+def has_key(obj: Any) -> bool:
+    """Whether readers know a function or class by a key."""
+    try:
+        return obj in _keys
+    except TypeError:
+        return False
+
+
+def _by_value(obj: Any, apart: bool) -> bytes:
+    try:
+        return _pack(obj, None, None, None, None, apart)
     except BaseException as error:
         let_interrupt_through(error)
         raise explain(obj, error) from error
@@ -418,34 +682,62 @@ def _by_value(obj: Any) -> bytes:
 def _resolve(definition: Definition, imports: Imports | None, packed: bytes | None) -> Any:
     """Find a definition: the original, this program's own of that name, or one built by value."""
     key, name, is_class = definition
-    if (found := _known.get(key)) is not None:
+    found = _known_objects.get(key) if is_class is None else _known.get(key)
+    if found is not None:
         return found
-    if isinstance(found := _find_in_mains(name), type if is_class else FunctionType):
+    found = None if _is_forked else _find_by_name(name, is_class)
+    if found is None:
+        if packed is None:
+            packed = _fetch(key, imports)
+        if packed is None:
+            found = _find_by_name(name, is_class) if _is_forked else None
+            if found is None:
+                raise SerializationError(f"__main__.{name} is not defined in this process")
+        else:
+            found = _unpickle(packed)
+            if imports is not None:
+                imports.keep(key, found)
+    _remember(definition, found)
+    return found
+
+
+def _fetch(key: bytes, imports: Imports | None) -> bytes | None:
+    try:
+        return None if imports is None else imports.fetch(key)
+    except KeyError:
+        return None
+
+
+def _find_by_name(name: str, is_class: bool | None) -> Any:
+    """Return what this program has under a name that another process means; None if nothing."""
+    script = _script.importable()
+    if _script.is_stand_in():
+        if script is None or not script.has(name):
+            return None
+        _script.import_main()
+    found = _look_up(name) if is_class is None else _find_in_mains(name)
+    if is_class is None or isinstance(found, type if is_class else FunctionType):
         return found
-    if packed is None:
-        try:
-            if imports is None:
-                raise KeyError(key)
-            packed = imports.fetch(key)
-        except KeyError:
-            raise SerializationError(f"__main__.{name} is not defined in this process") from None
-    built = _unpickle(packed)
-    _remember(definition, built)
-    if imports is not None:
-        imports.keep(key, built)
-    return built
+    return None
 
 
 def _find_in_mains(qualname: str) -> Any:
     """Return this program's own class or function of that name, or None."""
+    # A fork server's __main__ holds other modules' functions: those are not of that name.
+    return _look_up(
+        qualname,
+        lambda found: isinstance(found, (type, FunctionType)) and _script.is_main(found.__module__),
+    )
+
+
+def _look_up(qualname: str, is_wanted: Callable[[Any], bool] | None = None) -> Any:
+    """Return this program's own object of that name, or None."""
     first, *rest = qualname.split(".")
-    mains = [vars(sys.modules[main]) for main in _MAINS if main in sys.modules]
-    for names in [*mains, *_namespaces]:
+    for names in [*_script.namespaces(), *_namespaces]:
         found = names.get(first)
         for part in rest:
             found = getattr(found, part, None)
-        # A fork server's __main__ holds other modules' functions: those are not of that name.
-        if isinstance(found, (type, FunctionType)) and _is_main(found.__module__):
+        if found is not None and (is_wanted is None or is_wanted(found)):
             return found
     return None
 
@@ -483,7 +775,7 @@ def plan_of(cls: type) -> tuple[bytes, dict[str, Any] | None, str, bytes | None]
         or "." in name
     ):
         return None
-    if _is_main(module):
+    if _script.is_main(module):
         key = _identify(cls)[0]
         packed, namespace = b"K" + key + name.encode(), None
     else:
@@ -500,8 +792,7 @@ def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, An
     if packed[:1] == b"K":
         name = packed[17:].decode()
         found = _resolve((packed[1:17], name, True), imports, None)
-        spaces = [vars(sys.modules[main]) for main in _MAINS if main in sys.modules]
-        namespaces = [space for space in spaces if space.get(name) is found]
+        namespaces = [space for space in _script.namespaces() if space.get(name) is found]
         namespace = namespaces[0] if namespaces else None
     else:
         module, _, name = packed[1:].decode().partition("\n")
@@ -513,7 +804,7 @@ def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, An
     return found, namespace, name
 
 
-# -- functions that share their globals --------------------------------------------------------
+# -- functions and their globals ---------------------------------------------------------------
 #
 # cloudpickle gives each function that it rebuilds globals of its own. In a worker that keeps its
 # functions that would be wrong: what an initializer binds, the jobs' functions are to see. So there
@@ -521,24 +812,116 @@ def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, An
 
 _globals: dict[str, dict[str, Any]] | None = None  # by module's name; None: not shared
 _find_cloudpickle: Any = None  # in a pickle, once they are shared
-_from_sender: dict[str, dict[str, Any]] = {}  # what was last put there for the sender
+_from_sender: dict[str, dict[str, Any]] = {}  # what was last put there for the sender, by label
 
 
-def share_globals() -> None:
-    """Have all functions that are rebuilt in this process from now on share their globals."""
-    global _globals, _find_cloudpickle
-    import re  # here: a queue does without
+def share_globals(*, is_forked: bool) -> None:
+    """Have all functions that are rebuilt in this process from now on share their globals.
 
-    _find_cloudpickle = re.compile(rb"cloudpickle\.cloudpickle").search
+    Args:
+        is_forked: Whether this process has its parent's `__main__`.
+    """
+    global _globals, _find_cloudpickle, _is_forked
+    if _find_cloudpickle is None:
+        import re  # here: a queue does without
+
+        _find_cloudpickle = re.compile(rb"cloudpickle\.cloudpickle").search
     _globals = {}
+    _is_forked = is_forked
+    if is_forked:
+        _from_sender["__main__"] = dict(vars(sys.modules["__main__"]))
+
+
+def with_shared_globals(call: Callable[[], Any]) -> Any:
+    """Call a function meanwhile functions that are rebuilt share their globals."""
+    global _globals
+    if _globals is not None:
+        return call()
+    share_globals(is_forked=False)
+    try:
+        return call()
+    finally:
+        _globals = None
+
+
+def label_of(names: dict[str, Any]) -> str:
+    """Name a namespace of global names, as `namespace` finds it in a worker."""
+    name = names.get("__name__")
+    return "__main__" if name in _script.MAINS or not isinstance(name, str) else name
+
+
+def namespace(label: str) -> dict[str, Any]:
+    """Return, in a job worker, the dict of global names that functions of a namespace share.
+
+    Raises:
+        ImportError: It is that of the script, which cannot be imported.
+    """
+    assert _globals is not None
+    if label != "__main__":
+        return _globals.setdefault(label, {"__name__": label})
+    _script.import_main()
+    return vars(sys.modules["__main__"])
+
+
+def _sent_to(label: str) -> dict[str, Any]:
+    """Return what a namespace has from the sender, or from the import of the sender's script."""
+    sent = _from_sender.setdefault(label, {})
+    if label == "__main__":
+        for name, value in _script.take_imported().items():
+            sent.setdefault(name, value)
+    return sent
+
+
+def bind(label: str, name: str, value: Any, *, is_first: bool) -> None:
+    """Bind a global name in a job worker for its functions.
+
+    Args:
+        label: Of the namespace.
+        name: The name.
+        value: What to bind it to; `UNBOUND` deletes it.
+        is_first: Whether the sender has not bound it here before: what the worker's own code has
+            bound it to meanwhile then stays, and so does what an import gave it if that is equal.
+    """
+    names = namespace(label)
+    before = _sent_to(label)
+    if is_first and name in names:
+        if name not in before or names[name] is not before[name]:
+            return
+        if names[name] is value or _are_equal(names[name], value):
+            return
+    if value is UNBOUND:
+        names.pop(name, None)
+    else:
+        names[name] = before[name] = value
+
+
+class _Unbound:
+    """What a name is bound to that is not bound."""
+
+    def __reduce__(self) -> str:
+        return "UNBOUND"
+
+
+UNBOUND = _Unbound()
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two objects have the same content, so that either does for the other."""
+    if type(one) is not type(other):
+        return False
+    try:
+        return dumps(one, InlineExports()) == dumps(other, InlineExports())
+    except SerializationError:
+        return False
 
 
 def _make_function(code: Any, own: dict[str, Any], *rest: Any) -> Any:
     """Make a function as cloudpickle does, with the globals of its module."""
     from cloudpickle import cloudpickle
 
-    assert _globals is not None
-    shared = _globals.setdefault(own.get("__name__", "__main__"), own)
+    shared = namespace(label_of(own))
+    for name, value in own.items():
+        shared.setdefault(name, value)
     return cloudpickle._make_function(code, shared, *rest)
 
 
@@ -548,7 +931,7 @@ def _set_function_state(function: FunctionType, state: Any) -> None:
 
     attributes, slots = state
     shared = function.__globals__
-    sent = _from_sender.setdefault(shared.get("__name__", "__main__"), {})
+    sent = _sent_to(label_of(shared))
     for name, value in slots["__globals__"].items():
         if name not in shared or (name in sent and shared[name] is sent[name]):
             shared[name] = sent[name] = value
@@ -559,6 +942,66 @@ _SHARING: dict[str, Any] = {
     "_make_function": _make_function,
     "_function_setstate": _set_function_state,
 }
+
+
+def uses_globals_of(function: FunctionType) -> str | None:
+    """Name the importable module whose globals a function uses; None if there is none."""
+    names = function.__globals__
+    module: Any = names.get("__name__")
+    if _script.is_main(module) or vars(sys.modules[module]) is not names:
+        return None
+    uses = any(name in names for name in global_names(function.__code__))
+    return module if uses and _script.can_import(module) else None
+
+
+def global_names(code: CodeType) -> Iterable[str]:
+    """List the global names that code reads or binds, in the functions inside it as well."""
+    from cloudpickle import cloudpickle
+
+    return cloudpickle._extract_code_globals(code)  # type: ignore[no-any-return]
+
+
+def _settle_globals(function: FunctionType, reduced: Any, apart: bool) -> Any:
+    """Leave out of a packed function the globals that its reader has, or gets otherwise."""
+    from cloudpickle import cloudpickle
+
+    make, args, *rest = reduced
+    if make is not cloudpickle._make_function:
+        return reduced
+    module = uses_globals_of(function)
+    if module is None and not apart:
+        return reduced
+    attributes, slots = rest[0]
+    rest[0] = attributes, {**slots, "__globals__": {}}
+    if module is not None:
+        return _make_function_of, (args[0], module, args[4]), *rest
+    return make, args, *rest
+
+
+def _make_function_of(code: CodeType, module: str, closure: Any) -> FunctionType:
+    """Make a function whose globals are those of a module."""
+    from importlib import import_module
+
+    return FunctionType(code, vars(import_module(module)), None, None, closure)
+
+
+def _reduce_code_object(code: CodeType) -> Any:
+    """Reduce code as cloudpickle does, but with its file, and its source if there is no file."""
+    from cloudpickle import cloudpickle
+
+    _, args = cloudpickle._code_reduce(code)
+    place = args.index("<dynamic-code>")
+    path, lines = _script.source_of(code.co_filename)
+    return _make_code, ((*args[:place], path, *args[place + 1 :]), path, lines)
+
+
+def _make_code(args: Any, path: str, lines: list[str] | None) -> CodeType:
+    """Make a code object, and have tracebacks find its source."""
+    if lines is not None:
+        import linecache
+
+        linecache.cache.setdefault(path, (sum(map(len, lines)), None, lines, path))
+    return CodeType(*args)
 
 
 # -- errors that cross -------------------------------------------------------------------------

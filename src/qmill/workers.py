@@ -23,6 +23,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _child, processes, serialize
+from ._environment import dumps_for_process
 from .errors import SerializationError, WorkerDied
 from .queues import wire
 
@@ -365,7 +366,7 @@ class _ProcessRunner:
         if method == "fork":
             _check_sendable(job)
             serialize.know_namespace(getattr(job[0], "__globals__", {}))
-        self._process = processes.start("qmill.workers:_work", job, method, serialize.dumps)
+        self._process = processes.start("qmill.workers:_work", job, method, dumps_for_process)
         self._frames = wire.FrameReader()
         self._file_of: str | None = None  # the kind of outcome whose file is still to come
         self._outcome: tuple[str, Any] | None = None

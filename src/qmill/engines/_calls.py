@@ -12,10 +12,11 @@ from . import _packets as packets
 from .base import DONE, FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from .._environment import Numbered
     from ..jobs.job import Job
-    from ._functions import Functions
+    from ._functions import Functions, Moment
 
 AHEAD_BYTES = packets.BESIDE_BYTES
 """Larger jobs are not sent ahead: each would take a file."""
@@ -28,34 +29,37 @@ def pack(
     functions: Functions,
     exports: serialize.Exports,
     join: Callable[[list[Any]], bytes | memoryview] = b"".join,
+    moment: Moment | None = None,
 ) -> None:
-    """Pack a job's arguments, and its function if that is new.
+    """Pack a job's arguments, and of its function and of its globals what has changed.
 
     Args:
         job: The job.
         functions: Those that were sent.
         exports: Where definitions go.
         join: Makes one of the parts of a packed object.
+        moment: The function as it is to be called; None is as it is now.
 
     Raises:
         SerializationError: One of them cannot be sent.
     """
     options = job._options
-    subject = functions.of(job.function, exports)
+    subject, environment = functions.of(job.function) if moment is None else moment
+    job._environment = environment
     named = () if options.name is None else (options.name,)
     kind = packets.CHUNK if job.is_chunk else packets.JOB
     if subject is None:
         call = (job.function, job.args, job.kwargs, *named)
-        job._packet = lay_out(kind, 0, job.id, join(serialize.dump_parts(call, exports)))
+        packed = _pack_objects(call, job, functions, exports, join)
+        job._packet = lay_out(kind, 0, job, packed)
         return
-    packed: bytes | memoryview
     simple = options is DEFAULT_OPTIONS and not job.kwargs
     if simple and _SIMPLE.issuperset(map(type, job.args or ())):
         packed = pickle.dumps((job.args, None), 5)
     else:
-        packed = join(serialize.dump_parts((job.args, job.kwargs, *named), exports))
+        packed = _pack_objects((job.args, job.kwargs, *named), job, functions, exports, join)
     job._subject = subject
-    job._packet = lay_out(kind, subject.number, job.id, packed)
+    job._packet = lay_out(kind, subject.number, job, packed)
     job._may_wait = (
         len(packed) <= AHEAD_BYTES
         and options.timeout is None
@@ -64,11 +68,37 @@ def pack(
     )
 
 
-def lay_out(kind: int, number: int, job: int, packed: bytes | memoryview) -> Any:
+def _pack_objects(
+    objects: tuple[Any, ...],
+    job: Job,
+    functions: Functions,
+    exports: serialize.Exports,
+    join: Callable[[list[Any]], bytes | memoryview],
+) -> bytes | memoryview:
+    """Pack what may hold functions and classes of the program, whose globals the job then needs."""
+    touched: list[Any] = []
+    parts = serialize.dump_parts(objects, exports, touched)
+    if touched:
+        job._environment = functions.with_objects(job._environment, touched)
+    return join(parts)
+
+
+def lay_out(kind: int, number: int, job: Job, packed: bytes | memoryview) -> Any:
     """Return a job's message, or its head and what is to go beside the channel."""
+    environment = job._environment
+    place = 0 if environment is None else environment.number
     if len(packed) > packets.BESIDE_BYTES:
-        return packets.MESSAGE.pack(kind | packets.BESIDE, number, job, 0), packed
-    return packets.MESSAGE.pack(kind, number, job, len(packed)) + packed
+        return packets.MESSAGE.pack(kind | packets.BESIDE, number, place, job.id, 0), packed
+    return packets.MESSAGE.pack(kind, number, place, job.id, len(packed)) + packed
+
+
+def needs(job: Job) -> Iterator[Numbered]:
+    """List what a worker has to know before a job, in that order."""
+    if job._environment is not None:
+        yield from job._environment.needs
+        yield job._environment
+    if job._subject is not None:
+        yield job._subject
 
 
 def rebuild(

@@ -13,7 +13,8 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .. import processes, serialize
+from .. import processes
+from .._environment import dumps_for_process
 from ..errors import Empty, QueueGone
 from ..queues import wire
 from ..sharing import Shared
@@ -43,7 +44,7 @@ class Link:
         method: How it starts.
 
     Attributes:
-        known: The numbers of the functions that it has been told.
+        known: The numbers of the functions, environments and values that it has been told.
         known_shares: The keys of the shared values that it has been told.
         num_shares: How many shared values the pool had when it was last told of them.
         num_definitions: How many of the pool's definitions it has been told.
@@ -68,7 +69,7 @@ class Link:
         _half_open.add(ends)
         try:
             self.process = processes.start(
-                "qmill.engines._worker:work", settings, method, serialize.dumps
+                "qmill.engines._worker:work", settings, method, dumps_for_process
             )
         except BaseException:
             self._permits.close()
@@ -86,14 +87,14 @@ class Link:
     def tell(self, messages: list[bytes]) -> None:
         """Send messages that are no jobs."""
         if sum(map(len, messages)) > packets.CONTROL_BYTES:
-            head = packets.MESSAGE.pack(packets.BUNDLE | packets.BESIDE, 0, 0, 0)
+            head = packets.MESSAGE.pack(packets.BUNDLE | packets.BESIDE, 0, 0, 0, 0)
             self._outgoing.append((0, head, b"".join(messages)))
         else:
             self._outgoing += [(0, message, None) for message in messages]
 
     def share(self, handle: Shared) -> None:
         """Send the file of a shared value."""
-        head = packets.MESSAGE.pack(packets.SHARE | packets.BESIDE, 0, handle.key, 0)
+        head = packets.MESSAGE.pack(packets.SHARE | packets.BESIDE, 0, 0, handle.key, 0)
         self._outgoing.append((0, head, handle))
         self.known_shares.add(handle.key)
 

@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..queues.wire import Blob
 
-MESSAGE = struct.Struct("<BIQI")
-"""Kind, number of the function (0: it comes with the arguments), id of the job, bytes to follow."""
+MESSAGE = struct.Struct("<BIIQI")
+"""Kind, number of the function (0: it comes with the arguments), number of the environment (0: it
+needs none), id of the job, bytes to follow."""
 
 JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY = range(9)
-"""Arguments of a job; those of a chunk; a packed function; its end; a key and what it defines;
+"""Arguments of a job; those of a chunk; a packed function, environment, or tuple of values that
+environments refer to; its end; a key and what it defines;
 messages, in a file; a shared value, in a file, whose key stands for the job's id; its end; the
 memory through which large payloads come."""
 
@@ -74,12 +76,12 @@ def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return list(found)
 
 
-def message(kind: int, function: int, job: int, *parts: Blob) -> bytes:
+def message(kind: int, function: int, job: int, *parts: Blob, environment: int = 0) -> bytes:
     """Lay out a message."""
-    return MESSAGE.pack(kind, function, job, sum(map(len, parts))) + b"".join(parts)
+    return MESSAGE.pack(kind, function, environment, job, sum(map(len, parts))) + b"".join(parts)
 
 
 def shared(head: bytes, ticket: bytes) -> bytes:
     """Turn the head of a message that has a file into one whose payload is in shared memory."""
-    kind, function, job, _ = MESSAGE.unpack(head)
-    return message(kind & ~BESIDE | SHARED, function, job, ticket)
+    kind, function, environment, job, _ = MESSAGE.unpack(head)
+    return message(kind & ~BESIDE | SHARED, function, job, ticket, environment=environment)

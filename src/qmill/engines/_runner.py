@@ -65,6 +65,8 @@ class Call(NamedTuple):
         job: Its id.
         name: What it is called in messages; None for its id.
         function: The number of its function; 0 if it comes with the arguments.
+        environment: The numbers of the values of its globals, and last of the environment itself;
+            empty if it needs none.
         packet: What goes to the child; None if a lesson has brought it.
         is_chunk: Whether it is one of a map's.
         timeout: Seconds that it may run.
@@ -75,6 +77,7 @@ class Call(NamedTuple):
     job: int
     name: Any
     function: int
+    environment: list[int]
     packet: Any
     is_chunk: bool
     timeout: float | None
@@ -112,7 +115,7 @@ class _RemoteJob(Job):
 
     num_calls = 1  # it is for the caller to measure
 
-    def __init__(self, call: Call, packet: Any, subject: Subject | None, owner: Any) -> None:
+    def __init__(self, call: Call, packet: Any, things: dict[int, Subject], owner: Any) -> None:
         options = Options(name=call.name, timeout=call.timeout)
         super().__init__(call.job, _RemoteJob, (), None, 0, options, owner, 0.0)
         self.is_chunk = call.is_chunk
@@ -121,11 +124,17 @@ class _RemoteJob(Job):
         self.is_late = False  # its time is over
         self.is_unwanted = False
         self._packet = packet
-        self._subject = subject
+        self._subject = things.get(call.function)
+        if call.environment:
+            *values, environment = (things[number] for number in call.environment)
+            environment.needs = tuple(values)
+            self._environment = environment
 
 
 class _RawEngine(ProcessEngine):
     """A process engine that hands answers on as they come."""
+
+    _is_remote = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, "forkserver")
@@ -196,7 +205,7 @@ class Runner:
     def run(self, call: Call) -> Future[Answer]:
         """Run a call; the future never fails."""
         packet = self._packets.pop(call.token, None) if call.packet is None else call.packet
-        job = _RemoteJob(call, packet, self._functions.get(call.function), self)
+        job = _RemoteJob(call, packet, self._functions, self)
         if call.token in self._revoked or self._driver.is_closing:
             self._revoked.discard(call.token)
             job.answer.set_result(Answer(RETURNED))

@@ -17,7 +17,8 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import _child, serialize, sharing
+from .. import _child, _script, serialize, sharing
+from .._environment import Bindings
 from .._explain import describe
 from ..queues import wire
 from ..workers import exit_code, let_go
@@ -39,8 +40,8 @@ THREADS_OF_LIBRARIES = (
 )
 """How libraries are told how many threads to use; each worker gets its share of the processors."""
 
-_Job = tuple[int, int, int, memoryview]
-"""JOB or CHUNK, its id, the number of its function, its packed arguments."""
+_Job = tuple[int, int, int, int, memoryview]
+"""JOB or CHUNK, its id, the numbers of its function and environment, its packed arguments."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _PLAIN = (str, int, float, bool, type(None))
@@ -55,15 +56,20 @@ class WorkerSettings(NamedTuple):
     max_memory: int | None  # bytes of resident memory
     num_threads: int  # what a numerical library may use
     log_levels: dict[str, int]  # of the parent's loggers; "" is the root
-    inherited: dict[int, Callable[..., Any]]  # functions that only a fork can hand on
+    inherited: dict[int, Any]  # functions and values that only a fork can hand on
+    is_forked: bool
+    is_remote: bool  # whether the jobs are those of a program elsewhere, whose script is not here
 
 
 def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
     """Run a worker, and return its exit code."""
     worker = _Worker(channel)
-    serialize.share_globals()
     try:
-        worker.set_up(get_job())
+        settings = get_job()
+        serialize.share_globals(is_forked=settings.is_forked)
+        if settings.is_remote:
+            _script.adopt(None)
+        worker.set_up(settings)
     except BaseException as error:
         worker.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
         return 1
@@ -88,18 +94,21 @@ class _Worker:
         self._stream = bytearray()  # of the channel, the beginning of a message
         self._files: deque[int] = deque()
         self._outbox, self._inbox = Outbox(), Inbox(copies=False)
-        self._functions: dict[int, Callable[..., Any]] = {}
-        self._packed: dict[int, bytes] = {}  # functions that no job has called yet
+        self._things: dict[int, Any] = {}  # functions, environments, values
+        self._packed: dict[int, bytearray] = {}  # those that no job has needed yet
+        self._bindings = Bindings(self._thing)
         self._definitions: dict[bytes, bytes] = {}
         self._built: dict[bytes, Any] = {}
-        self._exports = serialize.Exports()
+        self._exports = serialize.Exports(serialize.Names.INSTEAD)
         self._max_memory: int | None = None
         self.job_name: Any = None
 
     def set_up(self, settings: WorkerSettings) -> None:
         """Become what the settings say, and tell that jobs may come."""
         self._max_memory = settings.max_memory
-        self._functions.update(settings.inherited)
+        self._things.update(settings.inherited)
+        if settings.is_forked:
+            self._exports = serialize.Exports(serialize.Names.FORKED)
         for variable in THREADS_OF_LIBRARIES:
             os.environ.setdefault(variable, str(settings.num_threads))
         _forward_logging(self, settings)
@@ -123,6 +132,11 @@ class _Worker:
         """Keep a definition alive that has been built."""
         self._built[key] = built
         self._definitions.pop(key, None)
+
+    def value_of(self, sent: tuple[int, int]) -> Any:
+        """Return a value that was sent before, by its number and place."""
+        number, place = sent
+        return self._thing(number)[place]
 
     # -- permits -------------------------------------------------------------------------------
 
@@ -170,7 +184,7 @@ class _Worker:
         """Take in the messages that are whole, and return how many bytes they are."""
         start, head_bytes = 0, packets.MESSAGE.size
         while start + head_bytes <= len(data):
-            kind, function, job, size = packets.MESSAGE.unpack_from(data, start)
+            kind, function, environment, job, size = packets.MESSAGE.unpack_from(data, start)
             end = start + head_bytes + size
             if end > len(data):
                 break
@@ -186,7 +200,7 @@ class _Worker:
                 payload = self._inbox.take(bytes(payload))
                 kind &= packets.KIND
             if kind in (packets.JOB, packets.CHUNK):
-                self._jobs.append((kind, job, function, payload))
+                self._jobs.append((kind, job, function, environment, payload))
             else:
                 self._learn(kind, function, job, payload)
         return start
@@ -197,9 +211,9 @@ class _Worker:
         elif kind == packets.MEMORY:
             self._inbox.open(self._files.popleft())
         elif kind == packets.FUNCTION:
-            self._packed[function] = bytes(payload)
+            self._packed[function] = bytearray(payload)
         elif kind == packets.FORGET:
-            self._functions.pop(function, None)
+            self._things.pop(function, None)
             self._packed.pop(function, None)
         elif kind == packets.UNSHARE:
             sharing.forget(share)
@@ -209,11 +223,13 @@ class _Worker:
 
     # -- jobs ----------------------------------------------------------------------------------
 
-    def _do(self, kind: int, job: int, number: int, data: memoryview) -> None:
+    def _do(self, kind: int, job: int, number: int, environment: int, data: memoryview) -> None:
         """Run a job and answer."""
         started = ended = monotonic()
         value: Any
         try:
+            if environment:
+                self._bindings.set(environment)
             function, args, kwargs = self._unpack(number, job, data)
             del data
             started = monotonic()
@@ -246,17 +262,18 @@ class _Worker:
         packed = serialize.writable(data)
         if number:
             args, kwargs, *name = serialize.loads(packed, self)
-            function = self._functions.get(number) or self._unpack_function(number)
+            function = self._things.get(number) or self._thing(number)
         else:
             function, args, kwargs, *name = serialize.loads(packed, self)
         self.job_name = name[0] if name else job
         return function, args, kwargs
 
-    def _unpack_function(self, number: int) -> Callable[..., Any]:
-        function: Callable[..., Any] = serialize.loads(self._packed[number], self)
-        self._functions[number] = function
-        del self._packed[number]
-        return function
+    def _thing(self, number: int) -> Any:
+        """Return what has a number; it is rebuilt when it is first needed."""
+        if number not in self._things:
+            self._things[number] = serialize.loads(self._packed[number], self)
+            del self._packed[number]
+        return self._things[number]
 
     def _pack(self, value: Any) -> tuple[int, list[Any]]:
         try:

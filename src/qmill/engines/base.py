@@ -72,9 +72,22 @@ class Engine(ABC):
     keeps_time = False
     max_workers: int
 
+    def moment_of(self, function: Callable[..., Any]) -> Any:
+        """Return what a function is at this moment, for jobs that are prepared later.
+
+        Raises:
+            SerializationError: It cannot be sent.
+        """
+        return None
+
     @abstractmethod
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job, moment: Any = None) -> None:
         """Make a job ready to be offered; any thread may call it, with no lock held.
+
+        Args:
+            job: The job.
+            moment: What `moment_of` has returned: the function and its globals are those of then.
+                None is now.
 
         Raises:
             SerializationError: The function or an argument cannot be sent.

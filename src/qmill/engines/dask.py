@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..jobs.job import Job
+    from ._functions import Moment
 
 logger = logging.getLogger("qmill")
 
@@ -243,8 +244,8 @@ class DaskEngine(Engine):
         self._release = release
         self._limit = settings.max_workers
         self._session = uuid.uuid4().hex
-        self._functions = Functions(inherit=False)
-        self._exports = serialize.Exports()
+        self._exports = serialize.Exports(serialize.Names.NEVER, apart=True)
+        self._functions = Functions(self._exports, by_name=False)
         self._imports = Definitions()
         self._shares = Shares(is_remote=True)
         self._setup = self._make_setup(settings)
@@ -266,7 +267,7 @@ class DaskEngine(Engine):
             call = settings.initializer, settings.initargs
             serialize.destination.is_remote = True
             try:
-                packed = serialize.dumps(call, serialize.InlineExports())
+                packed = serialize.dumps(call, serialize.InlineExports(serialize.Names.NEVER))
             finally:
                 serialize.destination.is_remote = False
         return Setup(packed, settings.max_jobs_per_worker, settings.max_memory_per_worker)
@@ -277,25 +278,30 @@ class DaskEngine(Engine):
 
     # -- preparing and offering ----------------------------------------------------------------
 
-    def prepare(self, job: Job) -> None:
-        """Pack the arguments, and the function if it is new; see `Engine`."""
+    def moment_of(self, function: Callable[..., Any]) -> Moment:
+        """Return what jobs of a function need that are as if put now; see `Engine`."""
         with self._shares.collecting():
-            _calls.pack(job, self._functions, self._exports)
+            return self._functions.of(function)
+
+    def prepare(self, job: Job, moment: Moment | None = None) -> None:
+        """Pack the arguments, and what is new of the function; see `Engine`."""
+        with self._shares.collecting():
+            _calls.pack(job, self._functions, self._exports, moment=moment)
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
         """Return how long calls of a function take here; see `Engine`."""
-        subject = self._functions.known(function)
-        return None if subject is None else subject.mean_s
+        pace = self._functions.pace_of(function)
+        return None if pace is None else pace.mean_s
 
     def offer(self, job: Job) -> bool:
         """Give a job to the node with the most room, or behind short ones; see `Engine`."""
         subject = job._subject
-        cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.cost_s * job.num_calls)
+        cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.pace.cost_s * job.num_calls)
         node = self._find_free()
         if node is None:
             if not job._may_wait or cost > AHEAD_S:
                 return False
-            node = self._find_taker(cost, subject.number)
+            node = self._find_taker(cost, job)
             if node is None:
                 return False
         if not node.sent:
@@ -317,15 +323,16 @@ class DaskEngine(Engine):
                 best, least = node, number / node.threads
         return best if num_busy < self._limit else None
 
-    def _find_taker(self, cost: float, function: int) -> _Node | None:
+    def _find_taker(self, cost: float, job: Job) -> _Node | None:
         """Find a node on which another job may wait behind short ones."""
+        needed = {thing.number for thing in _calls.needs(job)}
         for node in self._nodes.values():
             if (
                 node.state == _OPEN
                 and len(node.sent) >= node.threads
                 and node.cost_s + cost <= AHEAD_S * node.threads
                 and not node.num_lessons
-                and function in node.functions
+                and needed <= node.functions
                 and self._knows_rest(node)
             ):
                 return node
@@ -354,10 +361,12 @@ class DaskEngine(Engine):
 
     def _lesson_for(self, node: _Node, sent: _Sent) -> Lesson | None:
         """Return what a node has to know before a job, and may forget; None if there is nothing."""
-        subject, packet = sent.job._subject, sent.job._packet
-        functions: dict[int, Any] = {}
-        if subject is not None and subject.number not in node.functions:
-            functions[subject.number] = subject.packed
+        packet = sent.job._packet
+        functions = {
+            thing.number: thing.packed
+            for thing in _calls.needs(sent.job)
+            if thing.number not in node.functions
+        }
         definitions: dict[bytes, Any] = {}
         shares: dict[int, Any] = {}
         if not self._knows_rest(node):
@@ -392,13 +401,14 @@ class DaskEngine(Engine):
 
     def _send(self, node: _Node, sent: _Sent) -> None:
         job = sent.job
-        options, subject = job._options, job._subject
+        options, subject, environment = job._options, job._subject, job._environment
         packet = job._packet if _size(job._packet) <= INLINE_BYTES else None
         call = Call(
             sent.token,
             job.id,
             options.name,
             0 if subject is None else subject.number,
+            [] if environment is None else [e.number for e in (*environment.needs, environment)],
             packet,
             job.is_chunk,
             options.timeout,

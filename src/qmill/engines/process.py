@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..jobs.job import Job
+    from ._functions import Moment
 
 logger = logging.getLogger("qmill")
 
@@ -138,15 +139,21 @@ class ProcessEngine(Engine):
     """
 
     can_kill = True
+    _is_remote = False  # whether the jobs are those of a program elsewhere
 
     def __init__(self, settings: Settings, start_method: str | None = None) -> None:
         self._settings = settings
         self._method = processes.get_start_method(start_method)
+        is_fork = self._method == "fork"
+        names = serialize.Names.FORKED if is_fork else serialize.Names.INSTEAD
+        self._exports = serialize.Exports(names, apart=True)
         self._functions = Functions(
-            inherit=self._method == "fork", always=settings.max_jobs_per_worker == 1
+            self._exports,
+            by_name=not is_fork,
+            inherit=is_fork,
+            always=settings.max_jobs_per_worker == 1,
         )
         self._calls: weakref.WeakKeyDictionary[Job, partial[Any]] = weakref.WeakKeyDictionary()
-        self._exports = serialize.Exports()
         self._copies = Copies()
         self._imports = Definitions()
         self._shares = Shares()
@@ -166,11 +173,16 @@ class ProcessEngine(Engine):
 
     # -- preparing -----------------------------------------------------------------------------
 
-    def prepare(self, job: Job) -> None:
-        """Pack the arguments, and the function if it is new; see `Engine`."""
+    def moment_of(self, function: Callable[..., Any]) -> Moment:
+        """Return what jobs of a function need that are as if put now; see `Engine`."""
+        with self._shares.collecting():
+            return self._functions.of(function)
+
+    def prepare(self, job: Job, moment: Moment | None = None) -> None:
+        """Pack the arguments, and what is new of the function; see `Engine`."""
         with self._shares.collecting():
             try:
-                _calls.pack(job, self._functions, self._exports, self._copies.join)
+                _calls.pack(job, self._functions, self._exports, self._copies.join, moment)
             except SerializationError:
                 if not self._hand_on(job):
                     raise
@@ -188,20 +200,20 @@ class ProcessEngine(Engine):
         job._subject = subject
         named = () if job._options.name is None else (str(job._options.name),)
         packed = pickle.dumps(((), None, *named), 5)
-        job._packet = _calls.lay_out(packets.JOB, subject.number, job.id, packed)
+        job._packet = _calls.lay_out(packets.JOB, subject.number, job, packed)
         return True
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
         """Return how long calls of a function take here; see `Engine`."""
-        subject = self._functions.known(function)
-        return None if subject is None else subject.mean_s
+        pace = self._functions.pace_of(function)
+        return None if pace is None else pace.mean_s
 
     # -- offering ------------------------------------------------------------------------------
 
     def offer(self, job: Job) -> bool:
         """Give a job to an idle worker, or behind a short one; see `Engine`."""
         subject = job._subject
-        cost = UNKNOWN_S if subject is None else subject.cost_s * job.num_calls
+        cost = UNKNOWN_S if subject is None else subject.pace.cost_s * job.num_calls
         if self._idle:
             worker = self._idle.pop()
             worker.since_s = monotonic()
@@ -209,7 +221,7 @@ class ProcessEngine(Engine):
         elif not job._may_wait or cost > (limit := _ahead_s(job)):
             return False
         else:
-            found = self._find_taker(cost, limit, subject.number)
+            found = self._find_taker(cost, limit, job)
             if found is None:
                 return False
             worker = found
@@ -221,9 +233,11 @@ class ProcessEngine(Engine):
         worker.cost_s += cost
         return True
 
-    def _find_taker(self, cost: float, limit: float, function: int) -> _Worker | None:
+    def _find_taker(self, cost: float, limit: float, job: Job) -> _Worker | None:
         """Find a worker behind whose short jobs another one may wait."""
         takers = self._takers
+        function = job._subject.number
+        environment = None if job._environment is None else job._environment.number
         while takers:
             worker = takers[0]
             if (
@@ -232,6 +246,7 @@ class ProcessEngine(Engine):
                 and not worker.leaving
                 and not self._has_had_all(worker)
                 and function in worker.link.known
+                and (environment is None or environment in worker.link.known)
                 and worker.link.num_definitions == len(self._exports.pending)
                 and worker.link.num_shares == self._shares.num_added
             ):
@@ -287,15 +302,16 @@ class ProcessEngine(Engine):
 
     def _prepare_for(self, worker: _Worker, job: Job) -> bool:
         """Tell a worker what it needs for a job; False if it cannot learn that."""
-        link, subject = worker.link, job._subject
+        link = worker.link
         messages = []
-        if subject is not None and subject.number not in link.known:
-            if subject.packed is None:  # it was forked before the function was known
-                worker.leaving = True
-                return False
-            number = subject.number
-            messages.append(packets.message(packets.FUNCTION, number, 0, subject.packed))
-            link.known.add(number)
+        missing = [thing for thing in _calls.needs(job) if thing.number not in link.known]
+        if any(thing.packed is None for thing in missing):  # it was forked before they were known
+            worker.leaving = True
+            return False
+        for thing in missing:
+            assert thing.packed is not None
+            messages.append(packets.message(packets.FUNCTION, thing.number, 0, thing.packed))
+            link.known.add(thing.number)
         if link.num_definitions < len(self._exports.pending):
             definitions = list(self._exports.pending.items())
             for key, packed in definitions[link.num_definitions :]:
@@ -369,7 +385,9 @@ class ProcessEngine(Engine):
             settings.max_memory_per_worker,
             max(1, workers.NUM_CPUS // self.max_workers),
             _worker.log_levels(),
-            self._functions.all() if self._method == "fork" else {},
+            self._functions.inheritance() if self._method == "fork" else {},
+            self._method == "fork",
+            self._is_remote,
         )
         worker = _Worker(Link(for_worker, self._method))
         self._workers.append(worker)
@@ -530,8 +548,8 @@ class ProcessEngine(Engine):
         self._reports.append(_new_tuple(Report, report))
         subject = job._subject
         if subject is not None:
-            worker.cost_s -= subject.cost_s * job.num_calls
-            subject.measure(ended - started, job.num_calls)
+            worker.cost_s -= subject.pace.cost_s * job.num_calls
+            subject.pace.measure(ended - started, job.num_calls)
         worker.since_s = ended
         if not worker.jobs:
             self._has_no_jobs(worker)

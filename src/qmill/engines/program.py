@@ -127,7 +127,7 @@ class ProgramEngine(Engine):
 
     # -- offering ------------------------------------------------------------------------------
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job, moment: object = None) -> None:
         """Do nothing: the program's arguments are made when it is started."""
 
     def offer(self, job: Job) -> bool:

@@ -37,7 +37,7 @@ class ThreadEngine(Engine):
         self._num_leaving = 0
         self._num_started = 0
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job, moment: object = None) -> None:
         """Do nothing: a thread needs no packing."""
 
     def offer(self, job: Job) -> bool:

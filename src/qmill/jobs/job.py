@@ -121,6 +121,7 @@ class Job(Future[Any]):
         "_callback",
         "_ended",
         "_entry",
+        "_environment",
         "_exception",
         "_failure",
         "_kept",
@@ -194,6 +195,7 @@ class Job(Future[Any]):
         self._may_wait = False  # the engine's: whether it may be sent ahead, if it is short
         self._packet: Any = None  # the engine's: what to send
         self._subject: Any = None  # the engine's: what it knows about the function
+        self._environment: Any = None  # the engine's: what the globals are that the job uses
         self._unseen: UnseenError | bool | None = None  # False: somebody has asked for it
 
     def __repr__(self) -> str:

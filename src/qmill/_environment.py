@@ -1,0 +1,731 @@
+"""The globals that a program's functions use: found, watched for changes, and packed.
+
+    function ──> names in its code ──> values ──> functions and classes among them ──> names ...
+
+Functions of the program go to job workers without their globals. What they and their helpers use
+makes an `Environment`: for each global name the value that it had at the moment of the call. A
+worker binds the names of a job's environment before it runs the job, as far as they are bound
+otherwise. So jobs that wait keep the globals of their own moment, whatever runs before them.
+
+A value is sent when it is new: when its name was bound to another object, or when the content of a
+mutable object has changed that packs into `CONTENT_BYTES`. Larger ones are known by identity only.
+Values that are sent together are packed together, and refer to those that were sent before, so
+objects that share parts share them in the worker as well.
+
+Where workers import the script (`_script`) that gives them a value, it is sent only if it can be,
+and the worker takes it only if its own has another content.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+from collections import deque
+from functools import lru_cache, partial, partialmethod, singledispatchmethod
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from . import _script, serialize
+from ._explain import describe
+from .errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import TypeVar
+
+    _Thing = TypeVar("_Thing", bound="Numbered")
+
+CONTENT_BYTES = 1 << 16
+"""A mutable global that packs into this is sent again when its content has changed."""
+
+_ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None), type(...), range, object))
+_OF_MODULES = frozenset(
+    ("__builtins__", "__name__", "__file__", "__spec__", "__loader__", "__package__", "__doc__")
+    + ("__path__", "__annotations__", "__cached__", "__qualname__", "__module__")
+)
+_ABSENT = object()
+_CACHED: type = type(lru_cache(max))
+_DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
+
+
+class Numbered:
+    """Something packed that workers keep under a number, as long as it lives here.
+
+    Attributes:
+        number: Its number.
+        packed: What to send; None if only a fork can hand it on.
+        needs: What a worker has to have before it.
+    """
+
+    __slots__ = ("__weakref__", "needs", "number", "packed")
+
+    def __init__(
+        self, number: int, packed: bytes | bytearray | None, needs: tuple[Numbered, ...] = ()
+    ) -> None:
+        self.number = number
+        self.packed = packed
+        self.needs = needs
+
+
+class Values(Numbered):
+    """Values that were packed together.
+
+    Attributes:
+        values: The objects, if only a fork can hand them on.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, number: int, packed: Any, values: tuple[Any, ...] | None = None) -> None:
+        super().__init__(number, packed)
+        self.values = values
+
+
+class Environment(Numbered):
+    """What global names are bound to for a job.
+
+    Attributes:
+        bindings: By label of the namespace and name, where the value is: the number of its
+            `Values`, and its place there.
+    """
+
+    __slots__ = ("bindings",)
+
+    def __init__(
+        self,
+        number: int,
+        packed: bytes | bytearray,
+        needs: tuple[Numbered, ...],
+        bindings: dict[tuple[str, str], tuple[int, int]],
+    ) -> None:
+        super().__init__(number, packed, needs)
+        self.bindings = bindings
+
+
+Binding = tuple[str, str, int, int]
+"""What an environment is packed as: label of the namespace, name, number and place of the value."""
+
+
+# -- watching ----------------------------------------------------------------------------------
+
+
+class _Content:
+    """A mutable object, and what it packed to."""
+
+    __slots__ = ("data", "what", "value")
+
+    def __init__(self, value: Any, data: bytes | None, what: str) -> None:
+        self.value = value
+        self.data = data  # None: too large to be looked at
+        self.what = what
+
+    def is_unchanged(self, pack: Callable[[Any], bytes | None]) -> bool:
+        if self.data is None:
+            _warn_once(self)
+            return True
+        return pack(self.value) == self.data
+
+
+def _warn_once(large: _Content) -> None:
+    if large.what:
+        what, large.what = large.what, ""
+        warnings.warn(
+            f"{what} packs into more than {CONTENT_BYTES >> 10} KiB, so jobs do not see changes "
+            f"of its content after the first of them was put, only when the name is bound to "
+            f"another object. If it does not change, qmill.shared(...) says so, and sends it once",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+class Watch:
+    """What an answer depended on: it holds as long as none of this has changed."""
+
+    __slots__ = ("_cells", "_contents", "_fixed")
+
+    def __init__(self) -> None:
+        self._fixed: list[tuple[Mapping[str, Any], str, Any]] = []
+        self._cells: list[tuple[CellType, Any]] = []
+        self._contents: list[_Content] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._fixed or self._cells or self._contents)
+
+    def is_unchanged(self, pack: Callable[[Any], bytes | None]) -> bool:
+        """Whether names, cells and contents are as they were."""
+        for names, name, value in self._fixed:
+            if names.get(name, _ABSENT) is not value:
+                return False
+        for cell, value in self._cells:
+            if _content_of(cell) is not value:
+                return False
+        return all(content.is_unchanged(pack) for content in self._contents)
+
+    def include(self, other: Watch) -> None:
+        """Watch what another one does."""
+        self._fixed += other._fixed
+        self._cells += other._cells
+        self._contents += other._contents
+
+    def name(self, names: Mapping[str, Any], name: str, value: Any) -> None:
+        """Watch what a name is bound to."""
+        self._fixed.append((names, name, value))
+
+    def cell(self, cell: CellType, value: Any) -> None:
+        """Watch what a variable of a closure is bound to."""
+        self._cells.append((cell, value))
+
+    def content(self, content: _Content) -> None:
+        """Watch the content of an object."""
+        self._contents.append(content)
+
+
+def _content_of(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _ABSENT
+
+
+def _is_fixed(value: Any, depth: int = 4) -> bool:
+    """Whether an object's content cannot change."""
+    cls = type(value)
+    if cls in _ATOMS:
+        return True
+    if cls in (tuple, frozenset):
+        return depth > 0 and len(value) < 100 and all(_is_fixed(part, depth - 1) for part in value)
+    return isinstance(value, (ModuleType, type, FunctionType, BuiltinFunctionType))
+
+
+# -- finding -----------------------------------------------------------------------------------
+
+
+def parts_of(obj: Any) -> Iterator[tuple[Any, CellType | None]]:
+    """List what functions, classes and their like are made of: each part, and the cell it is in."""
+    if isinstance(obj, FunctionType):
+        for cell in obj.__closure__ or ():
+            yield _content_of(cell), cell
+        for value in (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values()):
+            yield value, None
+        for value in vars(obj).values():
+            yield value, None
+    elif isinstance(obj, type):
+        for part in (*obj.__bases__, type(obj), *vars(obj).values()):
+            yield part, None
+    elif isinstance(obj, partial):
+        for value in (obj.func, *obj.args, *obj.keywords.values()):
+            yield value, None
+    elif isinstance(obj, MethodType):
+        yield obj.__func__, None
+        yield obj.__self__, None
+    elif isinstance(obj, property):
+        for value in (obj.fget, obj.fset, obj.fdel):
+            yield value, None
+    else:
+        for name in ("__wrapped__", "__func__", "func", "dispatcher"):
+            part = _attribute(obj, name)
+            if callable(part) or isinstance(part, (staticmethod, classmethod)):
+                yield part, None
+
+
+def _attribute(obj: Any, name: str) -> Any:
+    try:
+        return object.__getattribute__(obj, name)
+    except Exception:
+        return None
+
+
+def is_ours(obj: Any) -> bool:
+    """Whether a function or class is the program's, or goes by value for another reason."""
+    from cloudpickle import cloudpickle
+
+    return not cloudpickle._should_pickle_by_reference(obj)
+
+
+_WRAPPERS = (partial, partialmethod, staticmethod, classmethod, property, singledispatchmethod)
+
+
+def is_wrapper(obj: Any) -> bool:
+    """Whether an object is no more than a way to call functions."""
+    return isinstance(obj, _WRAPPERS) or type(obj) is _CACHED
+
+
+def is_code(obj: Any) -> bool:
+    """Whether an object is a function or a class, or wraps one, that goes by value."""
+    if isinstance(obj, (FunctionType, type)):
+        return is_ours(obj)
+    return is_wrapper(obj)
+
+
+def _watch_code(code: Any, owner: Globals) -> Watch:
+    """Watch what code is made of: variables of closures, attributes, arguments of a partial."""
+    watch = Watch()
+    seen: set[int] = set()
+    left = [code]
+    while left:
+        obj = left.pop()
+        if id(obj) in seen or not is_code(obj) or (owner.by_name and serialize.goes_by_name(obj)):
+            continue
+        seen.add(id(obj))
+        if isinstance(obj, (FunctionType, type)):
+            for name, value in vars(obj).items():
+                if not (name.startswith("__") and name.endswith("__")):
+                    watch.name(vars(obj), name, value)
+        for part, cell in parts_of(obj):
+            if cell is not None:
+                watch.cell(cell, part)
+            if is_code(part):
+                left.append(part)
+            elif part is not _ABSENT and not _is_fixed(part):
+                _watch_content(part, watch, owner)
+    return watch
+
+
+def _watch_content(value: Any, watch: Watch, owner: Globals) -> None:
+    if isinstance(value, _DESCRIPTORS):
+        return
+    try:
+        watch.content(_Content(value, owner.pack(value), f"a {type(value).__name__} of a function"))
+    except SerializationError:
+        pass  # packing the function will say so
+
+
+class Globals:
+    """The globals that the functions of one pool use, as they were when they were last sent.
+
+    Args:
+        number: Gives something new its number.
+        exports: Where definitions go.
+        by_name: Whether workers import the program's script.
+        inherit: Whether a fork can hand on what cannot be packed.
+    """
+
+    def __init__(
+        self,
+        number: Callable[[Numbered], None],
+        exports: serialize.Exports | serialize.InlineExports,
+        *,
+        by_name: bool,
+        inherit: bool,
+    ) -> None:
+        self._number = number
+        self._exports = exports
+        self.by_name = by_name
+        self._inherit = inherit
+        self._slots: dict[tuple[int, str], _Slot] = {}
+        self._states: WeakKeyDictionary[Any, _State] = WeakKeyDictionary()
+        self._merged: WeakValueDictionary[tuple[int, int], Environment] = WeakValueDictionary()
+
+    def pack(self, value: Any) -> bytes | None:
+        """Pack an object to see whether it has changed; None if it is large.
+
+        Raises:
+            SerializationError: It cannot be packed.
+        """
+        return serialize.dump_limited(value, self._exports, None, CONTENT_BYTES)
+
+    def of(self, roots: Iterable[Any]) -> tuple[Environment | None, Watch]:
+        """Return the environment of functions and classes now, and what it depends on.
+
+        Raises:
+            SerializationError: A value can neither be sent nor is there by an import.
+        """
+        search = _Search(self, roots)
+        search.run()
+        slots = [slot for slot in search.slots.values() if slot.values is not None]
+        return self._make(slots) if slots else None, search.watch
+
+    def _make(self, slots: Iterable[_Slot]) -> Environment:
+        bindings = {}
+        needs: dict[int, Values] = {}
+        for slot in slots:
+            assert slot.values is not None
+            bindings[slot.label, slot.name] = slot.values.number, slot.place
+            needs[slot.values.number] = slot.values
+        return self._environment(bindings, tuple(needs.values()))
+
+    def _environment(
+        self, bindings: dict[tuple[str, str], tuple[int, int]], needs: tuple[Numbered, ...]
+    ) -> Environment:
+        packed = [(*where, *value) for where, value in sorted(bindings.items())]
+        return self._numbered(Environment(0, serialize.dumps(packed), needs, bindings))
+
+    def _numbered(self, thing: _Thing) -> _Thing:
+        self._number(thing)
+        return thing
+
+    def merged(self, first: Environment | None, second: Environment | None) -> Environment | None:
+        """Join two environments; where both bind a name, the second is right."""
+        if first is None or second is None or first is second:
+            return second or first
+        if first.bindings.items() <= second.bindings.items():
+            return second
+        merged = self._merged.get((first.number, second.number))
+        if merged is None:
+            bindings = {**first.bindings, **second.bindings}
+            numbers = {number for number, _ in bindings.values()}
+            needs = {values.number: values for values in (*first.needs, *second.needs)}
+            merged = self._environment(bindings, tuple(needs[each] for each in sorted(numbers)))
+            self._merged[first.number, second.number] = merged
+        return merged
+
+    def state_of(self, code: Any) -> _State | None:
+        """Return the state of a function, class or their like; another one after each change.
+
+        Readers know what changes in place by a key, so that gets a new one.
+        """
+        try:
+            state = self._states.get(code)
+        except TypeError:  # it cannot be hashed
+            return None
+        if state is None or not state.watch.is_unchanged(self.pack):
+            if state is not None and serialize.has_key(code):
+                serialize.renew(code)
+            state = _State(_watch_code(code, self))
+            try:
+                self._states[code] = state
+            except TypeError:  # it cannot be referred to weakly
+                return None
+        return state
+
+    def slot_of(self, names: dict[str, Any], name: str, value: Any) -> _Slot | None:
+        """Return what is known of a name if that still holds."""
+        slot = self._slots.get((id(names), name))
+        if slot is None or slot.names is not names or slot.value is not value:
+            return None
+        if slot.state is not None and slot.state is not self.state_of(value):
+            return None
+        content = slot.content
+        if content is not None and content.data is not None:
+            try:
+                if self.pack(value) != content.data:
+                    return None
+            except SerializationError:
+                return None
+        return slot
+
+    def send(self, slots: list[_Slot], sent: dict[int, Any], touched: list[Any]) -> None:
+        """Pack the values of new slots, together."""
+        inherited = [slot for slot in slots if slot.is_inherited]
+        packed = [slot for slot in slots if not slot.is_inherited]
+        if inherited:
+            objects = tuple(slot.value for slot in inherited)
+            self._place(inherited, self._numbered(Values(0, None, objects)))
+        if packed:
+            objects = tuple(_to_send(slot.value) for slot in packed)
+            data = _pack_values(objects, self._exports, touched, sent)
+            self._place(packed, self._numbered(Values(0, data)))
+
+    def _place(self, slots: list[_Slot], values: Values) -> None:
+        for place, slot in enumerate(slots):
+            slot.values, slot.place = values, place
+            self._slots[id(slot.names), slot.name] = slot
+
+    def judge(self, slot: _Slot, path: str, touched: list[Any]) -> bool:
+        """Look at the value of a new slot; returns whether it is to be sent.
+
+        Raises:
+            SerializationError: It can neither be sent, nor is it there by an import.
+        """
+        value = slot.value
+        if value is _ABSENT or _is_fixed(value) or is_wrapper(value):
+            slot.state = self.state_of(value) if is_code(value) else None
+            return True
+        script = _script.importable() if self.by_name and slot.label == "__main__" else None
+        what = f"the global {slot.name!r}, a {type(value).__name__},"
+        try:
+            data = serialize.dump_limited(value, self._exports, touched, CONTENT_BYTES)
+            content = _Content(value, data, what)
+        except SerializationError as error:
+            if script is not None and _is_imported(script, slot.name):
+                return False
+            if not self._inherit:
+                raise _refusal(slot, path, error, script) from error
+            slot.is_inherited = True
+        else:
+            slot.content = content
+            if data is None:
+                slot.is_inherited = self._inherit
+                if script is not None and script.has(slot.name):
+                    return False
+        return True
+
+
+class _State:
+    """What a function or class is like, apart from what its global names are bound to."""
+
+    __slots__ = ("watch",)
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+
+class _Slot:
+    """A global name and its value, as it was last looked at.
+
+    Attributes:
+        names: The namespace.
+        label: What workers call it.
+        name: The name.
+        value: The object.
+        state: Its state, if it is a function, a class or their like.
+        content: What the object packed to, if it may change.
+        is_inherited: Whether only a fork hands it on.
+        values: Where it was sent; None if it is not sent.
+        place: Its place there.
+    """
+
+    __slots__ = (
+        "content",
+        "is_inherited",
+        "label",
+        "name",
+        "names",
+        "place",
+        "state",
+        "value",
+        "values",
+    )
+
+    def __init__(self, names: dict[str, Any], name: str, value: Any) -> None:
+        self.names = names
+        self.label = serialize.label_of(names)
+        self.name = name
+        self.value = value
+        self.state: _State | None = None
+        self.content: _Content | None = None
+        self.is_inherited = False
+        self.values: Values | None = None
+        self.place = 0
+
+
+class _Search:
+    """One search for all that functions use."""
+
+    def __init__(self, owner: Globals, roots: Iterable[Any]) -> None:
+        self.watch = Watch()
+        self.slots: dict[tuple[int, str], _Slot] = {}
+        self._owner = owner
+        self._new: list[_Slot] = []
+        self._seen: dict[int, Any] = {}
+        self._left: deque[tuple[Any, str]] = deque((root, _name_of(root)) for root in roots)
+
+    def run(self) -> None:
+        """Find all names, and pack what is new of their values."""
+        while self._left:
+            while self._left:
+                obj, path = self._left.popleft()
+                if id(obj) not in self._seen:
+                    self._seen[id(obj)] = obj
+                    self._visit(obj, path)
+            if self._new:
+                new, self._new = self._new, []
+                touched: list[Any] = []
+                self._owner.send(new, self._sent(), touched)
+                self._left.extend((obj, _name_of(obj)) for obj in touched)
+
+    def _sent(self) -> dict[int, Any]:
+        """Return the objects that workers have, by id, and where."""
+        return {
+            id(slot.value): (slot.values.number, slot.place)
+            for slot in self.slots.values()
+            if slot.values is not None and slot.content is not None
+        }
+
+    def _visit(self, obj: Any, path: str) -> None:
+        """Look at what may use globals: a function, a class, or something that wraps one."""
+        if isinstance(obj, FunctionType) and is_ours(obj):
+            self._take_names(obj, path)
+        elif isinstance(obj, (FunctionType, type)) and not is_ours(obj):
+            return
+        for part, _ in parts_of(obj):
+            self._follow(part, path)
+
+    def _follow(self, value: Any, path: str) -> None:
+        """Look later at a value: at itself if it is code, else at its class."""
+        cls = type(value)
+        if cls in _ATOMS or isinstance(value, ModuleType):
+            return
+        self._left.append((value, path))
+        if not isinstance(value, (FunctionType, type)) and _script.is_main(cls.__module__):
+            self._left.append((cls, path))
+
+    def _take_names(self, function: FunctionType, path: str) -> None:
+        if serialize.uses_globals_of(function) is not None:
+            return
+        names = function.__globals__
+        for name in serialize.global_names(function.__code__):
+            if name not in _OF_MODULES:
+                self._take_name(names, name, path)
+
+    def _take_name(self, names: dict[str, Any], name: str, path: str) -> None:
+        where = id(names), name
+        if where in self.slots:
+            return
+        owner = self._owner
+        value = names.get(name, _ABSENT)
+        self.watch.name(names, name, value)
+        if value is _ABSENT and where not in owner._slots:
+            return
+        path = f"{path} -> global {name!r}"
+        slot = owner.slot_of(names, name, value)
+        if slot is None:
+            slot = _Slot(names, name, value)
+            touched: list[Any] = []
+            if owner.judge(slot, path, touched):
+                self._new.append(slot)
+            self._left.extend((obj, path) for obj in touched)
+        self.slots[where] = slot
+        if slot.content is not None:
+            self.watch.content(slot.content)
+        if slot.state is not None:
+            self.watch.include(slot.state.watch)
+        self._follow(value, path)
+
+
+def _is_imported(script: _script.Script, name: str) -> bool:
+    """Whether an import of the script gives a name a value that does for the one here."""
+    return name in script.declared or (name in script.bound and name not in script.guarded)
+
+
+def _name_of(obj: Any) -> str:
+    return getattr(obj, "__qualname__", None) or describe(obj)
+
+
+def _to_send(value: Any) -> Any:
+    return serialize.UNBOUND if value is _ABSENT else value
+
+
+def _refusal(
+    slot: _Slot, path: str, error: SerializationError, script: _script.Script | None
+) -> SerializationError:
+    why = str(error).partition(". Leave it out")[0]
+    remedies = ["define it in a module that the function imports", "make it in an initializer"]
+    if script is None and hasattr(sys.modules.get("__main__"), "__file__"):
+        remedies.insert(1, 'give the script an `if __name__ == "__main__":` below it')
+    return SerializationError(
+        f"{path}: the job needs the global {slot.name!r}, a {type(slot.value).__module__}."
+        f"{type(slot.value).__qualname__} ({describe(slot.value)}), which cannot be sent to a "
+        f"worker: {why}. {', '.join(remedies).capitalize()}, or use start_method='fork'"
+    )
+
+
+# -- packing -----------------------------------------------------------------------------------
+
+
+def _pack_values(
+    values: tuple[Any, ...],
+    exports: serialize.Exports | serialize.InlineExports,
+    touched: list[Any],
+    sent: dict[int, Any],
+) -> bytes | bytearray:
+    parts = serialize.dump_parts(values, exports, touched, sent)
+    return bytes(parts[0]) if len(parts) == 1 else bytearray().join(parts)
+
+
+# -- in a worker -------------------------------------------------------------------------------
+
+
+def dumps_for_process(job: Any) -> tuple[bytes | bytearray, Any]:
+    """Pack what a new process is to do, for `loads_in_process`.
+
+    Returns:
+        The packed object; and what its functions use as global names, if they do not take that
+        along, since the process imports the script.
+
+    Raises:
+        SerializationError: It cannot be packed, or a global cannot.
+    """
+    if _script.importable() is None:
+        return serialize.dumps(job), None
+    touched: list[Any] = []
+    exports = serialize.InlineExports(apart=True)
+    packed = serialize.dumps(job, exports, touched)
+    numbers = itertools.count(1)
+
+    def number(thing: Numbered) -> None:
+        thing.number = next(numbers)
+
+    found = Globals(number, exports, by_name=True, inherit=False)
+    environment, _ = found.of(touched)
+    if environment is None:
+        return packed, (0, {})
+    things = {thing.number: thing.packed for thing in (environment, *environment.needs)}
+    return packed, (environment.number, things)
+
+
+def loads_in_process(packed: bytes | bytearray | memoryview, names: Any) -> Any:
+    """Rebuild what `dumps_for_process` has packed, in the new process."""
+    if names is None:
+        return serialize.loads(packed)
+    number, things = names
+    built: dict[int, Any] = {}
+
+    def thing(number: int) -> Any:
+        if number not in built:
+            built[number] = serialize.loads(serialize.writable(things[number]), sent)
+        return built[number]
+
+    def rebuild() -> Any:
+        if number:
+            Bindings(thing).set(number)
+        return serialize.loads(packed, sent)
+
+    sent = _Sent(thing)
+    return serialize.with_shared_globals(rebuild)
+
+
+class _Sent:
+    """Finds what has come with an object; its definitions are inside it."""
+
+    def __init__(self, thing: Callable[[int], Any]) -> None:
+        self._thing = thing
+
+    def value_of(self, sent: tuple[int, int]) -> Any:
+        return self._thing(sent[0])[sent[1]]
+
+    def fetch(self, key: bytes) -> bytes:
+        raise KeyError(key)
+
+    def keep(self, key: bytes, built: Any) -> None:
+        return
+
+
+class Bindings:
+    """Which values a worker's global names are bound to.
+
+    Args:
+        thing: Returns what has a number: an environment's list of bindings, or a list of values.
+    """
+
+    def __init__(self, thing: Callable[[int], Any]) -> None:
+        self._thing = thing
+        self._current = 0
+        self._bound: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def set(self, environment: int) -> None:
+        """Bind the names of an environment that are not bound as it says.
+
+        Raises:
+            SerializationError: A value cannot be rebuilt here.
+        """
+        if environment == self._current:
+            return
+        self._current = 0
+        for label, name, number, place in self._thing(environment):
+            before = self._bound.get((label, name))
+            if before != (number, place):
+                value = self._thing(number)[place]
+                serialize.bind(label, name, value, is_first=before is None)
+                self._bound[label, name] = number, place
+        self._current = environment

@@ -1,0 +1,333 @@
+"""The program's own module, `__main__`, and how other processes come by it.
+
+A script with a top-level `if __name__ == "__main__":` may be imported: a worker does so when it
+first needs a name of it, under the name `__mp_main__`, as `multiprocessing` does. What the script
+binds outside the guard then goes by name. Every other program (a script without the guard, a
+notebook, `python -`, `-c`, a console) is never imported: its objects go by value.
+
+The way is chosen once for a program, by its source: names are looked up in the syntax tree, and
+nothing is run for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
+if TYPE_CHECKING:
+    import ast
+    from collections.abc import Iterable
+    from typing import Any
+
+MAINS = ("__main__", "__mp_main__")
+"""The names under which a process has the program's module."""
+
+
+class Script:
+    """A script that workers may import.
+
+    Attributes:
+        path: Its file.
+        module: Its name if it was started by `python -m`, else None.
+        bound: The names that an import binds.
+        guarded: The names that are bound under the guard.
+        declared: The names that a function declares `global`, so that a call may bind them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        module: str | None,
+        bound: frozenset[str],
+        guarded: frozenset[str],
+        declared: frozenset[str],
+    ) -> None:
+        self.path = path
+        self.module = module
+        self.bound = bound
+        self.guarded = guarded
+        self.declared = declared
+
+    def has(self, qualname: str) -> bool:
+        """Whether an import defines the object of this name as the program has it."""
+        name = qualname.partition(".")[0]
+        return name in self.bound and name not in self.guarded and name not in self.declared
+
+
+_lock = threading.RLock()
+_chosen: tuple[Any, Script | None] | None = None  # the module that was looked at, and the outcome
+_pending: Script | None = None  # in a worker: what is to be imported when it is first needed
+_is_stand_in = False  # whether this process is a worker that is not the program itself
+_importing = False
+_failure: BaseException | None = None  # of the import
+_imported: dict[str, Any] = {}  # what the import has bound
+
+
+def importable() -> Script | None:
+    """Return this program's script if workers may import it, else None."""
+    global _chosen
+    main = sys.modules.get("__main__")
+    chosen = _chosen
+    if chosen is None or chosen[0] is not main:
+        with _lock:
+            chosen = _chosen = main, _analyse(main)
+    return chosen[1]
+
+
+def is_main(module: object) -> bool:
+    """Whether a module of this name is the program itself, which others cannot import by it."""
+    return module in MAINS or module not in sys.modules
+
+
+def can_import(name: str) -> bool:
+    """Whether another process finds the module that this one has under a name."""
+    module = sys.modules[name]
+    known = _findable.get(name)
+    if known is None or known[0] is not module:
+        known = _findable[name] = module, _finds(module, name)
+    return known[1]
+
+
+_findable: dict[str, tuple[Any, bool]] = {}
+
+
+def _finds(module: Any, name: str) -> bool:
+    spec = getattr(module, "__spec__", None)
+    if spec is None:
+        return False
+    package = name.rpartition(".")[0]
+    path = getattr(sys.modules.get(package), "__path__", None) if package else None
+    for finder in sys.meta_path:
+        try:
+            found = finder.find_spec(name, path)
+        except Exception:  # one of somebody's
+            continue
+        if found is not None:
+            return bool(found.origin == spec.origin)
+    return False
+
+
+def source_of(path: str) -> tuple[str, list[str] | None]:
+    """Tell where another process finds the source of code.
+
+    Args:
+        path: The code's file, as it was compiled.
+
+    Returns:
+        The file, and its lines if it is none, such as a notebook's cell.
+    """
+    if os.path.exists(path):
+        return os.path.abspath(path), None
+    import linecache
+
+    entry: Any = linecache.cache.get(path)
+    return path, entry[2] if entry is not None and len(entry) == 4 else None
+
+
+def namespaces() -> list[dict[str, Any]]:
+    """Return the global names of the program's module, where this process has it."""
+    return [vars(sys.modules[name]) for name in MAINS if name in sys.modules]
+
+
+def _analyse(main: Any) -> Script | None:
+    names = getattr(main, "__dict__", {})
+    path = names.get("__file__")
+    interactive = sys.flags.interactive or hasattr(sys, "ps1") or "get_ipython" in names
+    if interactive or not isinstance(path, str) or getattr(sys, "frozen", False):
+        return None
+    spec = names.get("__spec__")
+    module = None if spec is None or spec.name in MAINS else spec.name
+    try:
+        path = os.path.abspath(path)
+        import ast
+
+        with open(path, "rb") as file:
+            tree = ast.parse(file.read(), path)
+    except (OSError, SyntaxError, ValueError, RecursionError):  # a zip file, or no Python
+        return None
+    bound, guarded = _Names(), _Names()
+    has_guard = False
+    for statement in tree.body:
+        if isinstance(statement, ast.If) and _is_guard(statement):
+            has_guard = True
+            guarded.add(statement.body)
+            bound.add(statement.orelse)
+        else:
+            bound.add([statement])
+    if not has_guard:
+        return None
+    declared = {
+        name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names
+    }
+    return Script(
+        path, module, frozenset(bound.names), frozenset(guarded.names), frozenset(declared)
+    )
+
+
+def _is_guard(statement: ast.If) -> bool:
+    """Whether a statement is `if __name__ == "__main__":`, also with further conditions."""
+    import ast
+
+    tests: list[ast.expr] = [statement.test]
+    if isinstance(statement.test, ast.BoolOp) and isinstance(statement.test.op, ast.And):
+        tests = statement.test.values
+    for test in tests:
+        if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq):
+            sides = [test.left, *test.comparators]
+            has_name = any(isinstance(side, ast.Name) and side.id == "__name__" for side in sides)
+            if has_name and any(
+                isinstance(side, ast.Constant) and side.value == "__main__" for side in sides
+            ):
+                return True
+    return False
+
+
+class _Names:
+    """Collects the names that statements bind in their own scope."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def add(self, statements: Iterable[ast.AST]) -> None:
+        """Take in statements, and those inside them that run in the same scope."""
+        import ast
+
+        left = list(statements)
+        while left:
+            node = left.pop()
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                self.names.add(node.name)
+                left.extend(node.decorator_list)
+                continue
+            if isinstance(node, (ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp)):
+                continue  # scopes of their own
+            if isinstance(node, ast.Name):
+                if not isinstance(node.ctx, ast.Load):
+                    self.names.add(node.id)
+            elif isinstance(node, ast.alias):
+                self.names.add(node.asname or node.name.partition(".")[0])
+            elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
+                if node.name:
+                    self.names.add(node.name)
+            elif isinstance(node, ast.MatchMapping) and node.rest:
+                self.names.add(node.rest)
+            elif type(node).__name__ == "TypeAlias":  # Python 3.12
+                self.names.add(node.name.id)  # type: ignore[attr-defined]
+            left.extend(ast.iter_child_nodes(node))
+
+
+# -- in a worker -------------------------------------------------------------------------------
+
+
+def adopt(script: Script | None) -> None:
+    """Stand in for the program's module, in a worker whose own module is only start code.
+
+    Args:
+        script: The program's script, which is imported when a name of it is first needed. None:
+            never.
+    """
+    global _chosen, _pending, _is_stand_in
+    main = type(sys)("__main__")
+    sys.modules["__main__"] = main
+    _chosen = main, script
+    _pending = script
+    _is_stand_in = True
+    if script is not None:
+        # For whatever else looks names up there, such as pickle by itself.
+        sys.modules["__mp_main__"] = main
+        vars(main)["__getattr__"] = _look_up
+
+
+def is_stand_in() -> bool:
+    """Whether this process is a worker that was given the program's script, or nothing, by name."""
+    return _is_stand_in
+
+
+def _look_up(name: str) -> Any:
+    """Import the script for a name that is looked up in the module that stands in for it."""
+    if not name.startswith("__"):
+        import_main()
+        try:
+            return vars(sys.modules["__main__"])[name]
+        except KeyError:
+            pass
+    raise AttributeError(f"module '__main__' has no attribute {name!r}")
+
+
+def take_imported() -> dict[str, Any]:
+    """Return, once, what the import of the script has bound in this worker."""
+    global _imported
+    imported, _imported = _imported, {}
+    return imported
+
+
+def import_main() -> None:
+    """Import the program's script, if this worker is to do that and has not.
+
+    Raises:
+        ImportError: The script raised an exception, now or when it was first needed.
+    """
+    if _pending is not None:
+        with _lock:
+            if _pending is not None and not _importing:
+                _import(_pending)
+
+
+def _import(script: Script) -> None:
+    global _chosen, _pending, _importing, _failure, _imported
+    if _failure is None:
+        before = sys.modules["__main__"]
+        main = type(sys)("__mp_main__")
+        _importing = True
+        try:
+            _run(main, script)
+        except (Exception, SystemExit) as error:
+            _failure = error
+            sys.modules["__main__"] = sys.modules["__mp_main__"] = before
+        else:
+            _chosen = main, script
+            _pending = None
+            _imported = dict(vars(main))
+        finally:
+            _importing = False
+    if _failure is not None:
+        raise ImportError(
+            f"{script.path} cannot be imported in a worker, since it raises "
+            f"{type(_failure).__name__}: {_failure}. Move what only the program is to do below "
+            'its `if __name__ == "__main__":`'
+        ) from _failure
+
+
+def _run(main: Any, script: Script) -> None:
+    """Run a script's code as the module `__mp_main__`, which is `__main__` as well."""
+    names = vars(main)
+    if script.module is not None:
+        from importlib.util import find_spec
+
+        spec = find_spec(script.module)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"there is no module {script.module} in this process")
+        names.update(__spec__=spec, __loader__=spec.loader, __package__=spec.parent)
+        code = spec.loader.get_code(script.module)  # type: ignore[attr-defined]
+    else:
+        with open(script.path, "rb") as file:
+            code = compile(file.read(), script.path, "exec", dont_inherit=True)
+    names["__file__"] = script.path
+    # Before it runs: dataclasses and others look up a class's module while it is made.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+    exec(code, names)
+
+
+def check_may_start() -> None:
+    """Refuse to start workers while the script is being imported: they would do the same.
+
+    Raises:
+        RuntimeError: This worker is importing the script, which starts workers at its top level.
+    """
+    if _importing:
+        raise RuntimeError(
+            "a worker is importing the script, and the script starts workers at its top level: "
+            'move that below its `if __name__ == "__main__":`, so that only the program does it'
+        )
