@@ -122,8 +122,8 @@ def source_of(path: str) -> tuple[str, list[str] | None]:
         return os.path.abspath(path), None
     import linecache
 
-    entry: Any = linecache.cache.get(path)
-    return path, entry[2] if entry is not None and len(entry) == 4 else None
+    entry: Any = linecache.cache.get(path, ())
+    return path, list(entry[2]) if len(entry) == 4 else None
 
 
 def namespaces() -> list[dict[str, Any]]:
@@ -271,8 +271,9 @@ def import_main() -> None:
     """
     if _pending is not None:
         with _lock:
-            if _pending is not None and not _importing:
-                _import(_pending)
+            script = _pending  # another thread may have imported it meanwhile
+            if script is not None and not _importing:
+                _import(script)
 
 
 def _import(script: Script) -> None:
