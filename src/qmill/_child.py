@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+is_forked = False
+"""Whether this process is a worker that has its parent's memory."""
+
+
 def max_rss_bytes(usage: resource.struct_rusage) -> int:
     """Return the most resident memory that an ended process had."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -71,6 +75,8 @@ def run_forked(
     """
 
     def body() -> int:
+        global is_forked
+        is_forked = True
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         ours.close()
         _follow(lifeline)

@@ -86,7 +86,7 @@ class Values(Numbered):
 
     __slots__ = ("values",)
 
-    def __init__(self, number: int, packed: Any, values: tuple[Any, ...] | None = None) -> None:
+    def __init__(self, number: int, packed: Any, values: list[Any] | None = None) -> None:
         super().__init__(number, packed)
         self.values = values
 
@@ -350,14 +350,16 @@ class Globals:
         needs: dict[int, Values] = {}
         for slot in slots:
             assert slot.values is not None
-            bindings[slot.label, slot.name] = slot.values.number, slot.place
+            bindings[slot.label, slot.name] = slot.where
             needs[slot.values.number] = slot.values
         return self._environment(bindings, tuple(needs.values()))
 
     def _environment(
         self, bindings: dict[tuple[str, str], tuple[int, int]], needs: tuple[Numbered, ...]
     ) -> Environment:
-        packed = [(*where, *value) for where, value in sorted(bindings.items())]
+        # In the order in which they were packed: those that others refer to come first.
+        in_order = sorted(bindings.items(), key=lambda binding: binding[1])
+        packed = [(*name, *value) for name, value in in_order]
         return self._numbered(Environment(0, serialize.dumps(packed), needs, bindings))
 
     def _numbered(self, thing: _Thing) -> _Thing:
@@ -415,23 +417,39 @@ class Globals:
         return slot
 
     def send(self, slots: list[_Slot], sent: dict[int, Any], touched: list[Any]) -> None:
-        """Pack the values of new slots, together."""
+        """Pack the values of new slots.
+
+        Args:
+            slots: The slots.
+            sent: The objects that workers have, by id, and where; takes in the new ones.
+            touched: Takes the functions and classes in them.
+        """
         inherited = [slot for slot in slots if slot.is_inherited]
-        packed = [slot for slot in slots if not slot.is_inherited]
         if inherited:
-            objects = tuple(slot.value for slot in inherited)
+            objects = [slot.value for slot in inherited]
             self._place(inherited, self._numbered(Values(0, None, objects)))
-        if packed:
-            objects = tuple(_to_send(slot.value) for slot in packed)
+        for group in self._groups([slot for slot in slots if not slot.is_inherited]):
+            objects = [_to_send(slot) for slot in group]
             data = _pack_values(objects, self._exports, touched, sent)
-            self._place(packed, self._numbered(Values(0, data)))
+            self._place(group, self._numbered(Values(0, data)))
+            sent.update((id(slot.value), slot.where) for slot in group if slot.content is not None)
+
+    def _groups(self, slots: list[_Slot]) -> Iterable[list[_Slot]]:
+        """Say which values to pack together, and in which order.
+
+        A worker that has values of its own may keep one and take another, so there each goes by
+        itself, and refers to those before it: an object that is part of another packs into less.
+        """
+        if not self.by_name and not self._inherit:
+            return [slots] if slots else []
+        return [[slot] for slot in sorted(slots, key=_Slot.size)]
 
     def _place(self, slots: list[_Slot], values: Values) -> None:
         for place, slot in enumerate(slots):
             slot.values, slot.place = values, place
             self._slots[id(slot.names), slot.name] = slot
 
-    def judge(self, slot: _Slot, path: str, touched: list[Any]) -> bool:
+    def judge(self, slot: _Slot, path: str) -> bool:
         """Look at the value of a new slot; returns whether it is to be sent.
 
         Raises:
@@ -441,10 +459,13 @@ class Globals:
         if value is _ABSENT or _is_fixed(value) or is_wrapper(value):
             slot.state = self.state_of(value) if is_code(value) else None
             return True
+        if (module := _script.module_with(slot.name, value)) is not None:
+            slot.module = module
+            return True
         script = _script.importable() if self.by_name and slot.label == "__main__" else None
         what = f"the global {slot.name!r}, a {type(value).__name__},"
         try:
-            data = serialize.dump_limited(value, self._exports, touched, CONTENT_BYTES)
+            data = serialize.dump_limited(value, self._exports, slot.touched, CONTENT_BYTES)
             content = _Content(value, data, what)
         except SerializationError as error:
             if script is not None and _is_imported(script, slot.name):
@@ -479,7 +500,9 @@ class _Slot:
         name: The name.
         value: The object.
         state: Its state, if it is a function, a class or their like.
+        module: The importable module that has the object under this name, too.
         content: What the object packed to, if it may change.
+        touched: The functions and classes in it.
         is_inherited: Whether only a fork hands it on.
         values: Where it was sent; None if it is not sent.
         place: Its place there.
@@ -489,13 +512,27 @@ class _Slot:
         "content",
         "is_inherited",
         "label",
+        "module",
         "name",
         "names",
         "place",
         "state",
+        "touched",
         "value",
         "values",
     )
+
+    def size(self) -> int:
+        """Return how much the value packs into, at least."""
+        if self.content is None:
+            return 0
+        return CONTENT_BYTES + 1 if self.content.data is None else len(self.content.data)
+
+    @property
+    def where(self) -> tuple[int, int]:
+        """Tell where workers have the value: the number of the values, and its place there."""
+        assert self.values is not None
+        return self.values.number, self.place
 
     def __init__(self, names: dict[str, Any], name: str, value: Any) -> None:
         self.names = names
@@ -503,7 +540,9 @@ class _Slot:
         self.name = name
         self.value = value
         self.state: _State | None = None
+        self.module: str | None = None
         self.content: _Content | None = None
+        self.touched: list[Any] = []
         self.is_inherited = False
         self.values: Values | None = None
         self.place = 0
@@ -537,7 +576,7 @@ class _Search:
     def _sent(self) -> dict[int, Any]:
         """Return the objects that workers have, by id, and where."""
         return {
-            id(slot.value): (slot.values.number, slot.place)
+            id(slot.value): slot.where
             for slot in self.slots.values()
             if slot.values is not None and slot.content is not None
         }
@@ -581,10 +620,9 @@ class _Search:
         slot = owner.slot_of(names, name, value)
         if slot is None:
             slot = _Slot(names, name, value)
-            touched: list[Any] = []
-            if owner.judge(slot, path, touched):
+            if owner.judge(slot, path):
                 self._new.append(slot)
-            self._left.extend((obj, path) for obj in touched)
+        self._left.extend((obj, path) for obj in slot.touched)
         self.slots[where] = slot
         if slot.content is not None:
             self.watch.content(slot.content)
@@ -602,8 +640,26 @@ def _name_of(obj: Any) -> str:
     return getattr(obj, "__qualname__", None) or describe(obj)
 
 
-def _to_send(value: Any) -> Any:
-    return serialize.UNBOUND if value is _ABSENT else value
+def _to_send(slot: _Slot) -> Any:
+    if slot.module is not None:
+        return _OfModule(slot.module, slot.name)
+    return serialize.UNBOUND if slot.value is _ABSENT else slot.value
+
+
+class _OfModule:
+    """Packs an object of an importable module as its name there."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._where = module, name
+
+    def __reduce__(self) -> Any:
+        return _get_of_module, self._where
+
+
+def _get_of_module(module: str, name: str) -> Any:
+    from importlib import import_module
+
+    return getattr(import_module(module), name)
 
 
 def _refusal(
@@ -620,11 +676,40 @@ def _refusal(
     )
 
 
+# -- functions in messages ---------------------------------------------------------------------
+
+
+class _Watcher(Globals):
+    """Finds what functions use, and packs nothing of it."""
+
+    def send(self, slots: list[_Slot], sent: dict[int, Any], touched: list[Any]) -> None:
+        """Do nothing."""
+
+
+def has_changed(function: FunctionType) -> bool:
+    """Whether a function or its globals have changed since this was last asked, or it was new."""
+    global _watcher
+    if _watcher is None:
+        exports = serialize.InlineExports()
+        _watcher = _Watcher(lambda _: None, exports, by_name=False, inherit=True)
+    before = _watches.get(function)
+    if before is not None and before.is_unchanged(_watcher.pack):
+        return False
+    _, watch = _watcher.of([function])
+    watch.include(_watch_code(function, _watcher))
+    _watches[function] = watch
+    return before is not None
+
+
+_watcher: Globals | None = None
+_watches: WeakKeyDictionary[FunctionType, Watch] = WeakKeyDictionary()
+
+
 # -- packing -----------------------------------------------------------------------------------
 
 
 def _pack_values(
-    values: tuple[Any, ...],
+    values: list[Any],
     exports: serialize.Exports | serialize.InlineExports,
     touched: list[Any],
     sent: dict[int, Any],
@@ -725,7 +810,8 @@ class Bindings:
         for label, name, number, place in self._thing(environment):
             before = self._bound.get((label, name))
             if before != (number, place):
-                value = self._thing(number)[place]
-                serialize.bind(label, name, value, is_first=before is None)
+                values = self._thing(number)
+                # Others that refer to the value mean the one that is bound.
+                values[place] = serialize.bind(label, name, values[place], is_first=before is None)
                 self._bound[label, name] = number, place
         self._current = environment

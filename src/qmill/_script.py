@@ -81,6 +81,15 @@ def is_main(module: object) -> bool:
     return module in MAINS or module not in sys.modules
 
 
+def module_with(name: str, value: object) -> str | None:
+    """Return an importable module that has an object under this name; None if there is none."""
+    for module_name, module in list(sys.modules.items()):
+        has_it = getattr(module, "__dict__", {}).get(name) is value
+        if has_it and not is_main(module_name) and can_import(module_name):
+            return module_name
+    return None
+
+
 def can_import(name: str) -> bool:
     """Whether another process finds the module that this one has under a name."""
     module = sys.modules[name]
@@ -271,13 +280,15 @@ def import_main() -> None:
     """
     if _pending is not None:
         with _lock:
-            script = _pending  # another thread may have imported it meanwhile
-            if script is not None and not _importing:
-                _import(script)
+            if not _importing:
+                _import()
 
 
-def _import(script: Script) -> None:
+def _import() -> None:
     global _chosen, _pending, _importing, _failure, _imported
+    script = _pending
+    if script is None:  # another thread has imported it
+        return
     if _failure is None:
         before = sys.modules["__main__"]
         main = type(sys)("__mp_main__")
@@ -332,3 +343,13 @@ def check_may_start() -> None:
             "a worker is importing the script, and the script starts workers at its top level: "
             'move that below its `if __name__ == "__main__":`, so that only the program does it'
         )
+
+
+def _after_fork_in_child() -> None:
+    """Another thread of the parent may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

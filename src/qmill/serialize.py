@@ -110,6 +110,11 @@ class Exports:
 
     def add(self, obj: Any) -> Definition:
         """Refer to a class or function, defining it if this channel has not seen it."""
+        if not self.apart and type(obj) is FunctionType and has_key(obj):
+            from ._environment import has_changed
+
+            if has_changed(obj):
+                renew(obj)
         definition = _identify(obj)
         key = definition[0]
         if key not in self.done and key not in self.pending:
@@ -872,7 +877,7 @@ def _sent_to(label: str) -> dict[str, Any]:
     return sent
 
 
-def bind(label: str, name: str, value: Any, *, is_first: bool) -> None:
+def bind(label: str, name: str, value: Any, *, is_first: bool) -> Any:
     """Bind a global name in a job worker for its functions.
 
     Args:
@@ -881,18 +886,22 @@ def bind(label: str, name: str, value: Any, *, is_first: bool) -> None:
         value: What to bind it to; `UNBOUND` deletes it.
         is_first: Whether the sender has not bound it here before: what the worker's own code has
             bound it to meanwhile then stays, and so does what an import gave it if that is equal.
+
+    Returns:
+        The object that stands for the value here: itself, or the equal one of the import.
     """
     names = namespace(label)
     before = _sent_to(label)
     if is_first and name in names:
         if name not in before or names[name] is not before[name]:
-            return
+            return value
         if names[name] is value or _are_equal(names[name], value):
-            return
+            return names[name]
     if value is UNBOUND:
         names.pop(name, None)
     else:
         names[name] = before[name] = value
+    return value
 
 
 class _Unbound:

@@ -57,16 +57,15 @@ class WorkerSettings(NamedTuple):
     num_threads: int  # what a numerical library may use
     log_levels: dict[str, int]  # of the parent's loggers; "" is the root
     inherited: dict[int, Any]  # functions and values that only a fork can hand on
-    is_forked: bool
     is_remote: bool  # whether the jobs are those of a program elsewhere, whose script is not here
 
 
 def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
     """Run a worker, and return its exit code."""
     worker = _Worker(channel)
+    serialize.share_globals(is_forked=_child.is_forked)
     try:
         settings = get_job()
-        serialize.share_globals(is_forked=settings.is_forked)
         if settings.is_remote:
             _script.adopt(None)
         worker.set_up(settings)
@@ -107,7 +106,7 @@ class _Worker:
         """Become what the settings say, and tell that jobs may come."""
         self._max_memory = settings.max_memory
         self._things.update(settings.inherited)
-        if settings.is_forked:
+        if _child.is_forked:
             self._exports = serialize.Exports(serialize.Names.FORKED)
         for variable in THREADS_OF_LIBRARIES:
             os.environ.setdefault(variable, str(settings.num_threads))

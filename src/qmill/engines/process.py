@@ -386,7 +386,6 @@ class ProcessEngine(Engine):
             max(1, workers.NUM_CPUS // self.max_workers),
             _worker.log_levels(),
             self._functions.inheritance() if self._method == "fork" else {},
-            self._method == "fork",
             self._is_remote,
         )
         worker = _Worker(Link(for_worker, self._method))
