@@ -440,7 +440,7 @@ def test_a_guarded_script_is_imported_once_a_worker_and_only_if_it_is_needed(tmp
         tmp_path,
         """
         import os, pathlib, qmill, threading
-        imports = pathlib.Path("imports")
+        imports = pathlib.Path(__file__).with_name("imports")
         with imports.open("a") as file:
             print(__name__, file=file)
         lock = threading.Lock()
@@ -533,8 +533,8 @@ def test_what_an_import_makes_need_not_be_sendable(tmp_path):
     path = write(
         tmp_path,
         """
-        import qmill, threading, contextvars
-        lock, local, log = threading.Lock(), threading.local(), open("log", "w")
+        import contextvars, os, qmill, threading
+        lock, local, log = threading.Lock(), threading.local(), open(os.devnull, "w")
         var = contextvars.ContextVar("var", default=7)
         class Guarded:
             lock = threading.Lock()
@@ -574,7 +574,7 @@ def test_what_can_go_neither_way_fails_at_once(top, does, told, way, tmp_path):
         def helper():
             return lock
         def f():
-            open("began", "w").close()
+            open(__file__ + ".began", "w").close()
             return helper()
         """,
         f"""
@@ -582,7 +582,7 @@ def test_what_can_go_neither_way_fails_at_once(top, does, told, way, tmp_path):
         with qmill.JobQueue(1) as jobs:
             job = jobs.submit(f)
             print(type(job.exception()).__name__, job.exception())
-        print(os.path.exists("began"))
+        print(os.path.exists(__file__ + ".began"))
         """,
         "",
     )
@@ -684,3 +684,44 @@ def test_in_a_worker_of_the_standard_library(method, tmp_path):
         """,
     )
     assert programs.run(str(path), method) == "[0, 1, 4, 9]\n9 5\n[[0, 1, 4]] 9 True\n"
+
+
+@pytest.mark.parametrize("way", ["unguarded", "guarded"])
+def test_a_traceback_shows_file_line_and_source(way, tmp_path):
+    case = Case(
+        """
+        def helper(x):
+            return 1 / x  # the line
+        def f(x):
+            return helper(x)
+        """,
+        """
+        with qmill.JobQueue(1) as jobs:
+            errors = jobs.submit(f, 0).exception(), qmill.run(f, 0).exception()
+            lambda_error = jobs.submit(lambda: helper(0)).exception()
+        for error in (*errors, lambda_error):
+            print(error.__cause__)
+        """,
+        "",
+    )
+    path = write(tmp_path, source(case, way))
+    told = programs.run(str(path))
+    assert told.count(f'File "{path}", line 4, in helper\\n    return 1 / x  # the line\\n') == 3
+    assert told.count("in f\\n    return helper(x)\\n") == 2
+
+
+def test_a_traceback_shows_the_source_of_a_notebooks_cell(tmp_path):
+    path = write(
+        tmp_path,
+        """
+        import linecache, qmill
+        cell = "def f(x):\\\\n    return 1 / x  # the line\\\\n"
+        linecache.cache["<cell 1>"] = len(cell), None, cell.splitlines(True), "<cell 1>"
+        exec(compile(cell, "<cell 1>", "exec"))
+        print(qmill.run(f, 0).exception().__cause__)
+        with qmill.JobQueue(1) as jobs:
+            print(jobs.submit(f, 0).exception().__cause__)
+        """,
+    )
+    told = programs.run(str(path))
+    assert told.count('File "<cell 1>", line 2, in f\\n    return 1 / x  # the line\\n') == 2
