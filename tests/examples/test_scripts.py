@@ -706,8 +706,8 @@ def test_a_traceback_shows_file_line_and_source(way, tmp_path):
     )
     path = write(tmp_path, source(case, way))
     told = programs.run(str(path))
-    assert told.count(f'File "{path}", line 4, in helper\\n    return 1 / x  # the line\\n') == 3
-    assert told.count("in f\\n    return helper(x)\\n") == 2
+    assert told.count(f'File "{path}", line 4, in helper\n    return 1 / x  # the line\n') == 3
+    assert told.count("in f\n    return helper(x)\n") == 2
 
 
 def test_a_traceback_shows_the_source_of_a_notebooks_cell(tmp_path):
@@ -715,7 +715,7 @@ def test_a_traceback_shows_the_source_of_a_notebooks_cell(tmp_path):
         tmp_path,
         """
         import linecache, qmill
-        cell = "def f(x):\\\\n    return 1 / x  # the line\\\\n"
+        cell = "def f(x):\\n    return 1 / x  # the line\\n"
         linecache.cache["<cell 1>"] = len(cell), None, cell.splitlines(True), "<cell 1>"
         exec(compile(cell, "<cell 1>", "exec"))
         print(qmill.run(f, 0).exception().__cause__)
@@ -724,4 +724,4 @@ def test_a_traceback_shows_the_source_of_a_notebooks_cell(tmp_path):
         """,
     )
     told = programs.run(str(path))
-    assert told.count('File "<cell 1>", line 2, in f\\n    return 1 / x  # the line\\n') == 2
+    assert told.count('File "<cell 1>", line 2, in f\n    return 1 / x  # the line\n') == 2
