@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import serialize
+from . import _streams, serialize
 from .queues import wire
 
 STATUS = struct.Struct("!iq")
@@ -46,6 +46,7 @@ def main(channel: int, lifeline: int) -> NoReturn:
 
 def run_from_server(channel: socket.socket, lifeline: int) -> NoReturn:
     """Run a process just forked from the fork server."""
+    _streams.empty()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _run(lambda: _run_setup(channel, lifeline))
 
@@ -70,6 +71,7 @@ def run_forked(
     """
 
     def body() -> int:
+        _streams.empty()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         ours.close()
         _follow(lifeline)
@@ -168,9 +170,7 @@ def _leave(code: int) -> NoReturn:
             util._exit_function()
         if (exits := sys.modules.get("qmill.queues.exits")) is not None:
             exits.leave()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+        _streams.flush()
     finally:
         if code < 0:
             signal.signal(-code, signal.SIG_DFL)

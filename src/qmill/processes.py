@@ -31,7 +31,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _child
+from . import _child, _streams
 from .errors import NotSupported
 from .queues import wire
 
@@ -202,6 +202,7 @@ def start(work: str, job: Any, method: str, pack: Callable[[Any], bytes | bytear
     if not hasattr(socket, "send_fds"):
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     packed = None if method == "fork" else pack(job)
+    _streams.flush()  # what this process has printed comes before what the child prints
     ours, theirs = socket.socketpair()
     try:
         if method == "fork":

@@ -26,12 +26,13 @@ def tell(*words):
 class Program:
     """`python -c` with a source that may use `tell(*words)`, `functions` and `qmill`."""
 
-    def __init__(self, source, method):
+    def __init__(self, source, method, **environ):
         environ = {
             "PYTHONPATH": str(ROOT),
             "PYTHONFAULTHANDLER": "",
             "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",  # about fork with threads
             "QMILL_START_METHOD": method,
+            **environ,
         }
         self._process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + source],
