@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _streams, serialize
-from .queues import wire
+from .queues import exits, wire
 
 STATUS = struct.Struct("!iq")
 """How the fork server tells of a child's end: its exit code, and the most memory it had."""
@@ -154,8 +154,9 @@ def _forget_parents_exit() -> None:
     """Drop what the parent means to do at its own exit, and keep what every process does."""
     atexit._clear()
     for module, function in (("processes", "stop_fork_server"), ("workers", "end_workers")):
-        atexit.register(getattr(sys.modules[f"qmill.{module}"], function))
-    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        if (found := exits.loaded(f"qmill.{module}")) is not None:
+            atexit.register(getattr(found, function))
+    if (util := exits.loaded("multiprocessing.util")) is not None:
         util._finalizer_registry.clear()
         util._run_after_forkers()
         sys.modules["multiprocessing.process"]._children = set()  # type: ignore[attr-defined]
@@ -166,10 +167,9 @@ def _leave(code: int) -> NoReturn:
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        if (util := sys.modules.get("multiprocessing.util")) is not None:
+        if (util := exits.loaded("multiprocessing.util")) is not None:
             util._exit_function()
-        if (exits := sys.modules.get("qmill.queues.exits")) is not None:
-            exits.leave()
+        exits.leave()
         _streams.flush()
     finally:
         if code < 0:

@@ -24,9 +24,9 @@ def tell(*words):
 
 
 class Program:
-    """`python -c` with a source that may use `tell(*words)`, `functions` and `qmill`."""
+    """`python -c` with a source that may use what PRELUDE has: `tell(*words)`, `functions`, ..."""
 
-    def __init__(self, source, method, **environ):
+    def __init__(self, source, method, prelude=PRELUDE, **environ):
         environ = {
             "PYTHONPATH": str(ROOT),
             "PYTHONFAULTHANDLER": "",
@@ -35,7 +35,7 @@ class Program:
             **environ,
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + source],
+            [sys.executable, "-c", prelude + source],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
