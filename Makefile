@@ -16,7 +16,9 @@ BENCH_VENV := .venvs/bench
 
 SHELL := /bin/sh
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq
+# Nothing that is set on one developer's machine changes what the recipes do.
+NEUTRAL := sh tools/neutral.sh
+PIP_INSTALL := $(NEUTRAL) $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -28,13 +30,13 @@ help:
 		while IFS='|' read -r target text; do printf '  %-13s %s\n' "$$target" "$$text"; done
 
 run: $(VENV)/.run $(if $(filter dask,$(ENGINE)),$(VENV)/.dask)  ## count the functions of the standard library, in parallel and serially
-	@$(BIN)/python examples/stdlib_census.py --engine $(ENGINE) $(ARGS)
+	@$(NEUTRAL) $(BIN)/python examples/stdlib_census.py --engine $(ENGINE) $(ARGS)
 
 test: $(VENV)/.dev  ## run all tests with one interpreter (PYTHON, default python3)
-	@$(BIN)/python -m pytest $(PYTEST_OPTIONS) $(ARGS)
-	@if $(BIN)/python -c "import distributed" 2>/dev/null; then \
+	@$(NEUTRAL) $(BIN)/python -m pytest $(PYTEST_OPTIONS) $(ARGS)
+	@if $(NEUTRAL) $(BIN)/python -c "import distributed" 2>/dev/null; then \
 		echo "== on a Dask cluster"; \
-		$(BIN)/python -m pytest -m cluster $(ARGS) || [ $$? -eq 5 ]; \
+		$(NEUTRAL) $(BIN)/python -m pytest -m cluster $(ARGS) || [ $$? -eq 5 ]; \
 	fi
 
 test-all: export ARGS := $(ARGS)
@@ -52,17 +54,17 @@ native:  ## test the native core by itself: kill it at each point, with sanitize
 chaos: $(VENV)/.dev  ## kill at every point, storms, damaged files, endurance (half an hour)
 	@sh tools/test_native.sh full
 	@sh tools/fuzz_native.sh
-	@$(BIN)/python -m pytest -m chaos -s -o faulthandler_timeout=900 $(ARGS)
+	@$(NEUTRAL) $(BIN)/python -m pytest -m chaos -s -o faulthandler_timeout=900 $(ARGS)
 
 check: $(VENV)/.dev  ## lint, check the format and check the types
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --quiet --check . || { echo "the fix: $(BIN)/ruff format ."; exit 1; }
-	@$(BIN)/mypy
+	@$(NEUTRAL) $(BIN)/ruff check --quiet .
+	@$(NEUTRAL) $(BIN)/ruff format --quiet --check . || { echo "the fix: $(BIN)/ruff format ."; exit 1; }
+	@$(NEUTRAL) $(BIN)/mypy
 
 # In an environment of its own, with the libraries that qmill is compared with.
 bench:  ## measure queues, jobs and maps, beside others of their kind
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) EXTRAS=bench $(BENCH_VENV)/.dev
-	@$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
+	@$(NEUTRAL) $(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 clean:  ## remove environments, caches and everything built or measured
 	@rm -rf .venv .venvs build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -75,11 +77,11 @@ clean:  ## remove environments, caches and everything built or measured
 # Runs each time, but is only rewritten when it has to be, and only then are the others out of date.
 # The checkout's place counts because an editable install and the scripts in bin/ contain it.
 $(VENV)/.python: FORCE
-	@made_with="$$(PYTHON="$(PYTHON)" sh tools/identify_python.sh)" || exit 1; \
+	@made_with="$$(PYTHON="$(PYTHON)" $(NEUTRAL) sh tools/identify_python.sh)" || exit 1; \
 	made_with="$$made_with in $(CURDIR)"; \
 	if [ "$$made_with" != "$$(cat $@ 2>/dev/null)" ]; then \
 		echo "making $(VENV)"; \
-		$(PYTHON) -m venv --clear $(VENV) && echo "$$made_with" > $@; \
+		$(NEUTRAL) $(PYTHON) -m venv --clear $(VENV) && echo "$$made_with" > $@; \
 	fi
 
 $(VENV)/.run: $(VENV)/.python pyproject.toml setup.py $(wildcard src/qmill/_core/*.[ch] src/qmill/_core/*.pyx)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("cluster")
 
 
+def be_neutral() -> None:
+    """Hand on nothing to children that a developer's shell has set, however pytest was started."""
+    neutral = Path(__file__).parents[1] / "tools" / "neutral.sh"
+    told = subprocess.run(["sh", neutral, "env", "-0"], stdout=subprocess.PIPE, check=True).stdout
+    kept = dict(os.fsdecode(line).split("=", 1) for line in told.split(b"\0") if line)
+    for name in set(os.environ) - set(kept):
+        del os.environ[name]
+    os.environ["LANG"] = kept["LANG"]
+
+
 def pytest_configure() -> None:
+    be_neutral()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has this in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # keeps tmp_path in place

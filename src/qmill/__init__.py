@@ -141,8 +141,10 @@ def __dir__() -> list[str]:
 
 
 def _leave_queues() -> None:
-    if (exits := sys.modules.get("qmill.queues.exits")) is not None:
-        exits.leave_at_exit()
+    exits = sys.modules.get("qmill.queues.exits")
+    leave = getattr(exits, "leave_at_exit", None)  # a thread may have imported half of it
+    if leave is not None:
+        leave()
 
 
 # The first to register is the last to be called: workers that end at exit still have their queues.

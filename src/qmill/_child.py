@@ -18,9 +18,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _script
+from . import _script, _streams
 from ._environment import loads_in_process
-from .queues import wire
+from .queues import exits, wire
 
 STATUS = struct.Struct("!iq")
 """How the fork server tells of a child's end: its exit code, and the most memory it had."""
@@ -51,6 +51,7 @@ def main(channel: int, lifeline: int) -> NoReturn:
 
 def run_from_server(channel: socket.socket, lifeline: int) -> NoReturn:
     """Run a process just forked from the fork server."""
+    _streams.empty()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _run(lambda: _run_setup(channel, lifeline))
 
@@ -77,6 +78,7 @@ def run_forked(
     def body() -> int:
         global is_forked
         is_forked = True
+        _streams.empty()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         ours.close()
         _follow(lifeline)
@@ -161,8 +163,9 @@ def _forget_parents_exit() -> None:
     """Drop what the parent means to do at its own exit, and keep what every process does."""
     atexit._clear()
     for module, function in (("processes", "stop_fork_server"), ("workers", "end_workers")):
-        atexit.register(getattr(sys.modules[f"qmill.{module}"], function))
-    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        if (found := exits.loaded(f"qmill.{module}")) is not None:
+            atexit.register(getattr(found, function))
+    if (util := exits.loaded("multiprocessing.util")) is not None:
         util._finalizer_registry.clear()
         util._run_after_forkers()
         sys.modules["multiprocessing.process"]._children = set()  # type: ignore[attr-defined]
@@ -173,13 +176,10 @@ def _leave(code: int) -> NoReturn:
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        if (util := sys.modules.get("multiprocessing.util")) is not None:
+        if (util := exits.loaded("multiprocessing.util")) is not None:
             util._exit_function()
-        if (exits := sys.modules.get("qmill.queues.exits")) is not None:
-            exits.leave()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+        exits.leave()
+        _streams.flush()
     finally:
         if code < 0:
             signal.signal(-code, signal.SIG_DFL)

@@ -19,7 +19,7 @@ import socket
 import struct
 from typing import NoReturn
 
-from . import _child
+from . import _child, _streams
 
 _NUMBER = struct.Struct("!i")
 
@@ -64,6 +64,7 @@ def _serve(
     channel, status = fds
     for descriptor in fds:
         os.set_inheritable(descriptor, False)
+    _streams.flush()  # what a site's start-up has printed, say
     try:
         pid = os.fork()
     except OSError as error:

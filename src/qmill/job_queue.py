@@ -66,7 +66,8 @@ class JobQueue(Executor):
         initargs: Its arguments.
         callback: Called as `callback(job)` for each job of `put` and `starmap` that has ended, in
             the order in which they end, in a thread of its own.
-        log_file: A CSV file to which the record of each such job is appended, or a `RecordLog`.
+        log_file: A CSV file to which the record of each such job is appended, or a `RecordLog`. A
+            file that has another header is refused.
         auto_start: Whether to run jobs from the beginning; else from `start()` on.
         auto_stop: Whether to end the workers each time that all jobs are done. They start again
             with the next job.
@@ -85,7 +86,8 @@ class JobQueue(Executor):
 
     Raises:
         TypeError: An argument of the wrong type.
-        ValueError: A number out of range; an unknown engine or start method.
+        ValueError: A number out of range; an unknown engine or start method; a log file that has
+            something else in it.
         NotSupported: The engine cannot do what an argument asks for.
         OSError: The log file cannot be opened.
         ImportError: `progress=True` needs tqdm: `pip install 'qmill[progress]'`.
@@ -132,9 +134,14 @@ class JobQueue(Executor):
             _check_count("max_jobs_per_worker", max_jobs_per_worker, or_none=True),
             _check_count("max_memory_per_worker", max_memory_per_worker, or_none=True),
         )
-        self._engine = _make_engine(engine, settings, start_method, mp_context)
         maxsize = _check_int("maxsize", maxsize)
-        log = _open_log(log_file)
+        self._engine = _make_engine(engine, settings, start_method, mp_context)
+        try:
+            log = _open_log(log_file)
+        except BaseException:
+            if self._engine is not engine:  # not the caller's own
+                self._engine.close()
+            raise
         self._dispatcher = _dispatch.Dispatcher(
             self._engine, self.name, maxsize, log, auto_stop, auto_remove
         )

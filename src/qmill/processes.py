@@ -31,7 +31,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _child, _script, serialize
+from . import _child, _script, _streams, serialize
 from .errors import NotSupported
 from .queues import wire
 
@@ -207,6 +207,7 @@ def start(
     if not hasattr(socket, "send_fds"):
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     packed = None if method == "fork" else pack(job)
+    _streams.flush()  # what this process has printed comes before what the child prints
     ours, theirs = socket.socketpair()
     try:
         if method == "fork":

@@ -22,7 +22,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from . import _child, processes, serialize
+from . import _child, _streams, processes, serialize
 from ._environment import dumps_for_process
 from .errors import SerializationError, WorkerDied
 from .queues import wire
@@ -519,6 +519,7 @@ def exit_code(error: SystemExit) -> int:
 
 
 def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
+    _streams.flush()  # who has the outcome finds also what the job has printed
     try:
         if len(data) <= _SMALL_BYTES:
             _send_all(channel, wire.encode((kind, False), [data]))

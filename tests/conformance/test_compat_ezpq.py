@@ -654,6 +654,17 @@ def test_log_csv_writes_a_record(module: ModuleType, tmp_path: Path) -> None:
     assert module.Queue.log_csv({"c": 3}, path, append=False) == 0
     assert read(path) == [{"c": "3"}]
     assert module.Queue.log_csv({"c": 3}, tmp_path) == -1
+    assert module.Queue.log_csv({"d": 3}, path) == -1  # its rows are others
+    assert read(path) == [{"c": "3"}]
+
+
+@both
+def test_a_log_file_of_somebody_else_is_refused(module: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "accounts.csv"
+    path.write_text("id,amount\n1,5\n")
+    with pytest.raises(ValueError, match="'id,amount'"):
+        module.Queue(n_workers=1, log_file=str(path))
+    assert path.read_text() == "id,amount\n1,5\n"
 
 
 @both

@@ -18,6 +18,7 @@ import pytest
 from conformance_support import LIMIT_S, Call, blocked, wait_for_end_of
 
 import qmill
+from qmill import testing
 
 
 @pytest.fixture
@@ -1352,6 +1353,14 @@ def test_a_log_file_that_cannot_be_written(engine, tmp_path):
         qmill.JobQueue(1, engine=engine, log_file=tmp_path / "no such" / "jobs.csv")
     with pytest.raises(OSError):
         qmill.JobQueue(1, engine=engine, log_file=tmp_path)
+
+
+def test_a_log_file_of_somebody_else_is_refused(engine, tmp_path):
+    path = tmp_path / "accounts.csv"
+    path.write_text("id,amount\n1,5\n")
+    with testing.nothing_left_behind(), pytest.raises(ValueError, match="'id,amount'"):
+        qmill.JobQueue(1, engine=engine, log_file=path)
+    assert path.read_text() == "id,amount\n1,5\n"
 
 
 # -- records --------------------------------------------------------------------------------------

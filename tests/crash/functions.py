@@ -167,7 +167,39 @@ def standard_input():
 
 
 def say(text):
-    print(text)
+    print(text, end="")
+
+
+def say_each(q):
+    for msg in q:
+        print(msg.data, end="")
+
+
+def say_and_fail(text):
+    print(text, end="")
+    print(text, end="", file=sys.stderr)
+    raise ValueError(text)
+
+
+def say_both(text):
+    print(text, end="")
+    print(text, end="", file=sys.stderr)
+
+
+def say_and_flush(text):
+    print(text, end="", flush=True)
+
+
+def say_and_turn_away(text):
+    """Print, and put other streams in the place of those that have the text."""
+    say_both(text)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def run_and_join(fn, /, *args):
+    worker = qmill.run(fn, *args)
+    worker.join()
+    return worker.result()
 
 
 # -- queues ---------------------------------------------------------------------------------------

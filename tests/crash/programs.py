@@ -24,17 +24,18 @@ def tell(*words):
 
 
 class Program:
-    """`python -c` with a source that may use `tell(*words)`, `functions` and `qmill`."""
+    """`python -c` with a source that may use what PRELUDE has: `tell(*words)`, `functions`, ..."""
 
-    def __init__(self, source, method):
+    def __init__(self, source, method, prelude=PRELUDE, **environ):
         environ = {
             "PYTHONPATH": str(ROOT),
             "PYTHONFAULTHANDLER": "",
             "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",  # about fork with threads
             "QMILL_START_METHOD": method,
+            **environ,
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + source],
+            [sys.executable, "-c", prelude + source],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -411,6 +411,15 @@ BUSY = ": {}; echo $$ > fifo; sleep 600 & echo $! > fifo; wait"
 STUBBORN = f"trap '' TERM; {BUSY}"
 
 
+@pytest.fixture
+def no_nohup():
+    """Children get SIGHUP even if these tests are run by nohup, which has them ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("no_nohup")
 @pytest.mark.parametrize("script", [BUSY, STUBBORN], ids=["", "that ignore SIGTERM"])
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -480,13 +489,15 @@ def test_a_closed_pipe_ends_it_quietly():
         command.stderr.close()
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(["run", "-n", "echo"], 141), (["--help"], 0)])
-def test_a_closed_pipe_ends_a_dry_run_and_help_quietly(arguments, status):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["run", "-n", "echo"], ["--help"], ["run", "--help"]])
+def test_a_closed_pipe_ends_a_dry_run_and_help_quietly(arguments, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     reading, writing = os.pipe()
     os.close(reading)
     done = qmill(*arguments, stdin=lines(*range(100)), stdout=writing)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (status, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize(

@@ -626,39 +626,57 @@ def test_whole_rows_are_never_touched(path):
     assert path.read_bytes() == whole
 
 
-def test_a_log_whose_line_ends_were_converted_keeps_its_rows(path):
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda data: data.replace(b"\r\n", b"\n"),
+        lambda data: data.replace(
+            b",".join(map(str.encode, KEYS)), b'"' + b'","'.join(map(str.encode, KEYS)) + b'"'
+        ),
+    ],
+    ids=["line ends", "quotes"],
+)
+def test_a_log_that_an_editor_has_written_keeps_its_rows(path, convert):
     """An editor or `git` made LF of CR LF: that is no torn row, and no reason to lose all."""
     write(path, FIRST, record(name="second"))
-    converted = path.read_bytes().replace(b"\r\n", b"\n")
+    converted = convert(path.read_bytes())
     path.write_bytes(converted)
-    try:
-        write(path, record(name="next"))
-    except (OSError, ValueError):
-        pass  # to refuse the file is as good
+    write(path, record(name="next"))
     assert path.read_bytes().startswith(converted)
+    assert [row["name"] for row in read_log(path)] == ["first", "second", "next"]
 
 
-def test_a_file_of_somebody_else_is_not_emptied(path):
-    path.write_bytes(b"name,price\napple,3\npear,4\n")
-    try:
-        RecordLog(path).close()
-    except (OSError, ValueError):
-        pass
-    assert b"pear,4" in path.read_bytes()
+HEADER = ",".join(KEYS)
+
+OTHERS = {
+    "another header": (b"name,price\napple,3\npear,4\n", "'name,price', which lacks qid, id, prio"),
+    "no end of line": (b"name,price\r\napple,3\r\npear,4", "'name,price', which lacks"),
+    "one letter": (b"x", "'x', which lacks qid, id, name and"),
+    "an empty line": (b"\n", "'', which lacks"),
+    "an older log": (HEADER.removesuffix(",host").encode() + b"\r\n", "which lacks host. Nothing"),
+    "a later log": (HEADER.encode() + b",more\r\n", "has more columns, or another order"),
+    "another order": (f"id,{HEADER.replace(',id', '')}\n".encode(), "or another order"),
+    "a mark in front": (b"\xef\xbb\xbf" + HEADER.encode() + b"\r\n", "which lacks qid. Nothing"),
+    "bytes": (bytes(range(256)), "it is no text"),
+    "zeros": (bytes(100), "it is no text"),
+    "Latin-1": ("für,alle\n".encode("latin-1"), "it is no text"),
+    "UTF-16": (HEADER.encode("utf-16"), "it is no text"),
+    "a long line": (b"no end, " * 100_000, "'no end, no end,"),
+}
 
 
-@pytest.mark.parametrize("theirs", [b"name,price\r\napple,3\r\npear,4", b"x", b"\n", b"no end"])
-def test_a_row_begins_a_line_after_what_somebody_else_wrote(path, theirs):
-    path.write_bytes(theirs)
-    try:
-        write(path, record(name="a"), record(name="b"))
-    except (OSError, ValueError):
-        assert path.read_bytes() == theirs
-        return
-    data = path.read_bytes()
-    assert data.startswith(theirs)
-    *_, a, b = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
-    assert [dict(zip(FIELDS, row, strict=True))["name"] for row in (a, b)] == ["a", "b"]
+@pytest.mark.parametrize("theirs", OTHERS)
+def test_a_file_of_somebody_else_is_refused_as_it_is(path, theirs):
+    content, why = OTHERS[theirs]
+    path.write_bytes(content)
+    files = open_files()
+    with pytest.raises(ValueError, match="Name a new file, or move this one away") as info:
+        RecordLog(path)
+    assert why in str(info.value)
+    assert str(path) in str(info.value)
+    assert len(str(info.value)) < 500 + len(str(path))
+    assert path.read_bytes() == content
+    assert open_files() == files
 
 
 # -- several writers ------------------------------------------------------------------------------

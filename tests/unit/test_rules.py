@@ -25,7 +25,8 @@ LEVELS = [
     {"errors", "serialize", "_explain", "_pickling", "_script", "_reducers", "_environment"},
     {"_core"},
     {"queues"},
-    {"messages", "workers", "processes", "stdlib_workers", "_forkserver", "_child", "sharing"},
+    {"messages", "workers", "processes", "stdlib_workers", "sharing"}
+    | {"_forkserver", "_child", "_streams"},
     {"jobs"},
     {"engines"},
     {"job_queue", "_dispatch", "_chunks"},

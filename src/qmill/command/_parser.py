@@ -58,6 +58,10 @@ class _Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
 
+    def print_help(self, file: Any = None) -> None:
+        """Write the help; unlike its super class, fail where it cannot be written."""
+        print(self.format_help(), end="", file=file)
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and where to read more."""
         self.exit(2, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")

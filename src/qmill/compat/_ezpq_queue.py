@@ -191,7 +191,7 @@ class Queue:
                 log = RecordLog(path, list(job))
                 log.write([job])
                 log.close()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             logger.error("%s could not be written: %s", path, error)
             return -1
         return 0

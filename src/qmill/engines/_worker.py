@@ -11,13 +11,12 @@ import logging
 import os
 import pickle
 import socket
-import sys
 import threading
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import _child, _script, serialize, sharing
+from .. import _child, _script, _streams, serialize, sharing
 from .._environment import Bindings
 from .._explain import describe
 from ..queues import wire
@@ -70,6 +69,7 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
             _script.adopt(None)
         worker.set_up(settings)
     except BaseException as error:
+        _streams.flush()
         worker.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
         return 1
     return worker.run()
@@ -303,11 +303,7 @@ class _Worker:
             for key, packed in list(self._exports.pending.items()):
                 self.send(packets.DEFINED, 0, [key, packed])
                 self._exports.sent([key])
-        if sys.stdout is not None:
-            try:
-                sys.stdout.flush()
-            except Exception:  # a job may have put anything there
-                pass
+        _streams.flush()
         if self._max_memory is not None and _resident_bytes() > self._max_memory:
             kind |= packets.SPENT
         self.send(kind, job, parts, started, ended)
@@ -352,11 +348,7 @@ class _Worker:
 
 def _end_now(code: int) -> Any:
     """End without waiting for threads that a job has left."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass
+    _streams.flush()
     os._exit(code)
 
 

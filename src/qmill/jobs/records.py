@@ -2,7 +2,8 @@
 
 A row is written with one call, under a lock of the file, and ends with CR LF, which stands nowhere
 inside a row. A writer that is killed in the middle leaves a file that does not end so: the next one
-cuts the torn row off before it writes.
+cuts the torn row off before it writes. A file whose first row is not the header of these columns is
+somebody else's, and is refused.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ FIELDS = (
 )
 
 _END = b"\r\n"
+
+_HEADER_BYTES = 1 << 16  # the most of a file that is looked at for its header
+_SHOWN_CHARACTERS = 200
+_SHOWN_COLUMNS = 3
 
 
 def to_dict(job: Job) -> dict[str, Any]:
@@ -154,13 +159,13 @@ class RecordLog:
     """A CSV file of records, to which several queues and programs may append.
 
     Args:
-        path: The file; made, with a header, where there is none. One that somebody else has
-            written is only appended to.
+        path: The file; made, with a header, where there is none or an empty one.
         fields: The columns.
         record_of: Makes a job's record, in which these are the keys.
 
     Raises:
         OSError: It cannot be opened or written.
+        ValueError: It has another header, or is no text; nothing has been written.
     """
 
     def __init__(
@@ -174,7 +179,9 @@ class RecordLog:
         self.record_of = record_of
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
-            self.write([])
+            with _Locked(self._file):
+                self._check_header()
+                self._write([])
         except BaseException:
             self._file.close()
             raise
@@ -187,16 +194,35 @@ class RecordLog:
         """
         rows = [_row([record[field] for field in self._fields]) for record in records]
         with _Locked(self._file):
-            size = self._mend()
-            if size == 0:
-                rows.insert(0, self._header)
-            for row in rows:
-                size = self._append(row, size)
+            self._write(rows)
 
     def close(self) -> None:
         """Close the file."""
         with _threads_lock:  # to close a file ends this process's locks of it
             self._file.close()
+
+    def _check_header(self) -> None:
+        """Raise ValueError if the first row is not the header, whatever line ends it has."""
+        start = self._read(0, len(self._header))
+        if self._header.startswith(start):  # the header, the beginning of a torn one, or nothing
+            return
+        first = self._read(0, _HEADER_BYTES).partition(b"\n")[0]
+        if not _is_text(first):
+            why = "it is no text"
+        elif (cells := _cells(first)) != list(self._fields):
+            shown = ",".join(cells)[:_SHOWN_CHARACTERS]
+            why = f"its header is {shown!r}, {_difference(self._fields, cells)}"
+        else:
+            return
+        raise ValueError(
+            f"the file {os.fsdecode(self._file.name)!r} is no log of these jobs: {why}. Nothing "
+            "has been written to it. Name a new file, or move this one away"
+        )
+
+    def _write(self, rows: list[bytes]) -> None:
+        size = self._mend()
+        for row in rows if size else [self._header, *rows]:
+            size = self._append(row, size)
 
     def _append(self, row: bytes, size: int) -> int:
         try:
@@ -214,9 +240,7 @@ class RecordLog:
         if size == 0 or self._read(size - len(_END), size) == _END:
             return size
         start = self._read(0, len(self._header))
-        if not self._header.startswith(
-            start
-        ):  # not ours: nothing is cut off, but ours begins a line
+        if not self._header.startswith(start):  # an editor's line ends: nothing is cut off
             if self._read(size - 1, size) != b"\n":
                 size = self._append(_END, size)
             return size
@@ -271,6 +295,22 @@ def after_fork_in_child() -> None:
     """Another thread of the parent may have held the lock."""
     global _threads_lock
     _threads_lock = threading.RLock()
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return "\0" not in data.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def _difference(fields: Sequence[str], found: list[str]) -> str:
+    """Say why a header is another one."""
+    if missing := [name for name in fields if name not in found]:
+        more = len(missing) - _SHOWN_COLUMNS
+        named = ", ".join(missing[:_SHOWN_COLUMNS])
+        return f"which lacks {named}" + (f" and {more} more columns" if more > 0 else "")
+    return "which has more columns, or another order"
 
 
 def _row(values: Any) -> bytes:

@@ -17,6 +17,21 @@ _AFTER_CHILDREN = -100  # of multiprocessing's exit priorities, those below 0 fo
 _hook: Any = None
 
 
+def loaded(name: str) -> Any:
+    """Return a module that has been imported whole, else None.
+
+    The import system puts a module into `sys.modules` before it runs the module's code, and another
+    thread may just be there. The attributes are still missing then. To wait for that thread would
+    last for ever in a forked child, which does not have it.
+
+    Args:
+        name: The module's full name.
+    """
+    module = sys.modules.get(name)
+    is_half = getattr(getattr(module, "__spec__", None), "_initializing", False)
+    return None if is_half else module
+
+
 def leave() -> None:
     """End this process's part in every queue."""
     for leaver in leavers:
@@ -25,7 +40,7 @@ def leave() -> None:
 
 def leave_at_exit() -> None:
     """Leave, but not before multiprocessing has joined its children, who may still need us."""
-    util = sys.modules.get("multiprocessing.util")
+    util = loaded("multiprocessing.util")
     if util is None or getattr(util, "_exiting", True):
         leave()
     else:
@@ -35,7 +50,7 @@ def leave_at_exit() -> None:
 def hook_exit() -> None:
     """Have `leave` called in a child of multiprocessing, which does not run exit functions."""
     global _hook
-    if _hook is None and (util := sys.modules.get("multiprocessing.util")) is not None:
+    if _hook is None and (util := loaded("multiprocessing.util")) is not None:
         _hook = util.Finalize(None, leave, exitpriority=_AFTER_CHILDREN)
 
 

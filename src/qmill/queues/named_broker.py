@@ -102,7 +102,7 @@ def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connect
         start_new_session=True,
     ) as process:
         out, errors = process.communicate()
-    if out != b"ready":
+    if not out.endswith(b"ready"):  # a site's start-up may print before
         text = errors.decode(errors="replace").strip()
         raise QueueGone(f"the broker of the queue {name!r} did not start: {text}")
     connection = _connect(place)

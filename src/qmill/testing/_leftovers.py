@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import processes, workers
-from ..queues import broker, wire
+from ..queues import broker, exits, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,10 +220,10 @@ def _kept_descriptors() -> set[int]:
         *(getattr(of_broker, name, None) for name in ("_listener", "_selector")),
         *(getattr(of_broker, name, None) for name in ("_wake_in", "_wake_out")),
     ]
-    if (rings := sys.modules.get("qmill.queues.rings")) is not None:
+    if (rings := exits.loaded("qmill.queues.rings")) is not None:
         kept += rings._kept
-    if (stdlib := sys.modules.get("multiprocessing.forkserver")) is not None:
+    if (stdlib := exits.loaded("multiprocessing.forkserver")) is not None:
         kept.append(stdlib._forkserver._forkserver_alive_fd)
-    if (stdlib := sys.modules.get("multiprocessing.resource_tracker")) is not None:
+    if (stdlib := exits.loaded("multiprocessing.resource_tracker")) is not None:
         kept.append(stdlib._resource_tracker._fd)
     return {one if isinstance(one, int) else one.fileno() for one in kept if one is not None}
