@@ -362,8 +362,22 @@ class Q:
 
     @property
     def maxsize(self) -> int:
-        """The most messages that may wait; 0 is no limit."""
+        """The most messages that may wait; 0 is no limit. It can be set: see `qmill.Queue`."""
         return self._queue.maxsize
+
+    @maxsize.setter
+    def maxsize(self, maxsize: int) -> None:
+        self._queue.maxsize = maxsize
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether `shutdown` has been called, by any process."""
+        return self._queue.is_shutdown
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many messages were put and are not done; `join` waits until it is 0."""
+        return self._queue.unfinished_tasks
 
     @property
     def kind(self) -> str:

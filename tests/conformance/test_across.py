@@ -78,6 +78,44 @@ def test_pains_11_what_was_put_is_there_at_once_for_others(start, own_queue):
     assert start(children.use, own_queue, "get_many", 50).wait_for_result() == list(range(20))
 
 
+def test_a_maxsize_that_is_set_here_lets_a_process_go_on(start, make_process_queue):
+    queue = make_process_queue(maxsize=1)
+    queue.put("there")
+    putter = start(children.use, queue, "put", "more").wait_until_blocked()
+    queue.maxsize = 2
+    putter.result()
+    assert [get(queue), get(queue)] == ["there", "more"]
+
+
+def test_a_maxsize_that_is_set_by_a_process_lets_others_go_on(start, make_process_queue):
+    queue = make_process_queue(maxsize=1)
+    queue.put("there")
+    here = blocked(queue.put, "more")
+    there = start(children.use, queue, "put_many", ["a", "b"]).wait_until_blocked()
+    start(children.use, queue, "__setattr__", "maxsize", 0).wait_for_result()
+    here.result()
+    assert there.result() == 2
+    assert (queue.maxsize, queue.qsize()) == (0, 4)
+
+
+def test_every_process_keeps_to_a_smaller_maxsize(start, make_process_queue):
+    queue = make_process_queue(maxsize=3)
+    queue.put_many([1, 2])
+    start(children.use, queue, "__setattr__", "maxsize", 2).wait_for_result()
+    assert (queue.maxsize, queue.full()) == (2, True)
+    assert start(children.use, queue, "put_many", [3], False).wait_for_result() == 0
+    same = pickle.loads(pickle.dumps(queue))
+    assert (same.maxsize, same.full()) == (2, True)
+
+
+def test_a_process_learns_that_the_queue_is_shut_down_and_what_is_unfinished(start, process_queue):
+    process_queue.put_many("ab")
+    other = start(children.use, process_queue, "__getattribute__", "unfinished_tasks")
+    assert other.wait_for_result() == 2
+    start(children.use, process_queue, "shutdown").wait_for_result()
+    assert (process_queue.is_shutdown, process_queue.unfinished_tasks) == (True, 2)
+
+
 def test_pains_13_queue_as_pool_argument(context, own_queue):
     with children.pool_of(context, 2) as pool:
         pool.map(children.put_one, [(own_queue, number) for number in range(8)])

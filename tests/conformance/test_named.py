@@ -189,6 +189,22 @@ def test_opening_with_another_maxsize_is_an_error(start_program):
     end(other)
 
 
+def test_a_maxsize_that_is_set_is_that_of_the_name(start_program):
+    other = open_in(start_program(SERVANT), "orders", maxsize=3)
+    queue = qmill.Queue(3, name="orders")
+    queue.maxsize = 5
+    assert do(other, "__getattribute__", "maxsize") == 5
+    assert do(other, "put_many", range(6), False) == 5
+    with pytest.raises(ValueError, match=r"maxsize must be 5.*not 3"):
+        qmill.Queue(3, name="orders")
+    qmill.Queue(5, name="orders").close()
+    do(other, "__setattr__", "maxsize", 0)
+    queue.put_nowait(5)
+    assert queue.maxsize == 0
+    queue.close()
+    end(other)
+
+
 def test_only_this_user_has_access(directory):
     queue = qmill.Queue(name="orders")
     queue.put("item")
@@ -388,6 +404,18 @@ def test_a_persistent_queue_keeps_its_maxsize(start_program):
     with pytest.raises(ValueError, match="maxsize"):
         qmill.Queue(5, name="kept", persistent=True)
     queue = qmill.Queue(3, name="kept", persistent=True)
+    queue.unlink()
+    queue.close()
+
+
+def test_a_persistent_queue_keeps_a_maxsize_that_was_set(start_program):
+    writer = open_in(start_program(SERVANT), "kept", maxsize=3, persistent=True)
+    do(writer, "__setattr__", "maxsize", 5)
+    do(writer, "put_many", range(5))
+    end(writer)
+    writer.finish()
+    queue = qmill.Queue(5, name="kept")
+    assert (queue.maxsize, queue.full(), queue.qsize()) == (5, True, 5)
     queue.unlink()
     queue.close()
 

@@ -26,6 +26,7 @@ objects = st.recursive(
 )
 # Ways to call that do not wait for long when they have to wait, and change nothing when not.
 manners = st.sampled_from([{"block": False}, {"timeout": 0}, {"timeout": 0.001}])
+limits = st.sampled_from([-1, 0, 1, 2, 3, 7])
 
 
 class QueueAndModel(RuleBasedStateMachine):
@@ -37,7 +38,7 @@ class QueueAndModel(RuleBasedStateMachine):
         super().__init__()
         self.queue = None
 
-    @initialize(maxsize=st.sampled_from([-1, 0, 1, 2, 3, 7]))
+    @initialize(maxsize=limits)
     def make(self, maxsize):
         self.queue = qmill.Queue(maxsize, kind=self.kind)
         self.maxsize = max(0, maxsize)
@@ -46,7 +47,7 @@ class QueueAndModel(RuleBasedStateMachine):
         self.shut = False
 
     def room(self):
-        return self.maxsize - len(self.waiting) if self.maxsize else 1000
+        return max(0, self.maxsize - len(self.waiting)) if self.maxsize else 1000
 
     def unfinished(self):
         return self.counts["put"] - self.counts["done"]
@@ -130,6 +131,11 @@ class QueueAndModel(RuleBasedStateMachine):
             self.counts["done"] += min(len(self.waiting), self.unfinished())
             self.waiting.clear()
 
+    @rule(maxsize=limits)
+    def set_maxsize(self, maxsize):
+        self.queue.maxsize = maxsize
+        self.maxsize = max(0, maxsize)
+
     # -- what holds at any time
 
     @invariant()
@@ -140,6 +146,9 @@ class QueueAndModel(RuleBasedStateMachine):
         assert self.queue.empty() == (not self.waiting)
         if not self.shut:
             assert self.queue.full() == (not self.room())
+        assert self.queue.is_shutdown == self.shut
+        assert self.queue.maxsize == self.maxsize
+        assert self.queue.unfinished_tasks == self.unfinished()
         expected = dict.fromkeys(self.queue.statistics()._fields, 0) | self.counts
         expected |= {"size": len(self.waiting), "maxsize": self.maxsize}
         expected["unfinished"] = self.unfinished()

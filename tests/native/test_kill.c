@@ -4,6 +4,7 @@
 #include "native.h"
 
 #define NUM_POINTS 64
+#define OTHER_MAXSIZE 20
 #define BIG 16000   /* four fit into a chunk */
 #define LARGE 40000 /* has a block */
 
@@ -205,6 +206,9 @@ static void punch(q_queue *q) {
     for (int i = 0; i < 2; i++) MUST(q_block_new(q, 9 << 20, &blocks[i], &into, 1));
 }
 
+static void set_maxsize(q_queue *q) { MUST(q_set_maxsize(q, OTHER_MAXSIZE, 1)); }
+static void unset_maxsize(q_queue *q) { MUST(q_set_maxsize(q, 0, 1)); }
+
 typedef struct {
     const char *name;
     void (*before)(q_queue *);  /* in the parent */
@@ -250,6 +254,8 @@ static const operation OPERATIONS[] = {
     {"shutdown", some, nothing, shut_down, 6, 0, ONE_BY_ONE, SOME_LOST, 0, 0},
     {"shutdown with ends", ends, lease_one, shut_down, 7, 0, ONE_BY_ONE, SOME_LOST, 0, 0},
     {"gentle shutdown", some, nothing, shut_down_gently, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"set maxsize", some, nothing, set_maxsize, 0, 0, AT_ONCE, NONE_LOST, 0, 9},
+    {"no maxsize", some, nothing, unset_maxsize, 0, 0, AT_ONCE, NONE_LOST, 0, 9},
     {"define", some, nothing, define, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"peek", some, nothing, peek, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"statistics", some, nothing, statistics, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
@@ -339,6 +345,8 @@ static void verify(q_queue *q, const operation *o, int sweep_first) {
     SAME(c.size, 0);
     SAME(c.leased, 0);
     SAME(c.poisoned, 0);
+    CHECK(c.maxsize == o->maxsize || (o->act == set_maxsize && c.maxsize == OTHER_MAXSIZE) ||
+          (o->act == unset_maxsize && !c.maxsize));
     if (o->lost == ALL_LOST) SAME(c.lost, missing);
     if (o->lost == NONE_LOST) SAME(c.lost, 0);
     CHECK(c.lost <= missing);

@@ -101,6 +101,35 @@ static void bounded(void) {
     q_detach(q);
 }
 
+static void another_limit(void) {
+    q_queue *q = new_ring(2);
+    for (uint32_t i = 0; i < 2; i++) put(q, 40, 0, i);
+    SAME(try_put(q, 40, 0, 2), Q_FULL);
+    uint32_t sequence = q_announce(q, Q_SPACE);
+    MUST(q_set_maxsize(q, 3, 1));
+    SAME(q_maxsize(q), 3);
+    SAME(counts_of(q).maxsize, 3);
+    CHECK(q_announce(q, Q_SPACE) != sequence); /* who has announced itself was woken */
+    CHECK(q_watch(q, Q_SPACE));
+    put(q, 40, 0, 2);
+    MUST(q_set_maxsize(q, 1, 1));
+    mark m;
+    for (uint32_t i = 0; i < 3; i++) {
+        SAME(try_put(q, 40, 0, 9), Q_FULL);
+        CHECK(q_full(q));
+        MUST(try_take(q, &m));
+        SAME(m.number, i);
+    }
+    CHECK(!q_full(q));
+    MUST(q_set_maxsize(q, 0, 1));
+    for (uint32_t i = 0; i < 100; i++) put(q, 40, 0, i);
+    MUST(q_set_maxsize(q, 100, 1)); /* who takes tells producers of room, from now on */
+    sequence = q_announce(q, Q_SPACE);
+    MUST(try_take(q, &m));
+    CHECK(q_announce(q, Q_SPACE) != sequence);
+    q_detach(q);
+}
+
 static void leases(void) {
     q_queue *q = new_ring(0);
     uint32_t a, b;
@@ -883,7 +912,7 @@ static const struct {
     void (*run)(void);
 } TESTS[] = {
 #define TEST(name) {#name, name}
-    TEST(sizes), TEST(batches), TEST(bounded), TEST(leases), TEST(ends), TEST(shutdowns),
+    TEST(sizes), TEST(batches), TEST(bounded), TEST(another_limit), TEST(leases), TEST(ends), TEST(shutdowns),
     TEST(peeks), TEST(definitions), TEST(poison), TEST(growth), TEST(held_for_ever),
     TEST(large_over_many_borders), TEST(threads), TEST(processes), TEST(forks),
     TEST(no_wake_up_is_lost_while_one_announces), TEST(without_descriptors_nobody_is_dead),

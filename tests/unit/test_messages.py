@@ -664,6 +664,27 @@ def test_repr(kind):
 def test_properties(kind):
     q = Q(kind, maxsize=3)
     assert (q.kind, q.maxsize, q.name) == (kind, 3, None)
+    assert (q.is_shutdown, q.unfinished_tasks) == (False, 0)
+
+
+def test_another_maxsize_lets_in_who_waits_and_ends_need_no_room(kind):
+    q = Q(kind, maxsize=1).put(1).end()
+    put = in_thread(lambda: q.put(2))
+    q.maxsize = 2
+    assert put() is q
+    q.maxsize = 1
+    q.end()
+    with pytest.raises(qmill.Full):
+        q.put_nowait(3)
+    assert (q.maxsize, q.qsize(), q.unfinished_tasks) == (1, 4, 2)
+    assert [m.data for m in q] == [1]
+    assert [m.data for m in q] == [2]
+    assert q.unfinished_tasks == 0
+
+
+def test_a_queue_tells_that_it_is_shut_down(q):
+    q.shutdown()
+    assert q.is_shutdown is True
 
 
 def test_what_does_nothing_is_there(q):

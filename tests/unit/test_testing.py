@@ -63,6 +63,11 @@ def test_a_death_at_a_step_of_a_loop():
     assert out.get_many(5) == ["there", "there"]  # by the one killed at its second step
 
 
+def shrink_twice(queue):
+    queue.maxsize = 2
+    queue.maxsize = 1
+
+
 def test_the_error_of_the_work_is_raised():
     def fail(queue):
         raise LookupError("of the work")
@@ -86,6 +91,16 @@ def test_a_stand_in_is_sent_and_counts_anew():
     assert worker.exception(30).signal == signal.SIGKILL
     assert mortal._queue.get_many(5) == [2, 2]
     assert mortal.maxsize == 0
+
+
+def test_what_is_set_of_a_stand_in_is_set_of_its_queue():
+    queue = qmill.Queue(1)
+    mortal = testing.kill_at(queue, 2)
+    mortal.maxsize = 3
+    assert (queue.maxsize, mortal.maxsize) == (3, 3)
+    worker = qmill.Worker(shrink_twice, (testing.kill_at(queue, 2),), start_method="fork")
+    assert worker.exception(30).signal == signal.SIGKILL
+    assert queue.maxsize == 2
 
 
 def test_a_stand_in_of_a_queue_of_the_standard_library():

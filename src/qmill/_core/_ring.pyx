@@ -91,6 +91,7 @@ cdef extern from "ring.h" nogil:
     int q_fd(const q_queue *)
     const uint8_t *q_uuid(const q_queue *)
     uint64_t q_maxsize(const q_queue *)
+    q_status q_set_maxsize(q_queue *, uint64_t, int)
     uint32_t q_fork_generation()
     int q_had_no_room()
     q_status q_put(q_queue *, const void *, uint64_t, int)
@@ -314,6 +315,23 @@ cdef class Ring:
     def maxsize(self):
         """The most messages that may wait; 0 is no limit."""
         return q_maxsize(self.q)
+
+    def set_maxsize(self, uint64_t maxsize):
+        """Set how many messages may wait, for every process."""
+        cdef q_status status = Q_BUSY
+        cdef int tries = 0
+        while status == Q_BUSY:
+            with nogil:
+                status = q_set_maxsize(self.q, maxsize, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
+        if status != Q_OK:
+            _fail(status)
+
+    @property
+    def is_shutdown(self):
+        """Whether `shutdown` has been called, by any process."""
+        return bool(q_is_shut(self.q))
 
     # -- waiting -----------------------------------------------------------------------------------
 

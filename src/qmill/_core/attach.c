@@ -59,7 +59,7 @@ q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **ma
     memcpy(h->uuid, uuid, 16);
     h->uid = geteuid();
     h->pid_namespace = pid_namespace();
-    h->maxsize = maxsize;
+    set(&h->maxsize, maxsize);
     h->header_bytes = header_bytes();
     set(&h->num_segments, 1);
     set(&h->segments[0].size, header_bytes());
@@ -162,4 +162,4 @@ int q_fd(const q_queue *q) { return q->fd; }
 
 const uint8_t *q_uuid(const q_queue *q) { return q->h->uuid; }
 
-uint64_t q_maxsize(const q_queue *q) { return q->h->maxsize; }
+uint64_t q_maxsize(const q_queue *q) { return get(&q->h->maxsize); }

@@ -100,7 +100,9 @@ struct header {
     uint64_t magic;
     uint32_t version, abi;
     uint8_t uuid[16];
-    uint64_t uid, pid_namespace, maxsize, header_bytes;
+    uint64_t uid, pid_namespace;
+    word maxsize; /* of messages that wait; 0 is no limit. Set under both locks */
+    uint64_t header_bytes;
     word shut; /* 1 shut down */
     word last_sweep_ns;
 

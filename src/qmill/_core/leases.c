@@ -175,7 +175,7 @@ q_status q_next(q_queue *q, uint32_t reader, uint64_t lease, q_item *item, int p
     PLAN(&c, h->gets.version, prepare_move(&h->gets, 1, cursor + r->bytes, count + 1, 0));
     commit(&c);
     unlock(&h->get);
-    if (h->maxsize) wake(q, Q_SPACE, 1);
+    if (get(&h->maxsize)) wake(q, Q_SPACE, 1);
     return Q_OK;
 }
 

@@ -72,10 +72,11 @@ static void publish(q_queue *q, struct change *c, struct appended *a, uint64_t m
 /* How many may be put, when so many have been. */
 static uint64_t room(q_queue *q, uint64_t num_put) {
     struct header *h = q->h;
-    if (!h->maxsize) return UINT64_MAX;
+    uint64_t maxsize = get(&h->maxsize); /* once: it may change, for those without the lock */
+    if (!maxsize) return UINT64_MAX;
     for (int looked = 0;; looked = 1) {
         int64_t waiting = (int64_t)(num_put - get(&q->passed) + get(&h->num_returned));
-        if (waiting < (int64_t)h->maxsize) return h->maxsize - (uint64_t)waiting;
+        if (waiting < (int64_t)maxsize) return maxsize - (uint64_t)waiting;
         if (looked) return 0;
         set(&q->passed, num_messages(&h->gets)); /* a line that consumers write to: now and then */
     }
@@ -366,7 +367,7 @@ q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t
     if (likely(limit == 1 && !reader && !get(&h->num_returned) && take_one(q, items))) {
         *number = 1;
         unlock(&h->get);
-        if (h->maxsize) wake(q, Q_SPACE, 1);
+        if (get(&h->maxsize)) wake(q, Q_SPACE, 1);
         return Q_OK;
     }
     while (unlikely(get(&h->num_returned)) && *number < limit && status == Q_OK) {
@@ -380,7 +381,7 @@ q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t
     int shut = status == Q_EMPTY && get(&h->shut);
     if (unlikely(status == Q_EMPTY)) reap(q);
     unlock(&h->get);
-    if (*number && h->maxsize) wake(q, Q_SPACE, *number);
+    if (*number && get(&h->maxsize)) wake(q, Q_SPACE, *number);
     return shut ? Q_SHUT : status;
 }
 

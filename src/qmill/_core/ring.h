@@ -58,6 +58,7 @@ void q_detach(q_queue *q);
 int q_fd(const q_queue *q);
 const uint8_t *q_uuid(const q_queue *q);
 uint64_t q_maxsize(const q_queue *q);
+q_status q_set_maxsize(q_queue *q, uint64_t maxsize, int patient); /* for every process */
 uint32_t q_fork_generation(void);
 /* Whether this thread was refused memory to map since it last asked: so Q_CORRUPT may mean that. */
 int q_had_no_room(void);

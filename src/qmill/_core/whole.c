@@ -1,4 +1,4 @@
-/* What needs both sides at rest: withdrawing ENDs, shutting down, counting. */
+/* What needs both sides at rest: withdrawing ENDs, shutting down, another limit, counting. */
 #include "core.h"
 
 #include <limits.h>
@@ -111,6 +111,19 @@ q_status q_shutdown(q_queue *q, int immediate, int patient) {
     return status;
 }
 
+/* Under both locks, so that no wake-up is lost: a producer that finds the new limit reached has seen all
+ * that was taken by those who saw the old one, which told them to wake nobody, perhaps. */
+q_status q_set_maxsize(q_queue *q, uint64_t maxsize, int patient) {
+    q_status status = take_both(q, patient);
+    if (status != Q_OK) return status;
+    POINT(60);
+    set(&q->h->maxsize, maxsize);
+    POINT(61);
+    release_both(q);
+    wake(q, Q_SPACE, INT_MAX);
+    return Q_OK;
+}
+
 q_status q_statistics(q_queue *q, q_counts *counts, int patient) {
     TAKE_PART(q, patient);
     struct header *h = q->h;
@@ -127,7 +140,7 @@ q_status q_statistics(q_queue *q, q_counts *counts, int patient) {
     counts->lost = get(&h->num_lost);
     counts->redelivered = get(&h->num_redelivered);
     counts->poisoned = get(&h->num_poisoned);
-    counts->maxsize = h->maxsize;
+    counts->maxsize = get(&h->maxsize);
     release_both(q);
     return Q_OK;
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import Empty, Full, ShutDown
-from .base import END, Queue, Reader, check_items, check_max_items, check_wait
+from .base import END, Queue, Reader, check_items, check_max_items, check_maxsize, check_wait
 from .mailbox import LOCAL, GetCall, JoinCall, LocalAnswer, Mailbox, MailReader, PutCall
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ class Access(Protocol):
     def shutdown(self, immediate: bool) -> None:
         """Refuse further puts."""
 
+    def is_shutdown(self) -> bool:
+        """Whether further puts are refused."""
+
+    def set_maxsize(self, maxsize: int) -> None:
+        """Set the most messages that may wait."""
+
     def full(self) -> bool:
         """Whether a put would have to wait."""
 
@@ -111,6 +117,8 @@ class LocalAccess:
         self.reader = lambda: LocalReader(mailbox)
         self.withdraw_ends = mailbox.withdraw_ends
         self.shutdown = mailbox.shutdown
+        self.is_shutdown = mailbox.is_shutdown
+        self.set_maxsize = mailbox.set_maxsize
         self.full = mailbox.full
         self.statistics = mailbox.statistics
         self.take_poisoned = mailbox.take_poisoned
@@ -181,8 +189,6 @@ def _wait(mailbox: Mailbox, call: GetCall | PutCall | JoinCall, timeout: float |
 
 class MailboxQueue(Queue):
     """A `Queue` on an access. A transport gives it `_access`, `_pack` and `_unpack`."""
-
-    _maxsize: int
 
     @property
     def _access(self) -> Access:
@@ -275,7 +281,18 @@ class MailboxQueue(Queue):
 
     @property
     def maxsize(self) -> int:
-        return self._maxsize
+        return self.statistics().maxsize
+
+    @maxsize.setter
+    def maxsize(self, maxsize: int) -> None:
+        limit = check_maxsize(maxsize)
+        self._check_open()
+        self._access.set_maxsize(limit)
+
+    @property
+    def is_shutdown(self) -> bool:
+        self._check_open()
+        return self._access.is_shutdown()
 
     def _settle(self) -> None:
         self._check_open()

@@ -67,6 +67,8 @@ POISON_DEATHS = 3
 
 NAME_MAX_BYTES = 200
 
+MAXSIZE_MAX = 2**63 - 1
+
 
 class _End:
     """The type of `END`, which a transport hands out where a queue's end was put."""
@@ -316,8 +318,26 @@ class Queue:
 
     @property
     def maxsize(self) -> int:
-        """The most messages that may wait; 0 is no limit."""
+        """The most messages that may wait; 0 is no limit.
+
+        It can be set, for every process that has the queue. A larger limit lets waiting `put`s go
+        on at once. A smaller one removes nothing: there is room again when fewer messages wait.
+        """
         raise NotImplementedError
+
+    @maxsize.setter
+    def maxsize(self, maxsize: int) -> None:
+        raise NotImplementedError
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether `shutdown` has been called, by any process."""
+        raise NotImplementedError
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many messages were put and are not done; `join` waits until it is 0."""
+        return self.statistics().unfinished
 
     # -- what Q stands on -----------------------------------------------------------------------
 
@@ -410,7 +430,10 @@ def check_maxsize(maxsize: object) -> int:
         raise TypeError(
             f"maxsize must be an int (0 for no limit), not {type(maxsize).__name__} {maxsize!r}"
         )
-    return max(0, int(maxsize))  # type: ignore[call-overload, no-any-return]
+    limit = max(0, int(maxsize))  # type: ignore[call-overload]
+    if limit > MAXSIZE_MAX:
+        raise ValueError(f"maxsize must be at most 2**63 - 1 (0 for no limit), not {maxsize!r}")
+    return limit  # type: ignore[no-any-return]
 
 
 def check_wait(block: bool, timeout: float | None) -> float | None:

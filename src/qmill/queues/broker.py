@@ -627,6 +627,15 @@ class Connection:
         mailbox.shutdown(immediate)
         self._reply("ok", None)
 
+    def _on_is_shutdown(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
+        self._reply("ok", mailbox.is_shutdown())
+
+    def _on_set_maxsize(
+        self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, maxsize: int
+    ) -> None:
+        mailbox.set_maxsize(maxsize)
+        self._reply("ok", None)
+
     def _on_full(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
         self._reply("ok", mailbox.full())
 

@@ -25,6 +25,7 @@ for an answer).
 
 from __future__ import annotations
 
+import sys
 from _thread import TIMEOUT_MAX, allocate_lock, get_ident
 from collections import deque
 from functools import wraps
@@ -277,7 +278,13 @@ class Mailbox:
         self._n_put += added
 
     def _room(self) -> int:
-        return self.maxsize - (len(self._records) - self._ends)
+        return (self.maxsize or sys.maxsize) - (len(self._records) - self._ends)
+
+    @_locked
+    def set_maxsize(self, maxsize: int) -> None:
+        """Set the most messages that may wait, and let in those for whom there is room now."""
+        self.maxsize = maxsize
+        self._pump()
 
     @_locked
     def end(self, number: int, tag: bytes, sender: Client) -> None:
@@ -584,6 +591,10 @@ class Mailbox:
 
     # -- telling ------------------------------------------------------------------------------
 
+    def is_shutdown(self) -> bool:
+        """Whether puts are refused."""
+        return self._shut
+
     @_locked
     def statistics(self) -> Statistics:
         """Return all counts, of one moment."""
@@ -603,7 +614,7 @@ class Mailbox:
     @_locked
     def full(self) -> bool:
         """Whether a put would have to wait."""
-        return bool(self.maxsize) and self._room() <= 0
+        return self._room() <= 0
 
     @_locked
     def take_poisoned(self) -> list[Any]:

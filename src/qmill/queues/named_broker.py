@@ -201,9 +201,7 @@ class NamedBroker(Broker):
         if self._used and self.client_count == 1 and not self.persistent:
             self._begin_anew(maxsize)
         if maxsize != self._mailbox.maxsize:
-            raise ValueError(
-                f"maxsize must be {self._mailbox.maxsize}, with which it was made, not {maxsize}"
-            )
+            raise ValueError(f"maxsize must be {self._mailbox.maxsize}, its limit, not {maxsize}")
         self._used = True
         self.persistent = self.persistent or persistent
 

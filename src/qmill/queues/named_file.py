@@ -158,8 +158,8 @@ def open_named(name: str, maxsize: int, persistent: bool) -> tuple[Any, str, Hol
         if ring.maxsize != maxsize:
             hold.take_back_handle()
             raise ValueError(
-                f"the queue {name!r} is in use: maxsize must be {ring.maxsize}, with which it was "
-                f"made, not {maxsize}"
+                f"the queue {name!r} is in use: maxsize must be {ring.maxsize}, its limit, "
+                f"not {maxsize}"
             )
         if persistent and path.endswith(".ring"):
             os.rename(path, names.file_of(folder, name, ".kept"))

@@ -359,6 +359,12 @@ class RemoteAccess:
     def shutdown(self, immediate: bool) -> None:
         self._call("shutdown", bool(immediate))
 
+    def is_shutdown(self) -> bool:
+        return bool(self._call("is_shutdown"))
+
+    def set_maxsize(self, maxsize: int) -> None:
+        self._call("set_maxsize", maxsize)
+
     def settle(self) -> None:
         self._call("settle")
 
@@ -411,7 +417,7 @@ class PortableQueue(MailboxQueue):
         name: str | None = None,
         persistent: bool = False,
     ) -> None:
-        self._maxsize = check_maxsize(maxsize)
+        limit = check_maxsize(maxsize)
         self._name = check_name(name)
         if persistent and name is None:
             raise ValueError("persistent=True needs a name, by which the queue is found again")
@@ -420,12 +426,12 @@ class PortableQueue(MailboxQueue):
         if name is not None:
             from .named_broker import open_named
 
-            end, self._address = open_named(name, self._maxsize, bool(persistent))
+            end, self._address = open_named(name, limit, bool(persistent))
             self._number = 0
             self._reached: Any = RemoteAccess(end, 0, named=True)
             _named.add(self)
         else:
-            mailbox = Mailbox(self._maxsize)
+            mailbox = Mailbox(limit)
             self._broker = this_broker()
             self._number = self._broker.add(mailbox)
             self._reached = PortableAccess(mailbox)
@@ -436,13 +442,10 @@ class PortableQueue(MailboxQueue):
         self._generation = _fork_generation
 
     @classmethod
-    def _attach(
-        cls, address: Address, number: int, maxsize: int, name: str | None
-    ) -> PortableQueue:
+    def _attach(cls, address: Address, number: int, name: str | None) -> PortableQueue:
         """Rebuild a handle from its pickle."""
         queue: PortableQueue = object.__new__(cls)
         queue._set_up()
-        queue._maxsize = maxsize
         queue._name = name
         queue._broker = None
         queue._address = address
@@ -456,12 +459,7 @@ class PortableQueue(MailboxQueue):
     def __reduce__(self) -> Any:
         self._check_open()
         serialize.check_stays_here()
-        return _attach, (
-            self._published(),
-            self._number,
-            self._maxsize,
-            self._name,
-        )
+        return _attach, (self._published(), self._number, self._name)
 
     def _published(self) -> Address:
         """Return where other processes find the queue."""
@@ -496,8 +494,10 @@ class PortableQueue(MailboxQueue):
         return PortableAccess(mailbox)
 
     def __repr__(self) -> str:
-        named = f" name={self._name!r}" if self._name is not None else ""
-        return f"<qmill.Queue kind='process'{named} maxsize={self._maxsize} at {id(self):#x}>"
+        about = f" name={self._name!r}" if self._name is not None else ""
+        if isinstance(self._reached, PortableAccess):  # elsewhere one would have to ask
+            about += f" maxsize={self._reached.mailbox.maxsize}"
+        return f"<qmill.Queue kind='process'{about} at {id(self):#x}>"
 
     def close(self) -> None:
         self._closed = True
@@ -572,9 +572,9 @@ class _ForkAwareReader(_UnpackingReader):
             super().close(unread)
 
 
-def _attach(address: Address, number: int, maxsize: int, name: str | None) -> PortableQueue:
+def _attach(address: Address, number: int, name: str | None) -> PortableQueue:
     """Rebuild a handle from its pickle.
 
     A function and no class method: cloudpickle sends these by value, with the globals they use.
     """
-    return PortableQueue._attach(address, number, maxsize, name)
+    return PortableQueue._attach(address, number, name)

@@ -59,7 +59,6 @@ class SharedQueue(Queue):
 
     def _use(self, ring: Any, name: str | None = None, hold: Hold | None = None) -> None:
         self._ring = ring
-        self._maxsize = int(ring.maxsize)
         self._name = name
         self._hold = hold
         if type(self) is SharedQueue:  # a subclass may have methods of its own
@@ -69,7 +68,6 @@ class SharedQueue(Queue):
     def _use_gone(self, error: QueueGone) -> None:
         """Be a handle of what is gone: whoever uses it learns it, and its message comes."""
         self._ring = _Gone(error)
-        self._maxsize = 0
         self._name = self._hold = None
 
     def __reduce__(self) -> Any:
@@ -80,8 +78,9 @@ class SharedQueue(Queue):
 
     def __repr__(self) -> str:
         named = f" name={self._name!r}" if self._name is not None else ""
-        about = "gone" if type(self._ring) is _Gone else f"maxsize={self._maxsize}"
-        return f"<qmill.Queue kind='process'{named} {about} at {id(self):#x}>"
+        ring = self._ring  # None if a handle with a name is closed
+        about = " gone" if type(ring) is _Gone else f" maxsize={ring.maxsize}" if ring else ""
+        return f"<qmill.Queue kind='process'{named}{about} at {id(self):#x}>"
 
     def close(self) -> None:
         self._closed = True
@@ -98,7 +97,16 @@ class SharedQueue(Queue):
 
     @property
     def maxsize(self) -> int:
-        return self._maxsize
+        return int(self._open_ring.maxsize)
+
+    @maxsize.setter
+    def maxsize(self, maxsize: int) -> None:
+        limit = check_maxsize(maxsize)
+        self._open_ring.set_maxsize(limit)
+
+    @property
+    def is_shutdown(self) -> bool:
+        return bool(self._open_ring.is_shutdown)
 
     def unlink(self) -> None:
         """Give up the queue's name; who has it open goes on with it, and the next begins anew.

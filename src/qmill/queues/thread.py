@@ -22,15 +22,15 @@ class ThreadQueue(MailboxQueue):
         name: str | None = None,
         persistent: bool = False,
     ) -> None:
-        self._maxsize = check_maxsize(maxsize)
-        self._local = LocalAccess(Mailbox(self._maxsize))
+        self._local = LocalAccess(Mailbox(check_maxsize(maxsize)))
 
     @property
     def _access(self) -> LocalAccess:
         return self._local
 
     def __repr__(self) -> str:
-        return f"<qmill.Queue kind='thread' maxsize={self._maxsize} at {id(self):#x}>"
+        maxsize = self._local.mailbox.maxsize
+        return f"<qmill.Queue kind='thread' maxsize={maxsize} at {id(self):#x}>"
 
     def _pack(self, obj: Any) -> Any:
         return obj

@@ -29,7 +29,8 @@ class Death(NamedTuple):
 def kill_at(queue: Any, operation: int, *, after: bool = False) -> Any:
     """Return a stand-in for a queue whose user is killed at an operation.
 
-    Each process counts its own calls of the stand-in's methods, and each step of a loop over it.
+    Each process counts its own calls of the stand-in's methods, each attribute that it sets, and
+    each step of a loop over it.
 
     Args:
         queue: Any object. The stand-in can be sent to where the queue can.
@@ -45,7 +46,7 @@ def kill_at(queue: Any, operation: int, *, after: bool = False) -> Any:
 
 
 class _Mortal:
-    """Calls what a queue has, until the call that is deadly."""
+    """Calls and sets what a queue has, until the call that is deadly."""
 
     def __init__(self, queue: Any, operation: int, after: bool) -> None:
         self._queue = queue
@@ -60,6 +61,12 @@ class _Mortal:
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._queue, name)
         return functools.partial(self._call, attribute) if callable(attribute) else attribute
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            self._call(setattr, self._queue, name, value)
 
     def __iter__(self) -> Iterator[Any]:
         items = iter(self._queue)
