@@ -161,6 +161,8 @@ def dump_parts(
         data = pickle.dumps(obj, 5, buffer_callback=keep)
     except SerializationError:
         raise
+    except RecursionError as error:
+        raise explain(obj, error) from error  # the careful way would go as deep
     except BaseException as error:
         let_interrupt_through(error)
         data = b"__main__"  # refused: the careful way may do it
