@@ -7,7 +7,9 @@ raise while they are looked at is taken for nothing to see.
 from __future__ import annotations
 
 import threading
-from types import FunctionType
+from collections import deque
+from itertools import islice
+from types import FunctionType, ModuleType
 
 from ._pickling import PicklingError
 from .errors import SerializationError
@@ -17,47 +19,117 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-_MAX_PARTS = 2000
-"""So many parts are tried; the culprit of a larger object may be named from farther away."""
+    Step = tuple[str, Any]
+    """A step on the way to a part: its text, and the key that stands in it, or `_NOTHING`."""
+
+_MAX_PARTS = 100_000
+"""So many parts are looked at; the culprit of a larger object may be named from farther away."""
+
+_MAX_LEVELS = 1000
+"""What is nested too deeply is followed down to this level; Python 3.11 packs some 300."""
+
+_MIN_LEVELS = 20
+"""An object of fewer levels is not what made the recursion too deep."""
+
+_MAX_FRAMES = 50
+"""C code packs what is nested, so a traceback of more frames is one of code that calls itself."""
+
+_MAX_TRIES = 8
+"""So many parts are packed by themselves, to see whether they are refused."""
+
+_ATOMS = (str, bytes, int, float, bool, type(None))
+"""What is never refused."""
 
 _REDUCE_BY_ATTRIBUTES: tuple[Any, ...] = (object.__reduce__, BaseException.__reduce__)
 
 _MAX_STEPS = 20
 """A path is shown by its first and last steps, half of this each."""
 
+_NOTHING = object()
+
 
 def explain(obj: Any, error: BaseException) -> SerializationError:
     """Say which part of an object cannot be pickled, and why.
+
+    Its work is bounded, whatever the object's size and depth: it packs the object once more, up to
+    `_MAX_PARTS` parts, and seldom a few of its parts.
 
     Args:
         obj: What was to be pickled.
         error: What pickling raised.
     """
+    is_recursion = _is_recursion(error)
+    if is_recursion and len(steps := _deepest(obj)) >= _MIN_LEVELS:
+        return _too_deep(obj, steps, error)
     steps, part = _culprit(obj)
-    if len(steps) > _MAX_STEPS:
-        half = _MAX_STEPS // 2
-        steps = [*steps[:half], f" ... ({len(steps) - _MAX_STEPS} more) ... ", *steps[-half:]]
-    where = "obj" + "".join(steps) if steps else "the object"
     if isinstance(error, (TypeError, PicklingError)):
         reason = describe(error, str)
     else:
         reason = f"{type(error).__name__}: {describe(error, str)}"
+    where = _shown(steps) if steps else "the object"
+    look = "" if is_recursion else f" ({describe(part)})"  # its repr would recurse, too
     return SerializationError(
-        f"cannot pickle {where}, a {type(part).__module__}.{type(part).__qualname__} "
-        f"({describe(part)}): {reason}. Leave it out (__getstate__), send what it can be made "
-        "from, or use kind='thread' or start_method='fork' to share it"
+        f"cannot pickle {where}, {_kind(part)}{look}: {reason.rstrip('.')}. Leave it out "
+        "(__getstate__), send what it can be made from, or use kind='thread' or "
+        "start_method='fork' to share it"
     )
 
 
+def _too_deep(obj: Any, steps: list[Step], error: BaseException) -> SerializationError:
+    levels = f"more than {_MAX_LEVELS}" if len(steps) >= _MAX_LEVELS else str(len(steps) + 1)
+    return SerializationError(
+        f"cannot pickle the object, {_kind(obj)}: it is nested too deeply ({levels} levels, at "
+        f"{_shown(steps)}: {describe(error, str)}). Send it in a flat form, such as a list of its "
+        "parts, or use kind='thread' or start_method='fork' to share it"
+    )
+
+
+def _kind(part: Any) -> str:
+    return f"a {type(part).__module__}.{type(part).__qualname__}"
+
+
+def _shown(steps: list[Step]) -> str:
+    """Return a path as text, without its middle if it is long."""
+    left_out = len(steps) - _MAX_STEPS
+    if left_out <= 0:
+        return "obj" + "".join(map(_text, steps))
+    first, last = steps[: _MAX_STEPS // 2], steps[-_MAX_STEPS // 2 :]
+    return f"obj{''.join(map(_text, first))} ... ({left_out} more) ... {''.join(map(_text, last))}"
+
+
+def _text(step: Step) -> str:
+    text, key = step
+    return text if key is _NOTHING else text % describe(key)
+
+
 def describe(thing: Any, how: Callable[[Any], str] = repr) -> str:
-    """Return `repr` or `str` of anything, cut short, even if it raises."""
+    """Return `repr` or `str` of anything, cut short, even if it raises.
+
+    Of a container only the beginning is looked at.
+    """
     try:
-        shown = how(thing)
+        shown = _bounded_repr(thing) if how is repr else how(thing)
     except BaseException as error:
         let_interrupt_through(error)
         return f"its {how.__name__} raises {type(error).__name__}"
     limit = 80 if how is repr else 500
     return shown if len(shown) <= limit else shown[:limit] + "..."
+
+
+def _bounded_repr(thing: Any) -> str:
+    if type(thing) not in _CONTAINERS:
+        return repr(thing)
+    import reprlib  # here: a queue does without
+
+    bounded = reprlib.Repr()
+    bounded.maxlevel = 4
+    bounded.maxlist = bounded.maxtuple = bounded.maxdict = 20
+    bounded.maxset = bounded.maxfrozenset = 20
+    bounded.maxstring = bounded.maxlong = bounded.maxother = 100
+    return bounded.repr(thing)
+
+
+_CONTAINERS = (str, bytes, list, tuple, dict, set, frozenset)
 
 
 def traceback_text(error: BaseException) -> str:
@@ -70,82 +142,210 @@ def traceback_text(error: BaseException) -> str:
         return f"{type(error).__name__} ({type(why).__name__} when it was to be told)"
 
 
-def _culprit(obj: Any) -> tuple[list[str], Any]:
-    """Walk down to the innermost part that cannot be pickled."""
-    steps: list[str] = []
-    seen: set[int] = set()
-    while (found := _refused_part(obj, seen)) is not None:
-        step, obj = found
-        steps.append(step)
-    return steps, obj
+# -- nested too deeply -------------------------------------------------------------------------
 
 
-def _refused_part(obj: Any, seen: set[int]) -> tuple[str, Any] | None:
-    import cloudpickle
+def _is_recursion(error: BaseException | None) -> bool:
+    """Whether an object may be nested too deeply: pickling recursed, and not in Python code."""
+    while error is not None and not isinstance(error, RecursionError):
+        error = error.__cause__  # cloudpickle makes a PicklingError of it
+    trace = None if error is None else error.__traceback__
+    for _ in range(_MAX_FRAMES):
+        if trace is None:
+            break
+        trace = trace.tb_next
+    return error is not None and trace is None
 
-    for step, part in _parts(obj):
-        if len(seen) >= _MAX_PARTS:
-            return None
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        try:
-            cloudpickle.dumps(part, protocol=5)
-        except BaseException as error:
-            let_interrupt_through(error)
-            return step, part
+
+def _deepest(obj: Any) -> list[Step]:
+    """Walk down as pickle does, and return the path to the deepest part, or one deep enough."""
+    path: list[Step] = []
+    deepest: list[Step] = []
+    seen = {id(obj): obj}
+    ways = [_inner_parts(obj)]
+    for _ in range(_MAX_PARTS):
+        if not ways or len(path) >= _MAX_LEVELS:
+            break
+        step, part = next(ways[-1], _END)
+        if step is None:
+            if len(path) > len(deepest):
+                deepest = path.copy()
+            ways.pop()
+            del path[-1:]
+        elif id(part) not in seen and type(part) not in _ATOMS:
+            seen[id(part)] = part
+            path.append(step)
+            ways.append(_inner_parts(part))
+    return max(path, deepest, key=len)
+
+
+_END = None, None
+
+
+def _inner_parts(obj: Any) -> Iterator[tuple[Step | None, Any]]:
+    """List what an object holds that is packed with it; modules and their like go by name."""
+    if isinstance(obj, (type, ModuleType, FunctionType)):
+        return iter(())
+    return _parts(obj, (_elements, _attributes))
+
+
+# -- the culprit -------------------------------------------------------------------------------
+
+
+def _culprit(obj: Any) -> tuple[list[Step], Any]:
+    """Find the innermost part that cannot be pickled, and how to get there."""
+    packed = _pack(obj)
+    if not packed:
+        return [], obj
+    ways = _ways(obj, packed)
+    # The last one that was packed is the culprit, unless it is out of sight: what a `__reduce__`
+    # returns is. Then it is in one of those before it, which is refused by itself, too.
+    seen = (packed[key] for key in reversed(packed) if key in ways)
+    for part in islice((part for part in seen if type(part) not in _ATOMS), _MAX_TRIES):
+        if _pack(part) is not None:
+            return _way_to(part, ways), part
+    return [], obj
+
+
+def _pack(obj: Any) -> dict[int, Any] | None:
+    """Pack an object, and return all that was packed up to what failed, by id, in that order.
+
+    None if nothing failed, or too late to find it.
+    """
+    packed: dict[int, Any] = {}
+    try:
+        _watched_pickler()(packed).dump(obj)
+    except _TooManyError:
+        return None
+    except BaseException as error:
+        let_interrupt_through(error)
+        return packed
     return None
 
 
-def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
+class _TooManyError(Exception):
+    """More parts than are looked at."""
+
+
+def _watched_pickler() -> Any:
+    """Make the pickler's class on first use: cloudpickle takes a while to import."""
+    global _watched_pickler_class
+    if _watched_pickler_class is None:
+        import cloudpickle
+
+        class WatchedPickler(cloudpickle.Pickler):  # type: ignore[misc]
+            """Packs to nowhere, and keeps what it was given, in the order in which it came."""
+
+            def __init__(self, packed: dict[int, Any]) -> None:
+                super().__init__(_Nowhere(), protocol=5, buffer_callback=_keep_out)
+                self._packed = packed
+
+            def persistent_id(self, obj: Any) -> None:
+                """See an object that is about to be packed."""
+                packed = self._packed
+                packed.setdefault(id(obj), obj)
+                if len(packed) > _MAX_PARTS:
+                    raise _TooManyError
+
+        _watched_pickler_class = WatchedPickler
+    return _watched_pickler_class
+
+
+_watched_pickler_class: Any = None
+
+
+class _Nowhere:
+    def write(self, data: Any) -> None:
+        """Do without: nobody reads it."""
+
+
+def _keep_out(_: Any) -> bool:
+    return False  # out of band: a large buffer is not looked at
+
+
+def _ways(obj: Any, packed: dict[int, Any]) -> dict[int, tuple[int, Step]]:
+    """Find the shortest ways to what was packed: for each, by id, where from and by which step."""
+    root, aim = id(obj), next(reversed(packed))
+    ways: dict[int, tuple[int, Step]] = {}
+    parts = deque([obj])
+    num_left = _MAX_PARTS
+    while parts and num_left > 0:
+        whole = parts.popleft()
+        for step, part in islice(_parts(whole), num_left):
+            num_left -= 1
+            key = id(part)
+            if key in packed and key not in ways and key != root:
+                ways[key] = id(whole), step
+                if key == aim:
+                    return ways
+                parts.append(part)
+    return ways
+
+
+def _way_to(part: Any, ways: dict[int, tuple[int, Step]]) -> list[Step]:
+    key, steps = id(part), []
+    while key in ways:  # the object itself is not
+        key, step = ways[key]
+        steps.append(step)
+    return steps[::-1]
+
+
+# -- what an object holds ----------------------------------------------------------------------
+
+
+def _parts(obj: Any, kinds: tuple[Any, ...] = ()) -> Iterator[tuple[Step, Any]]:
     """List what an object holds, each with the step that leads there."""
-    for kind in (_elements, _function_parts, _method_parts, _attributes):
+    for kind in kinds or (_elements, _function_parts, _method_parts, _attributes):
         try:
             yield from kind(obj)
         except (Exception, SystemExit):
             continue  # a broken object: what it does not show is not to be seen
 
 
-def _elements(obj: Any) -> Iterator[tuple[str, Any]]:
+def _elements(obj: Any) -> Iterator[tuple[Step, Any]]:
     if isinstance(obj, dict):
-        for key, value in list(obj.items()):
-            yield f"[{describe(key)}]", value
-            yield f" key {describe(key)}", key
+        for key, value in obj.items():
+            yield ("[%s]", key), value
+            yield (" key %s", key), key
     elif isinstance(obj, (list, tuple)):
-        yield from ((f"[{index}]", part) for index, part in enumerate(obj))
+        for index, part in enumerate(obj):
+            yield (f"[{index}]", _NOTHING), part
     elif isinstance(obj, (set, frozenset)):
-        yield from ((" element", part) for part in obj)
+        for part in obj:
+            yield (" element", _NOTHING), part
 
 
-def _function_parts(obj: Any) -> Iterator[tuple[str, Any]]:
+def _function_parts(obj: Any) -> Iterator[tuple[Step, Any]]:
     if type(obj) is not FunctionType:
         return
     for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
         try:
-            yield f" closure variable {name!r}", cell.cell_contents
+            yield (f" closure variable {name!r}", _NOTHING), cell.cell_contents
         except ValueError:  # not bound yet
             continue
     for name in obj.__code__.co_names:
         if name in obj.__globals__:
-            yield f" global {name!r}", obj.__globals__[name]
-    yield from ((f" default {describe(part)}", part) for part in obj.__defaults__ or ())
+            yield (f" global {name!r}", _NOTHING), obj.__globals__[name]
+    for part in obj.__defaults__ or ():
+        yield (" default %s", part), part
 
 
-def _method_parts(obj: Any) -> Iterator[tuple[str, Any]]:
+def _method_parts(obj: Any) -> Iterator[tuple[Step, Any]]:
     if (function := getattr(obj, "__func__", None)) is not None:
-        yield ".__self__", obj.__self__
-        yield ".__func__", function
+        yield (".__self__", _NOTHING), obj.__self__
+        yield (".__func__", _NOTHING), function
 
 
-def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
+def _attributes(obj: Any) -> Iterator[tuple[Step, Any]]:
     if type(obj) is FunctionType or type(obj).__reduce__ not in _REDUCE_BY_ATTRIBUTES:
         return  # what it is made of is its own business
-    yield from ((f".{name}", part) for name, part in list(getattr(obj, "__dict__", {}).items()))
+    for name, part in getattr(obj, "__dict__", {}).items():
+        yield (f".{name}", _NOTHING), part
     for base in type(obj).__mro__:
         slots = base.__dict__.get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
             try:
-                yield f".{slot}", getattr(obj, slot)
+                yield (f".{slot}", _NOTHING), getattr(obj, slot)
             except AttributeError:  # not set
                 continue
 

@@ -214,6 +214,8 @@ def dump_parts(
             data = pickle.dumps(obj, 5, buffer_callback=keep)
         except SerializationError:
             raise
+        except RecursionError as error:
+            raise explain(obj, error) from error  # the careful way would go as deep
         except BaseException as error:
             let_interrupt_through(error)
     if b"__main__" in data or b"__mp_main__" in data:
@@ -302,7 +304,7 @@ def dump_limited(
             raise
         except BaseException as error:
             let_interrupt_through(error)
-            if is_last:
+            if is_last or isinstance(error, RecursionError):
                 raise explain(obj, error) from error
             continue
         data = file.getvalue()

@@ -644,15 +644,85 @@ def test_the_original_error_is_the_cause():
     assert isinstance(info.value.__cause__, ValueError)
 
 
-def test_too_deep_an_object_is_an_error_and_not_a_crash():
-    deep = []
-    for _ in range(100_000):
-        deep = [deep]
-    with pytest.raises(qmill.SerializationError, match="(?i)recursion") as info:
+def nested(levels, wrap):
+    """Wrap an object again and again; `let_down` it, since its destruction would recurse, too."""
+    deep = wrap(None)
+    for _ in range(levels - 1):
+        deep = wrap(deep)
+    return deep
+
+
+def let_down(deep, unwrap):
+    while deep is not None:
+        deep = unwrap(deep)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "unwrap", "step"),
+    [
+        (lambda x: [x], lambda x: x.pop(), "[0]"),
+        (lambda x: (1, x), lambda x: x[1], "[1]"),
+        (lambda x: {"next": x}, lambda x: x.pop("next"), "['next']"),
+        (lambda x: Holder(next=x), lambda x: vars(x).pop("next"), ".next"),
+    ],
+    ids=["list", "tuple", "dict", "object"],
+)
+def test_too_deep_an_object_is_an_error_that_tells_how_deep_and_where(wrap, unwrap, step):
+    deep = nested(100_000, wrap)
+    with pytest.raises(qmill.SerializationError) as info:
+        dumps({"fine": [1, 2], "deep": deep})
+    let_down(deep, unwrap)
+    told = str(info.value)
+    assert "nested too deeply" in told
+    assert f"more than {_explain._MAX_LEVELS} levels, at obj['deep']{step}{step}" in told
+    assert len(told) < 2000
+    assert isinstance(info.value.__cause__, RecursionError)
+
+
+def test_the_levels_of_too_deep_an_object_are_counted():
+    deep = nested(700, lambda x: Holder(next=x))
+    told = str(_explain.explain(deep, RecursionError("too deep")))
+    assert "nested too deeply (700 levels, at obj.next.next" in told
+
+
+def test_too_deep_an_object_is_packed_once(monkeypatch):
+    """Its refusal took a second try by cloudpickle, and one for each part on the way down."""
+
+    def refuse(*args):
+        raise AssertionError("the careful way goes as deep")
+
+    monkeypatch.setattr(serialize, "_dump_carefully", refuse)
+    monkeypatch.setattr(_explain, "_pack", refuse)
+    deep = nested(100_000, lambda x: [x])
+    with pytest.raises(qmill.SerializationError, match="nested too deeply"):
         dumps(deep)
-    assert len(str(info.value)) < 2000
-    while deep:  # its destruction would recurse, too
-        deep = deep.pop()
+    let_down(deep, lambda x: x.pop())
+
+
+def test_code_that_calls_itself_is_not_taken_for_too_deep_an_object():
+    class Endless:
+        def __getstate__(self):
+            return self.__getstate__()
+
+    with pytest.raises(qmill.SerializationError) as info:
+        dumps([nested(50, lambda x: [x]), Endless()])
+    assert "nested" not in str(info.value)
+    assert "obj[1]" in str(info.value)
+    assert "RecursionError" in str(info.value)
+
+
+def test_what_is_too_deep_and_out_of_sight_is_told_with_what_holds_it():
+    class Hidden:
+        def __init__(self, deep):
+            self.deep = deep
+
+        def __reduce__(self):
+            return Hidden, (("hidden", self.deep),)
+
+    deep = nested(100_000, lambda x: [x])
+    with pytest.raises(qmill.SerializationError, match=r"obj\[1\].*Hidden.*recursion"):
+        dumps([1, Hidden(deep)])
+    let_down(deep, lambda x: x.pop())
 
 
 def test_an_unpicklable_object_in_a_cycle():
@@ -662,19 +732,76 @@ def test_an_unpicklable_object_in_a_cycle():
         dumps(cycle)
 
 
-def test_the_search_for_the_culprit_is_bounded(monkeypatch):
-    tried = 0
-    original = cp.dumps
+def count_looks(monkeypatch):
+    """Count how many parts are packed, or listed, while a culprit is looked for."""
+    looks = []
+    pack, parts = _explain._pack, _explain._parts
 
-    def counted(*args, **kwargs):
-        nonlocal tried
-        tried += 1
-        return original(*args, **kwargs)
+    def counted_pack(obj):
+        packed = pack(obj)
+        looks.extend(packed or range(_explain._MAX_PARTS))
+        return packed
 
-    monkeypatch.setattr("cloudpickle.dumps", counted)
-    with pytest.raises(qmill.SerializationError):
+    def counted_parts(*args):
+        for found in parts(*args):
+            looks.append(found)
+            yield found
+
+    monkeypatch.setattr(_explain, "_pack", counted_pack)
+    monkeypatch.setattr(_explain, "_parts", counted_parts)
+    return looks
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        [*range(1000, 50_000), LOCK],
+        {**dict.fromkeys(range(50_000)), "lock": LOCK},
+        [[[n] for n in range(10_000)], {"data": b"x" * 100}, Holder(lock=LOCK)],
+    ],
+    ids=["list", "dict", "many lists"],
+)
+def test_the_culprit_is_found_by_looking_at_each_part_a_few_times(obj, monkeypatch):
+    looks = count_looks(monkeypatch)
+    with pytest.raises(qmill.SerializationError, match=r"_thread\.lock"):
+        dumps(obj)
+    assert len(looks) < 250_000
+
+
+def test_a_culprit_at_the_bottom_is_found_without_packing_every_level(monkeypatch):
+    looks = count_looks(monkeypatch)
+    deep = LOCK
+    for number in range(80):
+        deep = Holder(data=[number] * 100, inner=deep)
+    with pytest.raises(qmill.SerializationError, match=r"obj\.inner\.inner.*_thread\.lock"):
+        dumps(deep)
+    assert len(looks) < 50_000  # 80 levels of 8,000 parts and more are 640,000
+
+
+def test_of_too_large_an_object_the_search_is_bounded(monkeypatch):
+    monkeypatch.setattr(_explain, "_MAX_PARTS", 1000)
+    looks = count_looks(monkeypatch)
+    with pytest.raises(qmill.SerializationError, match=r"the object, a builtins\.list.*lock"):
         dumps([*range(1000, 50_000), LOCK])
-    assert tried <= 2 * _explain._MAX_PARTS
+    assert len(looks) <= 2 * _explain._MAX_PARTS
+
+
+def test_a_culprit_that_only_a_reduce_shows_is_told_with_what_holds_it():
+    class Hidden:
+        def __reduce__(self):
+            return Hidden, ({"secret": [LOCK]},)
+
+    with pytest.raises(qmill.SerializationError, match=r"obj\.a\['b'\], a .*Hidden.*_thread\.lock"):
+        dumps(Holder(a={"b": Hidden(), "c": 3}))
+
+
+def test_a_culprit_whose_parts_are_all_fine():
+    class Late:
+        def __reduce__(self):
+            return list, (["fine", 1],), None, iter([1, 2, "three"]), None, "no function"
+
+    with pytest.raises(qmill.SerializationError, match=r"obj\[1\]\.late, a .*Late"):
+        dumps([["fine"], Holder(late=Late(), other="three")])
 
 
 def test_a_huge_repr_is_cut():
