@@ -33,7 +33,7 @@ from types import (
     ModuleType,
 )
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from . import _script, serialize
 from ._explain import describe
@@ -140,8 +140,8 @@ def _warn_once(large: _Content) -> None:
     if large.what:
         what, large.what = large.what, ""
         warnings.warn(
-            f"{what} packs into more than {CONTENT_BYTES >> 10} KiB, so jobs do not see changes "
-            f"of its content after the first of them was put, only when the name is bound to "
+            f"{what} packs into more than {CONTENT_BYTES >> 10} KiB, so jobs need not see changes "
+            f"of its content, only when the name is bound to "
             f"another object. If it does not change, qmill.shared(...) says so, and sends it once",
             RuntimeWarning,
             stacklevel=2,
@@ -149,45 +149,82 @@ def _warn_once(large: _Content) -> None:
 
 
 class Watch:
-    """What an answer depended on: it holds as long as none of this has changed."""
+    """What an answer depended on: it holds as long as none of this has changed.
 
-    __slots__ = ("_cells", "_contents", "_fixed")
+    It keeps no function and no class alive, as it may itself be kept as long as they live.
+    """
+
+    __slots__ = ("_codes", "_contents", "_names")
 
     def __init__(self) -> None:
-        self._fixed: list[tuple[Mapping[str, Any], str, Any]] = []
-        self._cells: list[tuple[CellType, Any]] = []
+        self._names: list[tuple[dict[str, Any], str, Any]] = []
+        self._codes: list[tuple[ref[Any], tuple[Any, ...]]] = []
         self._contents: list[_Content] = []
 
     def __bool__(self) -> bool:
-        return bool(self._fixed or self._cells or self._contents)
+        return bool(self._names or self._codes or self._contents)
 
     def is_unchanged(self, pack: Callable[[Any], bytes | None]) -> bool:
-        """Whether names, cells and contents are as they were."""
-        for names, name, value in self._fixed:
-            if names.get(name, _ABSENT) is not value:
+        """Whether names, functions, classes and contents are as they were."""
+        for names, name, before in self._names:
+            value = names.get(name, _ABSENT)
+            if value is not before and not _refers_to(before, value):
                 return False
-        for cell, value in self._cells:
-            if _content_of(cell) is not value:
+        for code, before in self._codes:
+            if not _are_same(before, _members(code())):
                 return False
         return all(content.is_unchanged(pack) for content in self._contents)
 
     def include(self, other: Watch) -> None:
         """Watch what another one does."""
-        self._fixed += other._fixed
-        self._cells += other._cells
+        self._names += other._names
+        self._codes += other._codes
         self._contents += other._contents
 
-    def name(self, names: Mapping[str, Any], name: str, value: Any) -> None:
-        """Watch what a name is bound to."""
-        self._fixed.append((names, name, value))
+    def name(self, names: dict[str, Any], name: str, value: Any) -> None:
+        """Watch what a global name is bound to."""
+        self._names.append((names, name, _weak(value)))
 
-    def cell(self, cell: CellType, value: Any) -> None:
-        """Watch what a variable of a closure is bound to."""
-        self._cells.append((cell, value))
+    def code(self, code: Any) -> None:
+        """Watch the variables of a closure, and the attributes of a function or class."""
+        if members := _members(code):
+            self._codes.append((ref(code), tuple(map(_weak, members))))
 
     def content(self, content: _Content) -> None:
         """Watch the content of an object."""
         self._contents.append(content)
+
+
+def _members(code: Any) -> list[Any]:
+    """List what a function or class is made of, apart from what Python itself has put there."""
+    if isinstance(code, FunctionType):
+        cells = [_content_of(cell) for cell in code.__closure__ or ()]
+        return [*cells, code.__code__, code.__defaults__, code.__kwdefaults__, *_own(vars(code))]
+    return _own(vars(code)) if isinstance(code, type) else []
+
+
+def _own(attributes: Mapping[str, Any]) -> list[Any]:
+    return [
+        part
+        for name, value in attributes.items()
+        if not (name.startswith("__") and name.endswith("__"))
+        for part in (name, value)
+    ]
+
+
+def _weak(value: Any) -> Any:
+    return ref(value) if isinstance(value, (FunctionType, type)) else value
+
+
+def _refers_to(before: Any, value: Any) -> bool:
+    return type(before) is ref and before() is value
+
+
+def _are_same(before: tuple[Any, ...], members: list[Any]) -> bool:
+    return len(before) == len(members) and all(
+        value is part or _refers_to(part, value)
+        for part, value in zip(before, members, strict=True)
+    )
 
 
 def _content_of(cell: CellType) -> Any:
@@ -203,39 +240,34 @@ def _is_fixed(value: Any, depth: int = 4) -> bool:
     if cls in _ATOMS:
         return True
     if cls in (tuple, frozenset):
-        return depth > 0 and len(value) < 100 and all(_is_fixed(part, depth - 1) for part in value)
+        is_small = depth > 0 and len(value) < 100
+        return is_small and all(_is_fixed(part, depth - 1) and not is_code(part) for part in value)
     return isinstance(value, (ModuleType, type, FunctionType, BuiltinFunctionType))
 
 
 # -- finding -----------------------------------------------------------------------------------
 
 
-def parts_of(obj: Any) -> Iterator[tuple[Any, CellType | None]]:
-    """List what functions, classes and their like are made of: each part, and the cell it is in."""
+def parts_of(obj: Any) -> Iterator[Any]:
+    """List what functions, classes and their like are made of."""
     if isinstance(obj, FunctionType):
-        for cell in obj.__closure__ or ():
-            yield _content_of(cell), cell
-        for value in (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values()):
-            yield value, None
-        for value in vars(obj).values():
-            yield value, None
+        yield from (_content_of(cell) for cell in obj.__closure__ or ())
+        yield from obj.__defaults__ or ()
+        yield from (obj.__kwdefaults__ or {}).values()
+        yield from vars(obj).values()
     elif isinstance(obj, type):
-        for part in (*obj.__bases__, type(obj), *vars(obj).values()):
-            yield part, None
+        yield from (*obj.__bases__, type(obj), *vars(obj).values())
     elif isinstance(obj, partial):
-        for value in (obj.func, *obj.args, *obj.keywords.values()):
-            yield value, None
+        yield from (obj.func, *obj.args, *obj.keywords.values())
     elif isinstance(obj, MethodType):
-        yield obj.__func__, None
-        yield obj.__self__, None
+        yield from (obj.__func__, obj.__self__)
     elif isinstance(obj, property):
-        for value in (obj.fget, obj.fset, obj.fdel):
-            yield value, None
+        yield from (obj.fget, obj.fset, obj.fdel)
     else:
         for name in ("__wrapped__", "__func__", "func", "dispatcher"):
             part = _attribute(obj, name)
             if callable(part) or isinstance(part, (staticmethod, classmethod)):
-                yield part, None
+                yield part
 
 
 def _attribute(obj: Any, name: str) -> Any:
@@ -277,13 +309,8 @@ def _watch_code(code: Any, owner: Globals) -> Watch:
         if id(obj) in seen or not is_code(obj) or (owner.by_name and serialize.goes_by_name(obj)):
             continue
         seen.add(id(obj))
-        if isinstance(obj, (FunctionType, type)):
-            for name, value in vars(obj).items():
-                if not (name.startswith("__") and name.endswith("__")):
-                    watch.name(vars(obj), name, value)
-        for part, cell in parts_of(obj):
-            if cell is not None:
-                watch.cell(cell, part)
+        watch.code(obj)
+        for part in parts_of(obj):
             if is_code(part):
                 left.append(part)
             elif part is not _ABSENT and not _is_fixed(part):
@@ -587,7 +614,7 @@ class _Search:
             self._take_names(obj, path)
         elif isinstance(obj, (FunctionType, type)) and not is_ours(obj):
             return
-        for part, _ in parts_of(obj):
+        for part in parts_of(obj):
             self._follow(part, path)
 
     def _follow(self, value: Any, path: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from _frozen_importlib import ModuleSpec
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -239,6 +240,8 @@ def adopt(script: Script | None) -> None:
     """
     global _chosen, _pending, _is_stand_in
     main = type(sys)("__main__")
+    # With a name, multiprocessing looks for no file to run in workers of its own.
+    main.__spec__ = ModuleSpec("__main__", None)
     sys.modules["__main__"] = main
     _chosen = main, script
     _pending = script
