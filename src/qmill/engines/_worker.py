@@ -63,11 +63,16 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
     worker = _Worker(channel)
     serialize.share_globals()
     try:
-        worker.set_up(get_job())
+        settings = get_job()
+        _child.worker_name = settings.name
+        worker.set_up(settings)
     except BaseException as error:
         worker.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
         return 1
-    return worker.run()
+    code = worker.run()
+    if code == 0 and _child.left_running():
+        worker.send(packets.LINGERS, 0, [])  # so that it is given the time
+    return code
 
 
 class _Worker:
