@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import select
 import signal
@@ -24,6 +25,14 @@ from .queues import exits, wire
 
 STATUS = struct.Struct("!iq")
 """How the fork server tells of a child's end: its exit code, and the most memory it had."""
+
+EXIT_GRACE_S = 10.0
+"""After so many seconds in which a worker waits for its threads it says so."""
+
+_RUNS_JOBS = "qmill-dispatcher-"
+
+worker_name = ""
+"""What this process's work is called in messages."""
 
 try:
     import fcntl
@@ -83,6 +92,8 @@ def run_forked(
         ours.close()
         _follow(lifeline)
         _forget_parents_exit()
+        # What this thread was in the parent, such as a dispatcher, its threads would be, too.
+        threading.current_thread()._daemonic = False  # type: ignore[attr-defined]
         _read_nothing()
         return _work(work, theirs, lambda: job)
 
@@ -155,8 +166,8 @@ def _work(work: str, channel: socket.socket, get_job: Callable[[], Any]) -> int:
     from importlib import import_module
 
     module, _, function = work.partition(":")
-    with channel:
-        return int(getattr(import_module(module), function)(channel, get_job))
+    # The channel is left open: what is logged from now on may go there.
+    return int(getattr(import_module(module), function)(channel, get_job))
 
 
 def _forget_parents_exit() -> None:
@@ -174,6 +185,8 @@ def _forget_parents_exit() -> None:
 def _leave(code: int) -> NoReturn:
     """Leave as an interpreter does, but from wherever a fork has put us."""
     try:
+        if left_running():
+            _start_watch()
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         if (util := exits.loaded("multiprocessing.util")) is not None:
@@ -185,6 +198,40 @@ def _leave(code: int) -> NoReturn:
             signal.signal(-code, signal.SIG_DFL)
             os.kill(os.getpid(), -code)
         os._exit(code)
+
+
+def left_running() -> list[str]:
+    """Name what this process waits for before it ends, as `ProcessPoolExecutor` does.
+
+    That is the threads, and the processes of `multiprocessing`, that its work has started and that
+    are no daemons; and what runs job queues, which is one, but ends with its jobs.
+    """
+    main = threading.main_thread()
+    threads = [thread for thread in threading.enumerate() if thread is not main]
+    names = [f"thread {t.name}" for t in threads if not t.daemon or t.name.startswith(_RUNS_JOBS)]
+    children = getattr(sys.modules.get("multiprocessing.process"), "_children", ())
+    return names + [f"process {child.name}" for child in list(children) if not child.daemon]
+
+
+def _start_watch() -> None:
+    """Have it said once if what is waited for does not end soon."""
+    watch = threading.Timer(EXIT_GRACE_S, _tell_wait)
+    watch.daemon = True
+    try:
+        watch.start()
+    except RuntimeError:  # no more threads
+        pass
+
+
+def _tell_wait() -> None:
+    left = ", ".join(left_running()) or "its exit functions"
+    logging.getLogger("qmill").warning(
+        "worker %s (pid %d) has done its work, and waits for what that has left: %s. A thread or "
+        "process with daemon=True is not waited for",
+        worker_name,
+        os.getpid(),
+        left,
+    )
 
 
 # -- the lifeline ------------------------------------------------------------------------------

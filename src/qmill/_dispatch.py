@@ -248,6 +248,11 @@ class Dispatcher:
         self.cancel_waiting()
         self.cancel_working()
 
+    def abort(self) -> None:
+        """Cancel what waits, kill what runs, and wait for nothing that jobs have left."""
+        self.cancel_all()
+        self._order(self.engine.hurry)
+
     def cancel_working(self) -> None:
         """Kill what runs if the engine can."""
         with self._lock:
@@ -688,6 +693,8 @@ class _Reporter:
         with self._start_lock:
             if self.thread is not threading.current_thread():
                 return
+        # The threads that callbacks start are not to be daemons because this one is.
+        self.thread._daemonic = False  # type: ignore[attr-defined]
         while (item := self._inbox.get()) is not None:
             # Whatever a handler or a callback raises, also to exit, the next one is to be told.
             with contextlib.suppress(BaseException):
@@ -744,7 +751,7 @@ def _end_all() -> None:
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for dispatcher in dispatchers:
         if interrupted:
-            dispatcher.cancel_all()
+            dispatcher.abort()
         dispatcher.shut_down(wait=False, cancel_waiting=False)
     for dispatcher in dispatchers:
         try:
@@ -753,7 +760,7 @@ def _end_all() -> None:
             dispatcher.join()
         except KeyboardInterrupt:
             for each in dispatchers:
-                each.cancel_all()
+                each.abort()
             dispatcher.join()
     if not interrupted:
         jobs_job.tell_unseen()

@@ -698,14 +698,14 @@ class JobQueue(Executor):
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         if exc_type is not None:
-            self.stop_all()
+            self._dispatcher.abort()
         try:
             if exc_type is None and (make_bar := _bar_type(self._progress)) is not None:
                 self.shutdown(wait=False)
                 self._watch(make_bar, 0, math.inf)
             self.shutdown(wait=True)
         except BaseException:  # Ctrl-C
-            self.stop_all()
+            self._dispatcher.abort()
             self._dispatcher.join()
             raise
 

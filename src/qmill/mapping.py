@@ -65,8 +65,10 @@ def map(
     def run() -> Iterator[Any]:
         try:
             yield from jobs._map(fn, iterables, limits, lazy=True, ordered=ordered, moment=moment)
+        except BaseException:  # a call that failed, or nobody wants the rest
+            jobs._dispatcher.abort()
+            raise
         finally:
-            jobs.stop_all()
             jobs.shutdown()
 
     return run()

@@ -366,7 +366,8 @@ class _ProcessRunner:
         if method == "fork":
             _check_sendable(job)
             serialize.know_namespace(getattr(job[0], "__globals__", {}))
-        self._process = processes.start("qmill.workers:_work", job, method, dumps_for_process)
+        named = (*job, name)
+        self._process = processes.start("qmill.workers:_work", named, method, dumps_for_process)
         self._frames = wire.FrameReader()
         self._file_of: str | None = None  # the kind of outcome whose file is still to come
         self._outcome: tuple[str, Any] | None = None
@@ -485,7 +486,7 @@ def _read_file(channel: socket.socket) -> bytearray:
 def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int:
     """Do a job in a worker process, send what came of it, and return the exit code."""
     try:
-        fn, args, kwargs = get_job()
+        fn, args, kwargs, _child.worker_name = get_job()
         value = fn(*args, **kwargs)
     except KeyboardInterrupt:
         return _child.INTERRUPTED

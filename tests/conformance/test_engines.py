@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -111,6 +112,73 @@ def test_a_death_costs_the_one_job(make_on, engine_gate, how):
     assert outcome(held) is None
     assert held.state == "done"
     check_healthy(jobs)
+
+
+# -- threads that jobs leave -----------------------------------------------------------------------
+
+
+@every_engine
+def test_the_threads_of_a_job_are_no_daemons(make_on):
+    assert outcome(make_on().submit(engine_jobs.are_threads_daemons)) is False
+
+
+@every_engine
+def test_the_threads_of_a_callback_are_no_daemons(make_on):
+    told = []
+    jobs = make_on(callback=lambda job: told.append(engine_jobs.are_threads_daemons()))
+    jobs.put(engine_jobs.add, [1]).result(LIMIT_S)
+    assert jobs.wait(timeout=LIMIT_S) == 0
+    assert told == [False]
+
+
+class Warnings(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.heard = queue.SimpleQueue()
+
+    def emit(self, record):
+        self.heard.put(record.getMessage())
+
+
+@pytest.fixture
+def warnings():
+    handler = Warnings()
+    logging.getLogger("qmill").addHandler(handler)
+    yield handler.heard
+    logging.getLogger("qmill").removeHandler(handler)
+
+
+@killing_engine
+def test_a_thread_that_a_job_has_left_is_waited_for_and_told(make_on, engine_gate, warnings):
+    jobs = make_on()
+    pid = outcome(jobs.submit(engine_jobs.leave_thread, *engine_gate.args))
+    jobs.shutdown(wait=False)
+    said = warnings.get(timeout=LIMIT_S)
+    assert f"(pid {pid})" in said
+    assert "thread saver" in said
+    engine_gate.permits.permit()
+    assert engine_gate.hear() == ["saved"]
+    jobs.shutdown()
+
+
+@killing_engine
+def test_leaving_by_an_exception_waits_for_no_thread(make_on, engine_gate):
+    jobs = make_on()
+    with pytest.raises(KeyError), jobs:
+        pid = outcome(jobs.submit(engine_jobs.leave_thread, *engine_gate.args))
+        raise KeyError
+    assert wait_for_end_of(pid)
+
+
+@killing_engine
+def test_leaving_by_an_exception_waits_no_longer_for_a_thread(make_on, engine_gate, warnings):
+    jobs = make_on()
+    pid = outcome(jobs.submit(engine_jobs.leave_thread, *engine_gate.args))
+    jobs.shutdown(wait=False)
+    warnings.get(timeout=LIMIT_S)
+    with pytest.raises(KeyError), jobs:
+        raise KeyError
+    assert wait_for_end_of(pid)
 
 
 THREADS_DIE_TOGETHER = """

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
 import gc
 import importlib
 import logging
+import multiprocessing
 import os
 import pickle
 import resource
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import qmill
+from qmill import _child
 from qmill.queues import portable
 
 from .programs import wait_until_asleep
@@ -842,3 +846,56 @@ def die_first(path, num_deaths):
     if died < num_deaths:
         mark(path, 0)
         die("SIGKILL")
+
+
+# -- threads that outlive their job ----------------------------------------------------------------
+
+
+def leave_thread(told, go_on, grace_s=0.01, kind="thread"):
+    """Leave a thread, or a process, that waits to go on; after that grace the wait is told."""
+    _child.EXIT_GRACE_S = grace_s
+    context = multiprocessing.get_context("fork")
+    left = {"thread": threading.Thread, "process": context.Process}[kind]
+    left(target=_wait_to_go_on, args=(told, go_on), name="saver").start()
+    return os.getpid()
+
+
+def _wait_to_go_on(told, go_on):
+    go_on.get()
+    told.put("saved")
+
+
+def leave_thread_and_log(told, go_on):
+    """The same, in a process whose warnings nobody handles."""
+    logging.getLogger("qmill").addHandler(_Teller(told))
+    return leave_thread(told, go_on)
+
+
+class _Teller(logging.Handler):
+    def __init__(self, told):
+        super().__init__()
+        self._told = told
+
+    def emit(self, record):
+        self._told.put(record.getMessage())
+
+
+def leave_idle_pool():
+    """Leave a pool of threads that are no daemons, and have nothing to do."""
+    pool = ThreadPoolExecutor(2)
+    return pool.submit(os.getpid).result()
+
+
+def leave_queue(told, go_on):
+    """Leave a queue of jobs that are not done."""
+    _child.EXIT_GRACE_S = 0.01
+    left_behind.append(qmill.JobQueue(1))
+    left_behind[-1].put(_wait_to_go_on, (told, go_on))
+
+
+left_behind = []
+
+
+def leave_exit_function(told):
+    """Leave something to do at exit that does not end."""
+    atexit.register(told.get)

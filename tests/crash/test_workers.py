@@ -817,6 +817,23 @@ def out_of(items):
     return q
 
 
+# -- threads of workers ---------------------------------------------------------------------------
+
+
+def test_a_worker_that_waits_for_its_threads_says_so(method, run):
+    told, go_on = qmill.Queue(), qmill.Queue()
+    worker = run(functions.leave_thread_and_log, told, go_on)
+    assert worker.result(LIMIT_S) == worker.pid
+    said = told.get(timeout=LIMIT_S)
+    assert f"worker {worker.name} (pid {worker.pid})" in said
+    assert "thread saver" in said
+    assert worker.is_alive()
+    go_on.put(None)
+    worker.join(LIMIT_S)
+    assert worker.exitcode == 0
+    assert told.get_many(10) == ["saved"]
+
+
 # -- workers of workers ---------------------------------------------------------------------------
 
 

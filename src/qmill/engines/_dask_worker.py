@@ -112,8 +112,18 @@ async def kill(session: str, address: str, name: str, token: int) -> list[int]:
     return [token] if runner is not None and runner.kill(token) else []
 
 
-async def close(session: str, address: str, name: str, dask_worker: Any) -> None:
-    """End a runner, by removing what would end it later."""
+async def close(session: str, address: str, name: str, patient: bool, dask_worker: Any) -> None:
+    """End a runner, by removing what would end it later.
+
+    Args:
+        session: The runner's job queue.
+        address: The worker.
+        name: The runner's name.
+        patient: Whether to wait for threads that calls have left.
+        dask_worker: What Dask gives to a parameter of this name.
+    """
+    if patient and (runner := _find(session, address, name)) is not None:
+        await asyncio.shield(asyncio.wrap_future(runner.close(patient=True)))
     if f"qmill-{name}" in dask_worker.plugins:
         await dask_worker.plugin_remove(f"qmill-{name}")
 

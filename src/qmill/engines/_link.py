@@ -208,7 +208,7 @@ class Link:
         unpack = packets.RECORD.unpack_from
         while start + head_bytes <= end:
             kind, number, started, ended, size = unpack(data, start)
-            if size > packets.BESIDE_BYTES or kind & packets.KIND > packets.SENT_MEMORY:
+            if size > packets.BESIDE_BYTES or kind & packets.KIND > packets.LINGERS:
                 raise GarbledError(f"a record of kind {kind} and {size} bytes")
             body = start + head_bytes
             start = body + size

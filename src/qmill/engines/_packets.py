@@ -40,7 +40,7 @@ PERMIT = struct.Struct("<Q")
 RECORD = struct.Struct("<BQddI")
 """Kind, id of the job, moments of its start and end in seconds, bytes that follow."""
 
-READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY = range(8)
+READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY, LINGERS = range(9)
 
 BESIDE = 0x80  # of a kind: what belongs to it is in a file of its own
 SPENT = 0x40  # of a record's kind: the worker has grown too large and is to be replaced

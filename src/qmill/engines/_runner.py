@@ -237,9 +237,13 @@ class Runner:
             self._driver.order(partial(self._driver.kill_job, job))
         return False
 
-    def close(self) -> Future[None]:
-        """Kill what runs and end the children; the future tells when that is done."""
-        self._driver.close()
+    def close(self, *, patient: bool = False) -> Future[None]:
+        """Kill what runs and end the children; the future tells when that is done.
+
+        Args:
+            patient: Whether to wait for threads that calls have left, until it is closed again.
+        """
+        self._driver.close(patient)
         return self._driver.ended
 
 
@@ -260,6 +264,7 @@ class _Driver:
         )
         self.engine = _RawEngine(settings)
         self.is_closing = False
+        self._is_patient = True
         self.ended: Future[None] = Future()
         self._address = address
         self._log = log
@@ -273,8 +278,9 @@ class _Driver:
         self._orders.append(what)
         self.engine.wake()
 
-    def close(self) -> None:
+    def close(self, patient: bool) -> None:
         """End, and kill what runs; any thread may call it."""
+        self._is_patient = self._is_patient and patient
         self.is_closing = True
         self.engine.wake()
 
@@ -307,6 +313,8 @@ class _Driver:
             for job in [*self._waiting, *self._running.values()]:
                 if not job.is_unwanted:
                     self.kill_job(job)
+            if not self._is_patient:
+                engine.hurry()
             if engine.num_workers:
                 engine.stop_workers()
             return bool(engine.num_workers)

@@ -67,12 +67,16 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
         settings = get_job()
         if settings.is_remote:
             _script.adopt(None)
+        _child.worker_name = settings.name
         worker.set_up(settings)
     except BaseException as error:
         _streams.flush()
         worker.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
         return 1
-    return worker.run()
+    code = worker.run()
+    if code == 0 and _child.left_running():
+        worker.send(packets.LINGERS, 0, [])  # so that it is given the time
+    return code
 
 
 class _Worker:

@@ -153,6 +153,10 @@ class Engine(ABC):
     def stop_workers(self) -> None:
         """Tell all workers to end once they have nothing to do; `wait` sees to it."""
 
+    def hurry(self) -> None:
+        """Wait for nothing that jobs have left in their workers: these are to end, soon."""
+        return
+
     @property
     @abstractmethod
     def num_workers(self) -> int:

@@ -257,6 +257,7 @@ class DaskEngine(Engine):
         self._reports: list[Report] = []
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._has_warned = False
+        self._is_patient = True  # with threads that jobs have left
         self._client.subscribe_topic(self._log_topic, self._take_log)
         connection.add(self)
         self.wait(0)  # so that it knows of the workers there are
@@ -624,7 +625,14 @@ class DaskEngine(Engine):
                 node.forget()  # without its future it does not start, or ends
             elif node.state == _OPEN and not node.sent:
                 node.state = _CLOSING
-                self._run_on(node, self._has_closed, there.close)
+                self._run_on(node, self._has_closed, there.close, self._is_patient)
+
+    def hurry(self) -> None:
+        """Wait for no thread that a job has left; see `Engine`."""
+        self._is_patient = False
+        for node in self._nodes.values():
+            if node.state == _CLOSING:
+                self._run_on(node, self._has_closed, there.close, False)
 
     def _has_closed(self, node: _Node, _: Any, error: BaseException | None) -> None:
         if error is None:

@@ -84,7 +84,11 @@ START_DEATHS = 3
 """So many workers in a row have to die before they are ready for one job to fail."""
 
 EXIT_GRACE_S = 10.0
-"""How long a worker has to leave by itself when it is told to."""
+"""How long a worker has to leave by itself when it is told to, if it waits for no threads."""
+
+MAX_LINGERING = 16
+"""So many workers may wait for the threads of their jobs, or as many as work if that is more; of
+the others each takes the place of one that works."""
 
 processes.PRELOADED.append("qmill.engines._worker")
 
@@ -105,6 +109,7 @@ class _Worker:
         takes_more: Whether it is in the engine's `_takers`.
         leaving: It gets no more jobs.
         told_to_leave: It has none, and knows that it is to end.
+        lingers: It has no more to do, and waits for threads that its jobs have left.
         kill_at_s: When it is to be killed; None if it is not.
         start_error: What went wrong before it was ready.
         is_writing: Whether the engine waits for its channel to take more.
@@ -123,6 +128,7 @@ class _Worker:
         self.takes_more = False
         self.leaving = False
         self.told_to_leave = False
+        self.lingers = False
         self.has_ended = False
         self.is_writing = False
         self.is_mute = False
@@ -164,6 +170,7 @@ class ProcessEngine(Engine):
         self._to_flush: list[_Worker] = []
         self._reports: list[Report] = []
         self._num_start_deaths = 0  # since a worker was ready
+        self._is_patient = True  # with workers that linger
         self._numbers = itertools.count(1)
         with wire.fork_lock:
             self._selector = selectors.DefaultSelector()
@@ -357,7 +364,13 @@ class ProcessEngine(Engine):
     @property
     def num_startable(self) -> int:
         """How many more may be started."""
-        return self.max_workers - sum(not worker.told_to_leave for worker in self._workers)
+        num_leaving = len(self._workers) - self._num_staying
+        num_lingering_too_many = num_leaving - max(MAX_LINGERING, self.max_workers)
+        return self.max_workers - self._num_staying - max(0, num_lingering_too_many)
+
+    @property
+    def _num_staying(self) -> int:
+        return sum(not worker.told_to_leave for worker in self._workers)
 
     @property
     def num_ahead(self) -> int:
@@ -397,7 +410,7 @@ class ProcessEngine(Engine):
     def resize(self, max_workers: int) -> None:
         """Change how many workers there may be; see `Engine`."""
         self.max_workers = max_workers
-        while self._idle and self.num_startable < 0:
+        while self._idle and self._num_staying > max_workers:
             self._leave(self._idle[-1])
 
     def stop_workers(self) -> None:
@@ -406,14 +419,38 @@ class ProcessEngine(Engine):
             if not worker.jobs:
                 self._leave(worker)
 
+    def hurry(self) -> None:
+        """Wait for no thread that a job has left; see `Engine`."""
+        self._is_patient = False
+        for worker in self._workers:
+            if worker.lingers:
+                self._cut_off(worker)
+            elif worker.told_to_leave and worker.kill_at_s is not None:
+                worker.kill_at_s = min(worker.kill_at_s, monotonic() + GRACE_S)
+
     def _leave(self, worker: _Worker) -> None:
         """Tell a worker to end that has no jobs."""
         self._get_no_more(worker)
         if not worker.told_to_leave:
             worker.told_to_leave = True
             if worker.kill_at_s is None:
-                worker.kill_at_s = monotonic() + EXIT_GRACE_S
+                grace_s = EXIT_GRACE_S if self._is_patient else GRACE_S
+                worker.kill_at_s = monotonic() + grace_s
             worker.link.permit([0])
+
+    def _let_linger(self, worker: _Worker) -> None:
+        """A worker that was told to leave waits for threads of its jobs: let it."""
+        worker.lingers = True
+        if self._is_patient:
+            worker.kill_at_s = None
+        else:
+            self._cut_off(worker)
+
+    def _cut_off(self, worker: _Worker) -> None:
+        """End a worker that lingers."""
+        worker.lingers = False
+        worker.kill_at_s = monotonic() + GRACE_S
+        self._signal(worker, signal.SIGTERM)
 
     def _get_no_more(self, worker: _Worker) -> None:
         worker.leaving = True
@@ -425,7 +462,8 @@ class ProcessEngine(Engine):
         if not worker.ready or worker.kill_at_s is not None:
             return
         worker.cost_s = 0.0
-        if worker.leaving or self.num_startable < 0 or self._has_had_all(worker):
+        is_too_many = self._num_staying > self.max_workers
+        if worker.leaving or is_too_many or self._has_had_all(worker):
             self._leave(worker)
         else:
             self._idle.append(worker)
@@ -474,10 +512,21 @@ class ProcessEngine(Engine):
         for worker in self._workers:
             if worker.kill_at_s is not None:
                 if worker.kill_at_s <= now:
+                    self._tell_of_kill(worker)
                     self._kill_now(worker)
             elif len(worker.jobs) > 1 and _long_from(worker) <= now:
                 self._take_back(worker)
         self._trees.kill_due(now)
+
+    def _tell_of_kill(self, worker: _Worker) -> None:
+        """Log that a worker is killed which nobody has wanted to be killed."""
+        if worker.told_to_leave and self._is_patient:
+            with contextlib.suppress(BaseException):  # a handler that raises
+                logger.warning(
+                    "worker %s did not end within %g s of being told to, and is killed",
+                    worker.name,
+                    EXIT_GRACE_S,
+                )
 
     def wake(self) -> None:
         """End the wait of the dispatcher; see `Engine`."""
@@ -533,6 +582,9 @@ class ProcessEngine(Engine):
             self._reports.append(Report(LOGGED, None, _worker.rebuild_record(data)))
         elif kind == packets.DEFINED:
             self._imports.add(data)
+        elif kind == packets.LINGERS:
+            if worker.told_to_leave:
+                self._let_linger(worker)
         else:
             worker.start_error = serialize.load_error(data)
 

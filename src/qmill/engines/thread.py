@@ -59,7 +59,8 @@ class ThreadEngine(Engine):
             self._num_started += 1
             name = f"{self._settings.name}-{self._num_started}"
             try:
-                threading.Thread(target=self._run, args=(name,), name=name).start()
+                # No daemon, as the dispatcher is: the threads of jobs would be daemons, too.
+                threading.Thread(target=self._run, args=(name,), name=name, daemon=False).start()
             except RuntimeError:  # no more threads: the interpreter ends, or memory is short
                 if self._num_threads == 1:  # so this one does what it has
                     self._inbox.put(None)
