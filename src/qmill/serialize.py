@@ -189,7 +189,9 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
 
 
 def _dump_carefully(
-    obj: Any, exports: Exports | InlineExports | None, keep: Callable[[pickle.PickleBuffer], bool]
+    obj: Any,
+    exports: Exports | InlineExports | None,
+    keep: Callable[[pickle.PickleBuffer], bool] | None,
 ) -> bytes:
     file = io.BytesIO()
     try:
@@ -208,6 +210,8 @@ def _careful_pickler() -> Any:
     if _careful_pickler_class is None:
         import cloudpickle
 
+        from . import _reducers
+
         class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
             def __init__(
                 self, file: Any, exports: Exports | InlineExports | None, keep: Any
@@ -218,7 +222,10 @@ def _careful_pickler() -> Any:
             def reducer_override(self, obj: Any) -> Any:
                 if self._exports is not None and _is_definition(obj):
                     return _defined, self._exports.add(obj)
-                return super().reducer_override(obj)
+                reduced = _reducers.reduce(obj)
+                if reduced is NotImplemented:
+                    reduced = _reducers.complete(obj, super().reducer_override(obj))
+                return reduced
 
         _careful_pickler_class = CarefulPickler
     return _careful_pickler_class
@@ -406,13 +413,7 @@ def _remember(definition: Definition, obj: Any) -> None:
 
 
 def _by_value(obj: Any) -> bytes:
-    import cloudpickle
-
-    try:
-        return cloudpickle.dumps(obj, protocol=5)  # type: ignore[no-any-return]
-    except BaseException as error:
-        let_interrupt_through(error)
-        raise explain(obj, error) from error
+    return _dump_carefully(obj, None, None)
 
 
 def _resolve(definition: Definition, imports: Imports | None, packed: bytes | None) -> Any:
