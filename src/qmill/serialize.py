@@ -36,7 +36,7 @@ from types import CodeType, FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from . import _pickling as pickle
-from . import _reducers, _script
+from . import _script
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import LocalQueueSent, SerializationError
 
@@ -336,6 +336,8 @@ def _careful_picklers() -> Any:
     if _careful_pickler_classes is None:
         import cloudpickle
 
+        from . import _reducers
+
         class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
             """Packs what is not importable as references to definitions, or by value."""
 
@@ -355,13 +357,12 @@ def _careful_picklers() -> Any:
             def reducer_override(self, obj: Any) -> Any:
                 if isinstance(obj, (type, FunctionType)):
                     return self._reduce_code(obj)
-                if main_name(obj) is not None:
-                    if self._exports is not None:
-                        return _defined, self._exports.add(obj)
-                    reduced = _reducers.reduce(obj)
-                    return _reducers.reduce_sentinel(obj) if reduced is NotImplemented else reduced
                 if isinstance(obj, CodeType):
                     return _reduce_code_object(obj)
+                if main_name(obj) is None:
+                    return _reducers.reduce(obj)
+                if self._exports is not None:
+                    return _defined, self._exports.add(obj)
                 return _reducers.reduce(obj)
 
             def _reduce_code(self, obj: Any) -> Any:
@@ -373,7 +374,7 @@ def _careful_picklers() -> Any:
                 else:
                     reduced = _reducers.reduce(obj)
                     if reduced is NotImplemented:
-                        reduced = super().reducer_override(obj)
+                        reduced = _reducers.complete(obj, super().reducer_override(obj))
                 if reduced is NotImplemented:  # it is importable
                     return reduced
                 if self._touched is not None:
@@ -966,10 +967,13 @@ def uses_globals_of(function: FunctionType) -> str | None:
 
 
 def global_names(code: CodeType) -> Iterable[str]:
-    """List the global names that code reads or binds, in the functions inside it as well."""
+    """List the global names that code reads or binds, in functions and classes inside it as well."""
     from cloudpickle import cloudpickle
 
-    return cloudpickle._extract_code_globals(code)  # type: ignore[no-any-return]
+    from . import _reducers
+
+    names = cloudpickle._extract_code_globals(code)
+    return [*names, *_reducers.names_in_class_bodies(code)]
 
 
 def _settle_globals(function: FunctionType, reduced: Any, apart: bool) -> Any:
