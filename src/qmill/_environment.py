@@ -194,6 +194,10 @@ class Watch:
         """Watch the content of an object."""
         self._contents.append(content)
 
+    def first_content(self) -> _Content | None:
+        """Return the first object whose content is watched."""
+        return self._contents[0] if self._contents else None
+
 
 def _members(code: Any) -> list[Any]:
     """List what a function or class is made of, apart from what Python itself has put there."""
@@ -210,6 +214,11 @@ def _own(attributes: Mapping[str, Any]) -> list[Any]:
         if not (name.startswith("__") and name.endswith("__"))
         for part in (name, value)
     ]
+
+
+def _own_of(cls: type) -> Iterator[tuple[str, Any]]:
+    own = _own(vars(cls))
+    return zip(own[::2], own[1::2], strict=True)
 
 
 def _weak(value: Any) -> Any:
@@ -351,6 +360,7 @@ class Globals:
         self._inherit = inherit
         self._slots: dict[tuple[int, str], _Slot] = {}
         self._states: WeakKeyDictionary[Any, _State] = WeakKeyDictionary()
+        self._classes: WeakKeyDictionary[type, _Attributes] = WeakKeyDictionary()
         self._merged: WeakValueDictionary[tuple[int, int], Environment] = WeakValueDictionary()
 
     def pack(self, value: Any) -> bytes | None:
@@ -411,14 +421,14 @@ class Globals:
     def state_of(self, code: Any) -> _State | None:
         """Return the state of a function, class or their like; another one after each change.
 
-        Readers know what changes in place by a key, so that gets a new one.
+        Workers know functions by a key, so one that has changed gets a new one.
         """
         try:
             state = self._states.get(code)
         except TypeError:  # it cannot be hashed
             return None
         if state is None or not state.watch.is_unchanged(self.pack):
-            if state is not None and serialize.has_key(code):
+            if state is not None and type(code) is FunctionType and serialize.has_key(code):
                 serialize.renew(code)
             state = _State(_watch_code(code, self))
             try:
@@ -427,7 +437,17 @@ class Globals:
                 return None
         return state
 
-    def slot_of(self, names: dict[str, Any], name: str, value: Any) -> _Slot | None:
+    def changed_attributes(self, cls: type) -> set[str]:
+        """Return which attributes of a class have changed since it was first looked at."""
+        try:
+            known = self._classes.get(cls)
+            if known is None:
+                known = self._classes[cls] = _Attributes(cls, self)
+        except TypeError:  # it cannot be hashed
+            return set()
+        return known.changed(cls, self.pack)
+
+    def slot_of(self, names: Any, name: str, value: Any) -> _Slot | None:
         """Return what is known of a name if that still holds."""
         slot = self._slots.get((id(names), name))
         if slot is None or slot.names is not names or slot.value is not value:
@@ -453,13 +473,13 @@ class Globals:
         """
         inherited = [slot for slot in slots if slot.is_inherited]
         if inherited:
-            objects = [slot.value for slot in inherited]
+            objects = [_to_send(slot) for slot in inherited]
             self._place(inherited, self._numbered(Values(0, None, objects)))
         for group in self._groups([slot for slot in slots if not slot.is_inherited]):
             objects = [_to_send(slot) for slot in group]
             data = _pack_values(objects, self._exports, touched, sent)
             self._place(group, self._numbered(Values(0, data)))
-            sent.update((id(slot.value), slot.where) for slot in group if slot.content is not None)
+            sent.update((id(slot.value), slot.where) for slot in group if slot.can_be_referred_to)
 
     def _groups(self, slots: list[_Slot]) -> Iterable[list[_Slot]]:
         """Say which values to pack together, and in which order.
@@ -474,7 +494,11 @@ class Globals:
     def _place(self, slots: list[_Slot], values: Values) -> None:
         for place, slot in enumerate(slots):
             slot.values, slot.place = values, place
-            self._slots[id(slot.names), slot.name] = slot
+            self.keep(slot)
+
+    def keep(self, slot: _Slot) -> None:
+        """Remember what was found out about a name."""
+        self._slots[id(slot.names), slot.name] = slot
 
     def judge(self, slot: _Slot, path: str) -> bool:
         """Look at the value of a new slot; returns whether it is to be sent.
@@ -518,11 +542,35 @@ class _State:
         self.watch = watch
 
 
+class _Attributes:
+    """The attributes of a class, as they were when it was sent."""
+
+    def __init__(self, cls: type, owner: Globals) -> None:
+        self._before: dict[str, tuple[Any, _Content | None]] = {}
+        self._changed: set[str] = set()
+        for name, value in _own_of(cls):
+            watch = Watch()
+            if not _is_fixed(value) and not is_code(value):
+                _watch_content(value, watch, owner)
+            self._before[name] = _weak(value), watch.first_content()
+
+    def changed(self, cls: type, pack: Callable[[Any], bytes | None]) -> set[str]:
+        """Return the names of those that have ever changed since."""
+        now = dict(_own_of(cls))
+        for name in now.keys() | self._before.keys():
+            value = now.get(name, _ABSENT)
+            before, content = self._before.get(name, (_ABSENT, None))
+            is_same = value is before or _refers_to(before, value)
+            if not is_same or (content is not None and not content.is_unchanged(pack)):
+                self._changed.add(name)
+        return self._changed
+
+
 class _Slot:
     """A global name and its value, as it was last looked at.
 
     Attributes:
-        names: The namespace.
+        names: The namespace; or the class, of which this is an attribute.
         label: What workers call it.
         name: The name.
         value: The object.
@@ -561,7 +609,12 @@ class _Slot:
         assert self.values is not None
         return self.values.number, self.place
 
-    def __init__(self, names: dict[str, Any], name: str, value: Any) -> None:
+    @property
+    def can_be_referred_to(self) -> bool:
+        """Whether other values may refer to this one, where workers have it."""
+        return self.content is not None and not isinstance(self.names, type)
+
+    def __init__(self, names: Any, name: str, value: Any) -> None:
         self.names = names
         self.label = serialize.label_of(names)
         self.name = name
@@ -605,7 +658,7 @@ class _Search:
         return {
             id(slot.value): slot.where
             for slot in self.slots.values()
-            if slot.values is not None and slot.content is not None
+            if slot.values is not None and slot.can_be_referred_to
         }
 
     def _visit(self, obj: Any, path: str) -> None:
@@ -616,6 +669,10 @@ class _Search:
             return
         for part in parts_of(obj):
             self._follow(part, path)
+        if isinstance(obj, type):
+            for name in self._owner.changed_attributes(obj):
+                value = vars(obj).get(name, _ABSENT)
+                self._take(obj, name, value, f"{path} -> attribute {name!r}")
 
     def _follow(self, value: Any, path: str) -> None:
         """Look later at a value: at itself if it is code, else at its class."""
@@ -638,19 +695,22 @@ class _Search:
         where = id(names), name
         if where in self.slots:
             return
-        owner = self._owner
         value = names.get(name, _ABSENT)
         self.watch.name(names, name, value)
-        if value is _ABSENT and where not in owner._slots:
-            return
-        path = f"{path} -> global {name!r}"
+        if value is not _ABSENT or where in self._owner._slots:
+            self._take(names, name, value, f"{path} -> global {name!r}")
+
+    def _take(self, names: Any, name: str, value: Any, path: str) -> None:
+        owner = self._owner
         slot = owner.slot_of(names, name, value)
         if slot is None:
             slot = _Slot(names, name, value)
             if owner.judge(slot, path):
                 self._new.append(slot)
+            else:
+                owner.keep(slot)
         self._left.extend((obj, path) for obj in slot.touched)
-        self.slots[where] = slot
+        self.slots[id(names), name] = slot
         if slot.content is not None:
             self.watch.content(slot.content)
         if slot.state is not None:
@@ -668,9 +728,12 @@ def _name_of(obj: Any) -> str:
 
 
 def _to_send(slot: _Slot) -> Any:
+    value = serialize.UNBOUND if slot.value is _ABSENT else slot.value
+    if isinstance(slot.names, type):
+        return slot.names, value
     if slot.module is not None:
         return _OfModule(slot.module, slot.name)
-    return serialize.UNBOUND if slot.value is _ABSENT else slot.value
+    return value
 
 
 class _OfModule:
@@ -838,7 +901,11 @@ class Bindings:
             before = self._bound.get((label, name))
             if before != (number, place):
                 values = self._thing(number)
+                self._bound[label, name] = number, place
+                if label.startswith(serialize.CLASS):
+                    cls, value = values[place]
+                    serialize.set_attribute(cls, name, value)
+                    continue
                 # Others that refer to the value mean the one that is bound.
                 values[place] = serialize.bind(label, name, values[place], is_first=before is None)
-                self._bound[label, name] = number, place
         self._current = environment

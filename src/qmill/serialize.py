@@ -852,8 +852,14 @@ def with_shared_globals(call: Callable[[], Any]) -> Any:
         _globals = None
 
 
-def label_of(names: dict[str, Any]) -> str:
-    """Name a namespace of global names, as `namespace` finds it in a worker."""
+CLASS = "class "
+"""How the label of a class begins."""
+
+
+def label_of(names: dict[str, Any] | type) -> str:
+    """Name a namespace of global names, as `namespace` finds it in a worker; or a class."""
+    if isinstance(names, type):
+        return CLASS + _identify(names)[0].hex()
     name = names.get("__name__")
     return "__main__" if name in _script.MAINS or not isinstance(name, str) else name
 
@@ -905,6 +911,14 @@ def bind(label: str, name: str, value: Any, *, is_first: bool) -> Any:
     else:
         names[name] = before[name] = value
     return value
+
+
+def set_attribute(cls: type, value: Any, name: str) -> None:
+    """Set an attribute of a class, or delete it, whatever the class has to say to that."""
+    if value is not UNBOUND:
+        type.__setattr__(cls, name, value)
+    elif name in vars(cls):
+        type.__delattr__(cls, name)
 
 
 class _Unbound:
@@ -967,7 +981,7 @@ def uses_globals_of(function: FunctionType) -> str | None:
 
 
 def global_names(code: CodeType) -> Iterable[str]:
-    """List the global names that code reads or binds, in functions and classes inside it as well."""
+    """List the global names that code uses, functions and classes inside it included."""
     from cloudpickle import cloudpickle
 
     from . import _reducers

@@ -142,9 +142,11 @@ def job_raises(x):
 @kind(
     "an exception group",
     None,
-    lambda r: type(r) is ExceptionGroup
-    and [*map(type, r.exceptions)] == [StatusError, Trouble]
-    and r.exceptions[0].status == 4,
+    lambda r: (
+        type(r) is ExceptionGroup
+        and [*map(type, r.exceptions)] == [StatusError, Trouble]
+        and r.exceptions[0].status == 4
+    ),
 )
 def job_exception_group(_):
     return ExceptionGroup("both", [StatusError(4, "no"), Trouble("text")])
@@ -294,7 +296,9 @@ class Zone(datetime.tzinfo):
         return "ours"
 
 
-@kind("a time zone of the script", Zone(), lambda r: r.tzname() == "ours" and type(r.tzinfo) is Zone)
+@kind(
+    "a time zone of the script", Zone(), lambda r: r.tzname() == "ours" and type(r.tzinfo) is Zone
+)
 def job_zone(zone):
     return datetime.datetime(2026, 1, 1, tzinfo=zone)
 
