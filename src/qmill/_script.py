@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from _frozen_importlib import ModuleSpec
+from weakref import ref
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Script:
 
 
 _lock = threading.RLock()
-_chosen: tuple[Any, Script | None] | None = None  # the module that was looked at, and the outcome
+# A reference to the module that was looked at, which lives no longer for it, and the outcome.
+_chosen: tuple[Any, Script | None] | None = None
 _pending: Script | None = None  # in a worker: what is to be imported when it is first needed
 _is_stand_in = False  # whether this process is a worker that is not the program itself
 _importing = False
@@ -71,10 +73,17 @@ def importable() -> Script | None:
     global _chosen
     main = sys.modules.get("__main__")
     chosen = _chosen
-    if chosen is None or chosen[0] is not main:
+    if chosen is None or chosen[0]() is not main:
         with _lock:
-            chosen = _chosen = main, _analyse(main)
+            chosen = _chosen = _reference(main), _analyse(main)
     return chosen[1]
+
+
+def _reference(module: Any) -> Any:
+    try:
+        return ref(module)
+    except TypeError:  # somebody has put another object there
+        return lambda: module
 
 
 def is_main(module: object) -> bool:
@@ -243,7 +252,7 @@ def adopt(script: Script | None) -> None:
     # With a name, multiprocessing looks for no file to run in workers of its own.
     main.__spec__ = ModuleSpec("__main__", None)
     sys.modules["__main__"] = main
-    _chosen = main, script
+    _chosen = ref(main), script
     _pending = script
     _is_stand_in = True
     if script is not None:
@@ -302,7 +311,7 @@ def _import() -> None:
             _failure = error
             sys.modules["__main__"] = sys.modules["__mp_main__"] = before
         else:
-            _chosen = main, script
+            _chosen = ref(main), script
             _pending = None
             _imported = dict(vars(main))
         finally:

@@ -153,7 +153,7 @@ def test_the_repr_of_queues_and_jobs(make):
     assert "done" in repr(job)
 
 
-def test_a_function_is_serialised_once_and_with_the_globals_of_that_moment():
+def test_pains_28_a_job_has_the_variables_of_the_moment_of_its_put():
     factor = 2
 
     def scale(number):
@@ -161,11 +161,13 @@ def test_a_function_is_serialised_once_and_with_the_globals_of_that_moment():
 
     with qmill.JobQueue(1) as jobs:
         assert jobs.put(scale, 1).result() == 2
+        jobs.pause()
+        before = jobs.put(scale, 1)
         factor = 3
-        assert jobs.put(scale, 1).result() == 2
-        assert list(jobs.map(scale, [2, 3])) == [4, 6]
-    with qmill.JobQueue(1) as jobs:
-        assert jobs.put(scale, 1).result() == 3
+        after = jobs.put(scale, 1, priority=1)
+        jobs.start()
+        assert (before.result(), after.result()) == (2, 3)
+        assert list(jobs.map(scale, [2, 3])) == [6, 9]
 
 
 def test_a_function_of_a_thread_is_the_function_itself():
