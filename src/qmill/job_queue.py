@@ -195,8 +195,8 @@ class JobQueue(Executor):
         """Put a job in the queue. It stays in the completed queue until it is fetched.
 
         Args:
-            function: What to call. It is sent to each worker once, with the globals that it has at
-                the first `put`.
+            function: What to call. It is sent to each worker once. The global names that it uses
+                have the values of this moment; only what has changed of them is sent again.
             args: Its positional arguments: an iterable, or one value, which may also be a str,
                 bytes or a queue.
             kwargs: Its keyword arguments.
