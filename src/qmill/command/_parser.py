@@ -23,9 +23,9 @@ examples:
 """
 
 _RUN = """\
-Run a shell command for each input. {} stands for the input, anywhere in the command; without it
-the input is appended. An input is data: spaces, quotes, ; and $() in it are never shell code. (The
-shell has it as $1, so "${1%.txt}.pdf" and the like work, too.)
+Run a shell command for each input. {} stands for the input, anywhere in the command. The shell,
+/bin/sh, has the input as $1 as well, so "${1%.txt}.pdf" and the like work. To a command with
+neither the input is appended. An input is data: spaces, quotes, ; and $() in it are never code.
 """
 
 _RUN_EXAMPLES = """\
