@@ -130,6 +130,16 @@ PLACES = {
     "in backquotes": "printf '%s\\0' \"`printf '%s.' {}`\"",
     "in a subshell": "(printf '%s\\0' {})",
     "as $1": "printf '%s\\0' \"$1\"",
+    "as ${1}": "printf '%s\\0' \"${1}\"",
+    "as $@": "printf '%s\\0' \"$@\"",
+    "as $1 in a substitution": "printf '%s\\0' \"$(printf '%s.' \"$1\")\"",
+    "as $1 in a here-document in a substitution": "printf '%s\\0' \"$(cat <<E\n$1.\nE\n)\"",
+    "as $1 in a here-document, don't mind quotes": "cat <<E | tr -d '\\n'\n$1, \"don't\"\nE\n"
+    "printf '\\r%s\\0' \"$1\"",
+    "before a here-document": "printf '%s\\0' {} <<E\ndon't\nE",
+    "$1 in single quotes": 'sh -c \'printf "%s\\0" "$1"\' sh',
+    "$1 behind a backslash": 'sh -c "printf \'%s\\0\' \\"\\$1\\"" sh',
+    "$1 in a comment": "printf '%s\\0' {} # $1",
     "after a comment": "printf '%s\\0' {} # don't",
 }
 
@@ -139,15 +149,14 @@ def test_an_input_is_never_code(place):
     done = qmill("run", "-k", PLACES[place], "--", *EVIL)
     assert (done.returncode, done.stderr) == (0, b"")
     dot = "." if "substitution" in place or "backquotes" in place else ""
-    if place == "as $1":  # and appended, since there is no {}
-        expected = [word for given in EVIL for word in (given, given)]
-    else:
-        expected = [given + dot for given in EVIL]
-    assert [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]] == expected
+    words = [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]
+    if "don't mind" in place:
+        words = [word.partition("\r")[2] for word in words]
+    assert words == [given + dot for given in EVIL]
     assert not Path("hacked").exists()
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES if place != "as $1"])
+@pytest.mark.parametrize("place", PLACES)
 def test_a_dry_run_writes_a_command_that_does_the_same_and_runs_nothing(place):
     shown = qmill("run", "--dry-run", PLACES[place], "--", *EVIL).stdout
     done = subprocess.run(["/bin/sh"], input=shown, capture_output=True, timeout=LIMIT_S)
@@ -158,8 +167,88 @@ def test_a_dry_run_writes_a_command_that_does_the_same_and_runs_nothing(place):
 
 
 def test_another_mark_than_braces():
-    done = qmill("run", "-I", "%", "echo {} %", "a b")
-    assert done.stdout == b"{} a b\n"
+    done = qmill("run", "-I", "%", "echo {} {.} {/} %", "a b")
+    assert (done.stdout, done.stderr) == (b"{} {.} {/} a b\n", b"")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo ${#} '{1}' x{2} {a..b} {1..3} \\{.}",
+        'grep -cE "^x{2}$" {} | sed "s/[0-9]{1}/{3}/"',
+        "echo {} # {.}",
+    ],
+)
+def test_what_only_looks_like_a_mark_of_gnu_parallel_is_left_alone(command):
+    Path("input").write_text("xx\n")
+    plain = subprocess.run(
+        [
+            "/bin/sh",
+            "-c",
+            command.replace("{}", "input") + (" input" if "{}" not in command else ""),
+        ]
+        + ["sh", "input"],
+        capture_output=True,
+    )
+    done = qmill("run", command, "input")
+    assert (done.stdout, done.stderr) == (plain.stdout, b"")
+
+
+@pytest.mark.parametrize(
+    ("mark", "instead"),
+    [
+        ("{.}", '"${1%.*}"'),
+        ("{/}", '"${1##*/}"'),
+        ("{//}", '"$(dirname "$1")"'),
+        ("{/.}", '"$(name="${1##*/}"; echo "${name%.*}")"'),
+    ],
+)
+def test_what_is_said_to_stand_for_a_mark_of_gnu_parallel_does(mark, instead):
+    expected = {"{.}": "a b/c.d", "{/}": "c.d.e", "{//}": "a b", "{/.}": "c.d"}
+    done = qmill("run", f": {{}}; echo {instead}", "a b/c.d.e")
+    assert done.stdout.decode() == expected[mark] + "\n"
+    told = qmill("run", f"cp {{}} {mark}.bak", "x").stderr.decode()
+    assert told.startswith(f"qmill run: {mark} is of GNU parallel: ")
+    assert instead.partition("$(")[0].strip('"') in told
+
+
+def test_an_input_that_is_appended_or_not_is_what_the_help_says():
+    Path("a.txt").write_text("a\n")
+    assert qmill("run", 'cat "$1" > "${1%.txt}.copy"', "a.txt").returncode == 0
+    assert Path("a.copy").read_text() == "a\n"
+    assert qmill("run", "awk '{print $1}'", "a.txt").stdout == b"a\n"
+    assert qmill("run", "echo $#", "a.txt").stdout == b"1 a.txt\n"
+
+
+OF_BASH = {
+    "[[ -f {} ]] && echo yes": "[[",
+    "if [[ -f {} ]]; then echo yes; fi": "[[",
+    "source {}": "source",
+    ": {} &> out": "&>",
+    "cat <(echo {})": "<(",
+    "cat <<< {}": "<<<",
+}
+
+
+@pytest.mark.skipif("dash" not in os.path.realpath("/bin/sh"), reason="/bin/sh knows more")
+@pytest.mark.parametrize("command", OF_BASH)
+def test_what_is_of_bash_is_told(command):
+    told = qmill("run", command, "x").stderr.decode()
+    assert f"the command is run by /bin/sh, and {OF_BASH[command]} is of bash" in told
+    quoted = command.replace("{}", '"$1"')
+    told = qmill("run", f"bash -c '{quoted}' bash {{}} # [[ x ]]", "x").stderr.decode()
+    assert "is run by" not in told
+
+
+def test_a_function_that_bash_has_exported_is_told():
+    def told_by(command):
+        line = f'f() {{ echo "<$1>"; }}; export -f f; {" ".join(COMMAND)} run {command} a'
+        done = subprocess.run(["/bin/bash", "-c", line], capture_output=True, timeout=LIMIT_S)
+        return done.stdout, b"f is a function of bash" in done.stderr
+
+    assert told_by("'f {}'") == (b"", True)
+    assert told_by('"$(declare -f f); f {}"') == (b"<a>\n", False)
+    assert told_by("'echo of.f x-f {}'") == (b"of.f x-f a\n", False)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +369,25 @@ def test_an_endless_input_is_read_as_it_is_needed():
 def test_the_exit_status_is_the_number_of_failures(count, status):
     done = qmill("run", "-j", "4", "test {} = ok", "ok", *["no"] * count)
     assert done.returncode == status
-    assert done.stderr.decode() == (f"qmill: {count} of {count + 1} jobs failed\n" if count else "")
+    *told, summed_up = done.stderr.decode().splitlines() or [""]
+    assert summed_up == (f"qmill: {count} of {count + 1} jobs failed" if count else "")
+    assert told == ["qmill: no: failed with exit status 1"] * count
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("exit 3", "qmill: x: failed with exit status 3\n"),
+        ("echo out; exit 3", "qmill: x: failed with exit status 3\n"),
+        ("echo why >&2; exit 3", "why\n"),
+        ("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 3", "x" * 1_000_000),
+        ("exec >&- 2>&-; exit 3", "qmill: x: failed with exit status 3\n"),
+    ],
+    ids=["silent", "prints", "says why", "says much", "cannot say"],
+)
+def test_a_job_that_fails_silently_is_told(script, told):
+    done = qmill("run", f": {{}}; {script}", "x")
+    assert done.stderr.decode() == f"{told}qmill: 1 of 1 jobs failed\n"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +462,13 @@ USAGE = {
     "no command": ([], "required: COMMAND"),
     "an unknown command": (["runn", "x"], "runn"),
     "nothing to run": (["run"], "required: COMMAND"),
-    "an unknown option": (["run", "--frobnicate", "echo"], ""),
+    "an unknown option": (["run", "--frobnicate", "echo"], "run: there is no option --frobnicate"),
+    "its help": (["run", "--frobnicate", "echo"], "Try 'qmill run --help'"),
+    "one of map": (["map", "--frobnicate=3", "f:x"], "map: there is no option --frobnicate\n"),
+    "one of no command": (["--frobnicate", "run", "x"], "qmill: there is no option --frobnicate\n"),
+    "one of queues": (["queues", "--frobnicate"], "Try 'qmill queues --help'"),
+    "an option of parallel": (["run", "--joblog", "x", "true", "1"], "--log FILE.csv is"),
+    "an option of xargs": (["run", "-P4", "true", "1"], "-P4: -j N tells"),
     "no jobs at a time": (["run", "-j", "0", "echo"], "from 1, not '0'"),
     "a timeout of nothing": (["run", "--timeout", "0", "echo"], "above 0"),
     "a negative number": (["run", "--retries", "-1", "echo"], "--retries"),
@@ -372,6 +485,33 @@ USAGE = {
     "a trace nowhere": (["run", "--trace", "no/where.json", "echo", "a"], "No such file"),
     "a plot nowhere": (["run", "--plot", "no/where.png", "echo", "a"], "no writable folder"),
     "a log of something else": (["run", "--resume", "--log", "notes", "echo", "a"], "no log"),
+    "a log of somebody else": (["run", "--log", "notes", "echo", "a"], "its header is 'a,b'"),
+    "map's log": (["map", "--log", "notes", "os:fspath", "a"], "Name a new file, or move"),
+    "a trace over the log": (["run", "--log", "x", "--trace", "./x", "echo"], "take the place"),
+    "a plot over the log": (["run", "--log", "x.png", "--plot", "x.png", "echo"], "of --log"),
+    "a plot over the trace": (["run", "--trace", "x.png", "--plot", "x.png", "echo"], "of --trace"),
+    "a name without folder": (["run", "cp {} {/}", "a"], "{/} is of GNU parallel: for the"),
+    "a job's number": (["run", "cp {} '{#}'", "a"], "jobs have no number here"),
+    "a slot": (["run", 'echo "{%}"', "a"], "slots have no number here"),
+    "two extensions": (["run", "echo $(echo {..})", "a"], "{..} is of GNU parallel"),
+    "the first input": (["run", "cp {1} {2}", "a"], "one input goes into a job, and {} stands"),
+    "a part of it": (["run", "cp {1/.}", "a"], "write name="),
+    "perl": (["run", "cp {} {= s/a/b/ =}", "a"], "is of GNU parallel"),
+    "a lane of parallel": (["run", "--lane", "{//}", "echo", "a"], "--lane: {//} is of GNU"),
+    "a priority of parallel": (["map", "--priority", "{#}", "os:fspath"], "--priority: {#} is of"),
+    "inputs of parallel": (["run", "rm -r {}", ":::", "a"], "::: is of GNU parallel: the inputs"),
+    "inputs in a file": (["run", "echo {}", "::::", "notes"], "by < FILE"),
+    "inputs two by two": (["run", "echo {}", "a", ":::+", "b"], "one input goes into a job"),
+    "inputs two by two in files": (["map", "os:fspath", "::::+", "b"], "one input goes into"),
+    "inputs and no command": (["run", ":::", "a"], "::: is of GNU parallel"),
+    "a command in pieces": (["run", "echo", "{}", "a"], "all of the command into one pair of"),
+    "a mark in pieces": (["run", "-I", "%", "echo", "%", "a"], "% stands behind the command"),
+    "a function's $1": (["run", 'f() { echo "$1"; }; f', "a"], "say with {} where the input goes"),
+    "$1 in arithmetic": (["run", "echo $(( $1 + 1 ))", "1"], "$(( ))"),
+    "a here-document": (["run", "cat <<E\n{}\nE", "a"], "write $1 for the input there"),
+    "one with quotes": (["run", "cat <<'E'\ndon't {}\nE", "a"], "write $1 for the input there"),
+    "one behind a comment": (["run", "cat <<-E # {}\n\t{}\nE", "a"], "write $1 for the input"),
+    "none in a here-document": (["run", "cat <<E\nx\nE", "a"], "part of the here-document"),
     "no function": (["map", "math", "1"], "module:function"),
     "an unknown module": (["map", "nosuch:f", "1"], "ModuleNotFoundError"),
     "an unknown function": (["map", "math:nosuch", "1"], "AttributeError"),
@@ -394,7 +534,10 @@ def test_a_wrong_command_line_is_told_and_runs_nothing(case):
 
 
 def test_an_input_may_look_like_an_option_behind_two_dashes():
-    assert qmill("run", "-k", "echo", "--", "--log", "-", "-k").stdout == b"--log\n-\n-k\n"
+    given = ["--log", "-", "-k", ":::", "{}", "{.}"]
+    done = qmill("run", "-k", "echo", "--", *given)
+    assert done.stdout.decode().splitlines() == given
+    assert qmill("run", "-k", "echo", stdin=lines(*given)).stdout == done.stdout
 
 
 @pytest.mark.parametrize("command", ["", "run", "map", "queues", "plot", "summary", "trace"])
@@ -530,7 +673,9 @@ def test_what_the_caller_ignores_or_limits():
         ["/bin/bash", "-c", line], input=lines(*range(60)), capture_output=True, timeout=LIMIT_S
     )
     assert sorted(map(int, done.stdout.split())) == list(range(60))
-    assert (done.returncode, done.stderr) == (60, b"qmill: 60 of 60 jobs failed\n")
+    *told, summed_up = done.stderr.decode().splitlines()
+    assert (done.returncode, summed_up) == (60, "qmill: 60 of 60 jobs failed")
+    assert sorted(told) == sorted(f"qmill: {n}: failed with exit status 3" for n in range(60))
 
 
 # -- logs -----------------------------------------------------------------------------------------

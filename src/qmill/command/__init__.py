@@ -18,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _fill_standard_streams()
     try:
-        from ._parser import make_parser
+        from ._parser import parse
 
-        options = make_parser().parse_args(arguments)
+        options = parse(arguments)
         status: int = options.call(options)
         return status
     except KeyboardInterrupt:

@@ -141,6 +141,7 @@ class Batch:
         plan = self._plan
         self._done: Counter[str] = Counter()
         self._log = self._trace = self._plotted = None
+        check_paths(plan)
         if plan.resume:
             assert plan.log is not None
             with as_usage_error(f"cannot resume from {plan.log!r}"):
@@ -281,6 +282,7 @@ class Batch:
     def _tell(self, job: Job) -> None:
         output = self._plan.read_output(job)
         error = None if job.cancelled() else job.exception()
+        is_silent = not output.stderr
         if self._bar is not None:
             self._bar.clear()
         try:
@@ -293,7 +295,7 @@ class Batch:
             self._stop(TROUBLE, f"cannot write the output: {why.strerror}")
             raise Stopped from None
         if error is not None:
-            self._tell_failure(job, error)
+            self._tell_failure(job, error, is_silent)
         self._note(job.to_dict(), self._log)
         with self._changed:
             self._num_told += 1
@@ -303,11 +305,12 @@ class Batch:
             self._bar.total = self._num_told + self._num_open
             self._bar.update()
 
-    def _tell_failure(self, job: Job, error: BaseException) -> None:
+    def _tell_failure(self, job: Job, error: BaseException, is_silent: bool) -> None:
         self._num_failed += 1
         why = reason(error)
+        if not why and (is_silent or self._plan.fail_fast):
+            why = f"failed with exit status {job.exitcode}"
         if self._plan.fail_fast:
-            why = why or f"failed with exit status {job.exitcode}"
             self._stop(None, f"{shown(job.name)}: {why}; the other jobs are ended")
         elif why:
             say(f"{shown(job.name)}: {why}")
@@ -418,6 +421,22 @@ def inputs_done(path: str, name: str) -> Counter[str]:
                 (given,) = ast.literal_eval(row["args"])
                 done[given] += 1
     return done
+
+
+def check_paths(plan: Plan) -> None:
+    """See before anything is written that no file takes the place of another one.
+
+    Raises:
+        UsageError: One would.
+    """
+    named = {"--log": plan.log, "--trace": plan.trace, "--plot": plan.plot}
+    seen: dict[str, str] = {}
+    for option, path in named.items():
+        if (
+            path is not None
+            and (other := seen.setdefault(os.path.realpath(path), option)) != option
+        ):
+            raise UsageError(f"{option} would take the place of {other}: {path!r}")
 
 
 def check_plot(path: str) -> None:

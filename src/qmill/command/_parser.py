@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..workers import NUM_CPUS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _EXAMPLES = """\
 examples:
@@ -22,9 +23,9 @@ examples:
 """
 
 _RUN = """\
-Run a shell command for each input. {} stands for the input, anywhere in the command; without it
-the input is appended. An input is data: spaces, quotes, ; and $() in it are never shell code. (The
-shell has it as $1, so "${1%.txt}.pdf" and the like work, too.)
+Run a shell command for each input. {} stands for the input, anywhere in the command. The shell,
+/bin/sh, has the input as $1 as well, so "${1%.txt}.pdf" and the like work. To a command with
+neither the input is appended. An input is data: spaces, quotes, ; and $() in it are never code.
 """
 
 _RUN_EXAMPLES = """\
@@ -52,11 +53,37 @@ exit status: as of `qmill run`.
 """
 
 
+_SEPARATORS = {
+    ":::": "the inputs stand behind the command as they are",
+    "::::": "give the lines of a file as standard input, by < FILE",
+    ":::+": "one input goes into a job",
+    "::::+": "one input goes into a job",
+}
+"""What GNU parallel has before inputs, and how inputs are given here."""
+
+_ELSEWHERE = {
+    "--joblog": "--log FILE.csv is here what --joblog is elsewhere",
+    "-P": "-j N tells how many jobs run at a time",
+    "--max-procs": "-j N tells how many jobs run at a time",
+    "--halt": "--fail-fast ends all jobs at the first failure",
+    "--bar": "--progress shows a bar",
+    "--eta": "--progress shows a bar",
+    "--dryrun": "--dry-run has a hyphen",
+    "--results": "write > {}.out in the command",
+    "-a": "give the lines of a file as standard input, by < FILE",
+    "--arg-file": "give the lines of a file as standard input, by < FILE",
+    "-N": "one input goes into a job",
+    "-L": "one input goes into a job",
+}
+"""Options of xargs and GNU parallel, and how it is done here."""
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
+        self.set_defaults(parser=self)  # a subcommand's is in place of the main one
 
     def print_help(self, file: Any = None) -> None:
         """Write the help; unlike its super class, fail where it cannot be written."""
@@ -74,15 +101,37 @@ class _Version(argparse.Action):
         parser.exit(message=f"qmill {version('qmill')}\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser; `call(options)` of what it returns does the work."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a command line; their `call(options)` does the work.
+
+    Args:
+        arguments: What stands behind the program's name; None for `sys.argv`.
+
+    Raises:
+        SystemExit: Help was asked for, or there is a mistake, which has been told.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _make_parser()
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        if words.index(unknown[0]) > words.index(options.command):
+            parser = options.parser
+        option = unknown[0].partition("=")[0]
+        known = _ELSEWHERE.get(option) or _ELSEWHERE.get(option[:2])
+        parser.error(f"there is no option {option}" + (f": {known}" if known else ""))
+    return options
+
+
+def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qmill",
         description="Parallel work with queues: run commands and functions, and see what they did.",
         epilog=_EXAMPLES.replace("%%", "%"),
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="tell the version and exit")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
     _add_run(commands)
     _add_map(commands)
     _add_summary(commands)
@@ -194,6 +243,14 @@ def _work(name: str) -> Callable[[argparse.Namespace], int]:
     return call
 
 
+_IF_INPUT = "If it is an input, put -- before the first input"
+
+
+def _doubtful(inputs: list[str]) -> list[str]:
+    """Return the inputs that may be meant as something else: none behind --."""
+    return [] if inputs[:1] == ["--"] else inputs
+
+
 def _checked(
     parser: argparse.ArgumentParser, subject: str, call: Callable[[argparse.Namespace], int]
 ) -> Callable[[argparse.Namespace], int]:
@@ -201,6 +258,7 @@ def _checked(
 
     def checked(options: argparse.Namespace) -> int:
         from ._batch import UsageError
+        from ._template import FOREIGN, foreign
 
         if options.resume and options.log is None:
             parser.error("--resume needs --log FILE.csv, which tells what is done")
@@ -209,13 +267,24 @@ def _checked(
         if not options.words:
             parser.error(f"the following arguments are required: {subject}")
         options.subject, *options.inputs = options.words
-        if options.inputs[:1] != ["--"]:
-            for word in options.inputs:
-                if word.partition("=")[0] in parser._option_string_actions:
-                    parser.error(
-                        f"{word} stands behind the command, where inputs stand: put it before the "
-                        "command; or, if it is an input, put -- before the first input"
-                    )
+        for word in [options.subject, *_doubtful(options.inputs)]:
+            if why := _SEPARATORS.get(word):
+                parser.error(f"{word} is of GNU parallel: {why}. {_IF_INPUT}")
+        for word in _doubtful(options.inputs):
+            if word == options.mark:
+                parser.error(
+                    f"{word} stands behind the command, where inputs stand: put all of the command "
+                    f"into one pair of quotes. {_IF_INPUT}"
+                )
+            if word.partition("=")[0] in parser._option_string_actions:
+                parser.error(
+                    f"{word} stands behind the command, where inputs stand: put it before the "
+                    f"command. {_IF_INPUT}"
+                )
+        for option in ("lane", "priority"):
+            found = FOREIGN.search(getattr(options, option) or "")
+            if found is not None and options.mark == "{}":
+                parser.error(f"argument --{option}: {foreign(found[0])}")
         try:
             return call(options)
         except UsageError as error:

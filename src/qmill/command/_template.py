@@ -22,14 +22,43 @@ _GATE = "read -r _ && exec </dev/null || exit; "
 MAX_INPUT_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") - 1
 """The longest argument that Linux hands to a program (MAX_ARG_STRLEN, less its final zero)."""
 
-PLAIN, SINGLE, DOUBLE, BACK, PAREN, ARITHMETIC, COMMENT = range(7)
-"""What may surround a place; all but the quotes and comments are read as code."""
+PLAIN, SINGLE, DOUBLE, BACK, PAREN, ARITHMETIC, COMMENT, DOCUMENT = range(8)
+"""What may surround a place; DOCUMENT is a here-document, and whatever follows it."""
 
+_CODE = (PLAIN, BACK, PAREN)
 _EXPANSIONS = {SINGLE: "'\"$1\"'", DOUBLE: "${1}"}
 _OPENED_BY_ANOTHER = {"$((": ARITHMETIC, "$(": PAREN, "`": BACK}
 _OPENED = {**_OPENED_BY_ANOTHER, "(": PAREN, "'": SINGLE, '"': DOUBLE}
-_CLOSED_BY = {SINGLE: "'", DOUBLE: '"', BACK: "`", PAREN: ")", ARITHMETIC: "))", COMMENT: "\n"}
+_CLOSED_BY = {SINGLE: "'", DOUBLE: '"', BACK: "`", PAREN: ")", ARITHMETIC: "))"}
 _TAKES_A_COMMAND = (";", "&", "|", "(", "\n", "!")
+
+_PARAMETER = re.compile(r"\$(?:[1@*]|\{#?(?:1(?!\d)|[@*]))")
+"""The input as a shell's parameter, or a part of it."""
+
+_FUNCTION = re.compile(r"\w\s*\(\s*\)")
+"""The head of a function, in which `$1` is that function's own."""
+
+_OF_BASH = re.compile(r"[<>]\(|<<<|&>")
+"""What bash understands, and a shell that has no more than POSIX does not."""
+
+_COMMANDS_OF_BASH = re.compile(r"(?:\[\[|source|function|shopt|declare|mapfile)(?=\s)")
+"""The same, where a command begins."""
+
+_BEFORE_A_COMMAND = re.compile(r"(?:^|[;&|(!{`\n]|\b(?:if|then|elif|else|while|until|do))[ \t]*\Z")
+
+_SHELLS_LIKE_BASH = {"bash", "ksh", "ksh93", "mksh", "zsh"}
+
+FOREIGN = re.compile(r"(?<!\$)\{(?:-?\d*(?:/?\.{1,3}|//?)|[#%]|=.+?=)\}|(?<!\S)\{-?\d+\}")
+"""What GNU parallel replaces; a number is that only outside quotes, as it counts in patterns."""
+
+_INSTEAD = {
+    "{.}": 'for the input without its extension write "${1%.*}"',
+    "{/}": 'for the input without its folder write "${1##*/}"',
+    "{//}": 'for the input\'s folder write "$(dirname {})"',
+    "{/.}": 'for the name without folder and extension write name="${1##*/}"; ... "${name%.*}"',
+    "{#}": "jobs have no number here; give numbers as inputs, or name by the input",
+    "{%}": "slots have no number here; name by the input",
+}
 
 
 class Place(NamedTuple):
@@ -65,24 +94,51 @@ class Template:
 
     def __init__(self, text: str, mark: str = "{}") -> None:
         self.__name__ = text  # what records call the function of a job
-        self._literals, self._places, end = split(text, mark)
+        reader = _Reader(text, mark)
+        self._literals, self._places = reader.literals, reader.places
+        self._takes_parameter = bool(reader.parameters)
+        if mark == "{}" and reader.foreign is not None:
+            raise BadTemplate(foreign(reader.foreign))
         if not self._places:
-            if not text.strip() or text.rstrip(" \t").endswith(_TAKES_A_COMMAND):
-                raise BadTemplate(
-                    f"the input would be run as a program: say with {mark} where it goes in "
-                    f"{text!r}"
-                )
-            if end == COMMENT:
-                raise BadTemplate(f"the input would be part of the comment in {text!r}")
-            self._literals, self._places = [f"{text} ", ""], [Place(PLAIN, 0)]
-        if any(place.context == ARITHMETIC for place in self._places):
+            self._complete(text, mark, reader)
+        contexts = {place.context for place in self._places}
+        if ARITHMETIC in contexts | reader.parameters:
             raise BadTemplate(
-                f"{mark} stands in $(( )), where some shells run parts of the input as code; "
-                f"compute with expr, or with $( ( where that is meant"
+                f"{mark} or $1 stands in $(( )), where some shells run parts of the input as code; "
+                f"compute with expr, or write $( ( where that is meant"
             )
+        if DOCUMENT in contexts:
+            raise BadTemplate(
+                f"{mark} stands in a here-document (<<), or behind one, where quotes are text: "
+                "write $1 for the input there; the shell puts it in unless the word behind << is "
+                "quoted"
+            )
+        self._of_bash = reader.of_bash
         self.script = self._join([_EXPANSIONS.get(place.context, '"$1"') for place in self._places])
         if "\0" in self.script:
             raise BadTemplate("a command cannot contain a NUL byte")
+
+    def _complete(self, text: str, mark: str, reader: _Reader) -> None:
+        """Append the input to a command without a place, unless the command takes it as `$1`.
+
+        Raises:
+            BadTemplate: It cannot be appended, or it is not clear whether it should be.
+        """
+        if self._takes_parameter:
+            if _FUNCTION.search(text):
+                raise BadTemplate(
+                    f"$1 may be a parameter of a function in {text!r}: say with {mark} where the "
+                    "input goes"
+                )
+            return
+        if not text.strip() or text.rstrip(" \t").endswith(_TAKES_A_COMMAND):
+            raise BadTemplate(
+                f"the input would be run as a program: say with {mark} where it goes in {text!r}"
+            )
+        if reader.end in (COMMENT, DOCUMENT):
+            what = "comment" if reader.end == COMMENT else "here-document"
+            raise BadTemplate(f"the input would be part of the {what} in {text!r}")
+        self._literals, self._places = [f"{text} ", ""], [Place(PLAIN, 0)]
 
     def check(self) -> None:
         """Have a shell read the command without running it.
@@ -98,7 +154,26 @@ class Template:
             raise BadTemplate(f"cannot start {SHELL}: {error.strerror}") from None
         if read.returncode:
             why = read.stderr.decode(errors="replace").strip().removeprefix("sh: ")
-            raise BadTemplate(f"the shell cannot read the command {self.__name__!r}: {why}")
+            told = "; ".join([why, *self.hints()])
+            raise BadTemplate(f"the shell cannot read the command {self.__name__!r}: {told}")
+
+    def hints(self) -> list[str]:
+        """Tell what the shell may not know, though bash does."""
+        hints = []
+        if self._of_bash and os.path.basename(os.path.realpath(SHELL)) not in _SHELLS_LIKE_BASH:
+            hints.append(
+                f"the command is run by {SHELL}, and {self._of_bash} is of bash: for that write "
+                """bash -c '... "$1" ...' bash {}"""
+            )
+        for name in _exported_functions():
+            word = rf"(?<![\w/.-]){re.escape(name)}"
+            is_defined = re.search(rf"{word}\s*\(\)", self.__name__)
+            if not is_defined and re.search(rf"{word}(?![\w/.-])", self.__name__):
+                hints.append(
+                    f"{name} is a function of bash, which {SHELL} does not have: put it into a "
+                    f'script, or before the command: "$(declare -f {name}); ..."'
+                )
+        return hints
 
     def __call__(self, given: str) -> list[str]:
         """Return the program and the arguments for an input.
@@ -116,8 +191,9 @@ class Template:
         return [SHELL, "-c", _GATE + self.script, "sh", given]
 
     def shown(self, given: str) -> str:
-        """Return a command that does the same without parameters, for a person to read."""
-        return self._join([_written(given, place) for place in self._places])
+        """Return a command that does the same by itself, for a person to read."""
+        text = self._join([_written(given, place) for place in self._places])
+        return f"set -- {shlex.quote(given)}; {text}" if self._takes_parameter else text
 
     def _join(self, between: list[str]) -> str:
         first, *rest = self._literals
@@ -136,44 +212,114 @@ def _written(given: str, place: Place) -> str:
     return text
 
 
-def split(text: str, mark: str) -> tuple[list[str], list[Place], int]:
-    """Find the places in a command.
+def foreign(found: str) -> str:
+    """Say what to write instead of what GNU parallel replaces."""
+    kind = re.sub(r"-?\d+", "", found)
+    instead = _INSTEAD.get(kind, "one input goes into a job, and {} stands for it")
+    return (
+        f"{found} is of GNU parallel: {instead}. To have {found} as it is, choose another mark "
+        "than {} with -I"
+    )
 
-    Returns:
-        What stands before, between and after them; the places; what surrounds the end.
+
+def _exported_functions() -> list[str]:
+    """Return the names of what `export -f` has put into the environment."""
+    wrapped = (re.fullmatch(r"BASH_FUNC_(.+)%%", name) for name in os.environ)
+    return [found[1] for found in wrapped if found]
+
+
+class _Reader:
+    """Reads a command as a shell does, as far as that tells where inputs stand.
+
+    Args:
+        text: The command.
+        mark: What stands for the input.
+
+    Attributes:
+        literals: What stands before, between and after the places.
+        places: Those of the input.
+        parameters: What surrounds `$1` and its like, where these are no text.
+        end: What surrounds the end.
+        foreign: What only GNU parallel replaces, the first one.
+        of_bash: What only bash and shells like it know, the first one.
     """
-    literals, places = [""], []
-    open_ones = [PLAIN]
-    at = 0
-    while at < len(text):
-        context = open_ones[-1]
-        if context != COMMENT and text.startswith(mark, at):
-            places.append(Place(context, open_ones.count(BACK)))
-            literals.append("")
-            at += len(mark)
-            continue
-        size = _step(text, at, open_ones)
-        literals[-1] += text[at : at + size]
-        at += size
-    return literals, places, open_ones[-1]
 
+    def __init__(self, text: str, mark: str) -> None:
+        self.literals, self.places = [""], list[Place]()
+        self.parameters: set[int] = set()
+        self.foreign: str | None = None
+        self.of_bash: str | None = None
+        self._text = text
+        self._open = [PLAIN]
+        self._has_document = False  # which begins with the next line
+        at = 0
+        while at < len(text):
+            if self._open[-1] != COMMENT and text.startswith(mark, at):
+                self.places.append(Place(self._open[-1], self._open.count(BACK)))
+                self.literals.append("")
+                at += len(mark)
+                continue
+            self._look(at)
+            size = self._step(at)
+            self.literals[-1] += text[at : at + size]
+            at += size
+        self.end = self._open[-1]
 
-def _step(text: str, at: int, open_ones: list[int]) -> int:
-    """Go over the next token, and note what it opens or closes; returns its length."""
-    context = open_ones[-1]
-    if context not in (SINGLE, COMMENT) and text[at] == "\\":
-        return 2
-    closing = _CLOSED_BY.get(context)
-    if closing is not None and text.startswith(closing, at):
-        open_ones.pop()
-        return len(closing)
-    if context in (SINGLE, COMMENT):
+    def _look(self, at: int) -> None:
+        """Note what stands here."""
+        context = self._open[-1]
+        if context == COMMENT:
+            return
+        if context != SINGLE and _PARAMETER.match(self._text, at):
+            self.parameters.add(context)
+        if self.foreign is None and (found := FOREIGN.match(self._text, at)):
+            is_pattern = context not in _CODE and found[0].strip("{-}").isdigit()
+            self.foreign = None if is_pattern else found[0]
+        if self.of_bash is None and context in _CODE:
+            self.of_bash = self._of_bash(at)
+
+    def _of_bash(self, at: int) -> str | None:
+        found = _OF_BASH.match(self._text, at)
+        if found is None and (found := _COMMANDS_OF_BASH.match(self._text, at)):
+            found = found if _BEFORE_A_COMMAND.search(self._text, 0, at) else None
+        return None if found is None else found[0]
+
+    def _step(self, at: int) -> int:
+        """Go over the next token, and note what it opens or closes; returns its length."""
+        text, context = self._text, self._open[-1]
+        if context not in (SINGLE, COMMENT) and text[at] == "\\":
+            return 2
+        if context == COMMENT:
+            if text[at] == "\n":
+                self._open.pop()
+                return 0  # the line's end is one of the code
+            return 1
+        closing = _CLOSED_BY.get(context)
+        if closing is not None and text.startswith(closing, at):
+            self._open.pop()
+            return len(closing)
+        if context in (SINGLE, DOCUMENT):
+            return 1
+        if context in _CODE and (size := self._step_in_code(at)):
+            return size
+        for token, inside in (_OPENED_BY_ANOTHER if context == DOUBLE else _OPENED).items():
+            if text.startswith(token, at):
+                self._open.append(inside)
+                return len(token)
         return 1
-    opening = _OPENED_BY_ANOTHER if context == DOUBLE else _OPENED
-    for token, inside in opening.items():
-        if text.startswith(token, at):
-            open_ones.append(inside)
-            return len(token)
-    if text[at] == "#" and context != DOUBLE and (at == 0 or text[at - 1] in " \t\n;&|()"):
-        open_ones.append(COMMENT)
-    return 1
+
+    def _step_in_code(self, at: int) -> int:
+        """Go over a token that is one outside quotes only, if there is one."""
+        text = self._text
+        if text[at] == "#" and (at == 0 or text[at - 1] in " \t\n;&|()"):
+            self._open.append(COMMENT)
+            return 1
+        if text.startswith("<<<", at):
+            return 3
+        if text.startswith("<<", at):
+            self._has_document = True
+            return 2
+        if text[at] == "\n" and self._has_document:
+            self._open.append(DOCUMENT)
+            return 1
+        return 0

@@ -34,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         template = Template(options.subject, options.mark)
         template.check()
+        for hint in template.hints():
+            say(hint)
         if options.dry_run:
             return _show_all(options, template.shown)
         engine = ProgramEngine(qid := _new_id(), options.jobs)

@@ -203,8 +203,10 @@ class RecordLog:
 
     def _check_header(self) -> None:
         """Raise ValueError if the first row is not the header, whatever line ends it has."""
+        if os.fstat(self._file.fileno()).st_size == 0:  # new, or no file on a disk
+            return
         start = self._read(0, len(self._header))
-        if self._header.startswith(start):  # the header, the beginning of a torn one, or nothing
+        if self._header.startswith(start):  # the header, or the beginning of a torn one
             return
         first = self._read(0, _HEADER_BYTES).partition(b"\n")[0]
         if not _is_text(first):
