@@ -164,7 +164,7 @@ class ChunkedMap:
     # -- out -----------------------------------------------------------------------------------
 
     def in_order(self, deadline: float | None) -> Iterator[Any]:
-        """Yield None, then results in the order of the items."""
+        """Yield None if lazy, then results in the order of the items."""
         return self._yield_all(self._next_in_order(deadline))
 
     def _next_in_order(self, deadline: float | None) -> Iterator[Chunk]:
@@ -173,7 +173,7 @@ class ChunkedMap:
             yield self._chunks.popleft()
 
     def as_completed(self, deadline: float | None, changed: threading.Condition) -> Iterator[Any]:
-        """Yield None, then results as they come; `changed` is notified when jobs end."""
+        """Yield None if lazy, then results as they come; `changed` is notified when jobs end."""
         return self._yield_all(self._next_done(deadline, changed))
 
     def _next_done(self, deadline: float | None, changed: threading.Condition) -> Iterator[Chunk]:
@@ -193,9 +193,10 @@ class ChunkedMap:
                     raise TimeoutError("no result in time")
 
     def _yield_all(self, done: Iterator[Chunk]) -> Iterator[Any]:
-        """Yield None, then the results of chunks that are done."""
+        """Yield None if lazy, then the results of chunks that are done."""
         try:
-            yield None
+            if self._lazy:
+                yield None
             yield from itertools.chain.from_iterable(self._batches(done))
         finally:
             self._drop()

@@ -146,9 +146,9 @@ class Dispatcher:
     def _check_open(self) -> None:
         self.check_is_ours()
         if self.shut:
-            raise RuntimeError("cannot schedule new jobs after shutdown")
+            raise RuntimeError("cannot schedule new futures after shutdown")
         if _exiting:
-            raise RuntimeError("cannot schedule new jobs after interpreter shutdown")
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def check_is_ours(self) -> None:
         """Raise RuntimeError in a forked child, which has no part in its parent's queue."""

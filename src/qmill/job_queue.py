@@ -376,7 +376,8 @@ class JobQueue(Executor):
                 for `JobQueue`, and None for what that was given.
 
         Returns:
-            An iterator of results. When it is dropped, calls that have not begun are cancelled.
+            An iterator of results. When it is dropped, calls that have not begun are cancelled; but
+            without `buffersize` all calls are made, if nobody has asked for a result.
 
         Raises:
             TimeoutError: From the iterator: a result was not there in time.
@@ -406,6 +407,7 @@ class JobQueue(Executor):
         make_bar = _bar_type(self._progress if progress is None else progress)
         total = -1 if make_bar is None else min(operator.length_hint(i, -1) for i in iterables)
         timeout, chunksize, buffersize, job_timeout = limits
+        lazy = lazy or buffersize is not None
         if job_timeout is not None:
             chunksize = 1
             options = options._replace(timeout=job_timeout)
@@ -423,7 +425,7 @@ class JobQueue(Executor):
             num_workers=max(1, self.max_workers),
             chunksize=chunksize,
             window=buffersize,
-            lazy=lazy or buffersize is not None,
+            lazy=lazy,
             mean_s=self._engine.mean_of(fn),
         )
         mapping.fill()
@@ -432,7 +434,8 @@ class JobQueue(Executor):
             results = mapping.in_order(deadline)
         else:
             results = mapping.as_completed(deadline, self._dispatcher.changed)
-        next(results)  # a generator that has not begun would not notice that it is dropped
+        if lazy:
+            next(results)  # a generator that has not begun would not notice that it is dropped
         if make_bar is None:
             return results
         from .observe.progress import follow
@@ -860,20 +863,19 @@ def _check_callable(argument: str, value: Any) -> None:
         )
 
 
-def _check_int(argument: str, value: Any) -> int:
+def _check_int(argument: str, value: Any, *, above_0: bool = False) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{argument} must be an int, not {type(value).__name__} {value!r}")
-    if value.__index__() < 0:
-        raise ValueError(f"{argument} must be 0 or more; got {value!r}")
+    if value.__index__() < above_0:
+        least = "greater than 0" if above_0 else "0 or more"  # the first as executors say it
+        raise ValueError(f"{argument} must be {least}; got {value!r}")
     return int(value)
 
 
 def _check_count(argument: str, value: Any, *, or_none: bool = False) -> Any:
     if value is None and or_none:
         return None
-    if _check_int(argument, value) < 1:
-        raise ValueError(f"{argument} must be 1 or more; got {value!r}")
-    return int(value)
+    return _check_int(argument, value, above_0=True)
 
 
 def _check_number(argument: str, value: Any, *, from_0: bool = False, above_0: bool = False) -> Any:

@@ -423,7 +423,7 @@ CALLS_THAT_ADD = {
 def test_no_more_jobs_after_shutdown(jobs, call):
     jobs.submit(int)
     jobs.shutdown()
-    with pytest.raises(RuntimeError, match="shut"):
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         call(jobs)
 
 

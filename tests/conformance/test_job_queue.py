@@ -1723,6 +1723,14 @@ def test_wrong_arguments_of_a_queue(name, value, error):
         qmill.JobQueue(**{name: value})
 
 
+@pytest.mark.parametrize("number", [0, -1, -(10**30)])
+def test_too_few_workers_are_refused_in_the_words_of_executors(engine, number):
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        qmill.JobQueue(number, engine=engine)
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        list(qmill.map(abs, [1], max_workers=number, engine=engine))
+
+
 @pytest.mark.parametrize("name", ["max_jobs_per_worker", "max_memory_per_worker", "start_method"])
 def test_threads_refuse_what_only_processes_can(name):
     value = "fork" if name == "start_method" else 1000

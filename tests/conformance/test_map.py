@@ -708,11 +708,26 @@ def test_dropping_a_queues_map_cancels_what_has_not_begun(engine, gate, leave):
 
 
 @pytest.mark.parametrize("leave", LEAVING[:2])
-@pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"buffersize": 3}])
-def test_dropping_a_queues_map_before_its_first_result_cancels_all(engine, leave, options):
+@pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"chunksize": 4}])
+@pytest.mark.parametrize("how", ["map", "options"])
+def test_a_queues_map_of_which_nobody_wants_results_makes_all_calls(engine, leave, options, how):
     with qmill.JobQueue(1, engine=engine, auto_start=False) as jobs:
         ran = qmill.Queue()
-        results = jobs.map(ran.put, range(10), **options)
+        map_ = jobs.map if how == "map" else jobs.options(priority=1).map
+        results = map_(ran.put, range(10), **options)
+        leave(results)
+        del results, map_
+        gc.collect()
+        jobs.start()
+        assert jobs.wait() == 0
+    assert ran.get_many(20) == list(range(10))
+
+
+@pytest.mark.parametrize("leave", LEAVING[:2])
+def test_dropping_a_queues_lazy_map_before_its_first_result_cancels_all(engine, leave):
+    with qmill.JobQueue(1, engine=engine, auto_start=False) as jobs:
+        ran = qmill.Queue()
+        results = jobs.map(ran.put, range(10), buffersize=3)
         leave(results)
         del results
         gc.collect()
