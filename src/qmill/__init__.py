@@ -130,7 +130,10 @@ def __getattr__(name: str) -> Any:
     try:
         module = _WHERE[name]
     except KeyError:
-        raise AttributeError(f"module 'qmill' has no attribute {name!r}") from None
+        from ._guesses import explain_name
+
+        here = sys.modules[__name__]
+        raise AttributeError(explain_name(name), name=name, obj=here) from None
     value = getattr(__import__(f"qmill.{module}", fromlist=[name]), name)
     globals()[name] = value
     return value

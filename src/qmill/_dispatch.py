@@ -146,7 +146,10 @@ class Dispatcher:
     def _check_open(self) -> None:
         self.check_is_ours()
         if self.shut:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise RuntimeError(
+                "cannot schedule new futures after shutdown: this queue has ended, by shutdown() "
+                "or with its `with` block; put jobs before that, or make another queue"
+            )
         if _exiting:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
@@ -539,6 +542,7 @@ class Dispatcher:
                 self._reporter.say("Retrying job: '%s' in %.3f s: %r", job.name, delay, error)
             return
         job._failure = failure
+        jobs_job.explain_failure(job, error)
         stopped = self._scheduler.finish(job, failed=True)
         finished: list[_Outcome] = [(job, FINISHED, None, error)]
         for follower in stopped:
@@ -574,7 +578,9 @@ class Dispatcher:
         job._processed = now
         if not job._kept:
             job.let_go()
-        elif not self._auto_remove:
+            return
+        job.let_go_of_much()
+        if not self._auto_remove:
             self._scheduler.complete(job)
 
     # -- for the reporter ----------------------------------------------------------------------

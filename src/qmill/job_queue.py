@@ -9,6 +9,7 @@ This is what users see: it checks arguments and makes jobs. Which runs next is f
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -23,12 +24,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _dispatch, processes, workers
 from ._chunks import ChunkedMap
+from ._explain import describe
+from ._guesses import check_function, explain_arguments, explain_engine
 from .engines.base import ALL, Engine, EngineFactory, Settings
 from .errors import NotSupported, SerializationError
 from .jobs.job import DEFAULT_OPTIONS, Chunk, Job, Options
+from .jobs.kept import BOUND, remains_of
 from .jobs.records import RecordLog
-from .messages import Q
-from .queues.base import Queue, check_wait
+from .queues.base import check_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +42,11 @@ logger = logging.getLogger("qmill")
 
 DEFAULT_PRIORITY = 100
 
-_VALUES = str, bytes, bytearray, Queue, Q  # iterables that are one argument
+
+_OF_OPTIONS = {
+    name: f"an option, as in jobs.options({name}=...).map(...)"
+    for name in ("priority", "lane", "name", "retries", "backoff")
+}
 
 
 class MapLimits(NamedTuple):
@@ -72,6 +79,9 @@ class JobQueue(Executor):
         auto_stop: Whether to end the workers each time that all jobs are done. They start again
             with the next job.
         auto_remove: Whether to drop jobs that have ended, rather than to keep them for `get`.
+        keep_args: Whether jobs of `put` and `starmap` that have ended keep arguments of any size.
+            Else those that take more than 64 KiB together (packed, or in a thread in memory) give
+            way to a short text, once the callback has returned and the record is written.
         start_method: How worker processes start: "forkserver", "spawn" or "fork"; None for the one
             in force (`qmill.set_start_method`).
         mp_context: A context of `multiprocessing`, for its start method: what
@@ -99,6 +109,7 @@ class JobQueue(Executor):
     attempt). It is replaced.
     """
 
+    @explain_arguments()
     def __init__(
         self,
         max_workers: int | None = None,
@@ -112,6 +123,7 @@ class JobQueue(Executor):
         auto_start: bool = True,
         auto_stop: bool = False,
         auto_remove: bool = False,
+        keep_args: bool = False,
         start_method: str | None = None,
         mp_context: Any = None,
         max_jobs_per_worker: int | None = None,
@@ -125,14 +137,19 @@ class JobQueue(Executor):
         if max_workers is None:
             max_workers = _default_workers(engine)
         self.name = uuid.uuid4().hex[:8] if name is None else str(name)
-        self._max_workers = _check_count("max_workers", max_workers)
+        self._max_workers = _check_workers(max_workers)
         settings = Settings(
             self.name,
             self._max_workers,
             initializer,
-            _as_initargs(initargs),
+            workers.as_tuple("initargs", initargs),
             _check_count("max_jobs_per_worker", max_jobs_per_worker, or_none=True),
-            _check_count("max_memory_per_worker", max_memory_per_worker, or_none=True),
+            _check_count(
+                "max_memory_per_worker",
+                max_memory_per_worker,
+                or_none=True,
+                unit=" of bytes, such as 1 << 30",
+            ),
         )
         maxsize = _check_int("maxsize", maxsize)
         self._engine = _make_engine(engine, settings, start_method, mp_context)
@@ -146,6 +163,7 @@ class JobQueue(Executor):
             self._engine, self.name, maxsize, log, auto_stop, auto_remove
         )
         self._callback = callback
+        self._keep_args = bool(keep_args)
         self._progress = progress
         self._shown = _dispatch.Progress(0, 0, 0, 0)  # of what a bar has told the end
         self._ids = itertools.count(1)
@@ -197,9 +215,9 @@ class JobQueue(Executor):
         Args:
             function: What to call. It is sent to each worker once. The global names that it uses
                 have the values of this moment; only what has changed of them is sent again.
-            args: Its positional arguments: an iterable, or one value, which may also be a str,
-                bytes or a queue.
-            kwargs: Its keyword arguments.
+            args: Its positional arguments: a list or a tuple of them. Anything else is one
+                argument, also a named tuple, a dict, an array or another iterable.
+            kwargs: Its keyword arguments: a mapping.
             name: What to call the job in its record and in messages; None for its id.
             priority: The lower goes first; of equals, the one that was put first.
             lane: Any hashable value: jobs of one lane run one after another.
@@ -218,7 +236,7 @@ class JobQueue(Executor):
             The job. What cannot be sent to a worker fails the job; it does not raise here.
 
         Raises:
-            TypeError: An argument of the wrong type; `function` cannot be called.
+            TypeError: An argument of the wrong type; `function` cannot be called, or is `async`.
             ValueError: A number out of range.
             NotSupported: A timeout, and the engine cannot kill (also a ValueError).
             RuntimeError: The queue has been shut down.
@@ -248,7 +266,7 @@ class JobQueue(Executor):
                 )
             )
         if kwargs is not None:
-            kwargs = workers.as_dict(kwargs) or None
+            kwargs = _as_kwargs(kwargs)
         job: Job = self._put(Job, function, _as_args(args), kwargs, priority, options, True, block)
         return job
 
@@ -309,14 +327,14 @@ class JobQueue(Executor):
                 f"{type(options.lane).__name__} {options.lane!r}"
             ) from None
         if options.timeout is not None:
-            _check_number(timeout_argument, options.timeout, above_0=True)
+            _check_number(timeout_argument, options.timeout, above_0=True, unit=" of seconds")
             if not self._engine.can_kill:
                 raise NotSupported(
                     f"{timeout_argument}={options.timeout!r}: this engine cannot kill a running "
                     "job, engine='process' can; to wait for a limited time use job.result(timeout)"
                 )
         _check_int("retries", options.retries)
-        _check_number("backoff", options.backoff, from_0=True)
+        _check_number("backoff", options.backoff, from_0=True, unit=" of seconds")
         return options
 
     def _put(
@@ -331,8 +349,7 @@ class JobQueue(Executor):
         block: bool,
         moment: Any = None,
     ) -> Any:
-        if not callable(function):
-            _check_function("function", function)
+        check_function("function", function)
         if type(priority) is not int:
             _check_number("priority", priority)
         dispatcher = self._dispatcher
@@ -347,10 +364,15 @@ class JobQueue(Executor):
         try:
             self._engine.prepare(job, moment)
         except SerializationError as error:
-            job._packet = error  # it fails when its turn comes
+            job._packet = _without_frames(error)  # it fails when its turn comes
+        # Most arguments are small, and a plain function has none of its own.
+        may_be_large = type(job._packet) is not bytes or type(function) in BOUND
+        if may_be_large and kept and not self._keep_args:
+            job._remains = remains_of(job, self._engine.has_large_arguments(job))
         dispatcher.put(job, block)
         return job
 
+    @explain_arguments(**_OF_OPTIONS)
     def map(
         self,
         fn: Callable[..., Any],
@@ -452,7 +474,7 @@ class JobQueue(Executor):
     def _check_map(
         self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], limits: MapLimits
     ) -> None:
-        _check_function("fn", fn)
+        check_function("fn", fn)
         if not iterables:
             raise TypeError("map needs an iterable for each argument of fn; got none")
         for iterable in iterables:
@@ -473,13 +495,18 @@ class JobQueue(Executor):
 
         Args:
             function: What to call.
-            iterable: The tuples.
+            iterable: The tuples, or other iterables: each is spread, as by `itertools.starmap`.
             **options: Those of `put`, for all of them.
 
         Returns:
             The jobs, in the order of the tuples.
+
+        Raises:
+            TypeError: An item is no iterable, or one whose items are hardly arguments: a str, a
+                mapping, a set, a frame. Errors of `put`.
         """
-        return [self.put(function, tuple(args), **options) for args in iterable]
+        as_tuple = functools.partial(workers.as_tuple, "each item of starmap")
+        return [self.put(function, as_tuple(args), **options) for args in iterable]
 
     def starmapkw(
         self, function: Callable[..., Any], iterable: Iterable[Mapping[str, Any]], **options: Any
@@ -797,10 +824,7 @@ def _make_engine(
             start_method = mp_context.get_start_method()
         return ProcessEngine(settings, processes.get_start_method(start_method))
     if engine != "thread":
-        raise ValueError(
-            "engine must be 'process', 'thread' or one of qmill.engines, such as "
-            f"qmill.engines.Dask(); got {engine!r}"
-        )
+        raise ValueError(explain_engine(engine))
     for argument in ("max_jobs_per_worker", "max_memory_per_worker"):
         if getattr(settings, argument) is not None:
             raise NotSupported(
@@ -829,9 +853,33 @@ def _as_args(args: Any) -> tuple[Any, ...]:
         return tuple(args)
     if args is None:
         return ()
-    if isinstance(args, _VALUES) or not isinstance(args, Iterable):
-        return (args,)
-    return tuple(args)
+    is_spread = isinstance(args, (list, tuple)) and not _is_record(args)
+    return tuple(args) if is_spread else (args,)
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a tuple is a thing of its own: a named one, an `os.stat_result` or its like."""
+    return hasattr(value, "_fields") or hasattr(value, "n_sequence_fields")
+
+
+def _as_kwargs(kwargs: Any) -> dict[str, Any] | None:
+    if not isinstance(kwargs, Mapping):
+        raise TypeError(
+            f"kwargs must be a mapping or None, not {type(kwargs).__name__} {describe(kwargs)}: "
+            "put takes positional arguments as one tuple, as in put(pow, (2, 3)); submit takes "
+            "them one by one, as in submit(pow, 2, 3)"
+        )
+    return dict(kwargs) or None
+
+
+def _without_frames(error: SerializationError) -> SerializationError:
+    """Free what the frames of its traceback hold: the arguments that could not be sent."""
+    each: BaseException | None = error
+    while each is not None:
+        workers.let_go(each)
+        each = each.__cause__
+    trace = error.__traceback__
+    return error.with_traceback(None if trace is None else trace.tb_next)  # ours cannot be cleared
 
 
 def _open_log(log_file: Any) -> RecordLog | None:
@@ -842,45 +890,47 @@ def _open_log(log_file: Any) -> RecordLog | None:
     return RecordLog(log_file)
 
 
-def _as_initargs(initargs: Any) -> tuple[Any, ...]:
-    try:
-        return tuple(initargs)
-    except TypeError:
-        raise TypeError(
-            f"initargs must be an iterable, not {type(initargs).__name__} {initargs!r}"
-        ) from None
-
-
-def _check_function(argument: str, value: Any) -> None:
-    if not callable(value):
-        raise TypeError(f"{argument} must be callable, not {type(value).__name__} {value!r}")
-
-
 def _check_callable(argument: str, value: Any) -> None:
-    if value is not None and not callable(value):
+    if value is None:
+        return
+    if not callable(value):
         raise TypeError(
             f"{argument} must be callable or None, not {type(value).__name__} {value!r}"
         )
+    check_function(argument, value)
 
 
-def _check_int(argument: str, value: Any, *, above_0: bool = False) -> int:
+def _check_workers(value: Any) -> int:
+    if _check_int("max_workers", value, signed=True) < 1:
+        raise ValueError(
+            f"max_workers must be greater than 0; got {value!r} (None is as many as there are "
+            "processors)"
+        )
+    return int(value)
+
+
+def _check_int(
+    argument: str, value: Any, *, unit: str = "", above_0: bool = False, signed: bool = False
+) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{argument} must be an int, not {type(value).__name__} {value!r}")
-    if value.__index__() < above_0:
+        raise TypeError(f"{argument} must be an int{unit}, not {type(value).__name__} {value!r}")
+    if not signed and value.__index__() < above_0:
         least = "greater than 0" if above_0 else "0 or more"  # the first as executors say it
         raise ValueError(f"{argument} must be {least}; got {value!r}")
     return int(value)
 
 
-def _check_count(argument: str, value: Any, *, or_none: bool = False) -> Any:
+def _check_count(argument: str, value: Any, *, or_none: bool = False, unit: str = "") -> Any:
     if value is None and or_none:
         return None
-    return _check_int(argument, value, above_0=True)
+    return _check_int(argument, value, above_0=True, unit=unit)
 
 
-def _check_number(argument: str, value: Any, *, from_0: bool = False, above_0: bool = False) -> Any:
+def _check_number(
+    argument: str, value: Any, *, from_0: bool = False, above_0: bool = False, unit: str = ""
+) -> Any:
     if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
-        raise TypeError(f"{argument} must be a number, not {type(value).__name__} {value!r}")
+        raise TypeError(f"{argument} must be a number{unit}, not {type(value).__name__} {value!r}")
     if value != value:
         raise ValueError(f"{argument} must be a number; got {value!r}")
     if (from_0 and value < 0) or (above_0 and value <= 0):

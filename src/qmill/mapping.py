@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from ._guesses import arguments_of, check_arguments, check_function, explain_arguments
 from .job_queue import JobQueue, MapLimits
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from .jobs.job import Job
 
 
+_OPTIONS = arguments_of(JobQueue.__init__)
+
+
+@explain_arguments()
 def map(
     fn: Callable[..., Any],
     *iterables: Iterable[Any],
@@ -97,6 +102,7 @@ def parallel(
         `iterable=`. It waits for all jobs and returns them in the order of the items: a list of
         `Job`, with outputs, errors and records. It can be called as often as you like.
     """
+    check_arguments("parallel", options, _OPTIONS)
     if function is None:
         return functools.partial(parallel, max_workers=max_workers, **options)
     if not callable(function):
@@ -104,6 +110,7 @@ def parallel(
             f"parallel decorates a function; got {type(function).__name__} {function!r}. "
             "Options are given by name, as in @qmill.parallel(max_workers=6)"
         )
+    check_function("function", function)
 
     @functools.wraps(function)
     def in_parallel(*args: Any, **kwargs: Any) -> list[Job]:

@@ -20,15 +20,18 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from . import _child, _streams, processes, serialize
 from ._environment import dumps_for_process
+from ._explain import describe
+from ._guesses import check_function
 from .errors import SerializationError, WorkerDied
 from .queues import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 logger = logging.getLogger("qmill")
 
@@ -82,8 +85,7 @@ class Worker:
         name: str | None = None,
     ) -> None:
         self._told = True  # nothing to tell yet, should one of the checks raise
-        if not callable(fn):
-            raise TypeError(f"fn must be callable, not {type(fn).__name__} {fn!r}")
+        check_function("fn", fn)
         if kind not in ("process", "thread"):
             raise ValueError(f"kind must be 'process' or 'thread', not {kind!r}")
         if kind == "thread" and start_method is not None:
@@ -92,7 +94,7 @@ class Worker:
             raise TypeError(f"name must be a str or None, not {type(name).__name__} {name!r}")
         self.name = name or f"{getattr(fn, '__name__', type(fn).__name__)}-{_next_number()}"
         self.kind = kind
-        job = (fn, _as_tuple(args), as_dict(kwargs))
+        job = (fn, as_tuple("args", args), as_dict(kwargs))
         self._runner: _ThreadRunner | _ProcessRunner
         if kind == "thread":
             self._runner = _ThreadRunner(job, self)
@@ -258,13 +260,25 @@ def run_thread(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Worker:
     return Worker(fn, args, kwargs, kind="thread")
 
 
-def _as_tuple(args: Iterable[Any]) -> tuple[Any, ...]:
+def as_tuple(argument: str, args: Iterable[Any]) -> tuple[Any, ...]:
+    """Return arguments as a tuple, or say what is wrong with them.
+
+    Any iterable will do, as for a `threading.Thread`, but those whose items hardly are what is
+    meant: characters, keys, columns, a set's items in any order.
+    """
+    is_one = isinstance(args, _ONE_VALUE) or hasattr(type(args), "columns")  # a frame, a table
     try:
-        return tuple(args)
+        if not is_one:
+            return tuple(args)
     except TypeError:
-        raise TypeError(
-            f"args must be an iterable of arguments, not {type(args).__name__} {args!r}"
-        ) from None
+        pass
+    raise TypeError(
+        f"{argument} must be a tuple or another iterable of arguments, not "
+        f"{type(args).__name__} {describe(args)}; one argument x is given as (x,)"
+    )
+
+
+_ONE_VALUE = (str, bytes, bytearray, memoryview, Mapping, Set)
 
 
 def as_dict(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Queue:
             options["engine"] = "thread"
         else:
             options.update(start_method=START_METHOD, max_jobs_per_worker=1)
-        options["auto_start"] = self._is_started
+        options.update(auto_start=self._is_started, keep_args=True)
         self._queue: JobQueue | None = JobQueue(self._n_workers, **options)
         self._n_submitted = 0
         return self._queue

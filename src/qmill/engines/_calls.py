@@ -101,6 +101,16 @@ def needs(job: Job) -> Iterator[Numbered]:
         yield job._subject
 
 
+def are_large(job: Job) -> bool | None:
+    """Tell whether a job's arguments take more than `jobs.kept.KEPT_BYTES`, which is AHEAD_BYTES.
+
+    None if its packet does not tell: it could not be packed, or its function is in there as well.
+    """
+    if type(job._packet) is bytes:
+        return False
+    return True if type(job._packet) is tuple and job._subject is not None else None
+
+
 def rebuild(
     kind: int, data: Any, is_chunk: bool, imports: serialize.Imports
 ) -> tuple[int, int, Any]:

@@ -15,6 +15,8 @@ import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..jobs import kept
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -109,6 +111,10 @@ class Engine(ABC):
     @abstractmethod
     def num_startable(self) -> int:
         """How many workers `grow` might still start."""
+
+    def has_large_arguments(self, job: Job) -> bool:
+        """Tell whether the arguments of a job that was prepared take more than `KEPT_BYTES`."""
+        return kept.takes_much(job.args, job.kwargs)
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
         """Return the seconds that calls of a function take here, if that has been measured."""

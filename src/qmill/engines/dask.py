@@ -289,6 +289,11 @@ class DaskEngine(Engine):
         with self._shares.collecting():
             _calls.pack(job, self._functions, self._exports, moment=moment)
 
+    def has_large_arguments(self, job: Job) -> bool:
+        """Tell it from their packed form, if they are all that was packed; see `Engine`."""
+        packed_alone = _calls.are_large(job)
+        return super().has_large_arguments(job) if packed_alone is None else packed_alone
+
     def mean_of(self, function: Callable[..., Any]) -> float | None:
         """Return how long calls of a function take here; see `Engine`."""
         pace = self._functions.pace_of(function)

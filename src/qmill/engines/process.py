@@ -28,7 +28,6 @@ import logging
 import pickle
 import selectors
 import signal
-import weakref
 from collections import deque
 from functools import partial
 from time import monotonic
@@ -136,6 +135,12 @@ class _Worker:
         self.start_error: BaseException | None = None
 
 
+class _Inherited(bytes):
+    """The message of a job that a fork hands on; the call lives as long as it."""
+
+    call: partial[Any]
+
+
 class ProcessEngine(Engine):
     """Runs jobs in persistent worker processes.
 
@@ -159,7 +164,6 @@ class ProcessEngine(Engine):
             inherit=is_fork,
             always=settings.max_jobs_per_worker == 1,
         )
-        self._calls: weakref.WeakKeyDictionary[Job, partial[Any]] = weakref.WeakKeyDictionary()
         self._copies = Copies()
         self._imports = Definitions()
         self._shares = Shares()
@@ -203,12 +207,18 @@ class ProcessEngine(Engine):
         subject = self._functions.inherited(call)
         if subject is None:
             return False
-        self._calls[job] = call  # it lives as long as the job
         job._subject = subject
         named = () if job._options.name is None else (str(job._options.name),)
         packed = pickle.dumps(((), None, *named), 5)
-        job._packet = _calls.lay_out(packets.JOB, subject.number, job, packed)
+        packet = _Inherited(_calls.lay_out(packets.JOB, subject.number, job, packed))
+        packet.call = call
+        job._packet = packet
         return True
+
+    def has_large_arguments(self, job: Job) -> bool:
+        """Tell it from their packed form, if they are all that was packed; see `Engine`."""
+        packed_alone = _calls.are_large(job)
+        return super().has_large_arguments(job) if packed_alone is None else packed_alone
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
         """Return how long calls of a function take here; see `Engine`."""

@@ -7,17 +7,20 @@ nobody is watching, so whoever begins to watch either finds the outcome or is to
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import weakref
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from . import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+
+    from .kept import Remains
 
 logger = logging.getLogger("qmill")
 
@@ -110,8 +113,10 @@ class Job(Future[Any]):
         id (int): Its number in its queue, from 1.
         priority: The lower goes first.
         function: What is called; None once a job of `submit` or `map` has ended.
-        args: Its positional arguments, a tuple; None as `function`.
-        kwargs: Its keyword arguments, a dict or None.
+        args: Its positional arguments, a tuple; None as `function`. When it has ended, a short
+            text is in the place of each if they take more than 64 KiB (see `keep_args` of
+            `JobQueue`).
+        kwargs: Its keyword arguments, a dict or None; as `args`.
         exitcode (int | None): 0, 1 for an exception, else how the worker process ended.
         attempts (int): How often it was begun.
         worker (str | None): The name of the worker that ran it last.
@@ -131,6 +136,7 @@ class Job(Future[Any]):
         "_packet",
         "_parts",
         "_processed",
+        "_remains",
         "_result",
         "_started",
         "_state",
@@ -194,6 +200,7 @@ class Job(Future[Any]):
         self._entry: Any = None  # the scheduler's: where it is in one of its heaps
         self._may_wait = False  # the engine's: whether it may be sent ahead, if it is short
         self._packet: Any = None  # the engine's: what to send
+        self._remains: Remains | None = None  # what it keeps when it has ended; None: everything
         self._subject: Any = None  # the engine's: what it knows about the function
         self._environment: Any = None  # the engine's: what the globals are that the job uses
         self._unseen: UnseenError | bool | None = None  # False: somebody has asked for it
@@ -354,6 +361,17 @@ class Job(Future[Any]):
             self._see()
             self = None  # type: ignore[assignment]
 
+    def __await__(self) -> NoReturn:
+        """Say how a job is awaited.
+
+        Raises:
+            TypeError: Each time.
+        """
+        raise TypeError(
+            "a job is no awaitable of asyncio's; write await asyncio.wrap_future(job), which makes "
+            "one of it"
+        )
+
     # -- for the queue -------------------------------------------------------------------------
 
     def fail_loudly(self, error: BaseException | None = None) -> None:
@@ -406,6 +424,12 @@ class Job(Future[Any]):
             except BaseException:  # it must not end the thread that calls it
                 logger.exception("a done callback of job %s failed", self.name)
 
+    def let_go_of_much(self) -> None:
+        """Keep of what it was given as much as was decided when it was put."""
+        if self._remains is not None:
+            self.function, self.args, self.kwargs = self._remains
+            self._remains = self._subject = None
+
     def let_go(self) -> None:
         """Forget the function and its arguments, which nobody will ask for."""
         self.function = self.args = self.kwargs = self._subject = None
@@ -425,6 +449,23 @@ class Chunk(Job):
     def __init__(self, number: int, function: Any, args: tuple[Any, ...], *rest: Any) -> None:
         super().__init__(number, function, args, *rest)
         self.num_calls = len(args[0])
+
+
+_OPTIONS = {"priority", *Options._fields}
+
+
+def explain_failure(job: Job, error: BaseException) -> None:
+    """Tell of a function that was called with what is an option of its job, meant as one."""
+    if job._kept or not job.kwargs or not isinstance(error, TypeError):
+        return
+    with contextlib.suppress(Exception):  # a class of its own, which may do anything
+        text = str(error)
+        for name in sorted(_OPTIONS.intersection(job.kwargs)):
+            if f"'{name}'" in text or "takes no keyword arguments" in text:
+                error.add_note(
+                    f"submit gives {name}= to the function, as all its arguments; as an option of "
+                    f"the job it is jobs.options({name}={job.kwargs[name]!r}).submit(...)"
+                )
 
 
 class UnseenError:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ..jobs.job import Job
 from ..jobs.records import FIELDS
 from ..jobs.totals import STATES
-from . import missing_extra
+from . import jobs_of, missing_extra
 
 if TYPE_CHECKING:
     import pandas
+
+    from ..job_queue import JobQueue
 
 # The same whatever is in the records, so that a program that works for one frame works for all.
 # Names, arguments, outputs and the like may be anything: they stay the objects that they are.
@@ -23,12 +25,15 @@ _FLOATS = "priority", "timeout", "runtime"
 _INTS = "exitcode", "attempts"
 
 
-def frame(jobs: Iterable[Job | Mapping[str, Any]] | str | os.PathLike[str]) -> pandas.DataFrame:
+def frame(
+    jobs: JobQueue | Iterable[Job | Mapping[str, Any]] | str | os.PathLike[str],
+) -> pandas.DataFrame:
     """Return a table of jobs, one row for each.
 
     Args:
-        jobs: Jobs, or their records as dicts (`Job.to_dict`); or the path of a CSV file that
-            `JobQueue(log_file=...)` has written. A last line that was cut off is left out.
+        jobs: Jobs, or their records as dicts (`Job.to_dict`); or a `JobQueue`, for those that it
+            holds, completed ones as long as they have not been fetched; or the path of a CSV file
+            that `JobQueue(log_file=...)` has written. A last line that was cut off is left out.
 
     Returns:
         The columns are those of the records, in their order; keys of dicts that are not among
@@ -43,6 +48,7 @@ def frame(jobs: Iterable[Job | Mapping[str, Any]] | str | os.PathLike[str]) -> p
         OSError: The file cannot be read.
     """
     pandas = _import_pandas()
+    jobs = jobs_of(jobs)
     if isinstance(jobs, (str, os.PathLike)):
         table = _read_log(jobs)
     elif isinstance(jobs, pandas.DataFrame):
@@ -68,7 +74,7 @@ def _import_pandas() -> Any:
 
 
 def _records_of(jobs: Any) -> list[Mapping[str, Any]]:
-    hint = "jobs must be an iterable of Jobs or of their dicts, or the path of a log file"
+    hint = "jobs must be an iterable of Jobs or of their dicts, a JobQueue or the path of a log"
     if isinstance(jobs, (Job, Mapping)) or not isinstance(jobs, Iterable):
         raise TypeError(f"{hint}; got {type(jobs).__name__} {jobs!r}")
     records: list[Mapping[str, Any]] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..jobs.job import Job
 from ..jobs.totals import STATES
-from . import missing_extra
+from . import jobs_of, missing_extra
 from .frame import frame
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import pandas
     import plotnine
+
+    from ..job_queue import JobQueue
 
 THEMES = (
     "538",
@@ -55,6 +57,7 @@ _NOT_VALUES = {*_TIMES, "runtime", "args", "kwargs"}
 _MAX_KEYS = 12  # of more values the legend tells some
 _SOME_KEYS = 8
 _MAX_LABEL = 28
+_OF_CHARTS = "draw", "save", "show"
 _HANDWRITTEN = "xkcd", "xkcd Script", "Humor Sans", "Comic Neue", "Comic Sans MS"
 _BAR_HEIGHT = 0.8  # of a job's row, if bar_width is 1
 _FEW = 6  # fewer jobs than that have lower bars
@@ -74,8 +77,8 @@ class Plot:
     the plot, or to the last one in the records.
 
     Args:
-        jobs: Jobs, their records as dicts, a frame of them, or the path of a log file; see
-            `qmill.frame`.
+        jobs: Jobs, their records as dicts, a frame of them, a `JobQueue`, or the path of a log
+            file; see `qmill.frame`.
         color_by: The column that colours the bars: "qid", "priority", "lane", "cancelled",
             "exitcode", "name", "output", "state", "worker", "function", ..., but no times; None
             for one colour.
@@ -92,7 +95,7 @@ class Plot:
 
     def __init__(
         self,
-        jobs: Iterable[Job | Mapping[str, Any]] | str | os.PathLike[str],
+        jobs: JobQueue | Iterable[Job | Mapping[str, Any]] | str | os.PathLike[str],
         color_by: str | None = "qid",
         facet_by: str | None = "qid",
         show_legend: bool = True,
@@ -100,16 +103,21 @@ class Plot:
         title: str | None = None,
     ) -> None:
         _import_plotnine()
-        if not isinstance(jobs, (str, os.PathLike, Job)) and _is_iterator(jobs):
-            jobs = list(jobs)
-        self._table = table = frame(jobs).reset_index(drop=True)
+        given = jobs_of(jobs)
+        if not isinstance(given, (str, os.PathLike, Job)) and _is_iterator(given):
+            given = list(given)
+        self._table = table = frame(given).reset_index(drop=True)
         if table.empty:
             raise ValueError("there are no jobs to plot; JobQueue.collect returns each only once")
         if table["submitted"].isna().any():
             raise ValueError("each job needs a moment at which it was submitted; some have none")
-        self._now = _now_of(jobs)
+        self._now = _now_of(given)
         self._defaults = _Look(color_by, facet_by, bool(show_legend), bar_width, title)
         self._check(self._defaults)
+
+    def __getattr__(self, name: str) -> Any:
+        hint = "; the chart has it that build() returns" if name in _OF_CHARTS else ""
+        raise AttributeError(f"a Plot has no {name!r}{hint}", name=name, obj=self)
 
     def build(
         self,

@@ -19,16 +19,19 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..jobs.job import Job
 from ..jobs.records import read_log
+from . import jobs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
+
+    from ..job_queue import JobQueue
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -39,18 +42,18 @@ _INSTANTS = {"timed out": "timed out", "died": "crashed", "cancelled": "cancelle
 
 
 def trace(
-    jobs: Iterable[Job | Mapping[str, Any]] | str | os.PathLike[str],
+    jobs: JobQueue | Iterable[Job | Mapping[str, Any]] | str | os.PathLike[str],
     path: str | os.PathLike[str],
 ) -> None:
     """Write a trace of jobs, to be opened in https://ui.perfetto.dev or chrome://tracing.
 
     Args:
-        jobs: Jobs or their records (`Job.to_dict()`), in any order, or the path of a log
-            (`JobQueue(log_file=...)`).
+        jobs: Jobs or their records (`Job.to_dict()`), in any order, or a `JobQueue`, for those
+            that it holds, or the path of a log (`JobQueue(log_file=...)`).
         path: The JSON file to write.
 
     Raises:
-        TypeError: Something among the jobs is neither a job nor a record.
+        TypeError: `jobs` is something else; something among them is neither a job nor a record.
         ValueError: The log is no log, or would be overwritten.
         OSError: A file cannot be read or written.
 
@@ -63,8 +66,14 @@ def trace(
         if os.path.exists(path) and os.path.samefile(jobs, path):
             raise ValueError(f"the trace would take the place of the log {os.fspath(path)!r}")
         jobs = _begun(read_log(jobs))
+    records = jobs_of(jobs)
+    if isinstance(records, (Job, Mapping)) or not isinstance(records, Iterable):
+        raise TypeError(
+            "jobs must be an iterable of Jobs or of their dicts, a JobQueue, or the path of a log "
+            f"file; got {type(jobs).__name__} {jobs!r}"
+        )
     with TraceWriter(path) as writer:
-        for job in jobs:
+        for job in records:
             writer.add(job)
 
 
