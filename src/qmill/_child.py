@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import serialize
+from . import _inherited, serialize
 from .queues import wire
 
 STATUS = struct.Struct("!iq")
@@ -105,12 +105,15 @@ def _run_setup(channel: socket.socket, lifeline: int) -> int:
     try:
         while (frame := frames.receive(channel)) is None:
             pass
+        (setup,), (packed,) = frame
+        _inherited.receive(channel, setup["num_descriptors"])
     except (EOFError, OSError):
         return 1  # the parent gave up
-    (setup,), (packed,) = frame
     _become(setup)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    return _work(setup["work"], channel, lambda: serialize.loads(packed))
+    return _work(
+        setup["work"], channel, lambda: _inherited.unpack(lambda: serialize.loads(packed))
+    )
 
 
 def _become(setup: dict[str, Any]) -> None:
@@ -126,6 +129,7 @@ def _become(setup: dict[str, Any]) -> None:
     from .processes import set_start_method  # which imports this module
 
     set_start_method(setup["start_method"])
+    _inherited.adopt(setup["multiprocessing"])
     if setup["ignore_interrupt"]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What stands in __main__ here is this package's start code, not the user's program.

@@ -6,11 +6,13 @@ raise while they are looked at is taken for nothing to see.
 
 from __future__ import annotations
 
+import io
 import threading
 from types import FunctionType
 
+from . import _reducers
 from ._pickling import PicklingError
-from .errors import SerializationError
+from .errors import LockSent, SerializationError
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ _MAX_PARTS = 2000
 """So many parts are tried; the culprit of a larger object may be named from farther away."""
 
 _REDUCE_BY_ATTRIBUTES: tuple[Any, ...] = (object.__reduce__, BaseException.__reduce__)
+
+_REMEDY = (
+    "Leave it out (__getstate__), send what it can be made from, or use kind='thread' or "
+    "start_method='fork' to share it"
+)
 
 _MAX_STEPS = 20
 """A path is shown by its first and last steps, half of this each."""
@@ -42,10 +49,11 @@ def explain(obj: Any, error: BaseException) -> SerializationError:
         reason = describe(error, str)
     else:
         reason = f"{type(error).__name__}: {describe(error, str)}"
-    return SerializationError(
+    remedy = _reducers.remedy(error)
+    kind = SerializationError if remedy is None else LockSent
+    return kind(
         f"cannot pickle {where}, a {type(part).__module__}.{type(part).__qualname__} "
-        f"({describe(part)}): {reason}. Leave it out (__getstate__), send what it can be made "
-        "from, or use kind='thread' or start_method='fork' to share it"
+        f"({describe(part)}): {reason.rstrip('.')}. {remedy or _REMEDY}"
     )
 
 
@@ -81,8 +89,6 @@ def _culprit(obj: Any) -> tuple[list[str], Any]:
 
 
 def _refused_part(obj: Any, seen: set[int]) -> tuple[str, Any] | None:
-    import cloudpickle
-
     for step, part in _parts(obj):
         if len(seen) >= _MAX_PARTS:
             return None
@@ -90,15 +96,33 @@ def _refused_part(obj: Any, seen: set[int]) -> tuple[str, Any] | None:
             continue
         seen.add(id(part))
         try:
-            cloudpickle.dumps(part, protocol=5)
+            _try(part)
         except BaseException as error:
             let_interrupt_through(error)
             return step, part
     return None
 
 
+def _try(part: Any) -> None:
+    """Pickle a part, as far as possible without a trace."""
+    global _probe
+    if _probe is None:
+        import cloudpickle
+
+        class Probe(cloudpickle.Pickler):  # type: ignore[misc]
+            dispatch_table = _reducers.probing_table(cloudpickle.Pickler.dispatch_table)
+
+        _probe = Probe
+    _probe(io.BytesIO(), protocol=5).dump(part)
+
+
+_probe: Any = None
+
+
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     """List what an object holds, each with the step that leads there."""
+    if _reducers.is_of_multiprocessing(obj):
+        return
     for kind in (_elements, _function_parts, _method_parts, _attributes):
         try:
             yield from kind(obj)

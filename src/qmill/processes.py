@@ -31,7 +31,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _child
+from . import _child, _inherited
 from .errors import NotSupported
 from .queues import wire
 
@@ -104,7 +104,12 @@ class Process:
         self._status = status  # where the fork server writes how it ended; None for our own child
         self._exitcode: int | None = None
         self.max_rss_bytes: int | None = None
+        self._kept: list[Any] = []
         self._lock = threading.Lock()
+
+    def keep(self, objects: list[Any]) -> None:
+        """Keep objects alive as long as the process."""
+        self._kept += objects
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the process has ended; False if `timeout` seconds passed first."""
@@ -150,6 +155,7 @@ class Process:
     def close(self) -> None:
         """Close all but the sentinel, on which another thread may still wait."""
         self.channel.close()
+        self._kept = []
         with self._lock:
             status, self._status = self._status, None  # before: a child may be forked meanwhile
             if status is not None and status != self.sentinel:
@@ -201,27 +207,33 @@ def start(work: str, job: Any, method: str, pack: Callable[[Any], bytes | bytear
     """
     if not hasattr(socket, "send_fds"):
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
-    packed = None if method == "fork" else pack(job)
+    if method == "fork":
+        return _start(lambda ours, theirs: _fork(work, job, ours, theirs))
+    with _inherited.Estate() as estate:
+        with estate.packing():
+            packed = pack(job)
+        process = _start(_spawn if method == "spawn" else _fork_server.fork)
+        _send_setup(process.channel, work, packed, estate)
+        process.keep(estate.kept)
+    return process
+
+
+def _start(how: Callable[[socket.socket, socket.socket], Process]) -> Process:
     ours, theirs = socket.socketpair()
     try:
-        if method == "fork":
-            process = _fork(work, job, ours, theirs)
-        elif method == "spawn":
-            process = _spawn(ours, theirs)
-        else:
-            process = _fork_server.fork(ours, theirs)
+        return how(ours, theirs)
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
-    if packed is not None:
-        _send_setup(process.channel, work, packed)
-    return process
 
 
-def _send_setup(channel: socket.socket, work: str, packed: bytes | bytearray) -> None:
+def _send_setup(
+    channel: socket.socket, work: str, packed: bytes | bytearray, estate: _inherited.Estate
+) -> None:
     """Tell a child what the world looks like here and now, and what to do."""
+    multiprocessing = _inherited.settings_for(estate)  # may add a descriptor
     setup = {
         "environ": dict(os.environ),
         "cwd": _cwd(),
@@ -230,11 +242,14 @@ def _send_setup(channel: socket.socket, work: str, packed: bytes | bytearray) ->
         "work": work,
         "start_method": _chosen_method,
         "ignore_interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "multiprocessing": multiprocessing,
+        "num_descriptors": len(estate),
     }
     parts = wire.encode((setup,), [packed])
     try:
         while parts:
             parts = wire.send_some(channel, parts)
+        estate.send(channel)
     except ConnectionError:
         pass  # it has died already, which its sentinel tells
 

@@ -24,6 +24,7 @@ Source: PEP 574 (pickle 5 and out-of-band buffers); the cloudpickle project (fun
 
 from __future__ import annotations
 
+import copyreg
 import io
 import struct
 import sys
@@ -32,6 +33,7 @@ from types import FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from . import _pickling as pickle
+from . import _reducers
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import LocalQueueSent, SerializationError
 
@@ -164,7 +166,7 @@ def dump_parts(
     except BaseException as error:
         let_interrupt_through(error)
         data = b"__main__"  # refused: the careful way may do it
-    if b"__main__" in data or b"__mp_main__" in data:
+    if b"__main__" in data or b"__mp_main__" in data or _reducers.needs_care(data):
         del buffers[:]
         data = _dump_carefully(obj, exports, keep)
         if exports is not None:
@@ -189,7 +191,9 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
 
 
 def _dump_carefully(
-    obj: Any, exports: Exports | InlineExports | None, keep: Callable[[pickle.PickleBuffer], bool]
+    obj: Any,
+    exports: Exports | InlineExports | None,
+    keep: Callable[[pickle.PickleBuffer], bool] | None,
 ) -> bytes:
     file = io.BytesIO()
     try:
@@ -209,6 +213,8 @@ def _careful_pickler() -> Any:
         import cloudpickle
 
         class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
+            dispatch_table = _reducers.dispatch_table(cloudpickle.Pickler.dispatch_table)
+
             def __init__(
                 self, file: Any, exports: Exports | InlineExports | None, keep: Any
             ) -> None:
@@ -406,13 +412,7 @@ def _remember(definition: Definition, obj: Any) -> None:
 
 
 def _by_value(obj: Any) -> bytes:
-    import cloudpickle
-
-    try:
-        return cloudpickle.dumps(obj, protocol=5)  # type: ignore[no-any-return]
-    except BaseException as error:
-        let_interrupt_through(error)
-        raise explain(obj, error) from error
+    return _dump_carefully(obj, None, None)
 
 
 def _resolve(definition: Definition, imports: Imports | None, packed: bytes | None) -> Any:
@@ -481,6 +481,8 @@ def plan_of(cls: type) -> tuple[bytes, dict[str, Any] | None, str, bytes | None]
         )
         or any(hasattr(cls, one) for one in ("__getnewargs__", "__getnewargs_ex__", "__setstate__"))
         or "." in name
+        or cls in copyreg.dispatch_table
+        or _reducers.reducer_of(cls) is not None
     ):
         return None
     if _is_main(module):

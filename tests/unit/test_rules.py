@@ -22,10 +22,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # and within a line there is no circle. `observe` reads the records of all, so it stands late: only
 # the compatibility modules and the command may use it. A package is named by its first part.
 LEVELS = [
-    {"errors", "serialize", "_explain", "_pickling"},
+    {"errors", "serialize", "_explain", "_pickling", "_reducers"},
     {"_core"},
     {"queues"},
-    {"messages", "workers", "processes", "stdlib_workers", "_forkserver", "_child", "sharing"},
+    {"messages", "workers", "processes", "stdlib_workers", "_forkserver", "_child", "sharing", "_inherited"},
     {"jobs"},
     {"engines"},
     {"job_queue", "_dispatch", "_chunks"},
