@@ -111,9 +111,7 @@ def _run_setup(channel: socket.socket, lifeline: int) -> int:
         return 1  # the parent gave up
     _become(setup)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    return _work(
-        setup["work"], channel, lambda: _inherited.unpack(lambda: serialize.loads(packed))
-    )
+    return _work(setup["work"], channel, lambda: _inherited.unpack(lambda: serialize.loads(packed)))
 
 
 def _become(setup: dict[str, Any]) -> None:

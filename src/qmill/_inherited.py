@@ -135,20 +135,20 @@ def settings_for(estate: Estate) -> Settings | None:
         return None
     default = getattr(sys.modules.get("multiprocessing.context"), "_default_context", None)
     method = None if default is None else default.get_start_method(allow_none=True)
-    return Settings(bytes(current_process().authkey), method, _share_tracker(estate))
+    tracker = run_tracker()
+    number = None if tracker is None else estate.duplicate_for_child(tracker)
+    return Settings(bytes(current_process().authkey), method, number)
 
 
-def _share_tracker(estate: Estate) -> int | None:
-    """Hand on the resource tracker if it runs, or is going to be needed."""
+def run_tracker() -> int | None:
+    """Return the descriptor of the resource tracker, if it runs or is going to be needed."""
     module = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)
     if tracker is None:
         return None
     # As multiprocessing does, so that memory that a child makes outlives the child.
     is_needed = hasattr(sys.modules.get("multiprocessing.shared_memory"), "SharedMemory")
-    if tracker._fd is None and not is_needed:
-        return None
-    return estate.duplicate_for_child(tracker.getfd())
+    return tracker.getfd() if is_needed or tracker._fd is not None else None
 
 
 # -- in the child ------------------------------------------------------------------------------
@@ -163,9 +163,7 @@ class _Received:
 
     def receive(self, channel: socket.socket, number: int) -> None:
         for left in range(number, 0, -_BATCH):
-            data, descriptors, _, _ = socket.recv_fds(
-                channel, 1, min(left, _BATCH), _CLOSE_ON_EXEC
-            )
+            data, descriptors, _, _ = socket.recv_fds(channel, 1, min(left, _BATCH), _CLOSE_ON_EXEC)
             if not data:
                 raise EOFError
             self._descriptors += descriptors
@@ -201,7 +199,7 @@ def adopt(settings: Settings | None) -> None:
         return
     from multiprocessing import context, process
 
-    process.current_process().authkey = settings.authkey  # type: ignore[assignment]
+    process.current_process().authkey = settings.authkey
     if settings.start_method is not None:
         context._default_context.set_start_method(settings.start_method, force=True)
     if settings.tracker is not None:

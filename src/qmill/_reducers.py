@@ -53,7 +53,7 @@ def needs_care(pickled: bytes | bytearray) -> bool:
     """Whether plain pickle may have taken what only multiprocessing's reducers do right."""
     if starting.heir is not None:
         return b"multiprocessing." in pickled
-    return _CONNECTION in sys.modules and _CONNECTION.encode() in pickled
+    return _CONNECTION in sys.modules and b"multiprocessing.connection" in pickled
 
 
 def dispatch_table(base: ChainMap[type, Any]) -> ChainMap[type, Any]:

@@ -208,6 +208,7 @@ def start(work: str, job: Any, method: str, pack: Callable[[Any], bytes | bytear
     if not hasattr(socket, "send_fds"):
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     if method == "fork":
+        _inherited.run_tracker()
         return _start(lambda ours, theirs: _fork(work, job, ours, theirs))
     with _inherited.Estate() as estate:
         with estate.packing():

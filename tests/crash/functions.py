@@ -810,3 +810,30 @@ def die_first(path, num_deaths):
     if died < num_deaths:
         mark(path, 0)
         die("SIGKILL")
+
+
+# -- what multiprocessing shares (more is in things.py, which takes long to import) ---------------
+
+
+def count(lock, value, memory):
+    with lock, value:
+        value.value += 1
+        memory.buf[0] += 1
+    memory.close()
+
+
+def make_named():
+    """Leave shared memory to whoever knows its name."""
+    from multiprocessing import shared_memory
+
+    memory = shared_memory.SharedMemory(create=True, size=1)
+    memory.close()
+    return memory.name
+
+
+def add_to_named(name):
+    from multiprocessing import shared_memory
+
+    memory = shared_memory.SharedMemory(name)
+    memory.buf[0] += 1
+    memory.close()

@@ -6,11 +6,15 @@ Importable in workers. `make` returns the thing for the other process, and the o
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import socket
 from collections.abc import Callable
 from multiprocessing import shared_memory
 from multiprocessing.managers import BaseManager
 from typing import Any, NamedTuple
+
+import qmill
 
 LIMIT_S = 30.0
 
@@ -205,9 +209,7 @@ THINGS = {
     "RLock": Thing(itself("RLock"), acquire, is_taken, True),
     "Semaphore": Thing(itself("Semaphore", 2), acquire, one_is_left, True),
     "BoundedSemaphore": Thing(itself("BoundedSemaphore", 2), acquire, one_is_left, True),
-    "Event": Thing(
-        itself("Event"), lambda event: event.set(), lambda event: event.is_set(), True
-    ),
+    "Event": Thing(itself("Event"), lambda event: event.set(), lambda event: event.is_set(), True),
     "Condition": Thing(itself("Condition"), acquire, is_taken, True),
     "Barrier": Thing(itself("Barrier", 2), wait, has_met, True),
     "Value": Thing(itself("Value", "i", 1), add_one, lambda value: value.value == 2, True),
@@ -284,3 +286,88 @@ class SlottedHolder:
 
 def current_key():
     return bytes(multiprocessing.current_process().authkey)
+
+
+def start_method():
+    return multiprocessing.get_start_method()
+
+
+def nothing(*args):
+    pass
+
+
+def make_lock():
+    return multiprocessing.get_context("spawn").Lock()
+
+
+def hand_on(name, thing):
+    """Use a thing in a worker of this worker."""
+    qmill.run(use, name, thing).result(LIMIT_S)
+
+
+def are_same(some, others):
+    return some[0] is others["a"] and some[1] is others["b"]
+
+
+def send_all(connections):
+    for number, connection in enumerate(connections):
+        connection.send(number)
+
+
+def wait_for(event):
+    assert event.wait(LIMIT_S)
+
+
+def use_what_comes(name, queue):
+    thing = queue.get(timeout=LIMIT_S)
+    use(name, thing[0] if isinstance(thing, list) else thing)
+
+
+def append_to_what_comes(queue):
+    queue.get(timeout=LIMIT_S).append("word")
+
+
+def take_turns(lock, value, connection, queue):
+    with lock, value:
+        value.value += 1
+    connection.send("ready")
+    queue.put("word")
+    return value.value
+
+
+def tell_and_stay(lock, value, connection, queue):
+    """Hold nothing, and wait for the end."""
+    with lock, value:
+        value.value += 1
+    connection.send("ready")
+    signal.pause()
+
+
+def kill_oneself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class ForkingWhilePickled:
+    """Forks whenever it is packed; the child ends with the number of new copies of a descriptor."""
+
+    def __init__(self, file):
+        self.file = file
+        self.exitcodes = []
+        self.num_before = self._num_copies()
+
+    def __reduce__(self):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(self._num_copies() - self.num_before)
+        self.exitcodes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return int, ()
+
+    def _num_copies(self):
+        own = os.fstat(self.file.fileno())
+        found = []
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                found.append(os.path.samestat(own, os.fstat(int(name))))
+            except OSError:  # of the listing
+                continue
+        return sum(found)

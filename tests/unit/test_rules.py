@@ -25,7 +25,8 @@ LEVELS = [
     {"errors", "serialize", "_explain", "_pickling", "_reducers"},
     {"_core"},
     {"queues"},
-    {"messages", "workers", "processes", "stdlib_workers", "_forkserver", "_child", "sharing", "_inherited"},
+    {"messages", "workers", "processes", "stdlib_workers", "sharing"}
+    | {"_forkserver", "_child", "_inherited"},
     {"jobs"},
     {"engines"},
     {"job_queue", "_dispatch", "_chunks"},
