@@ -24,7 +24,9 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import serialize
 from ._reducers import starting
+from .errors import LockSent, SerializationError
 from .queues import wire
 
 if TYPE_CHECKING:
@@ -126,6 +128,20 @@ class Estate:
 
 
 _open: set[Estate] = set()
+
+
+def needs_fork(obj: Any) -> bool:
+    """Whether an object has a lock of a fork context, which only a forked process can be given."""
+    if "multiprocessing.synchronize" not in sys.modules or not hasattr(os, "fork"):
+        return False
+    with Estate() as estate, estate.packing():
+        try:
+            serialize.dump_parts(obj)
+        except LockSent:
+            return True
+        except SerializationError:  # which starting the process tells
+            pass
+    return False
 
 
 def settings_for(estate: Estate) -> Settings | None:

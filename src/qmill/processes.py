@@ -79,6 +79,11 @@ def get_start_method(method: str | None = None) -> str:
     return METHODS[0]
 
 
+def is_method_chosen() -> bool:
+    """Whether the program or its environment has said how processes start."""
+    return _chosen_method is not None or bool(os.environ.get("QMILL_START_METHOD"))
+
+
 def _check_method(method: object, argument: str = "start_method") -> str:
     if method not in METHODS:
         raise ValueError(f"{argument} must be one of {', '.join(METHODS)}; got {method!r}")

@@ -25,7 +25,7 @@ import pytest
 import qmill
 from qmill import _inherited, errors, processes, workers
 
-from . import functions, things
+from . import things
 from .programs import LIMIT_S, ROOT, descriptors
 from .things import THINGS
 
@@ -248,6 +248,58 @@ def test_an_initializer_with_a_lock_of_another_context_fails_the_job(method):
         else:
             with pytest.raises(RuntimeError, match="fork context.*start_method='fork'"):
                 job.result(LIMIT_S)
+
+
+@pytest.fixture
+def nothing_chosen(monkeypatch):
+    monkeypatch.delenv("QMILL_START_METHOD", raising=False)
+
+
+@pytest.mark.parametrize("name", ["Lock", "Value", "Queue"])
+def test_a_pool_forks_for_a_lock_that_only_a_fork_can_share(name, nothing_chosen):
+    there, here = THINGS[name].make(multiprocessing.get_context("fork"))
+    with qmill.JobQueue(1, initializer=things.initialize, initargs=(name, there)) as jobs:
+        assert jobs.submit(os.getppid).result(LIMIT_S) == os.getpid()
+        jobs.submit(things.use_given).result(LIMIT_S)
+    assert THINGS[name].seen(here)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"initargs": (1,)}, {"start_method": "forkserver"}])
+def test_a_pool_forks_for_nothing_else(arguments, nothing_chosen):
+    lock = multiprocessing.get_context("fork" if "start_method" in arguments else "spawn").Lock()
+    arguments = {"initializer": things.nothing, "initargs": (lock,)} | arguments
+    with qmill.JobQueue(1, **arguments) as jobs:
+        job = jobs.submit(os.getppid)
+        if "start_method" in arguments:
+            assert isinstance(job.exception(LIMIT_S), errors.LockSent)
+        else:
+            assert job.result(LIMIT_S) != os.getpid()
+
+
+def test_a_worker_is_not_forked_for_a_lock(nothing_chosen):
+    """It is said at `run` how it starts, and None is safe with threads."""
+    with pytest.raises(errors.LockSent, match="start_method='fork'"):
+        qmill.run(things.nothing, multiprocessing.get_context("fork").Lock())
+
+
+TQDM = """
+    import concurrent.futures, multiprocessing
+    from tqdm.contrib.concurrent import process_map
+    {before}
+    concurrent.futures.ProcessPoolExecutor = qmill.JobQueue
+    print(process_map(lambda number: number * number, range(5), max_workers=2, disable=True))
+"""
+
+
+def test_process_map_of_tqdm_with_its_executor_swapped(method, run_source):
+    before = f"multiprocessing.set_start_method({method!r})"
+    assert run_source(TQDM.format(before=before)) == ("[0, 1, 4, 9, 16]\n", "")
+
+
+def test_process_map_of_tqdm_where_nobody_has_chosen_a_start_method(run_source):
+    output, errors = run_source(TQDM.format(before="del os.environ['QMILL_START_METHOD']"))
+    assert output == "[0, 1, 4, 9, 16]\n"
+    assert errors == "" or "multi-threaded, use of fork()" in errors  # since Python 3.12
 
 
 @pytest.mark.parametrize("put", ["itself", "in a list", "with what is packed carefully"])
