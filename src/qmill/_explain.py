@@ -10,7 +10,7 @@ import io
 import threading
 from types import FunctionType
 
-from . import _reducers
+from . import _multiprocessing
 from ._pickling import PicklingError
 from .errors import LockSent, SerializationError
 
@@ -49,7 +49,7 @@ def explain(obj: Any, error: BaseException) -> SerializationError:
         reason = describe(error, str)
     else:
         reason = f"{type(error).__name__}: {describe(error, str)}"
-    remedy = _reducers.remedy(error)
+    remedy = _multiprocessing.remedy(error)
     kind = SerializationError if remedy is None else LockSent
     return kind(
         f"cannot pickle {where}, a {type(part).__module__}.{type(part).__qualname__} "
@@ -110,7 +110,7 @@ def _try(part: Any) -> None:
         import cloudpickle
 
         class Probe(cloudpickle.Pickler):  # type: ignore[misc]
-            dispatch_table = _reducers.probing_table(cloudpickle.Pickler.dispatch_table)
+            dispatch_table = _multiprocessing.probing_table(cloudpickle.Pickler.dispatch_table)
 
         _probe = Probe
     _probe(io.BytesIO(), protocol=5).dump(part)
@@ -121,7 +121,7 @@ _probe: Any = None
 
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     """List what an object holds, each with the step that leads there."""
-    if _reducers.is_of_multiprocessing(obj):
+    if _multiprocessing.is_of_multiprocessing(obj):
         return
     for kind in (_elements, _function_parts, _method_parts, _attributes):
         try:

@@ -33,7 +33,7 @@ from types import FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from . import _pickling as pickle
-from . import _reducers
+from . import _multiprocessing
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import LocalQueueSent, SerializationError
 
@@ -166,7 +166,7 @@ def dump_parts(
     except BaseException as error:
         let_interrupt_through(error)
         data = b"__main__"  # refused: the careful way may do it
-    if b"__main__" in data or b"__mp_main__" in data or _reducers.needs_care(data):
+    if b"__main__" in data or b"__mp_main__" in data or _multiprocessing.needs_care(data):
         del buffers[:]
         data = _dump_carefully(obj, exports, keep)
         if exports is not None:
@@ -213,7 +213,7 @@ def _careful_pickler() -> Any:
         import cloudpickle
 
         class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
-            dispatch_table = _reducers.dispatch_table(cloudpickle.Pickler.dispatch_table)
+            dispatch_table = _multiprocessing.dispatch_table(cloudpickle.Pickler.dispatch_table)
 
             def __init__(
                 self, file: Any, exports: Exports | InlineExports | None, keep: Any
@@ -482,7 +482,7 @@ def plan_of(cls: type) -> tuple[bytes, dict[str, Any] | None, str, bytes | None]
         or any(hasattr(cls, one) for one in ("__getnewargs__", "__getnewargs_ex__", "__setstate__"))
         or "." in name
         or cls in copyreg.dispatch_table
-        or _reducers.reducer_of(cls) is not None
+        or _multiprocessing.reducer_of(cls) is not None
     ):
         return None
     if _is_main(module):

@@ -459,7 +459,7 @@ cdef class Ring:
             except Exception:
                 return self._pack_slowly(obj)
             if (not buffers and b"__main__" not in data and b"__mp_main__" not in data
-                    and not _reducers.needs_care(data)):
+                    and not _multiprocessing.needs_care(data)):
                 return [data]
         return self._pack_slowly(obj)
 
