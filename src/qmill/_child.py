@@ -17,9 +17,10 @@ import socket
 import struct
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _script, _streams
+from . import _inherited, _script, _streams
 from ._environment import loads_in_process
 from .queues import exits, wire
 
@@ -125,14 +126,16 @@ def _run_setup(channel: socket.socket, lifeline: int) -> int:
     try:
         while (frame := frames.receive(channel)) is None:
             pass
+        (setup,), (packed, *things) = frame
+        _inherited.receive(channel, setup["num_descriptors"])
     except (EOFError, OSError):
         return 1  # the parent gave up
-    (setup,), (packed, *things) = frame
     _become(setup)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     sent = dict(zip(setup["things"], things, strict=True))
     names = None if setup["environment"] is None else (setup["environment"], sent)
-    return _work(setup["work"], channel, lambda: loads_in_process(packed, names))
+    rebuild = partial(_inherited.unpack, lambda: loads_in_process(packed, names))
+    return _work(setup["work"], channel, rebuild)
 
 
 def _become(setup: dict[str, Any]) -> None:
@@ -148,6 +151,7 @@ def _become(setup: dict[str, Any]) -> None:
     from .processes import set_start_method  # which imports this module
 
     set_start_method(setup["start_method"])
+    _inherited.adopt(setup["multiprocessing"])
     if setup["ignore_interrupt"]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What stands in __main__ here is this package's start code, not the user's program.

@@ -11,8 +11,9 @@ from collections import deque
 from itertools import islice
 from types import FunctionType, ModuleType
 
+from . import _multiprocessing
 from ._pickling import PicklingError
-from .errors import SerializationError
+from .errors import LockSent, SerializationError
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ _ATOMS = (str, bytes, int, float, bool, type(None))
 
 _REDUCE_BY_ATTRIBUTES: tuple[Any, ...] = (object.__reduce__, BaseException.__reduce__)
 
+_REMEDY = (
+    "Leave it out (__getstate__), send what it can be made from, or use kind='thread' or "
+    "start_method='fork' to share it"
+)
+
 _MAX_STEPS = 20
 """A path is shown by its first and last steps, half of this each."""
 
@@ -68,10 +74,10 @@ def explain(obj: Any, error: BaseException) -> SerializationError:
         reason = f"{type(error).__name__}: {describe(error, str)}"
     where = _shown(steps) if steps else "the object"
     look = "" if is_recursion else f" ({describe(part)})"  # its repr would recurse, too
-    return SerializationError(
-        f"cannot pickle {where}, {_kind(part)}{look}: {reason.rstrip('.')}. Leave it out "
-        "(__getstate__), send what it can be made from, or use kind='thread' or "
-        "start_method='fork' to share it"
+    remedy = _multiprocessing.remedy(error)
+    kind = SerializationError if remedy is None else LockSent
+    return kind(
+        f"cannot pickle {where}, {_kind(part)}{look}: {reason.rstrip('.')}. {remedy or _REMEDY}"
     )
 
 
@@ -233,11 +239,15 @@ def _watched_pickler() -> Any:
     if _watched_pickler_class is None:
         import cloudpickle
 
-        class WatchedPickler(cloudpickle.Pickler):  # type: ignore[misc]
+        from . import serialize  # which imports this module
+
+        class WatchedPickler(serialize.careful_pickler()):  # type: ignore[misc]
             """Packs to nowhere, and keeps what it was given, in the order in which it came."""
 
+            dispatch_table = _multiprocessing.probing_table(cloudpickle.Pickler.dispatch_table)
+
             def __init__(self, packed: dict[int, Any]) -> None:
-                super().__init__(_Nowhere(), protocol=5, buffer_callback=_keep_out)
+                super().__init__(_Nowhere(), None, _keep_out, None, False)
                 self._packed = packed
 
             def persistent_id(self, obj: Any) -> None:
@@ -295,6 +305,8 @@ def _way_to(part: Any, ways: dict[int, tuple[int, Step]]) -> list[Step]:
 
 def _parts(obj: Any, kinds: tuple[Any, ...] = ()) -> Iterator[tuple[Step, Any]]:
     """List what an object holds, each with the step that leads there."""
+    if _multiprocessing.is_of_multiprocessing(obj):
+        return
     for kind in kinds or (_elements, _function_parts, _method_parts, _attributes):
         try:
             yield from kind(obj)

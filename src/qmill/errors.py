@@ -3,7 +3,8 @@
     QmillError
      ├── SerializationError (pickle.PicklingError)   an object cannot cross to another process
      │    ├── ThreadQueueSent (TypeError)            ... because it is a queue for threads only
-     │    └── LocalQueueSent (NotSupported)          ... because it is a queue of this machine
+     │    ├── LocalQueueSent (NotSupported)          ... because it is a queue of this machine
+     │    └── LockSent (RuntimeError)                ... because only a started process inherits it
      ├── WorkerDied (RuntimeError)                   a worker process ended without a result
      ├── JobTimeout (TimeoutError)                   a job ran too long and was killed
      ├── LaneError (CancelledError)                  a job's predecessor in its lane failed
@@ -30,6 +31,7 @@ __all__ = [
     "JobTimeout",
     "LaneError",
     "LocalQueueSent",
+    "LockSent",
     "NotSupported",
     "Poisoned",
     "QmillError",
@@ -69,6 +71,14 @@ class SerializationError(QmillError, PicklingError):
 
 class ThreadQueueSent(SerializationError, TypeError):
     """A queue of `kind="thread"` was handed to another process."""
+
+
+class LockSent(SerializationError, RuntimeError):
+    """A lock of `multiprocessing`, or what has one, was sent where it cannot go.
+
+    That is what `multiprocessing` raises a RuntimeError for: only a process that is being started
+    can be given a lock, and only a forked one that of a fork context.
+    """
 
 
 class WorkerDied(QmillError, RuntimeError):

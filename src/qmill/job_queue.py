@@ -22,7 +22,7 @@ from concurrent.futures import Executor
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _dispatch, processes, workers
+from . import _dispatch, _inherited, processes, workers
 from ._chunks import ChunkedMap
 from ._explain import describe
 from ._guesses import check_function, explain_arguments, explain_engine
@@ -83,7 +83,8 @@ class JobQueue(Executor):
             Else those that take more than 64 KiB together (packed, or in a thread in memory) give
             way to a short text, once the callback has returned and the record is written.
         start_method: How worker processes start: "forkserver", "spawn" or "fork"; None for the one
-            in force (`qmill.set_start_method`).
+            in force (`qmill.set_start_method`). If none was chosen and `initargs` has a lock of
+            multiprocessing's fork context, which only a fork can share, they are forked.
         mp_context: A context of `multiprocessing`, for its start method: what
             `ProcessPoolExecutor` takes.
         max_jobs_per_worker: A worker process is replaced after so many jobs; None is no limit.
@@ -822,6 +823,8 @@ def _make_engine(
                     "a start method's name goes into start_method"
                 )
             start_method = mp_context.get_start_method()
+        if start_method is None:
+            start_method = _method_for(settings)
         return ProcessEngine(settings, processes.get_start_method(start_method))
     if engine != "thread":
         raise ValueError(explain_engine(engine))
@@ -835,6 +838,18 @@ def _make_engine(
     from .engines.thread import ThreadEngine
 
     return ThreadEngine(settings)
+
+
+def _method_for(settings: Settings) -> str | None:
+    """Return "fork" if nothing was chosen and an argument of the initializer needs it.
+
+    Code that takes any executor cannot tell it how to start: `process_map` of tqdm makes its lock
+    in multiprocessing's default context, which is that of the standard library's executor, too.
+    """
+    if processes.is_method_chosen():
+        return None
+    needs_fork = _inherited.needs_fork((settings.initializer, settings.initargs))
+    return "fork" if needs_fork else None
 
 
 def _default_workers(engine: object) -> int:

@@ -31,7 +31,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _child, _script, _streams, serialize
+from . import _child, _inherited, _script, _streams, serialize
 from .errors import NotSupported
 from .queues import wire
 
@@ -79,6 +79,11 @@ def get_start_method(method: str | None = None) -> str:
     return METHODS[0]
 
 
+def is_method_chosen() -> bool:
+    """Whether the program or its environment has said how processes start."""
+    return _chosen_method is not None or bool(os.environ.get("QMILL_START_METHOD"))
+
+
 def _check_method(method: object, argument: str = "start_method") -> str:
     if method not in METHODS:
         raise ValueError(f"{argument} must be one of {', '.join(METHODS)}; got {method!r}")
@@ -104,7 +109,12 @@ class Process:
         self._status = status  # where the fork server writes how it ended; None for our own child
         self._exitcode: int | None = None
         self.max_rss_bytes: int | None = None
+        self._kept: list[Any] = []
         self._lock = threading.Lock()
+
+    def keep(self, objects: list[Any]) -> None:
+        """Keep objects alive as long as the process."""
+        self._kept += objects
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the process has ended; False if `timeout` seconds passed first."""
@@ -150,6 +160,7 @@ class Process:
     def close(self) -> None:
         """Close all but the sentinel, on which another thread may still wait."""
         self.channel.close()
+        self._kept = []
         with self._lock:
             status, self._status = self._status, None  # before: a child may be forked meanwhile
             if status is not None and status != self.sentinel:
@@ -206,29 +217,40 @@ def start(
     _script.check_may_start()
     if not hasattr(socket, "send_fds"):
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
-    packed = None if method == "fork" else pack(job)
+    if method == "fork":
+        _inherited.run_tracker()
+        return _start(lambda ours, theirs: _fork(work, job, ours, theirs))
+    with _inherited.Estate() as estate:
+        with estate.packing():
+            packed = pack(job)
+        process = _start(_spawn if method == "spawn" else _fork_server.fork)
+        _send_setup(process.channel, work, packed, estate)
+        process.keep(estate.kept)
+    return process
+
+
+def _start(how: Callable[[socket.socket, socket.socket], Process]) -> Process:
     _streams.flush()  # what this process has printed comes before what the child prints
     ours, theirs = socket.socketpair()
     try:
-        if method == "fork":
-            process = _fork(work, job, ours, theirs)
-        elif method == "spawn":
-            process = _spawn(ours, theirs)
-        else:
-            process = _fork_server.fork(ours, theirs)
+        return how(ours, theirs)
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
-    if packed is not None:
-        _send_setup(process.channel, work, *packed)
-    return process
 
 
-def _send_setup(channel: socket.socket, work: str, packed: bytes | bytearray, names: Any) -> None:
+def _send_setup(
+    channel: socket.socket,
+    work: str,
+    job: tuple[bytes | bytearray, Any],
+    estate: _inherited.Estate,
+) -> None:
     """Tell a child what the world looks like here and now, and what to do."""
+    packed, names = job
     environment, things = (None, {}) if names is None else names
+    multiprocessing = _inherited.settings_for(estate)  # may add a descriptor
     setup = {
         "environ": dict(os.environ),
         "cwd": _cwd(),
@@ -240,11 +262,14 @@ def _send_setup(channel: socket.socket, work: str, packed: bytes | bytearray, na
         "things": list(things),
         "start_method": _chosen_method,
         "ignore_interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "multiprocessing": multiprocessing,
+        "num_descriptors": len(estate),
     }
     parts = wire.encode((setup,), [packed, *things.values()])
     try:
         while parts:
             parts = wire.send_some(channel, parts)
+        estate.send(channel)
     except ConnectionError:
         pass  # it has died already, which its sentinel tells
 

@@ -28,6 +28,7 @@ Source: PEP 574 (pickle 5 and out-of-band buffers); the cloudpickle project (fun
 
 from __future__ import annotations
 
+import copyreg
 import io
 import struct
 import sys
@@ -36,7 +37,7 @@ from types import CodeType, FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from . import _pickling as pickle
-from . import _script
+from . import _multiprocessing, _script
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import LocalQueueSent, SerializationError
 
@@ -218,7 +219,7 @@ def dump_parts(
             raise explain(obj, error) from error  # the careful way would go as deep
         except BaseException as error:
             let_interrupt_through(error)
-    if b"__main__" in data or b"__mp_main__" in data:
+    if b"__main__" in data or b"__mp_main__" in data or _multiprocessing.needs_care(data):
         del buffers[:]
         data = _dump_carefully(obj, exports, keep, touched, sent)
         if exports is not None:
@@ -291,7 +292,7 @@ def dump_limited(
     Raises:
         SerializationError: As `dumps`.
     """
-    for make in (pickle.Pickler, _careful_picklers()[0]):
+    for make in (pickle.Pickler, careful_pickler()):
         file = _LimitedFile()
         file.limit = limit
         is_last = make is not pickle.Pickler
@@ -308,7 +309,8 @@ def dump_limited(
                 raise explain(obj, error) from error
             continue
         data = file.getvalue()
-        if b"__main__" not in data and b"__mp_main__" not in data:
+        is_plain = b"__main__" not in data and b"__mp_main__" not in data
+        if is_plain and not _multiprocessing.needs_care(data):
             break
     return data
 
@@ -330,6 +332,11 @@ def _pack(
     return file.getvalue()
 
 
+def careful_pickler() -> Any:
+    """Return the class of picklers that pack all that can be sent."""
+    return _careful_picklers()[0]
+
+
 def _careful_picklers() -> Any:
     """Make the picklers' classes on first use: cloudpickle takes a while to import."""
     global _careful_pickler_classes
@@ -340,6 +347,8 @@ def _careful_picklers() -> Any:
 
         class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
             """Packs what is not importable as references to definitions, or by value."""
+
+            dispatch_table = _multiprocessing.dispatch_table(cloudpickle.Pickler.dispatch_table)
 
             def __init__(
                 self,
@@ -359,6 +368,8 @@ def _careful_picklers() -> Any:
                     return self._reduce_code(obj)
                 if isinstance(obj, CodeType):
                     return _reduce_code_object(obj)
+                if _multiprocessing.reducer_of(type(obj)) is not None:
+                    return NotImplemented  # it is in the dispatch table
                 if main_name(obj) is None:
                     return _reducers.reduce(obj)
                 if self._exports is not None:
@@ -575,7 +586,7 @@ def main_name(obj: Any) -> str | None:
     cls: Any = type(obj)
     if cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__:
         return None
-    if cls in _careful_picklers()[0].dispatch_table:
+    if cls in careful_pickler().dispatch_table:
         return None
     try:
         name = obj.__reduce_ex__(5)
@@ -781,6 +792,8 @@ def plan_of(cls: type) -> tuple[bytes, dict[str, Any] | None, str, bytes | None]
         )
         or any(hasattr(cls, one) for one in ("__getnewargs__", "__getnewargs_ex__", "__setstate__"))
         or "." in name
+        or cls in copyreg.dispatch_table
+        or _multiprocessing.reducer_of(cls) is not None
     ):
         return None
     if _script.is_main(module):

@@ -899,3 +899,30 @@ left_behind = []
 def leave_exit_function(told):
     """Leave something to do at exit that does not end."""
     atexit.register(told.get)
+
+
+# -- what multiprocessing shares (more is in things.py, which takes long to import) ---------------
+
+
+def count(lock, value, memory):
+    with lock, value:
+        value.value += 1
+        memory.buf[0] += 1
+    memory.close()
+
+
+def make_named():
+    """Leave shared memory to whoever knows its name."""
+    from multiprocessing import shared_memory
+
+    memory = shared_memory.SharedMemory(create=True, size=1)
+    memory.close()
+    return memory.name
+
+
+def add_to_named(name):
+    from multiprocessing import shared_memory
+
+    memory = shared_memory.SharedMemory(name)
+    memory.buf[0] += 1
+    memory.close()

@@ -29,7 +29,7 @@ from libc.string cimport memcmp, memcpy
 
 cimport cython
 
-from .. import _pickling, serialize
+from .. import _multiprocessing, _pickling, serialize
 from ..errors import Empty, Full, QueueGone, SerializationError, ShutDown
 from ..queues.base import END, Statistics, check_items, check_max_items, check_wait
 
@@ -476,7 +476,8 @@ cdef class Ring:
                 data = _pickle(obj, 5, buffer_callback=buffers.append)
             except Exception:
                 return self._pack_slowly(obj)
-            if not buffers and b"__main__" not in data and b"__mp_main__" not in data:
+            if (not buffers and b"__main__" not in data and b"__mp_main__" not in data
+                    and not _multiprocessing.needs_care(data)):
                 return [data]
         return self._pack_slowly(obj)
 

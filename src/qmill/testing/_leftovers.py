@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SHARED_MEMORY = Path("/dev/shm")
+_OF_MULTIPROCESSING = ("sem.", "psm_", "pym-")  # its semaphores, `SharedMemory` and heap there
 
 _KEPT_CHILDREN = (
     "qmill._forkserver",
@@ -179,10 +180,10 @@ def _left_threads(before: set[threading.Thread], deadline: float) -> list[str]:
 def _watched_files() -> set[Path]:
     """Return what there is in shared memory and qmill's own files.
 
-    All programs of a machine share the first, and multiprocessing's semaphores come and go there.
+    All programs of a machine share the first, and what multiprocessing makes there comes and goes.
     """
     shared = set(_SHARED_MEMORY.iterdir()) if _SHARED_MEMORY.is_dir() else set()
-    shared = {path for path in shared if not path.name.startswith("sem.")}
+    shared = {path for path in shared if not path.name.startswith(_OF_MULTIPROCESSING)}
     folder = Path(wire.runtime_folder())
     ours = {*folder.glob("*"), *Path(tempfile.gettempdir()).glob("qmill*")}
     return shared | ours

@@ -1,0 +1,242 @@
+"""What a process that is started inherits from `multiprocessing` beside its job.
+
+    parent                                               child
+    ──────                                               ─────
+    packing(): reducers ask for descriptors by number
+    start ── setup (authkey, start method, tracker) ──>  adopt
+          ── descriptors (SCM_RIGHTS), in batches ────>  receive
+          ── packed job ──────────────────────────────>  unpack: DupFd(number).detach()
+
+While a job is packed for a process that is about to be started, this thread is "spawning" in
+multiprocessing's sense: its locks, connections and the like let themselves be packed, and hand on
+descriptors to an `Estate`. A forked process has all of it anyway.
+
+A child shares its parent's resource tracker. One of its own would unlink at the child's end what
+the parent still uses, and warn of leaks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import serialize
+from ._multiprocessing import starting
+from .errors import LockSent, SerializationError
+from .queues import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_BATCH = 250
+"""How many descriptors go with one message; Linux takes 253."""
+
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class Settings(NamedTuple):
+    """What a child is told of its parent's `multiprocessing`."""
+
+    authkey: bytes
+    start_method: str | None
+    tracker: int | None  # the number of the resource tracker's descriptor
+
+
+class _Descriptor:
+    """Stands in a packed job for a descriptor that travels beside it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def detach(self) -> int:
+        """Return the descriptor, which becomes the caller's.
+
+        Raises:
+            OSError: It has not come: this process may not have more open files.
+        """
+        return _received.take(self._number)
+
+
+class Estate:
+    """Descriptors for a process that is about to be started, and objects that it will look up.
+
+    It is what multiprocessing calls a spawning `Popen`.
+
+    Attributes:
+        kept: What has to stay alive until the process has found it by name.
+    """
+
+    DupFd = _Descriptor
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+        self.kept: list[Any] = []
+
+    def __enter__(self) -> Estate:
+        with wire.fork_lock:
+            _open.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._descriptors)
+
+    @contextmanager
+    def packing(self) -> Iterator[None]:
+        """Have what this thread packs meanwhile hand on its descriptors to this object."""
+        context = sys.modules.get("multiprocessing.context")
+        # Of a module that another thread is just importing the second one comes last.
+        is_loaded = hasattr(context, "set_spawning_popen") and hasattr(context, "assert_spawning")
+        before, starting.heir = starting.heir, self
+        spawning = context.get_spawning_popen() if is_loaded else None  # type: ignore[union-attr]
+        try:
+            if is_loaded:
+                context.set_spawning_popen(self)  # type: ignore[union-attr]
+            yield
+        finally:
+            starting.heir = before
+            if is_loaded:
+                context.set_spawning_popen(spawning)  # type: ignore[union-attr]
+
+    def duplicate_for_child(self, descriptor: int) -> int:
+        """Hand on a descriptor, and return its number."""
+        with wire.fork_lock:  # a forked child must find it, and close it
+            self._descriptors.append(os.dup(descriptor))
+        return len(self._descriptors) - 1
+
+    def keep(self, obj: Any) -> None:
+        """Keep an object alive."""
+        self.kept.append(obj)
+
+    def send(self, channel: socket.socket) -> None:
+        """Send the descriptors."""
+        for first in range(0, len(self), _BATCH):
+            socket.send_fds(channel, [b"d"], self._descriptors[first : first + _BATCH])
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        with wire.fork_lock:
+            _open.discard(self)
+            while self._descriptors:
+                os.close(self._descriptors.pop())
+
+
+_open: set[Estate] = set()
+
+
+def needs_fork(obj: Any) -> bool:
+    """Whether an object has a lock of a fork context, which only a forked process can be given."""
+    if "multiprocessing.synchronize" not in sys.modules or not hasattr(os, "fork"):
+        return False
+    with Estate() as estate, estate.packing():
+        try:
+            serialize.dump_parts(obj)
+        except LockSent:
+            return True
+        except SerializationError:  # which starting the process tells
+            pass
+    return False
+
+
+def settings_for(estate: Estate) -> Settings | None:
+    """Return what a child is to know of this process's multiprocessing; None if there is none."""
+    current_process = getattr(sys.modules.get("multiprocessing.process"), "current_process", None)
+    if current_process is None:
+        return None
+    default = getattr(sys.modules.get("multiprocessing.context"), "_default_context", None)
+    method = None if default is None else default.get_start_method(allow_none=True)
+    tracker = run_tracker()
+    number = None if tracker is None else estate.duplicate_for_child(tracker)
+    return Settings(bytes(current_process().authkey), method, number)
+
+
+def run_tracker() -> int | None:
+    """Return the descriptor of the resource tracker, if it runs or is going to be needed."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    tracker = getattr(module, "_resource_tracker", None)
+    if tracker is None:
+        return None
+    # As multiprocessing does, so that memory that a child makes outlives the child.
+    is_needed = hasattr(sys.modules.get("multiprocessing.shared_memory"), "SharedMemory")
+    return tracker.getfd() if is_needed or tracker._fd is not None else None
+
+
+# -- in the child ------------------------------------------------------------------------------
+
+
+class _Received:
+    """Descriptors that have come, by number."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+        self._unclaimed: set[int] = set()
+
+    def receive(self, channel: socket.socket, number: int) -> None:
+        for left in range(number, 0, -_BATCH):
+            data, descriptors, _, _ = socket.recv_fds(channel, 1, min(left, _BATCH), _CLOSE_ON_EXEC)
+            if not data:
+                raise EOFError
+            self._descriptors += descriptors
+        self._unclaimed.update(self._descriptors)
+
+    def take(self, number: int) -> int:
+        if number >= len(self._descriptors):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self._unclaimed.discard(self._descriptors[number])
+        return self._descriptors[number]
+
+    def close(self) -> None:
+        while self._unclaimed:
+            os.close(self._unclaimed.pop())
+
+
+_received = _Received()
+
+
+def receive(channel: socket.socket, number: int) -> None:
+    """Receive so many descriptors, in the child.
+
+    Raises:
+        EOFError: The parent is gone.
+        OSError: The same.
+    """
+    _received.receive(channel, number)
+
+
+def adopt(settings: Settings | None) -> None:
+    """Have this process's multiprocessing be what the parent's is."""
+    if settings is None:
+        return
+    from multiprocessing import context, process
+
+    process.current_process().authkey = settings.authkey
+    if settings.start_method is not None:
+        context._default_context.set_start_method(settings.start_method, force=True)
+    if settings.tracker is not None:
+        from multiprocessing import resource_tracker
+
+        tracker: Any = resource_tracker._resource_tracker
+        tracker._fd = _received.take(settings.tracker)
+
+
+def unpack(loads: Callable[[], Any]) -> Any:
+    """Rebuild a job, and close the descriptors that nothing in it has taken."""
+    try:
+        return loads()
+    finally:
+        _received.close()
+
+
+def _after_fork_in_child() -> None:
+    while _open:
+        _open.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
