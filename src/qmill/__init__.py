@@ -16,6 +16,7 @@ The parts load when they are first used: `qmill.Queue` alone stays light.
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 
 __version__ = "0.1.0"
@@ -130,13 +131,21 @@ def __getattr__(name: str) -> Any:
     try:
         module = _WHERE[name]
     except KeyError:
-        from ._guesses import explain_name
+        told = f"module 'qmill' has no attribute {name!r}"
+        if not _is_module(name):
+            from ._guesses import explain_name
 
-        here = sys.modules[__name__]
-        raise AttributeError(explain_name(name), name=name, obj=here) from None
+            told = explain_name(name)
+        raise AttributeError(told, name=name, obj=sys.modules[__name__]) from None
     value = getattr(__import__(f"qmill.{module}", fromlist=[name]), name)
     globals()[name] = value
     return value
+
+
+def _is_module(name: str) -> bool:
+    """Whether a name is a module's here: before it imports one, `from` asks for an attribute."""
+    path = os.path.join(__path__[0], name)
+    return os.path.exists(f"{path}.py") or os.path.isdir(path)
 
 
 def __dir__() -> list[str]:

@@ -926,7 +926,7 @@ def bind(label: str, name: str, value: Any, *, is_first: bool) -> Any:
     return value
 
 
-def set_attribute(cls: type, value: Any, name: str) -> None:
+def set_attribute(cls: type, name: str, value: Any) -> None:
     """Set an attribute of a class, or delete it, whatever the class has to say to that."""
     if value is not UNBOUND:
         type.__setattr__(cls, name, value)

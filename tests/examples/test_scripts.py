@@ -534,14 +534,14 @@ def test_what_an_import_makes_need_not_be_sendable(tmp_path):
         tmp_path,
         """
         import contextvars, os, qmill, threading
-        lock, local, log = threading.Lock(), threading.local(), open(os.devnull, "w")
+        lock, local, log = threading.Lock(), threading.local(), os.fdopen(os.dup(1), "w")
         var = contextvars.ContextVar("var", default=7)
         class Guarded:
             lock = threading.Lock()
             def call(self):
                 with self.lock, lock:
                     local.x = var.get()
-                    print("text", file=log)
+                    assert log.writable()
                     return local.x
         def f(guarded):
             return type(guarded) is Guarded and guarded.call()
@@ -552,6 +552,7 @@ def test_what_an_import_makes_need_not_be_sendable(tmp_path):
             worker = qmill.run(lambda q: f(q.get()), q)
             q.put(Guarded())
             print(worker.result(), type(qmill.run(Guarded).result()) is Guarded)
+            log.close()
         """,
     )
     assert programs.run(str(path)) == "7 7\n7 True\n"
