@@ -15,6 +15,7 @@ import logging
 import math
 import operator
 import os
+import traceback
 import uuid
 import weakref
 from collections.abc import Iterable, Mapping
@@ -888,13 +889,16 @@ def _as_kwargs(kwargs: Any) -> dict[str, Any] | None:
 
 
 def _without_frames(error: SerializationError) -> SerializationError:
-    """Free what the frames of its traceback hold: the arguments that could not be sent."""
+    """Drop the frames of its traceback: they hold the arguments, and those of all callers."""
+    if (cause := error.__cause__) is not None and cause.__traceback__ is not None:
+        place = traceback.extract_tb(cause.__traceback__)[-1]
+        if os.path.dirname(__file__) not in place.filename:  # somebody's code, for pickling
+            cause.add_note(f'raised in File "{place.filename}", line {place.lineno}')
     each: BaseException | None = error
     while each is not None:
-        workers.let_go(each)
-        each = each.__cause__
-    trace = error.__traceback__
-    return error.with_traceback(None if trace is None else trace.tb_next)  # ours cannot be cleared
+        BaseException.with_traceback(each, None)
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def _open_log(log_file: Any) -> RecordLog | None:

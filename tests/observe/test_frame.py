@@ -160,7 +160,9 @@ def test_a_queue_tells_of_the_jobs_that_it_still_has():
     "jobs", [5, None, {"id": 1}, [5], [{"id": 1}, "jobs.csv"], functools.partial(int)]
 )
 def test_what_is_no_job_is_refused(jobs):
-    with pytest.raises(TypeError, match=r"jobs must be an iterable of Jobs or of their dicts, a JobQueue"):
+    with pytest.raises(
+        TypeError, match=r"jobs must be an iterable of Jobs or of their dicts, a JobQueue"
+    ):
         qmill.frame(jobs)
 
 
