@@ -223,7 +223,7 @@ def _careful_pickler() -> Any:
                 if self._exports is not None and _is_definition(obj):
                     return _defined, self._exports.add(obj)
                 reduced = _reducers.reduce(obj)
-                if reduced is NotImplemented:
+                if reduced is NotImplemented and isinstance(obj, (type, FunctionType)):
                     reduced = _reducers.complete(obj, super().reducer_override(obj))
                 return reduced
 

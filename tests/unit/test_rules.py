@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # and within a line there is no circle. `observe` reads the records of all, so it stands late: only
 # the compatibility modules and the command may use it. A package is named by its first part.
 LEVELS = [
-    {"errors", "serialize", "_explain", "_pickling"},
+    {"errors", "serialize", "_explain", "_pickling", "_reducers", "_class_values", "_tracked"},
     {"_core"},
     {"queues"},
     {"messages", "workers", "processes", "stdlib_workers", "_forkserver", "_child", "sharing"},

@@ -172,11 +172,13 @@ def tagged(one, tag):
 @kind(
     "a dict, a list, a set with slots",
     tagged(DictWithSlots(a=1), "first"),
-    lambda r: [*map(type, r)] == [DictWithSlots, ListWithSlots, SetWithSlots]
-    and [one.tag for one in r] == ["first", 2, 3]
-    and r[0] == {"a": 1}
-    and r[1] == [4]
-    and r[2] == {5},
+    lambda r: (
+        [*map(type, r)] == [DictWithSlots, ListWithSlots, SetWithSlots]
+        and [one.tag for one in r] == ["first", 2, 3]
+        and r[0] == {"a": 1}
+        and r[1] == [4]
+        and r[2] == {5}
+    ),
 )
 def job_containers_with_slots(one):
     return one, tagged(ListWithSlots([4]), 2), tagged(SetWithSlots([5]), 3)
@@ -201,9 +203,11 @@ class FloatWithDict(float):
 @kind(
     "an int, a str, a tuple with slots",
     IntWithSlots(4),
-    lambda r: [*map(type, r)] == [IntWithSlots, StrWithSlots, TupleWithSlots, FloatWithDict]
-    and r == (4, "text", (1, 2), 0.5)
-    and r[1].tag == "tag",
+    lambda r: (
+        [*map(type, r)] == [IntWithSlots, StrWithSlots, TupleWithSlots, FloatWithDict]
+        and r == (4, "text", (1, 2), 0.5)
+        and r[1].tag == "tag"
+    ),
 )
 def job_immutables_with_slots(one):
     return one, tagged(StrWithSlots("text"), "tag"), TupleWithSlots((1, 2)), FloatWithDict(0.5)
@@ -232,7 +236,9 @@ class Ambiguous:
         self.x = state
 
 
-@kind("__slots__ with __getstate__ and __setstate__", 4, lambda r: type(r) is Ambiguous and r.x == 4)
+@kind(
+    "__slots__ with __getstate__ and __setstate__", 4, lambda r: type(r) is Ambiguous and r.x == 4
+)
 def job_slots_with_state(x):
     one = Ambiguous()
     one.x = x
@@ -335,7 +341,9 @@ def job_keyword_dataclass(data):
     return KeywordData(data.y, y=data.x)
 
 
-Made = dataclasses.make_dataclass("Made", ["x", ("y", int, 2)], namespace={"sum": lambda self: self.x + self.y})
+Made = dataclasses.make_dataclass(
+    "Made", ["x", ("y", int, 2)], namespace={"sum": lambda self: self.x + self.y}
+)
 
 
 @kind("make_dataclass", Made(4), Made(6))
@@ -398,7 +406,9 @@ class Json(Plugin, key="json"):
     pass
 
 
-@kind("__init_subclass__ with a keyword, a registry", "csv", lambda r: type(r[0]) is Csv and r[1] == 2)
+@kind(
+    "__init_subclass__ with a keyword, a registry", "csv", lambda r: type(r[0]) is Csv and r[1] == 2
+)
 def job_init_subclass(key):
     return Plugin.plugins[key](), len(Plugin.plugins)
 
@@ -729,14 +739,14 @@ def job_callable(function):
     return function(4)
 
 
-class Tree:
+class Branch:
     def __init__(self, *children):
         self.children = children
         for child in children:
             child.parent = self
 
 
-@kind("objects that refer to each other", Tree(Tree(), Tree()), True)
+@kind("objects that refer to each other", Branch(Branch(), Branch()), True)
 def job_cycle(tree):
     return all(child.parent is tree for child in tree.children)
 

@@ -20,6 +20,7 @@ import sqlite3
 import string
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import types
@@ -142,9 +143,11 @@ def job_raises(x):
 @kind(
     "an exception group",
     None,
-    lambda r: type(r) is ExceptionGroup
-    and [*map(type, r.exceptions)] == [StatusError, Trouble]
-    and r.exceptions[0].status == 4,
+    lambda r: (
+        type(r) is ExceptionGroup
+        and [*map(type, r.exceptions)] == [StatusError, Trouble]
+        and r.exceptions[0].status == 4
+    ),
 )
 def job_exception_group(_):
     return ExceptionGroup("both", [StatusError(4, "no"), Trouble("text")])
@@ -294,7 +297,9 @@ class Zone(datetime.tzinfo):
         return "ours"
 
 
-@kind("a time zone of the script", Zone(), lambda r: r.tzname() == "ours" and type(r.tzinfo) is Zone)
+@kind(
+    "a time zone of the script", Zone(), lambda r: r.tzname() == "ours" and type(r.tzinfo) is Zone
+)
 def job_zone(zone):
     return datetime.datetime(2026, 1, 1, tzinfo=zone)
 
@@ -614,7 +619,7 @@ def job_struct(_):
 folder = tempfile.TemporaryDirectory()
 
 
-@kind("a temporary folder", 4, True, refused="folder")
+@kind("a temporary folder", 4, True)
 def job_folder(_):
     return len(folder.name) > 1
 
@@ -639,7 +644,7 @@ def job_asyncio_lock(_):
 ids = itertools.count(4)
 
 
-@kind("itertools.count", 4, True)
+@kind("itertools.count", 4, True, refused="ids" if sys.version_info >= (3, 14) else None)
 def job_count(_):
     return next(ids) >= 4
 
@@ -649,4 +654,4 @@ def job_frame(_):
     return frame is not None
 
 
-frame = __import__("sys")._getframe()
+frame = sys._getframe()
