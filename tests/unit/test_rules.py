@@ -31,6 +31,8 @@ LEVELS = [
         "_script",
         "_multiprocessing",
         "_reducers",
+        "_class_values",
+        "_tracked",
         "_environment",
     },
     {"_core"},

@@ -1,4 +1,4 @@
-"""Prints the table of `docs/compatibility.md`: python -m tests.examples.script_kinds [COLUMN ...]"""
+"""Prints the table of `docs/compatibility.md`: python -m tests.examples.script_kinds."""
 
 from __future__ import annotations
 

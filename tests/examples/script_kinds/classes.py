@@ -739,14 +739,14 @@ def job_callable(function):
     return function(4)
 
 
-class Tree:
+class Branch:
     def __init__(self, *children):
         self.children = children
         for child in children:
             child.parent = self
 
 
-@kind("objects that refer to each other", Tree(Tree(), Tree()), True)
+@kind("objects that refer to each other", Branch(Branch(), Branch()), True)
 def job_cycle(tree):
     return all(child.parent is tree for child in tree.children)
 

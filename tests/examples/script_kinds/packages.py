@@ -43,6 +43,16 @@ def job_msgspec_tagged(one):
     return TaggedChild(x=one.x, inner=one.inner)
 
 
+class Linked(msgspec.Struct):
+    x: "int"
+    next: "Linked | None" = None
+
+
+@kind("msgspec.Struct: types given as strings, decoded", 4, Linked(1, Linked(4)))
+def job_msgspec_linked(x):
+    return msgspec.json.decode(b'{"x": 1, "next": {"x": 4}}', type=Linked)
+
+
 @attrs.define
 class Defined:
     x: int = attrs.field(converter=int)

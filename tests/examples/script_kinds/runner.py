@@ -1,7 +1,11 @@
 import concurrent.futures
 import json
 import multiprocessing
+import os
+import signal
 import sys
+
+from .declare import KINDS, is_right
 
 TIMEOUT_S = 30
 
@@ -35,8 +39,11 @@ def attempt(executor, job, argument, expected):
 
 def discard(executor):
     """Have a broken pool end, or one whose worker hangs."""
-    for process in list((getattr(executor, "_processes", None) or {}).values()):
-        process.kill()
+    for pid in list(executor._processes or ()):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     executor.shutdown(wait=False)
 
 

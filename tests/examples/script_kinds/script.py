@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -37,7 +38,7 @@ def parts() -> list[str]:
 def write(path: Path, *, is_guarded: bool) -> Path:
     """Write the script."""
     pieces = [(HERE / f"{name}.py").read_text() for name in ["declare", *parts(), "runner"]]
-    text = "\n".join(pieces).replace("from .declare import kind\n", "")
+    text = re.sub(r"^from \.declare import .*\n", "", "\n".join(pieces), flags=re.MULTILINE)
     check_names(text)
     end = 'if __name__ == "__main__":\n    main()\n' if is_guarded else "main()\n"
     path.write_text(f"{text}\n\n{end}")
@@ -46,11 +47,16 @@ def write(path: Path, *, is_guarded: bool) -> Path:
 
 def check_names(text: str) -> None:
     """Raise if two parts define the same global name, so that one would change the other."""
-    defined = Counter(
-        node.name
-        for node in ast.parse(text).body
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-    )
+    defined: Counter[str] = Counter()
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            defined[node.name] += 1
+        elif not isinstance(node, (ast.For, ast.With, ast.AugAssign)):
+            defined.update(
+                part.id
+                for part in ast.walk(node)
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+            )
     again = [name for name, count in defined.items() if count > 1 and name not in ("_", "halved")]
     if again:
         raise ValueError(f"defined twice: {again}")

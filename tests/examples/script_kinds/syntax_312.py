@@ -28,12 +28,12 @@ def job_constrained(cell):
     return parameter.__constraints__, NumberCell.__orig_bases__[0] == Cell[parameter]
 
 
-class Ordered[T: "Ordered"]:
+class Sorted[T: "Sorted"]:
     def smaller(self, other: T) -> T:
         return other
 
 
-@kind("class A[T: A]", Ordered(), lambda r: r == "Ordered")
+@kind("class A[T: A]", Sorted(), lambda r: r == "Sorted")
 def job_self_bound(one):
     return type(one).__type_params__[0].__bound__
 
@@ -58,7 +58,7 @@ def job_generic_function(items):
 
 
 type Pairs = dict[str, Cell[int]]
-type Json = dict[str, Json] | list[Json] | str
+type Nested = dict[str, Nested] | list[Nested] | str
 type Tree[T] = T | list[Tree[T]]
 type Bounded[T: int, *Ts, **P] = tuple[T, *Ts]
 
@@ -69,9 +69,9 @@ def job_alias(alias):
     return Pairs, Pairs.__value__
 
 
-@kind("type X = ..., recursive", None, lambda r: r[0] is Json and r[1] == Json.__value__)
+@kind("type X = ..., recursive", None, lambda r: r[0] is Nested and r[1] == Nested.__value__)
 def job_recursive_alias(_):
-    return Json, Json.__value__
+    return Nested, Nested.__value__
 
 
 @kind("type X[T] = ..., recursive", None, lambda r: r[0] is Tree and r[1])
@@ -90,7 +90,7 @@ class Marked(typing.NamedTuple):
     x: "Cell[int]"
 
 
-class Linked[T](typing.TypedDict):
+class LinkedItem[T](typing.TypedDict):
     item: T
 
 
@@ -98,9 +98,9 @@ class Holder[T](typing.Protocol):
     item: T
 
 
-@kind("generic TypedDict and Protocol", Linked(item=4), ({"item": 5}, "T"))
+@kind("generic TypedDict and Protocol", LinkedItem(item=4), ({"item": 5}, "T"))
 def job_generic_protocol(linked):
-    return Linked(item=linked["item"] + 1), Holder.__type_params__[0].__name__
+    return LinkedItem(item=linked["item"] + 1), Holder.__type_params__[0].__name__
 
 
 class Variadic[*Ts, **P]:

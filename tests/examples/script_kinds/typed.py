@@ -103,6 +103,22 @@ def job_flag(permission):
     return permission, permission & ~Permission.READ, len(permission)
 
 
+class Lock(enum.Flag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+    def is_open(self):
+        return self & BOTH_LOCKS is BOTH_LOCKS
+
+
+BOTH_LOCKS = Lock.READ | Lock.WRITE
+
+
+@kind("Flag: a combination that its own methods use", Lock.READ | Lock.WRITE, (True, True))
+def job_flag_combination(lock):
+    return lock.is_open(), lock is BOTH_LOCKS
+
+
 class Bits(enum.IntFlag, boundary=enum.KEEP):
     ONE = 1
     FOUR = 4

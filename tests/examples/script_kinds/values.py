@@ -20,6 +20,7 @@ import sqlite3
 import string
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import types
@@ -618,7 +619,7 @@ def job_struct(_):
 folder = tempfile.TemporaryDirectory()
 
 
-@kind("a temporary folder", 4, True, refused="folder")
+@kind("a temporary folder", 4, True)
 def job_folder(_):
     return len(folder.name) > 1
 
@@ -643,7 +644,7 @@ def job_asyncio_lock(_):
 ids = itertools.count(4)
 
 
-@kind("itertools.count", 4, True)
+@kind("itertools.count", 4, True, refused="ids" if sys.version_info >= (3, 14) else None)
 def job_count(_):
     return next(ids) >= 4
 
@@ -653,4 +654,4 @@ def job_frame(_):
     return frame is not None
 
 
-frame = __import__("sys")._getframe()
+frame = sys._getframe()
