@@ -36,8 +36,8 @@ import threading
 from types import CodeType, FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from . import _pickling as pickle
 from . import _multiprocessing, _script
+from . import _pickling as pickle
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import LocalQueueSent, SerializationError
 
