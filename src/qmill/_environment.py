@@ -173,7 +173,10 @@ class Watch:
         for code, before in self._codes:
             if not _are_same(before, _members(code())):
                 return False
-        return all(content.is_unchanged(pack) for content in self._contents)
+        for content in self._contents:
+            if not content.is_unchanged(pack):
+                return False
+        return True
 
     def include(self, other: Watch) -> None:
         """Watch what another one does."""
@@ -230,10 +233,12 @@ def _refers_to(before: Any, value: Any) -> bool:
 
 
 def _are_same(before: tuple[Any, ...], members: list[Any]) -> bool:
-    return len(before) == len(members) and all(
-        value is part or _refers_to(part, value)
-        for part, value in zip(before, members, strict=True)
-    )
+    if len(before) != len(members):
+        return False
+    for part, value in zip(before, members, strict=True):
+        if value is not part and not _refers_to(part, value):
+            return False
+    return True
 
 
 def _content_of(cell: CellType) -> Any:
@@ -476,10 +481,19 @@ class Globals:
             objects = [_to_send(slot) for slot in inherited]
             self._place(inherited, self._numbered(Values(0, None, objects)))
         for group in self._groups([slot for slot in slots if not slot.is_inherited]):
-            objects = [_to_send(slot) for slot in group]
-            data = _pack_values(objects, self._exports, touched, sent)
+            data = self._pack_group(group, sent, touched)
             self._place(group, self._numbered(Values(0, data)))
             sent.update((id(slot.value), slot.where) for slot in group if slot.can_be_referred_to)
+
+    def _pack_group(
+        self, slots: list[_Slot], sent: dict[int, Any], touched: list[Any]
+    ) -> bytes | bytearray:
+        try:
+            return _pack_values([_to_send(slot) for slot in slots], self._exports, touched, sent)
+        except SerializationError as error:
+            for slot in slots if len(slots) > 1 else []:
+                self._pack_group([slot], sent, [])  # so that the error names the one
+            raise _refusal(slots[0], error) from error
 
     def _groups(self, slots: list[_Slot]) -> Iterable[list[_Slot]]:
         """Say which values to pack together, and in which order.
@@ -500,7 +514,7 @@ class Globals:
         """Remember what was found out about a name."""
         self._slots[id(slot.names), slot.name] = slot
 
-    def judge(self, slot: _Slot, path: str) -> bool:
+    def judge(self, slot: _Slot) -> bool:
         """Look at the value of a new slot; returns whether it is to be sent.
 
         Raises:
@@ -522,7 +536,7 @@ class Globals:
             if script is not None and _is_imported(script, slot.name):
                 return False
             if not self._inherit:
-                raise _refusal(slot, path, error, script) from error
+                raise _refusal(slot, error) from error
             slot.is_inherited = True
         else:
             slot.content = content
@@ -574,6 +588,7 @@ class _Slot:
         label: What workers call it.
         name: The name.
         value: The object.
+        path: How a function leads there, for messages.
         state: Its state, if it is a function, a class or their like.
         module: The importable module that has the object under this name, too.
         content: What the object packed to, if it may change.
@@ -590,6 +605,7 @@ class _Slot:
         "module",
         "name",
         "names",
+        "path",
         "place",
         "state",
         "touched",
@@ -614,11 +630,12 @@ class _Slot:
         """Whether other values may refer to this one, where workers have it."""
         return self.content is not None and not isinstance(self.names, type)
 
-    def __init__(self, names: Any, name: str, value: Any) -> None:
+    def __init__(self, names: Any, name: str, value: Any, path: str) -> None:
         self.names = names
         self.label = serialize.label_of(names)
         self.name = name
         self.value = value
+        self.path = path
         self.state: _State | None = None
         self.module: str | None = None
         self.content: _Content | None = None
@@ -704,8 +721,8 @@ class _Search:
         owner = self._owner
         slot = owner.slot_of(names, name, value)
         if slot is None:
-            slot = _Slot(names, name, value)
-            if owner.judge(slot, path):
+            slot = _Slot(names, name, value, path)
+            if owner.judge(slot):
                 self._new.append(slot)
             else:
                 owner.keep(slot)
@@ -752,18 +769,29 @@ def _get_of_module(module: str, name: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _refusal(
-    slot: _Slot, path: str, error: SerializationError, script: _script.Script | None
-) -> SerializationError:
+def _refusal(slot: _Slot, error: SerializationError) -> SerializationError:
+    """Say what leads to a value that cannot be sent, and what to do."""
+    if isinstance(error, _Refusal):
+        return error
     why = str(error).partition(". Leave it out")[0]
     remedies = ["define it in a module that the function imports", "make it in an initializer"]
-    if script is None and hasattr(sys.modules.get("__main__"), "__file__"):
+    if _script.importable() is None and hasattr(sys.modules.get("__main__"), "__file__"):
         remedies.insert(1, 'give the script an `if __name__ == "__main__":` below it')
-    return SerializationError(
-        f"{path}: the job needs the global {slot.name!r}, a {type(slot.value).__module__}."
-        f"{type(slot.value).__qualname__} ({describe(slot.value)}), which cannot be sent to a "
-        f"worker: {why}. {', '.join(remedies).capitalize()}, or use start_method='fork'"
+    kind = "attribute" if isinstance(slot.names, type) else "global"
+    value = slot.value
+    return _Refusal(
+        f"{slot.path}: the job needs the {kind} {slot.name!r}, a {type(value).__module__}."
+        f"{type(value).__qualname__} ({describe(value)}), which cannot be sent to a worker: {why}. "
+        f"{', '.join(remedies).capitalize()}, or use start_method='fork'"
     )
+
+
+class _Refusal(SerializationError):
+    """A SerializationError that names the global already."""
+
+
+_Refusal.__name__ = _Refusal.__qualname__ = "SerializationError"
+_Refusal.__module__ = SerializationError.__module__
 
 
 # -- functions in messages ---------------------------------------------------------------------
