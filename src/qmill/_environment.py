@@ -173,10 +173,7 @@ class Watch:
         for code, before in self._codes:
             if not _are_same(before, _members(code())):
                 return False
-        for content in self._contents:
-            if not content.is_unchanged(pack):
-                return False
-        return True
+        return all(content.is_unchanged(pack) for content in self._contents)
 
     def include(self, other: Watch) -> None:
         """Watch what another one does."""
