@@ -711,7 +711,7 @@ class DaskEngine(Engine):
             code = int(what != DONE)
         self._reports.append(Report(what, job, result, *moments, code, value.worker))
         if job._subject is not None and value.what in (DONE, FAILED):
-            job._subject.measure(value.taken_s, job.num_calls)
+            job._subject.pace.measure(value.taken_s, job.num_calls)
 
     def _take_no_answer(self, node: _Node, job: Job, value: Any) -> None:
         """Dask has not run a task, or could not say what became of it."""
