@@ -263,11 +263,26 @@ def _reduce_type_parameter(parameter: Any) -> Any:
         for keyword in ("bound", "covariant", "contravariant")
         if (value := getattr(parameter, f"__{keyword}__", None))
     }
-    if hasattr(parameter, "has_default") and parameter.has_default():
+    if _has_default(parameter):
         settings["default"] = parameter.__default__
     constraints = getattr(parameter, "__constraints__", ())
     args = type(parameter), parameter.__name__, constraints, settings, parameter.__module__
-    return tracked(parameter, _make_type_parameter, args)
+    return tracked(parameter, _make_type_parameter, args, _added_to(parameter), _set_attributes)
+
+
+def _has_default(parameter: Any) -> bool:
+    return sys.version_info >= (3, 13) and parameter.has_default()
+
+
+def _added_to(parameter: Any) -> dict[str, Any]:
+    """Return what typing_extensions adds to the type parameters of Python 3.12."""
+    names = ("__default__", "has_default") if sys.version_info < (3, 13) else ()
+    return {name: getattr(parameter, name) for name in names if hasattr(parameter, name)}
+
+
+def _set_attributes(parameter: Any, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        setattr(parameter, name, value)
 
 
 def _make_type_parameter(
@@ -284,7 +299,8 @@ def _reduce_declared_parameter(parameter: Any) -> Any:
     values: dict[str, Any] = {}
     declaration = _declare(parameter, "_qmill", values)
     args = declaration, parameter.__module__, names
-    return tracked(parameter, _make_declared_parameter, args, (names, values), _fill_names)
+    state = names, values, _added_to(parameter)
+    return tracked(parameter, _make_declared_parameter, args, state, _fill_declared)
 
 
 def _make_declared_parameter(declaration: str, module: str, names: dict[str, Any]) -> Any:
@@ -302,9 +318,12 @@ def _run_type_statement(declared: str, module: str, names: dict[str, Any]) -> An
     return alias
 
 
-def _fill_names(_: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    names, values = state
+def _fill_declared(
+    declared: Any, state: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+) -> None:
+    names, values, attributes = state
     names.update(values)
+    _set_attributes(declared, attributes)
 
 
 def _reduce_args(obj: Any) -> Any:
@@ -334,7 +353,7 @@ def _reduce_type_alias(alias: Any) -> Any:
     source = f"[{', '.join(declarations)}]" if declarations else ""
     keys = [tracker_id(parameter) for parameter in alias.__type_params__]
     args = alias.__name__, alias.__module__, source, keys, names
-    return tracked(alias, _make_type_alias, args, (names, values), _fill_names)
+    return tracked(alias, _make_type_alias, args, (names, values, {}), _fill_declared)
 
 
 def _declare(parameter: Any, prefix: str, values: dict[str, Any]) -> str:
@@ -348,7 +367,7 @@ def _declare(parameter: Any, prefix: str, values: dict[str, Any]) -> str:
     elif not stars and parameter.__bound__ is not None:
         values[f"{prefix}_bound"] = parameter.__bound__
         declaration += f": {prefix}_bound"
-    if hasattr(parameter, "has_default") and parameter.has_default():
+    if _has_default(parameter):
         values[f"{prefix}_default"] = parameter.__default__
         declaration += f" = {prefix}_default"
     return declaration
@@ -486,11 +505,6 @@ _BY_TYPE: dict[type, Callable[[Any], Any]] = {
     functools._lru_cache_wrapper: _reduce_lru_cache,
     functools.singledispatchmethod: _reduce_dispatching_method,
     type(functools.cmp_to_key(max)): _reduce_key_function,
-    typing.TypeVar: _reduce_type_parameter,
-    typing.ParamSpec: _reduce_type_parameter,
-    typing.TypeVarTuple: _reduce_type_parameter,
-    typing.ParamSpecArgs: _reduce_args,
-    typing.ParamSpecKwargs: _reduce_kwargs,
     typing._GenericAlias: _reduce_generic_alias,  # type: ignore[attr-defined]
     ContextVar: _reduce_context_variable,
     io.TextIOWrapper: _reduce_file,
@@ -500,8 +514,15 @@ if sys.version_info < (3, 12):
     _BY_TYPE[functools.cached_property] = _reduce_cached_property
 if sys.version_info >= (3, 14):  # with the namespaces in which it may be evaluated
     _BY_TYPE[typing.ForwardRef] = lambda ref: (typing.ForwardRef, (ref.__forward_arg__,))
-if sys.version_info >= (3, 12):
-    _BY_TYPE[typing.TypeAliasType] = _reduce_type_alias
+if sys.version_info >= (3, 12):  # where these are made in C
+    _BY_TYPE |= {
+        typing.TypeVar: _reduce_type_parameter,
+        typing.ParamSpec: _reduce_type_parameter,
+        typing.TypeVarTuple: _reduce_type_parameter,
+        typing.ParamSpecArgs: _reduce_args,
+        typing.ParamSpecKwargs: _reduce_kwargs,
+        typing.TypeAliasType: _reduce_type_alias,
+    }
 
 _BY_BASE: dict[type, Callable[[Any], Any]] = {
     enum.Enum: reduce_member,

@@ -597,6 +597,14 @@ def test_type_variables_are_one_in_each_process(elsewhere):
     )
 
 
+def test_a_type_variable_with_a_default(elsewhere):
+    extensions = pytest.importorskip("typing_extensions")
+    variable = extensions.TypeVar("T", default=int, infer_variance=True)
+    assert elsewhere.back(variable) is variable
+    there = "one = objects[0]; answer = one.__name__, one.has_default(), one.__default__"
+    assert elsewhere.run(there, variable) == ("T", True, int)
+
+
 def test_parameters_of_a_parameter_specification(elsewhere):
     P = typing.ParamSpec("P")
 
@@ -659,6 +667,18 @@ def test_type_parameters_in_their_own_syntax(elsewhere):
     assert elsewhere.back(node.__type_params__[0]) is node.__type_params__[0]
     there = "cls = objects[0](); answer = cls.__annotations__['item'] is cls.__type_params__[0]"
     assert elsewhere.run(there, names["make"])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="the syntax is of Python 3.13")
+def test_type_parameters_with_defaults_in_their_own_syntax(elsewhere):
+    names = script("""
+        class First[T: object = int, **P = [int]]: pass
+        class Second[*Ts = *tuple[int, str]]: pass
+    """)
+    there = "answer = [one.__default__ for one in objects[0].__type_params__]"
+    for cls in (names["First"], names["Second"]):
+        expected = [one.__default__ for one in cls.__type_params__]
+        assert elsewhere.run(there, cls) == expected
 
 
 # -- exceptions -----------------------------------------------------------------------------------
