@@ -478,29 +478,59 @@ class Globals:
             objects = [_to_send(slot) for slot in inherited]
             self._place(inherited, self._numbered(Values(0, None, objects)))
         for group in self._groups([slot for slot in slots if not slot.is_inherited]):
-            data = self._pack_group(group, sent, touched)
+            # To look for what was sent would take long in a large one.
+            is_large = group[0].is_large
+            data = self._pack_group(group, {} if is_large else sent, touched)
+            if not group:
+                continue
             self._place(group, self._numbered(Values(0, data)))
             sent.update((id(slot.value), slot.where) for slot in group if slot.can_be_referred_to)
 
     def _pack_group(
         self, slots: list[_Slot], sent: dict[int, Any], touched: list[Any]
     ) -> bytes | bytearray:
+        """Pack values together; those are taken out that cannot be sent and need not be."""
         try:
             return _pack_values([_to_send(slot) for slot in slots], self._exports, touched, sent)
         except SerializationError as error:
-            for slot in slots if len(slots) > 1 else []:
-                self._pack_group([slot], sent, [])  # so that the error names the one
-            raise _refusal(slots[0], error) from error
+            refused = [slot for slot in slots if not self._can_pack(slot, sent)]
+            for slot in refused or slots:
+                if not self._comes_otherwise(slot):
+                    raise _refusal(slot, error) from error
+                slots.remove(slot)
+                self.keep(slot)
+            return self._pack_group(slots, sent, touched)
+
+    def _can_pack(self, slot: _Slot, sent: dict[int, Any]) -> bool:
+        try:
+            _pack_values([_to_send(slot)], self._exports, [], sent)
+        except SerializationError:
+            return False
+        return True
+
+    def _comes_otherwise(self, slot: _Slot) -> bool:
+        """Whether workers have a value that does for one that cannot be sent."""
+        script = self._script_of(slot)
+        return script is not None and _is_imported(script, slot.name)
+
+    def _script_of(self, slot: _Slot) -> _script.Script | None:
+        """Return the script whose import binds a name in workers."""
+        return _script.importable() if self.by_name and slot.label == "__main__" else None
 
     def _groups(self, slots: list[_Slot]) -> Iterable[list[_Slot]]:
         """Say which values to pack together, and in which order.
 
         A worker that has values of its own may keep one and take another, so there each goes by
         itself, and refers to those before it: an object that is part of another packs into less.
+        Functions go together, since they may share variables.
         """
-        if not self.by_name and not self._inherit:
-            return [slots] if slots else []
-        return [[slot] for slot in sorted(slots, key=_Slot.size)]
+        if self._inherit or (self.by_name and _script.importable() is not None):
+            code = [slot for slot in slots if slot.state is not None]
+            others = sorted((slot for slot in slots if slot.state is None), key=_Slot.size)
+            return [group for group in (code, *([slot] for slot in others)) if group]
+        small = [slot for slot in slots if not slot.is_large]
+        large = [[slot] for slot in slots if slot.is_large]
+        return [small, *large] if small else large
 
     def _place(self, slots: list[_Slot], values: Values) -> None:
         for place, slot in enumerate(slots):
@@ -524,13 +554,13 @@ class Globals:
         if (module := _script.module_with(slot.name, value)) is not None:
             slot.module = module
             return True
-        script = _script.importable() if self.by_name and slot.label == "__main__" else None
+        script = self._script_of(slot)
         what = f"the global {slot.name!r}, a {type(value).__name__},"
         try:
             data = serialize.dump_limited(value, self._exports, slot.touched, CONTENT_BYTES)
             content = _Content(value, data, what)
         except SerializationError as error:
-            if script is not None and _is_imported(script, slot.name):
+            if self._comes_otherwise(slot):
                 return False
             if not self._inherit:
                 raise _refusal(slot, error) from error
@@ -612,9 +642,14 @@ class _Slot:
 
     def size(self) -> int:
         """Return how much the value packs into, at least."""
-        if self.content is None:
-            return 0
-        return CONTENT_BYTES + 1 if self.content.data is None else len(self.content.data)
+        if self.content is None or self.content.data is None:
+            return (CONTENT_BYTES + 1) * self.is_large
+        return len(self.content.data)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the value packs into more than is looked at."""
+        return self.content is not None and self.content.data is None
 
     @property
     def where(self) -> tuple[int, int]:
@@ -681,7 +716,7 @@ class _Search:
             self._take_names(obj, path)
         elif isinstance(obj, (FunctionType, type)) and not is_ours(obj):
             return
-        for part in parts_of(obj):
+        for part in (*parts_of(obj), *serialize.parts_of(obj)):
             self._follow(part, path)
         if isinstance(obj, type):
             for name in self._owner.changed_attributes(obj):
@@ -829,7 +864,7 @@ def _pack_values(
     touched: list[Any],
     sent: dict[int, Any],
 ) -> bytes | bytearray:
-    parts = serialize.dump_parts(values, exports, touched, sent)
+    parts = serialize.dump_parts(values, exports, touched, sent, is_environment=True)
     return bytes(parts[0]) if len(parts) == 1 else bytearray().join(parts)
 
 

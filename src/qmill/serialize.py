@@ -34,7 +34,7 @@ import struct
 import sys
 import threading
 from types import CodeType, FunctionType
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from . import _multiprocessing, _script
 from . import _pickling as pickle
@@ -190,6 +190,8 @@ def dump_parts(
     exports: Exports | InlineExports | None = None,
     touched: list[Any] | None = None,
     sent: dict[int, Any] | None = None,
+    *,
+    is_environment: bool = False,
 ) -> list[bytes | memoryview]:
     """Pack an object without copying its large buffers.
 
@@ -198,6 +200,7 @@ def dump_parts(
         exports: As for `dumps`.
         touched: As for `dumps`.
         sent: Objects that the reader has, by their `id`: how it finds them (`Imports.value_of`).
+        is_environment: Whether these are values of global names, whose identity may matter.
 
     Returns:
         What `dumps` returns, in pieces that are to follow one another; they are the object's own
@@ -210,7 +213,7 @@ def dump_parts(
     keep = _collector(buffers)
     flags = 0
     data = b"__main__"  # refused: the careful way may do it
-    if not sent:
+    if not is_environment:
         try:
             data = pickle.dumps(obj, 5, buffer_callback=keep)
         except SerializationError:
@@ -322,12 +325,15 @@ def _pack(
     touched: list[Any] | None,
     sent: dict[int, Any] | None,
     apart: bool,
+    whole: Any = None,
 ) -> bytes:
     file = io.BytesIO()
     plain, looking_up = _careful_picklers()
     pickler = (looking_up if sent else plain)(file, exports, keep, touched, apart)
     if sent:
         pickler.sent = sent
+    if whole is not None:
+        pickler.whole = whole
     pickler.dump(obj)
     return file.getvalue()
 
@@ -346,7 +352,13 @@ def _careful_picklers() -> Any:
         from . import _reducers
 
         class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
-            """Packs what is not importable as references to definitions, or by value."""
+            """Packs what is not importable as references to definitions, or by value.
+
+            Attributes:
+                whole: The definition that is packed, by value.
+            """
+
+            whole: Any = None
 
             dispatch_table = _multiprocessing.dispatch_table(cloudpickle.Pickler.dispatch_table)
 
@@ -370,10 +382,11 @@ def _careful_picklers() -> Any:
                     return _reduce_code_object(obj)
                 if _multiprocessing.reducer_of(type(obj)) is not None:
                     return NotImplemented  # it is in the dispatch table
-                if main_name(obj) is None:
-                    return _reducers.reduce(obj)
-                if self._exports is not None:
-                    return _defined, self._exports.add(obj)
+                if obj is not self.whole and main_name(obj) is not None:
+                    exports = self._exports or InlineExports(Names.NEVER, apart=self._apart)
+                    if self._touched is not None and _script.is_main(type(obj).__module__):
+                        self._touched.append(type(obj))
+                    return _defined, exports.add(obj)
                 return _reducers.reduce(obj)
 
             def _reduce_code(self, obj: Any) -> Any:
@@ -584,10 +597,10 @@ def _is_definition(obj: Any) -> bool:
 def main_name(obj: Any) -> str | None:
     """Return the name of `__main__` that an object pickles as; None if it does not."""
     cls: Any = type(obj)
+    if cls in copyreg.dispatch_table:
+        return None
     if cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__:
-        return None
-    if cls in careful_pickler().dispatch_table:
-        return None
+        return _name_of_sentinel(obj)
     try:
         name = obj.__reduce_ex__(5)
     except Exception:  # the pickler will say so
@@ -600,14 +613,29 @@ def main_name(obj: Any) -> str | None:
     return name if _script.is_main(module) else None
 
 
+def _name_of_sentinel(obj: Any) -> str | None:
+    """Return the global name of an object that is nothing but itself: its identity may be asked."""
+    cls: Any = type(obj)
+    if cls is not object:
+        if not _script.is_main(cls.__module__) or cls.__basicsize__ > _Plain.__basicsize__:
+            return None
+        if getattr(obj, "__dict__", None) or cls.__getstate__ is not object.__getstate__:
+            return None
+    for names in _script.namespaces():
+        for name, value in names.items():
+            if value is obj:
+                return name
+    return None
+
+
 def goes_by_name(obj: Any) -> bool:
     """Whether a process that imports this program's script has this object, as it is here."""
     script = _script.importable()
     if script is None:
         return False
     if not isinstance(obj, (type, FunctionType)):
-        name = main_name(obj)
-        return name is not None and script.has(name) and _look_up(name) is obj
+        own = main_name(obj)
+        return own is not None and script.has(own) and _look_up(own) is obj
     name = obj.__qualname__
     return script.has(name) and _find_in_mains(name) is obj
 
@@ -691,11 +719,25 @@ def has_key(obj: Any) -> bool:
 
 
 def _by_value(obj: Any, apart: bool) -> bytes:
+    touched: list[Any] = []
     try:
-        return _pack(obj, None, None, None, None, apart)
+        packed = _pack(obj, None, None, touched, None, apart, whole=obj)
     except BaseException as error:
         let_interrupt_through(error)
         raise explain(obj, error) from error
+    if apart and isinstance(obj, (type, FunctionType)):
+        _parts[obj] = [ref(part) for part in touched if part is not obj]
+    return packed
+
+
+_parts: WeakKeyDictionary[Any, list[ref[Any]]] = WeakKeyDictionary()
+
+
+def parts_of(obj: Any) -> list[Any]:
+    """List the functions and classes that a definition has brought along without their globals."""
+    if not has_key(obj):
+        return []
+    return [part for each in _parts.get(obj, ()) if (part := each()) is not None]
 
 
 def _resolve(definition: Definition, imports: Imports | None, packed: bytes | None) -> Any:
@@ -1011,9 +1053,11 @@ def _settle_globals(function: FunctionType, reduced: Any, apart: bool) -> Any:
     if make is not cloudpickle._make_function:
         return reduced
     module = uses_globals_of(function)
+    attributes, slots = rest[0]
+    if slots["__module__"] in _script.MAINS:  # where it is imported it has the other name
+        slots["__module__"] = args[1]["__name__"] = "__main__"
     if module is None and not apart:
         return reduced
-    attributes, slots = rest[0]
     rest[0] = attributes, {**slots, "__globals__": {}}
     if module is not None:
         return _make_function_of, (args[0], module, args[4]), *rest

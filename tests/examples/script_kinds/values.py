@@ -538,7 +538,7 @@ def job_binary(_):
 connection = socket.socket()
 
 
-@kind("a socket", 4, True, refused="connection")
+@kind("a socket", 4, True)
 def job_socket(_):
     return connection.fileno() > 0
 
