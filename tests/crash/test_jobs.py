@@ -276,7 +276,7 @@ def test_a_job_that_fills_stdout(start_program):
     program = start_program(
         """
 with qmill.JobQueue(1) as jobs:
-    jobs.submit(functions.say, "x" * (1 << 20)).result()
+    jobs.submit(functions.say, "x" * (1 << 20) + "\\n").result()
     os.write(1, b"done")
 """
     )
