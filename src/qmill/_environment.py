@@ -923,6 +923,8 @@ def loads_in_process(packed: bytes | bytearray | memoryview, names: Any) -> Any:
 class _Sent:
     """Finds what has come with an object; its definitions are inside it."""
 
+    by_value_first = True
+
     def __init__(self, thing: Callable[[int], Any]) -> None:
         self._thing = thing
 

@@ -47,7 +47,11 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Imports(Protocol):
-        """Where a reader finds definitions."""
+        """Where a reader finds definitions.
+
+        With an attribute `by_value_first` that is true, a definition goes before an object of this
+        process that has its name.
+        """
 
         def fetch(self, key: bytes) -> bytes:
             """Return a packed definition, or raise KeyError."""
@@ -565,8 +569,6 @@ _known: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
 _objects: dict[int, tuple[Any, Definition]] = {}
 _known_objects: dict[bytes, Any] = {}
 
-_is_forked = False  # whether this is a job worker with its parent's `__main__`, as of the fork
-
 
 def _defined(key: bytes, name: str, is_class: bool | None, packed: bytes | None = None) -> Any:
     """Stand in a pickle for a definition; the unpickler has its own method in its place."""
@@ -746,18 +748,19 @@ def _resolve(definition: Definition, imports: Imports | None, packed: bytes | No
     found = _known_objects.get(key) if is_class is None else _known.get(key)
     if found is not None:
         return found
-    found = None if _is_forked else _find_by_name(name, is_class)
+    # A sender whose reader has the script sends what the script does not have under that name.
+    by_value_first = packed is not None or getattr(imports, "by_value_first", False)
+    found = None if by_value_first else _find_by_name(name, is_class)
     if found is None:
-        if packed is None:
-            packed = _fetch(key, imports)
-        if packed is None:
-            found = _find_by_name(name, is_class) if _is_forked else None
-            if found is None:
-                raise SerializationError(f"__main__.{name} is not defined in this process")
-        else:
+        packed = packed or _fetch(key, imports)
+        if packed is not None:
             found = _unpickle(packed)
             if imports is not None:
                 imports.keep(key, found)
+        elif by_value_first:
+            found = _find_by_name(name, is_class)
+    if found is None:
+        raise SerializationError(f"__main__.{name} is not defined in this process")
     _remember(definition, found)
     return found
 
@@ -884,13 +887,12 @@ def share_globals(*, is_forked: bool) -> None:
     Args:
         is_forked: Whether this process has its parent's `__main__`.
     """
-    global _globals, _find_cloudpickle, _is_forked
+    global _globals, _find_cloudpickle
     if _find_cloudpickle is None:
         import re  # here: a queue does without
 
         _find_cloudpickle = re.compile(rb"cloudpickle\.cloudpickle").search
     _globals = {}
-    _is_forked = is_forked
     if is_forked:
         _from_sender["__main__"] = dict(vars(sys.modules["__main__"]))
 

@@ -253,6 +253,8 @@ class _Touched(NamedTuple):
 class Definitions:
     """What workers have defined: where `serialize` finds the classes that results refer to."""
 
+    by_value_first = True
+
     def __init__(self) -> None:
         self.packed: dict[bytes, bytes] = {}
         self._built: dict[bytes, Any] = {}

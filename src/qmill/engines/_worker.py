@@ -82,6 +82,8 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
 class _Worker:
     """The state of a worker process."""
 
+    by_value_first = True  # of what `serialize` wants to know
+
     def __init__(self, channel: socket.socket) -> None:
         if hasattr(os, "setpgid"):
             os.setpgid(0, 0)  # what jobs start can be killed with them; Ctrl-C is for the parent
