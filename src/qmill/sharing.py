@@ -56,12 +56,13 @@ def shared(value: Any) -> Shared:
 class Shared:
     """A handle of a value that jobs share; `shared` makes it."""
 
-    __slots__ = ("__weakref__", "_file", "_value", "key")
+    __slots__ = ("__weakref__", "_files", "_value", "key")
 
     def __init__(self, key: int, value: Any = _NOTHING, file: int | None = None) -> None:
         self.key = key
         self._value = value
-        self._file = file
+        # By whether it is for another machine; here, what was packed elsewhere is for both.
+        self._files = {} if file is None else dict.fromkeys((False, True), file)
 
     @property
     def value(self) -> Any:
@@ -90,32 +91,36 @@ class Shared:
         shares.add(self)
         return _find, (self.key,)
 
-    def fileno(self) -> int:
+    def fileno(self, is_remote: bool = False) -> int:
         """Return the descriptor of the file that has the packed value; it stays this handle's.
+
+        Args:
+            is_remote: Whether it is for another machine, where no script can be imported.
 
         Raises:
             SerializationError: The value cannot be packed.
             OSError: There is no memory or no descriptor for it.
         """
         with _lock:
-            if self._file is None:
+            if is_remote not in self._files:
                 before = serialize.destination.shares
                 serialize.destination.shares = None  # a handle inside would not be told to others
+                names = serialize.Names.NEVER if is_remote else serialize.Names.INSTEAD
                 try:
-                    parts = serialize.dump_parts(self._value, serialize.InlineExports())
+                    parts = serialize.dump_parts(self._value, serialize.InlineExports(names))
                 finally:
                     serialize.destination.shares = before
-                self._file = wire.write_file(parts)
-            return self._file
+                self._files[is_remote] = wire.write_file(parts)
+            return self._files[is_remote]
 
-    def packed(self) -> memoryview:
+    def packed(self, is_remote: bool = False) -> memoryview:
         """Return the packed value: the memory of the file, which cannot be written."""
-        file = self.fileno()
+        file = self.fileno(is_remote)
         return memoryview(mmap.mmap(file, os.fstat(file).st_size, access=mmap.ACCESS_READ))
 
     def __del__(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
+        files, self._files = self._files, {}
+        for file in set(files.values()):
             os.close(file)
 
 
@@ -148,7 +153,7 @@ class Shares:
     def add(self, handle: Shared) -> None:
         """Know a handle from now on, and see to it that its value is packed."""
         if handle.key not in self._handles:
-            handle.fileno()
+            handle.fileno(self._is_remote)
             self._handles[handle.key] = handle
             self.num_added += 1
 

@@ -381,7 +381,8 @@ class DaskEngine(Engine):
             node.num_definitions = len(pending)
             node.num_shares = self._shares.num_added
             shares = {
-                s.key: pickle.PickleBuffer(s.packed()) for s in self._shares.new_for(node.shares)
+                s.key: pickle.PickleBuffer(s.packed(is_remote=True))
+                for s in self._shares.new_for(node.shares)
             }
         large = {sent.token: packet} if _size(packet) > INLINE_BYTES else {}
         gone_functions = self._functions.gone_of(node.functions)

@@ -53,7 +53,6 @@ LEFT_OUT = {
     "test_exit_during_result_unpickle_in_result_handler": NEVER_BROKEN,
     "test_cancel_futures": NONE_BEGUN,
     "test_cancel_futures_wait_false": NONE_BEGUN,
-    "test_ressources_gced_in_workers": "workers do not have the authkey of a manager",
 }
 
 
