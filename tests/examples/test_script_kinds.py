@@ -28,7 +28,7 @@ def test_all_kinds_were_tried(outcomes):
     assert len(outcomes) >= 180
 
 
-def test_what_can_go_gives_the_right_result(outcomes):
+def test_pains_27_what_can_go_gives_the_right_result(outcomes):
     wrong = {
         name: outcome.wrong
         for name, outcome in outcomes.items()
