@@ -169,13 +169,13 @@ def _read_nothing() -> None:
 def _work(work: str, channel: socket.socket, get_job: Callable[[], Any]) -> int:
     from importlib import import_module
 
-    global _channel
     module, _, function = work.partition(":")
-    _channel = channel  # it is left open: what is logged from now on may go there
+    _held.append(channel)
     return int(getattr(import_module(module), function)(channel, get_job))
 
 
-_channel: socket.socket | None = None
+_held: list[socket.socket] = []
+"""The channel, which is open to the end: what is logged until then may go there."""
 
 
 def _forget_parents_exit() -> None:

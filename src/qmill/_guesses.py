@@ -139,10 +139,11 @@ def check_function(argument: str, function: Any) -> None:
     Raises:
         TypeError: It cannot be called; or its result is a coroutine, which nobody would await.
     """
-    if type(function) is FunctionType:
+    kind = type(function)
+    if kind is FunctionType:
         if function.__code__.co_flags & _ASYNCHRONOUS:
             raise TypeError(_explain_coroutine(argument, function))
-    elif type(function) is BuiltinFunctionType:
+    elif kind is BuiltinFunctionType:
         return
     elif not callable(function):
         raise TypeError(

@@ -114,7 +114,7 @@ class Engine(ABC):
 
     def has_large_arguments(self, job: Job) -> bool:
         """Tell whether the arguments of a job that was prepared take more than `KEPT_BYTES`."""
-        return kept.takes_much(job.args, job.kwargs)
+        return kept.are_large(job.args or (), job.kwargs)
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
         """Return the seconds that calls of a function take here, if that has been measured."""

@@ -24,6 +24,8 @@ BOUND = (functools.partial, MethodType)
 
 _SMALL = (int, float, bool, type(None))
 _MAX_CHARACTERS = 200  # of a text that stays as it is
+_FEW = 32  # arguments; so many such texts take less than KEPT_BYTES
+_TEXTS = (str, bytes)
 _WITHOUT_PARTS = (str, bytes, bytearray, *_SMALL)
 _SHARED = (type, ModuleType, FunctionType, BuiltinFunctionType)  # held by their modules anyway
 _MAX_DIMENSIONS = 8
@@ -59,7 +61,7 @@ def _unbound(function: Any) -> Any:
 
 def _short(value: Any) -> Any:
     """Return a value that is small and plain, and of another one a text."""
-    if type(value) in _SMALL or (type(value) in (str, bytes) and len(value) <= _MAX_CHARACTERS):
+    if type(value) in _SMALL or (type(value) in _TEXTS and len(value) <= _MAX_CHARACTERS):
         return value
     try:
         shape = value.shape
@@ -68,6 +70,18 @@ def _short(value: Any) -> Any:
     if type(shape) is tuple and len(shape) <= _MAX_DIMENSIONS:  # its repr would take a while
         return f"<{type(value).__module__}.{type(value).__qualname__} of shape {shape}>"
     return describe(value)
+
+
+def are_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
+    """Tell whether arguments take more than `KEPT_BYTES` of memory, as far as can be seen."""
+    if not kwargs and len(args) <= _FEW:
+        for arg in args:  # most are seen to be small at once
+            kind = type(arg)
+            if kind not in _SMALL and not (kind in _TEXTS and len(arg) <= _MAX_CHARACTERS):
+                break
+        else:
+            return False
+    return takes_much(args, kwargs)
 
 
 def takes_much(*things: Any) -> bool:
