@@ -290,6 +290,14 @@ def _attribute(obj: Any, name: str) -> Any:
 
 def is_ours(obj: Any) -> bool:
     """Whether a function or class is the program's, or goes by value for another reason."""
+    module = getattr(obj, "__module__", None)
+    if _script.is_main(module):
+        return True
+    found: Any = sys.modules[module]
+    for part in obj.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if found is obj and "cloudpickle" not in sys.modules:
+        return False  # without an import of cloudpickle, which takes a while
     from cloudpickle import cloudpickle
 
     return not cloudpickle._should_pickle_by_reference(obj)

@@ -33,6 +33,7 @@ import io
 import struct
 import sys
 import threading
+from functools import partial
 from types import CodeType, FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
@@ -515,7 +516,8 @@ class _DefinitionUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_defined" and module == __name__:
-            return self._defined
+            # No method of this object: what it has read would then live until a collection.
+            return partial(_defined_by, self.imports)
         if _globals is not None and module == "cloudpickle.cloudpickle" and name in _SHARING:
             return _SHARING[name]
         return super().find_class(module, name)
@@ -524,11 +526,6 @@ class _DefinitionUnpickler(pickle.Unpickler):
         """Find an object that was sent before; only environments refer to such."""
         imports: Any = self.imports
         return imports.value_of(sent)
-
-    def _defined(
-        self, key: bytes, name: str, is_class: bool | None, packed: bytes | None = None
-    ) -> Any:
-        return _resolve((key, name, is_class), self.imports, packed)
 
 
 def _unpickle(data: bytes | bytearray | memoryview, buffers: list[memoryview] | None = None) -> Any:
@@ -571,8 +568,19 @@ _known_objects: dict[bytes, Any] = {}
 
 
 def _defined(key: bytes, name: str, is_class: bool | None, packed: bytes | None = None) -> Any:
-    """Stand in a pickle for a definition; the unpickler has its own method in its place."""
+    """Stand in a pickle for a definition; the unpickler has another function in its place."""
     return _resolve((key, name, is_class), None, packed)
+
+
+def _defined_by(
+    imports: Imports | None,
+    key: bytes,
+    name: str,
+    is_class: bool | None,
+    packed: bytes | None = None,
+) -> Any:
+    """Do the same where definitions may be found."""
+    return _resolve((key, name, is_class), imports, packed)
 
 
 def know_namespace(namespace: dict[str, Any]) -> None:
@@ -676,7 +684,7 @@ def _remember(definition: Definition, obj: Any) -> None:
 
 def know_mains() -> None:
     """Make keys for what `__main__` defines, by which a child that is forked now will know it."""
-    for names in _script.namespaces():
+    for names in [*_script.namespaces(), *_namespaces]:
         for name, obj in list(names.items()):
             is_code = isinstance(obj, (type, FunctionType))
             if is_code and _script.is_main(obj.__module__) and obj.__qualname__ == name:
