@@ -253,7 +253,7 @@ def test_a_definition_is_fetched_once_by_each_reader():
     Point.__qualname__ = "PointOfThisTest"
     sender = qmill.Queue()
     sender.put_many([Point() for _ in range(20)])
-    reader = portable.PortableQueue._attach(sender._published(), sender._number, 0, None)
+    reader = portable.PortableQueue._attach(sender._published(), sender._number, None)
     reader._reached = portable.RemoteAccess(portable.endpoint(sender._published()), sender._number)
     portable.serialize._known.clear()  # as in a process that has not made the class
     fetched = []
