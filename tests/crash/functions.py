@@ -349,7 +349,7 @@ def get_from_pickle(pickled):
 
 def take_and_drop(address, number, told, gate):
     """Take a message through a handle that goes at once, and live on."""
-    queue = portable.PortableQueue._attach(address, number, 0, None)
+    queue = portable.PortableQueue._attach(address, number, None)
     queue.get()
     queue.close()
     del queue
