@@ -290,7 +290,7 @@ def _attribute(obj: Any, name: str) -> Any:
 
 def is_ours(obj: Any) -> bool:
     """Whether a function or class is the program's, or goes by value for another reason."""
-    module = getattr(obj, "__module__", None)
+    module: Any = getattr(obj, "__module__", None)
     if _script.is_main(module):
         return True
     found: Any = sys.modules[module]
