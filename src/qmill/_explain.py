@@ -49,15 +49,57 @@ def explain(obj: Any, error: BaseException) -> SerializationError:
     )
 
 
-def describe(thing: Any, how: Callable[[Any], str] = repr) -> str:
-    """Return `repr` or `str` of anything, cut short, even if it raises."""
+def describe(thing: Any, how: Callable[[Any], str] | None = None) -> str:
+    """Return `repr` or `str` of anything, cut short, even if it raises.
+
+    Args:
+        thing: Anything. Of a large container of a built-in type `repr` sees only the beginning.
+        how: `str`; None is `repr`.
+    """
     try:
-        shown = how(thing)
+        shown = _short_repr(thing) if how is None else how(thing)
     except BaseException as error:
         let_interrupt_through(error)
-        return f"its {how.__name__} raises {type(error).__name__}"
-    limit = 80 if how is repr else 500
+        return f"its {'repr' if how is None else how.__name__} raises {type(error).__name__}"
+    limit = _REPR_CHARS if how is None else 500
     return shown if len(shown) <= limit else shown[:limit] + "..."
+
+
+_REPR_CHARS = 80
+
+
+def _short_repr(thing: Any) -> str:
+    """Return at least the first `_REPR_CHARS` of a repr, without all that would follow."""
+    kind = type(thing)
+    if kind in (str, bytes, bytearray):
+        return repr(thing[: _REPR_CHARS + 1])
+    if kind in (list, tuple, dict, set, frozenset):
+        import reprlib
+
+        short = reprlib.Repr()
+        short.maxlist = short.maxtuple = short.maxdict = short.maxset = _REPR_CHARS // 2
+        short.maxfrozenset = short.maxdeque = short.maxarray = _REPR_CHARS // 2
+        short.maxstring = short.maxother = short.maxlong = 2 * _REPR_CHARS
+        return short.repr(thing)
+    return repr(thing)
+
+
+def add_note(error: BaseException, note: str, instead_of: str | None = None) -> None:
+    """Add a note to an exception, also to one that has attributes do anything, if at all possible.
+
+    Args:
+        error: The exception.
+        note: The note.
+        instead_of: The note whose place it takes, if that very string is the last one.
+    """
+    try:
+        notes = list(getattr(error, "__notes__", ()))
+        if notes and notes[-1] is instead_of:
+            del notes[-1]
+        # By the base class, since an exception's own class may refuse it.
+        BaseException.__setattr__(error, "__notes__", [*notes, note])
+    except BaseException as why:
+        let_interrupt_through(why)
 
 
 def traceback_text(error: BaseException) -> str:

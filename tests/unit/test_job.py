@@ -1154,7 +1154,7 @@ def test_jobs_may_be_watched_and_settled_in_a_garbage_collection(use):
 
 
 def make_chunk(items, owner=OWNER):
-    args = (items, False)
+    args = (items, False, False)
     return Chunk(next(NUMBERS), function_of_a_job, args, None, 100, DEFAULT_OPTIONS, owner, 5.0)
 
 

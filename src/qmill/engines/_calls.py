@@ -60,7 +60,7 @@ def pack(
         len(packed) <= AHEAD_BYTES
         and options.timeout is None
         and options.lane is None
-        and not options.retries
+        and (not options.retries or job.is_of_map)
     )
 
 
@@ -71,19 +71,19 @@ def lay_out(kind: int, number: int, job: int, packed: bytes | memoryview) -> Any
     return packets.MESSAGE.pack(kind, number, job, len(packed)) + packed
 
 
-def rebuild(
-    kind: int, data: Any, is_chunk: bool, imports: serialize.Imports
-) -> tuple[int, int, Any]:
+def rebuild(imports: serialize.Imports, kind: int, data: Any) -> tuple[int, int, Any]:
     """Rebuild an answer: DONE or FAILED, the exit code, and the result or the exception."""
     try:
         if kind != packets.VALUE:
             return FAILED, 1, serialize.load_error(data)
-        value = serialize.loads(data, imports)
-        if is_chunk and value[1] is not None:
-            value = value[0], serialize.load_error(value[1])
-        return DONE, 0, value
+        return DONE, 0, serialize.loads(data, imports)
     except SerializationError as error:
         return FAILED, 1, error
     except BaseException as error:  # whatever an object does when it is rebuilt
         why = f"the result could not be rebuilt: {type(error).__name__} was raised"
         return FAILED, 1, SerializationError(why)
+
+
+def rebuild_writable(imports: serialize.Imports, kind: int, data: bytes) -> tuple[int, int, Any]:
+    """Rebuild an answer from memory that may not be part of the result."""
+    return rebuild(imports, kind, serialize.writable(data))

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 MESSAGE = struct.Struct("<BIQI")
 """Kind, number of the function (0: it comes with the arguments), id of the job, bytes to follow."""
 
-JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY = range(9)
+JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY, TO_DO = range(10)
 """Arguments of a job; those of a chunk; a packed function; its end; a key and what it defines;
 messages, in a file; a shared value, in a file, whose key stands for the job's id; its end; the
-memory through which large payloads come."""
+memory through which large payloads come; which calls of the chunk that follows are to be made."""
 
 PERMIT = struct.Struct("<Q")
 """The id of the job that may begin; 0 tells the worker to end."""
@@ -38,7 +38,9 @@ PERMIT = struct.Struct("<Q")
 RECORD = struct.Struct("<BQddI")
 """Kind, id of the job, moments of its start and end in seconds, bytes that follow."""
 
-READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY = range(8)
+READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY, SENT_KEPT, SOME, ONE = range(11)
+"""The last three are of chunks: the memory that keeps their results; a part of the results, or one
+large result, before all calls are made. Of a chunk a VALUE is the last part; see `_kept`."""
 
 BESIDE = 0x80  # of a kind: what belongs to it is in a file of its own
 SPENT = 0x40  # of a record's kind: the worker has grown too large and is to be replaced

@@ -1,0 +1,239 @@
+"""Results of a chunk's calls, kept where they outlive the worker process.
+
+    worker ── keep(result) ──> shared memory ── at the worker's death ──> engine
+                                    └────────── at the chunk's end ─────> channel
+
+A worker may die in any call of a chunk. The results of the calls before it must not be lost, and
+these calls must not be made again. So each result is written, before the next call begins, into
+memory that the engine maps, too; their number also tells in which call the worker was. The native
+codec writes small objects of built-in types, as quickly as pickle writes a list of them. Each other
+result is pickled by itself.
+
+    job | used | count | first | entry, entry, ...     words of 8 bytes, then `used` bytes
+
+`first` is the place in the chunk of the first entry's call. What starts with that word is a *part*,
+which goes over the channel when the memory is full and at the chunk's end. A large result goes over
+the channel at once, by itself. An entry is what the codec writes, or
+
+    p e | length (4 bytes) | data       a result or an exception, as `serialize` packs them
+
+Invariants: `used` is the last word that is written for a result, so an entry is there as a whole or
+not at all; `used` is 0 before `first` changes, so entries that were sent twice can be told.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+from .. import serialize
+from ..errors import SerializationError
+from ..queues import wire
+from . import _packets as packets
+from .base import DONE, Outcome
+
+try:
+    from .._core import _kept as native
+except ImportError:  # no native core: each result is pickled
+    native = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..errors import WorkerDied
+
+HAS_CODEC = native is not None
+
+SIZE_BYTES = 1 << 18
+LARGE_BYTES = serialize.OUT_OF_BAND_BYTES
+"""A result of this size and more, when it is packed, goes over the channel at once."""
+
+_JOB, _USED, _COUNT, _FIRST = range(4)
+_WORD = struct.Struct("=Q")
+_PART_AT, _ENTRIES_AT = _FIRST * 8, 32
+_BLOB = struct.Struct("=BI")
+_PACKED, _ERROR = b"pe"
+
+Part = tuple[int, Any]
+"""packets.SOME and a part, or packets.ONE and a packed result."""
+
+
+class Keeper:
+    """The worker's side: writes results.
+
+    Args:
+        pack: Packs a result.
+        send: Sends a part, or one result: `send(kind, job, parts)`.
+        tell: Sends the descriptor of the memory.
+        codec: Whether the reader has the native codec.
+
+    Raises:
+        OSError: There is no memory or no descriptor left.
+    """
+
+    def __init__(
+        self,
+        pack: Callable[[Any], list[Any]],
+        send: Callable[[int, int, list[Any]], None],
+        tell: Callable[[int], None],
+        codec: bool,
+    ) -> None:
+        self._pack = pack
+        self._send = send
+        descriptor = wire.write_file([])
+        try:
+            os.ftruncate(descriptor, SIZE_BYTES)
+            self._memory = mmap.mmap(descriptor, SIZE_BYTES)
+            tell(descriptor)
+        finally:
+            os.close(descriptor)
+        self._words = memoryview(self._memory)[:_ENTRIES_AT].cast("Q")
+        self.keep: Callable[[Any], None] = self._keep_packed
+        if codec and native is not None:
+            self.keep = native.Writer(self._memory, self._keep_packed).keep
+
+    def begin(self, job: int) -> None:
+        """Keep the results of another chunk from now on."""
+        words = self._words
+        words[_USED] = words[_COUNT] = words[_FIRST] = 0
+        words[_JOB] = job
+
+    def fail(self, error: BaseException) -> None:
+        """Keep an exception that a call has raised."""
+        self._write(_ERROR, [serialize.dump_error(error)])
+
+    def rest(self) -> memoryview:
+        """Return the part that was not sent; it changes with the next chunk."""
+        return memoryview(self._memory)[_PART_AT : _ENTRIES_AT + self._words[_USED]]
+
+    def _keep_packed(self, result: Any) -> None:
+        parts = self._pack(result)
+        if sum(map(len, parts)) < LARGE_BYTES:
+            self._write(_PACKED, parts)
+            return
+        self._flush()
+        self._send(packets.ONE, self._words[_JOB], parts)
+        self._words[_FIRST] += 1
+
+    def _write(self, tag: int, parts: list[Any]) -> None:
+        blob = b"".join([_BLOB.pack(tag, sum(map(len, parts))), *parts])
+        words = self._words
+        if len(blob) > SIZE_BYTES - _ENTRIES_AT - words[_USED]:
+            self._flush()
+        if len(blob) > SIZE_BYTES - _ENTRIES_AT:
+            self._send(packets.SOME, words[_JOB], [_WORD.pack(words[_FIRST]), blob])
+            words[_FIRST] += 1
+            return
+        start = _ENTRIES_AT + words[_USED]
+        self._memory[start : start + len(blob)] = blob
+        words[_COUNT] += 1
+        words[_USED] += len(blob)
+
+    def _flush(self) -> None:
+        """Send what there is, so that there is room."""
+        words = self._words
+        if words[_USED]:
+            self._send(packets.SOME, words[_JOB], [self.rest()])
+            words[_USED] = 0
+            words[_FIRST] += words[_COUNT]
+            words[_COUNT] = 0
+
+
+def open_memory(descriptor: int) -> mmap.mmap:
+    """Map, in the engine, a worker's memory; closes the descriptor.
+
+    Raises:
+        OSError, ValueError: It is none.
+    """
+    try:
+        return mmap.mmap(descriptor, SIZE_BYTES, prot=mmap.PROT_READ)
+    finally:
+        os.close(descriptor)
+
+
+def rest_of(memory: mmap.mmap | None, job: int) -> list[Part] | None:
+    """Return what a dead worker has kept of a chunk; None if it had made none of its calls."""
+    if memory is None:
+        return None
+    words = memoryview(memory)[:_ENTRIES_AT].cast("Q")
+    if words[_JOB] != job:
+        return None
+    return [(packets.SOME, memory[_PART_AT : _ENTRIES_AT + words[_USED]])]
+
+
+def rebuild(
+    parts: list[Part],
+    num_calls: int,
+    one: Callable[[int, Any], tuple[int, int, Any]],
+    death: WorkerDied | None,
+) -> Outcome:
+    """Rebuild what the calls of a chunk have come to.
+
+    Args:
+        parts: In the order in which they came.
+        num_calls: How many calls the chunk was to make.
+        one: Rebuilds a packed result or exception, as `_calls.rebuild` does.
+        death: What ended them, if it was that of their worker.
+    """
+    results: list[Any] = []
+    has_failed = False
+
+    def rebuild_one(tag: int, data: Any) -> Any:
+        nonlocal has_failed
+        what, _, value = one(packets.ERROR if tag == _ERROR else packets.VALUE, data)
+        if what == DONE:
+            return value
+        has_failed = True
+        return _Failure(value)
+
+    errors: dict[int, BaseException] = {}
+    try:
+        for kind, data in parts:
+            if kind == packets.ONE:
+                results.append(rebuild_one(_PACKED, data))
+                continue
+            (first,) = _WORD.unpack_from(data)
+            if first > len(results):
+                raise ValueError("some are missing")
+            found = _read(memoryview(data)[_WORD.size :], rebuild_one)
+            results += found[len(results) - first :]
+    except (RuntimeError, ValueError, struct.error) as why:  # a job has written there
+        error = SerializationError(f"the results of this call and others are damaged: {why}")
+        while len(results) < num_calls:
+            errors[len(results)] = error
+            results.append(None)
+    if has_failed:
+        for place, result in enumerate(results):
+            if type(result) is _Failure:
+                errors[place] = result.error
+                results[place] = None
+    if death is not None and len(results) < num_calls:
+        errors[len(results)] = death
+        results.append(None)
+    return results, errors
+
+
+class _Failure:
+    """Stands for the result of a call that failed."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _read_packed(data: memoryview, one: Callable[[int, bytes], Any]) -> list[Any]:
+    """Read entries without the native codec, and of those that it did not write."""
+    results, at = [], 0
+    while at < len(data):
+        tag, size = _BLOB.unpack_from(data, at)
+        at += _BLOB.size + size
+        if tag not in (_PACKED, _ERROR) or at > len(data):
+            raise ValueError("a result is cut off")
+        results.append(one(tag, bytes(data[at - size : at])))
+    return results
+
+
+_read = native.read if HAS_CODEC else _read_packed
