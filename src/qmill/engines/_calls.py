@@ -82,8 +82,3 @@ def rebuild(imports: serialize.Imports, kind: int, data: Any) -> tuple[int, int,
     except BaseException as error:  # whatever an object does when it is rebuilt
         why = f"the result could not be rebuilt: {type(error).__name__} was raised"
         return FAILED, 1, SerializationError(why)
-
-
-def rebuild_writable(imports: serialize.Imports, kind: int, data: bytes) -> tuple[int, int, Any]:
-    """Rebuild an answer from memory that may not be part of the result."""
-    return rebuild(imports, kind, serialize.writable(data))

@@ -13,9 +13,10 @@ result is pickled by itself.
 
 `first` is the place in the chunk of the first entry's call. What starts with that word is a *part*,
 which goes over the channel when the memory is full and at the chunk's end. A large result goes over
-the channel at once, by itself. An entry is what the codec writes, or
+the channel at once, by itself. An entry is a scalar, as the codec writes it, or
 
     p e | length (4 bytes) | data       a result or an exception, as `serialize` packs them
+    c | length (4 bytes) | data         a container or an instance, as the codec writes them
 
 Invariants: `used` is the last word that is written for a result, so an entry is there as a whole or
 not at all; `used` is 0 before `first` changes, so entries that were sent twice can be told.
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from .. import serialize
 from ..errors import SerializationError
 from ..queues import wire
+from . import _calls
 from . import _packets as packets
 from .base import DONE, Outcome
 
@@ -54,7 +56,7 @@ _JOB, _USED, _COUNT, _FIRST = range(4)
 _WORD = struct.Struct("=Q")
 _PART_AT, _ENTRIES_AT = _FIRST * 8, 32
 _BLOB = struct.Struct("=BI")
-_PACKED, _ERROR = b"pe"
+_PACKED, _ERROR, _CODEC = b"pec"
 
 Part = tuple[int, Any]
 """packets.SOME and a part, or packets.ONE and a packed result."""
@@ -64,7 +66,8 @@ class Keeper:
     """The worker's side: writes results.
 
     Args:
-        pack: Packs a result.
+        exports: The definitions that the reader has and is to have.
+        define: Sends those that it does not have.
         send: Sends a part, or one result: `send(kind, job, parts)`.
         tell: Sends the descriptor of the memory.
         codec: Whether the reader has the native codec.
@@ -75,12 +78,14 @@ class Keeper:
 
     def __init__(
         self,
-        pack: Callable[[Any], list[Any]],
+        exports: serialize.Exports,
+        define: Callable[[], None],
         send: Callable[[int, int, list[Any]], None],
         tell: Callable[[int], None],
         codec: bool,
     ) -> None:
-        self._pack = pack
+        self._exports = exports
+        self._define = define
         self._send = send
         descriptor = wire.write_file([])
         try:
@@ -91,8 +96,12 @@ class Keeper:
             os.close(descriptor)
         self._words = memoryview(self._memory)[:_ENTRIES_AT].cast("Q")
         self.keep: Callable[[Any], None] = self._keep_packed
-        if codec and native is not None:
-            self.keep = native.Writer(self._memory, self._keep_packed).keep
+        self._write_blob: Callable[[int, Any], bool] = self._write_slowly
+        if HAS_CODEC:
+            writer = native.Writer(self._memory, exports.done, self._keep_packed)
+            self._write_blob = writer.write
+            if codec:
+                self.keep = writer.keep
 
     def begin(self, job: int) -> None:
         """Keep the results of another chunk from now on."""
@@ -102,34 +111,41 @@ class Keeper:
 
     def fail(self, error: BaseException) -> None:
         """Keep an exception that a call has raised."""
-        self._write(_ERROR, [serialize.dump_error(error)])
+        self._write(_ERROR, serialize.dump_error(error))
 
     def rest(self) -> memoryview:
         """Return the part that was not sent; it changes with the next chunk."""
         return memoryview(self._memory)[_PART_AT : _ENTRIES_AT + self._words[_USED]]
 
     def _keep_packed(self, result: Any) -> None:
-        parts = self._pack(result)
-        if sum(map(len, parts)) < LARGE_BYTES:
-            self._write(_PACKED, parts)
+        parts = serialize.dump_parts(result, self._exports)
+        if self._exports.pending:
+            self._define()
+        if len(parts) == 1 and len(parts[0]) < LARGE_BYTES:  # large buffers are further parts
+            self._write(_PACKED, parts[0])
             return
         self._flush()
         self._send(packets.ONE, self._words[_JOB], parts)
         self._words[_FIRST] += 1
 
-    def _write(self, tag: int, parts: list[Any]) -> None:
-        blob = b"".join([_BLOB.pack(tag, sum(map(len, parts))), *parts])
-        words = self._words
-        if len(blob) > SIZE_BYTES - _ENTRIES_AT - words[_USED]:
-            self._flush()
-        if len(blob) > SIZE_BYTES - _ENTRIES_AT:
-            self._send(packets.SOME, words[_JOB], [_WORD.pack(words[_FIRST]), blob])
-            words[_FIRST] += 1
+    def _write(self, tag: int, packed: bytes | memoryview) -> None:
+        if self._write_blob(tag, packed):
             return
+        self._flush()
+        if not self._write_blob(tag, packed):  # there is not so much room
+            words, head = self._words, _BLOB.pack(tag, len(packed))
+            self._send(packets.SOME, words[_JOB], [_WORD.pack(words[_FIRST]), head, packed])
+            words[_FIRST] += 1
+
+    def _write_slowly(self, tag: int, packed: bytes | memoryview) -> bool:
+        words, blob = self._words, _BLOB.pack(tag, len(packed)) + packed
         start = _ENTRIES_AT + words[_USED]
+        if len(blob) > SIZE_BYTES - start:
+            return False
         self._memory[start : start + len(blob)] = blob
         words[_COUNT] += 1
         words[_USED] += len(blob)
+        return True
 
     def _flush(self) -> None:
         """Send what there is, so that there is room."""
@@ -163,56 +179,78 @@ def rest_of(memory: mmap.mmap | None, job: int) -> list[Part] | None:
     return [(packets.SOME, memory[_PART_AT : _ENTRIES_AT + words[_USED]])]
 
 
-def rebuild(
-    parts: list[Part],
-    num_calls: int,
-    one: Callable[[int, Any], tuple[int, int, Any]],
-    death: WorkerDied | None,
-) -> Outcome:
-    """Rebuild what the calls of a chunk have come to.
+class Rebuilder:
+    """The engine's side: rebuilds what the calls of chunks have come to.
 
     Args:
-        parts: In the order in which they came.
-        num_calls: How many calls the chunk was to make.
-        one: Rebuilds a packed result or exception, as `_calls.rebuild` does.
-        death: What ended them, if it was that of their worker.
+        imports: Where definitions are found that results refer to.
     """
-    results: list[Any] = []
-    has_failed = False
 
-    def rebuild_one(tag: int, data: Any) -> Any:
-        nonlocal has_failed
-        what, _, value = one(packets.ERROR if tag == _ERROR else packets.VALUE, data)
-        if what == DONE:
-            return value
-        has_failed = True
+    def __init__(self, imports: serialize.Imports) -> None:
+        self._imports = imports
+        self._has_failed = False
+        self._read: Callable[[Any, Callable[[int, Any], Any]], list[Any]] = _read_packed
+        if HAS_CODEC:
+            classes: dict[bytes, Any] = {}
+            self._read = native.Reader(classes, _resolver(classes, imports)).read
+
+    def outcome(self, parts: list[Part], num_calls: int, death: WorkerDied | None) -> Outcome:
+        """Rebuild what the calls of a chunk have come to.
+
+        Args:
+            parts: In the order in which they came.
+            num_calls: How many calls the chunk was to make.
+            death: What has ended them, if that was the death of their worker.
+        """
+        results: list[Any] = []
+        errors: dict[int, BaseException] = {}
+        self._has_failed = False
+        try:
+            for kind, data in parts:
+                self._add_part(results, kind, data)
+        except (RuntimeError, ValueError, struct.error) as why:  # a job has written there
+            error = SerializationError(f"the results of this call and others are damaged: {why}")
+            while len(results) < num_calls:
+                errors[len(results)] = error
+                results.append(None)
+        if self._has_failed:
+            for place, result in enumerate(results):
+                if type(result) is _Failure:
+                    errors[place] = result.error
+                    results[place] = None
+        if death is not None and len(results) < num_calls:
+            errors[len(results)] = death
+            results.append(None)
+        return results, errors
+
+    def _add_part(self, results: list[Any], kind: int, data: Any) -> None:
+        if kind == packets.ONE:
+            results.append(self._rebuild_one(_PACKED, serialize.writable(data)))
+            return
+        (first,) = _WORD.unpack_from(data)
+        if first > len(results):
+            raise ValueError("some are missing")
+        found = self._read(memoryview(data)[_WORD.size :], self._rebuild_one)
+        results += found[len(results) - first :]
+
+    def _rebuild_one(self, tag: int, data: Any) -> Any:
+        if tag == _CODEC:
+            value: Any = serialize.not_rebuilt("of the job's result", data)
+        else:
+            kind = packets.ERROR if tag == _ERROR else packets.VALUE
+            what, _, value = _calls.rebuild(self._imports, kind, data)
+            if what == DONE:
+                return value
+        self._has_failed = True
         return _Failure(value)
 
-    errors: dict[int, BaseException] = {}
-    try:
-        for kind, data in parts:
-            if kind == packets.ONE:
-                results.append(rebuild_one(_PACKED, data))
-                continue
-            (first,) = _WORD.unpack_from(data)
-            if first > len(results):
-                raise ValueError("some are missing")
-            found = _read(memoryview(data)[_WORD.size :], rebuild_one)
-            results += found[len(results) - first :]
-    except (RuntimeError, ValueError, struct.error) as why:  # a job has written there
-        error = SerializationError(f"the results of this call and others are damaged: {why}")
-        while len(results) < num_calls:
-            errors[len(results)] = error
-            results.append(None)
-    if has_failed:
-        for place, result in enumerate(results):
-            if type(result) is _Failure:
-                errors[place] = result.error
-                results[place] = None
-    if death is not None and len(results) < num_calls:
-        errors[len(results)] = death
-        results.append(None)
-    return results, errors
+
+def _resolver(classes: dict[bytes, Any], imports: serialize.Imports) -> Callable[[bytes], type]:
+    def resolve(name: bytes) -> type:
+        classes[name] = found = serialize.class_of(name, imports)
+        return found[0]
+
+    return resolve
 
 
 class _Failure:
@@ -234,6 +272,3 @@ def _read_packed(data: memoryview, one: Callable[[int, bytes], Any]) -> list[Any
             raise ValueError("a result is cut off")
         results.append(one(tag, bytes(data[at - size : at])))
     return results
-
-
-_read = native.read if HAS_CODEC else _read_packed

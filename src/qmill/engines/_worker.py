@@ -278,7 +278,9 @@ class _Worker:
     ) -> None:
         """Make the calls of a chunk; what they come to is kept."""
         if self._keeper is None:
-            self._keeper = _kept.Keeper(self._pack_one, self.send, self._tell_kept, self._has_codec)
+            self._keeper = _kept.Keeper(
+                self._exports, self._send_definitions, self.send, self._tell_kept, self._has_codec
+            )
         keeper, to_do = self._keeper, self._to_do.pop(job, None)
         keeper.begin(job)
         try:
@@ -291,11 +293,6 @@ class _Worker:
     def _pack_rest(self) -> tuple[int, list[Any]]:
         assert self._keeper is not None
         return packets.VALUE, [self._keeper.rest()]
-
-    def _pack_one(self, result: Any) -> list[Any]:
-        parts = serialize.dump_parts(result, self._exports)
-        self._send_definitions()
-        return parts
 
     def _tell_kept(self, descriptor: int) -> None:
         with self._sending:

@@ -249,6 +249,7 @@ class DaskEngine(Engine):
         self._functions = Functions(inherit=False)
         self._exports = serialize.Exports()
         self._imports = Definitions()
+        self._rebuilder = _kept.Rebuilder(self._imports)
         self._shares = Shares(is_remote=True)
         self._setup = self._make_setup(settings)
         self._nodes: dict[str, _Node] = {}
@@ -693,7 +694,8 @@ class DaskEngine(Engine):
         if value.kind == packets.SOME:
             what, code, result = self._rebuild_chunk(job, code, result)
         elif value.kind:
-            what, _, result = _calls.rebuild_writable(self._imports, value.kind, result)
+            packed = serialize.writable(result)
+            what, _, result = _calls.rebuild(self._imports, value.kind, packed)
             what = value.what if value.what not in (DONE, FAILED) else what
             code = int(what != DONE)
         elif job.is_chunk and what == DIED and result.pid is None:  # its runner has gone
@@ -706,8 +708,7 @@ class DaskEngine(Engine):
         self, job: Job, code: int | None, packed: bytes
     ) -> tuple[int, int | None, Outcome]:
         parts, death = pickle.loads(packed)
-        one = partial(_calls.rebuild_writable, self._imports)
-        outcome = _kept.rebuild(parts, job.num_to_do, one, death)
+        outcome = self._rebuilder.outcome(parts, job.num_to_do, death)
         if any(error is death for error in outcome[1].values()):
             return DIED, code, outcome
         return DONE, 0, outcome

@@ -153,6 +153,7 @@ class ProcessEngine(Engine):
         self._exports = serialize.Exports()
         self._copies = Copies()
         self._imports = Definitions()
+        self._rebuilder = _kept.Rebuilder(self._imports)
         self._shares = Shares()
         self.max_workers = settings.max_workers
         self._workers: list[_Worker] = []
@@ -565,8 +566,7 @@ class ProcessEngine(Engine):
         self, worker: _Worker, job: Job, parts: list[_kept.Part], death: WorkerDied | None
     ) -> tuple[int, int, Any]:
         """Rebuild what calls of a chunk have come to; `death` may be what ended them."""
-        one = partial(_calls.rebuild, self._imports)
-        outcome = _kept.rebuild(parts, job.num_to_do, one, death)
+        outcome = self._rebuilder.outcome(parts, job.num_to_do, death)
         died = death is not None and any(error is death for error in outcome[1].values())
         return DIED if died else DONE, 0, outcome
 
