@@ -98,16 +98,20 @@ cdef class Writer:
         else:
             self._publish(after)
 
-    def write(self, uint8_t tag, const uint8_t[::1] data):
+    def write(self, uint8_t tag, data):
         """Write what is packed; False if there is no room."""
         cdef uint8_t *at = self._at()
-        if self.end - at < BLOB_BYTES + len(data):
-            return False
-        _write_head(at, tag, len(data))
-        if len(data):
-            memcpy(at + BLOB_BYTES, &data[0], len(data))
-        self._publish(at + BLOB_BYTES + len(data))
-        return True
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if self.end - at < BLOB_BYTES + view.len:
+                return False
+            _write_head(at, tag, view.len)
+            memcpy(at + BLOB_BYTES, view.buf, view.len)
+            self._publish(at + BLOB_BYTES + view.len)
+            return True
+        finally:
+            PyBuffer_Release(&view)
 
     cdef uint8_t *_at(self) noexcept:
         """Return where there is room, or the end."""

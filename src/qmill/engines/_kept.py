@@ -9,7 +9,7 @@ memory that the engine maps, too; their number also tells in which call the work
 codec writes small objects of built-in types, as quickly as pickle writes a list of them. Each other
 result is pickled by itself.
 
-    job | used | count | first | entry, entry, ...     words of 8 bytes, then `used` bytes
+    permit | used | count | first | entry, entry, ...     words of 8 bytes, then `used` bytes
 
 `first` is the place in the chunk of the first entry's call. What starts with that word is a *part*,
 which goes over the channel when the memory is full and at the chunk's end. A large result goes over
@@ -30,6 +30,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from .. import serialize
+from .._explain import describe
 from ..errors import SerializationError
 from ..queues import wire
 from . import _calls
@@ -52,7 +53,7 @@ SIZE_BYTES = 1 << 18
 LARGE_BYTES = serialize.OUT_OF_BAND_BYTES
 """A result of this size and more, when it is packed, goes over the channel at once."""
 
-_JOB, _USED, _COUNT, _FIRST = range(4)
+_PERMIT, _USED, _COUNT, _FIRST = range(4)
 _WORD = struct.Struct("=Q")
 _PART_AT, _ENTRIES_AT = _FIRST * 8, 32
 _BLOB = struct.Struct("=BI")
@@ -95,6 +96,7 @@ class Keeper:
         finally:
             os.close(descriptor)
         self._words = memoryview(self._memory)[:_ENTRIES_AT].cast("Q")
+        self._job = 0
         self.keep: Callable[[Any], None] = self._keep_packed
         self._write_blob: Callable[[int, Any], bool] = self._write_slowly
         if HAS_CODEC:
@@ -103,11 +105,12 @@ class Keeper:
             if codec:
                 self.keep = writer.keep
 
-    def begin(self, job: int) -> None:
-        """Keep the results of another chunk from now on."""
+    def begin(self, permit: int) -> None:
+        """Keep the results of another chunk, of this permit, from now on."""
         words = self._words
         words[_USED] = words[_COUNT] = words[_FIRST] = 0
-        words[_JOB] = job
+        words[_PERMIT] = permit
+        self._job = permit & packets.ID
 
     def fail(self, error: BaseException) -> None:
         """Keep an exception that a call has raised."""
@@ -125,7 +128,7 @@ class Keeper:
             self._write(_PACKED, parts[0])
             return
         self._flush()
-        self._send(packets.ONE, self._words[_JOB], parts)
+        self._send(packets.ONE, self._job, parts)
         self._words[_FIRST] += 1
 
     def _write(self, tag: int, packed: bytes | memoryview) -> None:
@@ -134,7 +137,7 @@ class Keeper:
         self._flush()
         if not self._write_blob(tag, packed):  # there is not so much room
             words, head = self._words, _BLOB.pack(tag, len(packed))
-            self._send(packets.SOME, words[_JOB], [_WORD.pack(words[_FIRST]), head, packed])
+            self._send(packets.SOME, self._job, [_WORD.pack(words[_FIRST]), head, packed])
             words[_FIRST] += 1
 
     def _write_slowly(self, tag: int, packed: bytes | memoryview) -> bool:
@@ -151,7 +154,7 @@ class Keeper:
         """Send what there is, so that there is room."""
         words = self._words
         if words[_USED]:
-            self._send(packets.SOME, words[_JOB], [self.rest()])
+            self._send(packets.SOME, self._job, [self.rest()])
             words[_USED] = 0
             words[_FIRST] += words[_COUNT]
             words[_COUNT] = 0
@@ -169,12 +172,12 @@ def open_memory(descriptor: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def rest_of(memory: mmap.mmap | None, job: int) -> list[Part] | None:
-    """Return what a dead worker has kept of a chunk; None if it had made none of its calls."""
+def rest_of(memory: mmap.mmap | None, permit: int) -> list[Part] | None:
+    """Return what a dead worker has kept of a chunk; None if it has made no call of it."""
     if memory is None:
         return None
     words = memoryview(memory)[:_ENTRIES_AT].cast("Q")
-    if words[_JOB] != job:
+    if words[_PERMIT] != permit:
         return None
     return [(packets.SOME, memory[_PART_AT : _ENTRIES_AT + words[_USED]])]
 
@@ -213,6 +216,7 @@ class Rebuilder:
             while len(results) < num_calls:
                 errors[len(results)] = error
                 results.append(None)
+        del results[num_calls:]
         if self._has_failed:
             for place, result in enumerate(results):
                 if type(result) is _Failure:
@@ -235,7 +239,8 @@ class Rebuilder:
 
     def _rebuild_one(self, tag: int, data: Any) -> Any:
         if tag == _CODEC:
-            value: Any = serialize.not_rebuilt("of the job's result", data)
+            why = f"{type(data).__name__}: {describe(data, str)}"
+            value: Any = SerializationError(f"the result could not be rebuilt here: {why}")
         else:
             kind = packets.ERROR if tag == _ERROR else packets.VALUE
             what, _, value = _calls.rebuild(self._imports, kind, data)

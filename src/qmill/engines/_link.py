@@ -107,16 +107,17 @@ class Link:
         """
         for job in jobs:
             if job.to_do is not None:
-                message = packets.message(packets.TO_DO, 0, job.id, pickle.dumps(job.to_do, 5))
+                to_do = pickle.dumps(job.to_do, 5)
+                message = packets.message(packets.TO_DO, 0, packets.permit(job), to_do)
                 self._outgoing.append((job.id, message, None))
             packet = job._packet
             head, beside = packet if type(packet) is tuple else (packet, None)
             self._outgoing.append((job.id, head, beside))
         self.push()
-        self.permit([job.id for job in jobs])
+        self.permit(list(map(packets.permit, jobs)))
 
     def permit(self, numbers: list[int]) -> None:
-        """Allow the worker to begin jobs; 0 tells it to end."""
+        """Give permits, by their numbers; 0 tells the worker to end."""
         self._permits.send(struct.pack(f"<{len(numbers)}Q", *numbers))
 
     def push(self) -> None:
@@ -175,7 +176,7 @@ class Link:
             while data := self._permits_there.recv(_READ_BYTES, socket.MSG_DONTWAIT):
                 taken += data
         whole = len(taken) - len(taken) % packets.PERMIT.size  # a job may have written there, too
-        numbers = [number for (number,) in packets.PERMIT.iter_unpack(taken[:whole])]
+        numbers = [n & packets.ID for (n,) in packets.PERMIT.iter_unpack(taken[:whole])]
         if self._outgoing:
             self.drop(set(numbers))
         return numbers
@@ -250,9 +251,9 @@ class Link:
         except (IndexError, OSError, ValueError) as error:
             raise GarbledError(f"memory for results that is none: {error!r}") from None
 
-    def kept_of(self, job: int) -> list[_kept.Part] | None:
+    def kept_of(self, job: Job) -> list[_kept.Part] | None:
         """Return what it has kept of a chunk and not sent; None if it has made no call of it."""
-        return _kept.rest_of(self._kept, job)
+        return _kept.rest_of(self._kept, packets.permit(job))
 
     def _take_shared(self, ticket: bytes) -> memoryview:
         try:

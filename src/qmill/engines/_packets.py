@@ -22,6 +22,7 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..jobs.job import Job
     from ..queues.wire import Blob
 
 MESSAGE = struct.Struct("<BIQI")
@@ -30,10 +31,14 @@ MESSAGE = struct.Struct("<BIQI")
 JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY, TO_DO = range(10)
 """Arguments of a job; those of a chunk; a packed function; its end; a key and what it defines;
 messages, in a file; a shared value, in a file, whose key stands for the job's id; its end; the
-memory through which large payloads come; which calls of the chunk that follows are to be made."""
+memory through which large payloads come; which calls of a chunk are to be made."""
 
 PERMIT = struct.Struct("<Q")
-"""The id of the job that may begin; 0 tells the worker to end."""
+"""The id of the job that may begin, and above it, for a chunk, the version of what it is to do: its
+TO_DO message has the same number. 0 tells the worker to end."""
+
+ID_BITS = 48
+ID = (1 << ID_BITS) - 1
 
 RECORD = struct.Struct("<BQddI")
 """Kind, id of the job, moments of its start and end in seconds, bytes that follow."""
@@ -79,6 +84,11 @@ def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 def message(kind: int, function: int, job: int, *parts: Blob) -> bytes:
     """Lay out a message."""
     return MESSAGE.pack(kind, function, job, sum(map(len, parts))) + b"".join(parts)
+
+
+def permit(job: Job) -> int:
+    """Return the number of the permit for a job."""
+    return job.id | job.version << ID_BITS
 
 
 def shared(head: bytes, ticket: bytes) -> bytes:

@@ -70,7 +70,7 @@ class Call(NamedTuple):
         function: The number of its function; 0 if it comes with the arguments.
         packet: What goes to the child; None if a lesson has brought it.
         is_chunk: Whether it is one of a map's.
-        to_do: As of a `Chunk`.
+        to_do, version: As of a `Chunk`.
         timeout: Seconds that it may run.
         oldest: The caller has had the answers to all calls before this one.
     """
@@ -82,6 +82,7 @@ class Call(NamedTuple):
     packet: Any
     is_chunk: bool
     to_do: list[int] | None
+    version: int
     timeout: float | None
     oldest: int
 
@@ -114,13 +115,13 @@ class Answer(NamedTuple):
 class _RemoteJob(Job):
     """A call, as the process engine knows jobs."""
 
-    __slots__ = ("answer", "deadline", "is_chunk", "is_late", "is_unwanted", "to_do")
+    __slots__ = ("answer", "deadline", "is_chunk", "is_late", "is_unwanted", "to_do", "version")
 
     def __init__(self, call: Call, packet: Any, subject: Subject | None, owner: Any) -> None:
         options = Options(name=call.name, timeout=call.timeout)
         super().__init__(call.job, _RemoteJob, (), None, 0, options, owner, 0.0)
         self.is_chunk = call.is_chunk  # of one call, as it is for the caller to measure
-        self.to_do = call.to_do
+        self.to_do, self.version = call.to_do, call.version
         self.answer: Future[Answer] = Future()
         self.deadline: float | None = None
         self.is_late = False  # its time is over

@@ -96,7 +96,9 @@ class _Worker:
         self._built: dict[bytes, Any] = {}
         self._exports = serialize.Exports()
         self._max_memory: int | None = None
-        self._to_do: dict[int, list[int]] = {}  # of chunks that were run before
+        self._to_do: dict[int, list[int]] = {}  # by permit, of chunks that were run before
+        self._permit = 0  # the last one
+        self._to_do_now: list[int] | None = None  # of its chunk
         self._has_codec = False
         self._keeper: _kept.Keeper | None = None  # made for the first chunk
         self.job_name: Any = None
@@ -148,6 +150,9 @@ class _Worker:
             (number,) = unpack(permit)
             if number == 0:
                 break
+            self._permit, self._to_do_now = number, None
+            if number > packets.ID:
+                number = self._take_to_do(number)
             while True:
                 while not jobs:
                     self._receive()
@@ -157,6 +162,16 @@ class _Worker:
             self._do(*job)
             del job
         return 0
+
+    def _take_to_do(self, number: int) -> int:
+        """Take in which calls of a chunk a permit is for, and return the chunk's id."""
+        while number not in self._to_do:
+            self._receive()
+        to_do, job = self._to_do[number], number & packets.ID
+        for other in [n for n in self._to_do if n & packets.ID == job]:
+            del self._to_do[other]  # of permits that were taken back
+        self._to_do_now = to_do
+        return job
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -227,7 +242,7 @@ class _Worker:
             started = monotonic()
             if kind == packets.CHUNK:
                 value = None
-                self._run_chunk(job, function, *args)
+                self._run_chunk(function, *args)
             else:
                 value = function(*args, **kwargs) if kwargs else function(*args)
             ended = monotonic()
@@ -274,15 +289,15 @@ class _Worker:
             return packets.UNSENT, [serialize.dump_error(error)]
 
     def _run_chunk(
-        self, job: int, function: Callable[..., Any], items: list[Any], unpack: bool, go_on: bool
+        self, function: Callable[..., Any], items: list[Any], unpack: bool, go_on: bool
     ) -> None:
         """Make the calls of a chunk; what they come to is kept."""
         if self._keeper is None:
             self._keeper = _kept.Keeper(
                 self._exports, self._send_definitions, self.send, self._tell_kept, self._has_codec
             )
-        keeper, to_do = self._keeper, self._to_do.pop(job, None)
-        keeper.begin(job)
+        keeper, to_do = self._keeper, self._to_do_now
+        keeper.begin(self._permit)
         try:
             call_chunk(function, items, unpack, go_on, to_do, keeper.keep, keeper.fail)
         except (KeyboardInterrupt, SystemExit):

@@ -411,6 +411,7 @@ class DaskEngine(Engine):
             packet,
             job.is_chunk,
             job.to_do,
+            job.version,
             options.timeout,
             next(iter(node.sent)),
         )

@@ -581,7 +581,7 @@ class ProcessEngine(Engine):
         """
         taken = [number for number in worker.link.take_back() if number in worker.jobs]
         if not every and len(taken) == len(worker.jobs):  # it is slow to begin: leave it the first
-            worker.link.permit(taken[:1])
+            worker.link.permit([packets.permit(worker.jobs[taken[0]])])
             del taken[0]
         for number in taken:
             self._reports.append(Report(RETURNED, worker.jobs.pop(number)))
@@ -650,7 +650,7 @@ class ProcessEngine(Engine):
         """Report the job that a worker was running when it died, or a chunk as far as it came."""
         death, moments = _death(worker, code, job.name), (worker.since_s, monotonic())
         what, value = DIED, death
-        if job.is_chunk and (kept := worker.link.kept_of(job.id)) is not None:
+        if job.is_chunk and (kept := worker.link.kept_of(job)) is not None:
             parts = [*worker.parts.pop(job.id, ()), *kept]
             what, _, value = self._rebuild_chunk(worker, job, parts, death)
         code = code if what == DIED else 0

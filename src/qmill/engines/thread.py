@@ -175,4 +175,5 @@ def _let_go(report: Report) -> None:
         traceback.clear_frames(trace)
         while trace is not None and trace.tb_frame.f_globals.get("__name__") in _OURS:
             trace = trace.tb_next
-        error.__traceback__ = trace  # a reader wants to see where the user's code begins
+        # A reader wants to see where the user's code begins. An assignment may be refused.
+        BaseException.with_traceback(error, trace)

@@ -166,6 +166,9 @@ class Job(Future[Any]):
     to_do: list[int] | None = None
     """Of a chunk that was run before: the places of the calls that are still to be made."""
 
+    version = 0
+    """How often `to_do` has changed."""
+
     def __init__(
         self,
         number: int,
@@ -465,7 +468,16 @@ class Chunk(Job):
         to_do (list[int] | None): Of the next attempt, the places of the calls; None is all.
     """
 
-    __slots__ = ("_outcome", "_tries", "index", "num_calls", "num_to_do", "stops", "to_do")
+    __slots__ = (
+        "_outcome",
+        "_tries",
+        "index",
+        "num_calls",
+        "num_to_do",
+        "stops",
+        "to_do",
+        "version",
+    )
 
     is_chunk = is_of_map = True
 
@@ -476,6 +488,7 @@ class Chunk(Job):
         self.index = index
         self.stops = stops
         self.to_do: list[int] | None = None
+        self.version = 0
         self._outcome: tuple[list[Any], dict[int, BaseException]] | None = None
         self._tries: dict[int, int] = {}  # of calls that failed
 
@@ -512,6 +525,7 @@ class Chunk(Job):
         if self.stops and errors:
             left = [place for place in left if place < min(errors)]
         self.to_do, self.num_to_do = left, len(left)
+        self.version += 1
         return sum(place in self._tries for place in left)
 
     def outcome(self) -> tuple[list[Any], dict[int, BaseException]]:
