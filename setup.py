@@ -9,15 +9,19 @@ from setuptools import Extension, setup
 
 required = os.environ.get("QMILL_REQUIRE_CORE") == "1"
 SOURCES = sorted([*glob("src/qmill/_core/[a-z]*.c"), "src/qmill/_core/_codec.c"])
-core = Extension(
-    "qmill._core._ring",
-    ["src/qmill/_core/_ring.pyx", *SOURCES],
-    depends=glob("src/qmill/_core/*.h"),
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
-)
+OPTIONS = {
+    "depends": glob("src/qmill/_core/*.h"),
+    "extra_compile_args": ["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+}
+core = [
+    Extension("qmill._core._ring", ["src/qmill/_core/_ring.pyx", *SOURCES], **OPTIONS),
+    Extension(
+        "qmill._core._kept", ["src/qmill/_core/_kept.pyx", "src/qmill/_core/_codec.c"], **OPTIONS
+    ),
+]
 extensions = []
 if sys.platform == "linux":
-    extensions = cythonize([core], build_dir="build/cython")
+    extensions = cythonize(core, build_dir="build/cython")
 for extension in extensions:
     extension.optional = not required  # cythonize makes new ones, without it
 

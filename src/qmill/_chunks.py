@@ -12,17 +12,21 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import deque
+from concurrent.futures import CancelledError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ._explain import add_note, describe
 from .engines.base import CHUNK_S
-from .errors import SerializationError
+from .errors import SerializationError, WorkerDied
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Iterator
 
-    from .jobs.job import Chunk
+    from .jobs.job import Chunk, MapCall
+
+    MapJob = Chunk | MapCall
 
 MIN_CHUNK_S = 0.0005
 """Towards the end of the input a chunk takes no less: sending it would cost more than it saves."""
@@ -33,13 +37,17 @@ MAX_CHUNK_BYTES = 1 << 18
 _SLOW_INPUT_S = 0.010  # who has read for that long sends what there is
 _GROWTH = 8  # a chunk has at most so many times the items of the last one measured
 _SMOOTHING = 0.5
+_SHOWING_S = (
+    1.0  # a map spends no more time on showing items in its errors, but for one that is slow
+)
 
 
 class ChunkedMap:
     """One call of `map`: which jobs it makes of its input, and what it yields.
 
     Args:
-        submit: Makes a job of a list of items; told whether each is a tuple of arguments.
+        submit: Makes a job of a list of items; told whether each is a tuple of arguments, and the
+            index of the first.
         cancel: Cancels those jobs that have not begun.
         iterables: The input.
         num_workers: How many jobs run at a time.
@@ -47,12 +55,13 @@ class ChunkedMap:
         window: How many items may be under way; None chooses.
         lazy: Whether to keep to the window, or to submit everything at once.
         mean_s: How long a call takes, if that is known.
+        return_exceptions: Whether what a call raises is yielded in its place.
     """
 
     def __init__(
         self,
-        submit: Callable[[list[Any], bool], Chunk],
-        cancel: Callable[[Iterable[Chunk]], None],
+        submit: Callable[[list[Any], bool, int], MapJob],
+        cancel: Callable[[Iterable[MapJob]], None],
         iterables: tuple[Iterable[Any], ...],
         *,
         num_workers: int,
@@ -60,6 +69,7 @@ class ChunkedMap:
         window: int | None,
         lazy: bool,
         mean_s: float | None,
+        return_exceptions: bool,
     ) -> None:
         self._submit = submit
         self._cancel = cancel
@@ -73,9 +83,13 @@ class ChunkedMap:
         self._mean_s = mean_s
         self._mean_bytes = 0.0
         self._largest = 1 if mean_s is None else MAX_CHUNK_ITEMS
-        self._chunks: deque[Chunk] = deque()
-        self._under_way = 0  # items in `_chunks`
+        self._return_exceptions = return_exceptions
+        self._jobs: deque[MapJob] = deque()
+        self._num_read = 0
+        self._under_way = 0  # items in `_jobs`
         self._ended = False
+        self._last_note: str | None = None
+        self._showing_s = 0.0
         self._input_error: Exception | None = None
 
     # -- in ------------------------------------------------------------------------------------
@@ -97,6 +111,8 @@ class ChunkedMap:
             try:
                 self._read_into(items, size)
             except Exception as error:
+                where = f"item {self._num_read + len(items)} of map"
+                self._add_note(error, f"{where} could not be read from its input")
                 if not self._lazy:
                     self._drop()
                     raise
@@ -122,7 +138,7 @@ class ChunkedMap:
     def _room(self, size: int) -> int:
         window = self._window
         probing = self._chunksize is None and size >= self._largest
-        if probing and len(self._chunks) >= 2 * self._num_workers:
+        if probing and len(self._jobs) >= 2 * self._num_workers:
             return 0  # until it is known how long these take
         if window is None:
             window = 2 * self._num_workers * size
@@ -145,21 +161,20 @@ class ChunkedMap:
         return max(1, size)
 
     def _submit_items(self, items: list[Any]) -> None:
-        chunk = self._submit(items, self._unpack)
-        if len(items) > 1 and isinstance(chunk._packet, SerializationError):
-            for item in items:  # one of them cannot be sent: the others can
-                self._add(self._submit([item], self._unpack))
+        index = self._num_read
+        self._num_read += len(items)
+        self._under_way += len(items)
+        job = self._submit(items, self._unpack, index)
+        if len(items) > 1 and isinstance(job._packet, SerializationError):
+            for place, item in enumerate(items):  # one of them cannot be sent: the others can
+                self._jobs.append(self._submit([item], self._unpack, index + place))
             return
-        self._add(chunk)
-
-    def _add(self, chunk: Chunk) -> None:
-        packet = chunk._packet
+        packet = job._packet
         if isinstance(packet, bytes):
-            self._mean_bytes = len(packet) / chunk.num_calls
+            self._mean_bytes = len(packet) / job.num_calls
         elif isinstance(packet, tuple):
-            self._mean_bytes = len(packet[1]) / chunk.num_calls
-        self._chunks.append(chunk)
-        self._under_way += chunk.num_calls
+            self._mean_bytes = len(packet[1]) / job.num_calls
+        self._jobs.append(job)
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -167,33 +182,39 @@ class ChunkedMap:
         """Yield None if lazy, then results in the order of the items."""
         return self._yield_all(self._next_in_order(deadline))
 
-    def _next_in_order(self, deadline: float | None) -> Iterator[Chunk]:
-        while self._chunks:
-            self._chunks[0].result(_left(deadline))
-            yield self._chunks.popleft()
+    def _next_in_order(self, deadline: float | None) -> Iterator[MapJob]:
+        while self._jobs:
+            try:
+                self._jobs[0].exception(_left(deadline))
+            except TimeoutError as error:
+                self._add_note(error, self._note_of(self._jobs[0], 0))
+                raise
+            except CancelledError:
+                pass
+            yield self._jobs.popleft()
 
     def as_completed(self, deadline: float | None, changed: threading.Condition) -> Iterator[Any]:
         """Yield None if lazy, then results as they come; `changed` is notified when jobs end."""
         return self._yield_all(self._next_done(deadline, changed))
 
-    def _next_done(self, deadline: float | None, changed: threading.Condition) -> Iterator[Chunk]:
-        while self._chunks:
-            chunk = self._first_done(deadline, changed)
-            self._chunks.remove(chunk)
-            yield chunk
+    def _next_done(self, deadline: float | None, changed: threading.Condition) -> Iterator[MapJob]:
+        while self._jobs:
+            job = self._first_done(deadline, changed)
+            self._jobs.remove(job)
+            yield job
 
-    def _first_done(self, deadline: float | None, changed: threading.Condition) -> Chunk:
+    def _first_done(self, deadline: float | None, changed: threading.Condition) -> MapJob:
         with changed:
             while True:
-                for chunk in self._chunks:
-                    if chunk.done():
-                        return chunk
+                for job in self._jobs:
+                    if job.done():
+                        return job
                 left = _left(deadline)
                 if left == 0 or not changed.wait(left):
                     raise TimeoutError("no result in time")
 
-    def _yield_all(self, done: Iterator[Chunk]) -> Iterator[Any]:
-        """Yield None if lazy, then the results of chunks that are done."""
+    def _yield_all(self, done: Iterator[MapJob]) -> Iterator[Any]:
+        """Yield None if lazy, then the results of jobs that are done."""
         try:
             if self._lazy:
                 yield None
@@ -201,13 +222,15 @@ class ChunkedMap:
         finally:
             self._drop()
 
-    def _batches(self, done: Iterator[Chunk]) -> Iterator[Iterable[Any]]:
-        """Yield the results of each chunk together: C code goes from one to the next."""
-        for chunk in done:
-            num_calls = chunk.num_calls
-            results, error = chunk.result()
-            self._measure(chunk, len(results))
-            del chunk
+    def _batches(self, done: Iterator[MapJob]) -> Iterator[Iterable[Any]]:
+        """Yield the results of each job together: C code goes from one to the next."""
+        for job in done:
+            num_calls, failure = job.num_calls, _failure_of(job)
+            if failure is not None and num_calls > 1 and self._split(job, failure):
+                continue
+            results, error = self._take(job, failure)
+            self._measure(job, len(results))
+            del job, failure
             if error is None:
                 self.fill()
             results.reverse()
@@ -220,9 +243,91 @@ class ChunkedMap:
         if self._input_error is not None:
             raise self._input_error
 
-    def _measure(self, chunk: Chunk, num_done: int) -> None:
-        taken = chunk.runtime
-        if taken is None or not num_done:
+    def _take(
+        self, job: MapJob, failure: BaseException | None
+    ) -> tuple[list[Any], BaseException | None]:
+        """Return a job's results up to a failure that ends the map, and that failure.
+
+        Args:
+            job: A job that is done.
+            failure: What has failed it as a whole.
+        """
+        if failure is not None and job.num_calls > 1:
+            self._add_note(failure, job.title)
+            if not self._return_exceptions:
+                return [], failure
+            return [failure] * job.num_calls, None
+        results: list[Any] = [job._result]
+        errors = {} if failure is None else {0: failure}
+        if job.is_chunk:
+            results, errors = job._result
+        for place, error in errors.items():
+            named = self._named(job, place, error)
+            if not self._return_exceptions:
+                return results[:place], named
+            results[place] = named
+        return results, None
+
+    def _split(self, chunk: MapJob, failure: BaseException) -> bool:
+        """Submit the items of a chunk one by one, as none of its calls could be made.
+
+        One of them may end a worker, or raise, when it is unpacked there: the others need not.
+
+        Returns:
+            False if that is not possible.
+        """
+        if isinstance(failure, CancelledError) or chunk.args is None:
+            return False
+        jobs: list[MapJob] = []
+        try:
+            for place, item in enumerate(chunk.args[0]):
+                jobs.append(self._submit([item], self._unpack, chunk.index + place))
+        except RuntimeError:  # the queue has been shut down
+            self._cancel(jobs)
+            return False
+        self._jobs.extendleft(reversed(jobs))
+        return True
+
+    # -- which item ----------------------------------------------------------------------------
+
+    def _named(self, job: MapJob, place: int, error: BaseException) -> BaseException:
+        """Have an exception say for which item it was raised."""
+        index, shown = job.index + place, self._shown(job, place)
+        if type(error) is WorkerDied:
+            notes = getattr(error, "__notes__", ())
+            pid, exitcode, signal, _, *more = error.args
+            error = WorkerDied(pid, exitcode, signal, f"item {index}{_in_brackets(shown)}", *more)
+            error.index = index
+            for note in notes:
+                error.add_note(note)
+        self._add_note(error, self._note_of(job, place, shown))
+        return error
+
+    def _note_of(self, job: MapJob, place: int, shown: str | None = None) -> str:
+        shown = self._shown(job, place) if shown is None else shown
+        return f"item {job.index + place} of map" + (shown and f": {shown}")
+
+    def _shown(self, job: MapJob, place: int) -> str:
+        """Show an item in brief; "" if it is not there any more, or if that would take long."""
+        args = job.args
+        if args is None or self._showing_s > _SHOWING_S:
+            return ""
+        before = monotonic()
+        if job.is_chunk:
+            shown = describe(args[0][place])
+        else:
+            shown = describe(args if self._unpack else args[0])
+        self._showing_s += monotonic() - before
+        return shown
+
+    def _add_note(self, error: BaseException, note: str) -> None:
+        # A function may raise one object again and again, which is not to collect notes.
+        add_note(error, note, instead_of=self._last_note)
+        self._last_note = note
+
+    def _measure(self, job: MapJob, num_done: int) -> None:
+        taken = job.runtime
+        if taken is None or not num_done or job.attempts > 1:
             return
         mean = taken / num_done
         if self._mean_s is not None:
@@ -232,9 +337,23 @@ class ChunkedMap:
 
     def _drop(self) -> None:
         """Cancel what has not begun: nobody will ask for it."""
-        if self._chunks:
-            self._cancel(self._chunks)
-            self._chunks.clear()
+        if self._jobs:
+            self._cancel(self._jobs)
+            self._jobs.clear()
+
+
+def _failure_of(job: MapJob) -> BaseException | None:
+    """Return what has failed a job, one that is done, as a whole."""
+    try:
+        return job.exception()
+    except CancelledError as error:
+        return error
+
+
+def _in_brackets(shown: str) -> str:
+    if not shown:
+        return ""
+    return f" {shown}" if shown[0] + shown[-1] == "()" else f" ({shown})"
 
 
 def _left(deadline: float | None) -> float | None:

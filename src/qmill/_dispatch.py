@@ -34,12 +34,14 @@ from .engines.base import (
     NOT_STARTED,
     RETURNED,
     TIMED_OUT,
+    Outcome,
     Report,
+    lost,
 )
 from .errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
 from .jobs import job as jobs_job
 from .jobs import records
-from .jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Job
+from .jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job
 from .jobs.records import RecordLog
 from .jobs.scheduler import Scheduler
 from .jobs.totals import Totals
@@ -450,7 +452,12 @@ class Dispatcher:
         with self._lock:
             for report in reports:
                 what, job, value, started, ended, _, _ = report
-                if what == DONE and job is not None and not self._is_late(job, started, ended):
+                if (
+                    what == DONE
+                    and job is not None
+                    and not self._is_late(job, started, ended)
+                    and (not isinstance(job, Chunk) or job.is_whole(value))
+                ):
                     job._started, job._ended = started, ended
                     job.exitcode, job.worker = report.exitcode, report.worker
                     self._scheduler.finish(job, failed=False)
@@ -487,6 +494,9 @@ class Dispatcher:
             job.exitcode, job.worker = report.exitcode, report.worker
             if what == TIMED_OUT:
                 self._timed_out.add(job.id)
+            if isinstance(job, Chunk) and isinstance(report.value, tuple):
+                self._take_chunk(job, report.value)
+                return
             self._take_failure(report, "died" if what == DIED else "failed", True)
 
     def _take_start_failure(self, report: Report) -> None:
@@ -519,6 +529,25 @@ class Dispatcher:
         self._scheduler.finish(job, failed=False)
         self._finish([(job, CANCELLED, None, None)])
 
+    def _take_chunk(self, chunk: Chunk, outcome: Outcome) -> None:
+        """Take in an attempt of a chunk; its next one makes the calls that are left."""
+        if chunk._state == CANCELLED:
+            self._drop(chunk)
+            return
+        num_again = chunk.add(outcome)
+        if chunk.to_do and chunk.id in self._unwanted:
+            self._drop(chunk)
+            return
+        if chunk.to_do:
+            self._totals.add_retry(chunk, num_again)
+            chunk._state = PENDING
+            self._scheduler.retry(chunk, monotonic(), backs_off=num_again > 0)
+            return
+        results, errors = chunk.outcome()
+        if errors:
+            chunk._failure = "died" if _all_died(errors) else "failed"
+        self._end(chunk, (results, errors), None, bool(errors))
+
     def _take_failure(self, report: Report, failure: str, retryable: bool) -> None:
         job, error = report.job, report.value
         assert job is not None
@@ -526,13 +555,15 @@ class Dispatcher:
             self._drop(job)
             return
         options = job._options
+        if isinstance(job, Chunk) and job.to_do is not None:  # some calls were made before
+            self._take_chunk(job, lost(job.num_to_do, error))
+            return
         if job.id in self._timed_out:
             self._timed_out.discard(job.id)
             failure = "timed out"
             retryable = options.retry_timeouts
             error = JobTimeout(
-                f"job {job.name} ran longer than its timeout of {options.timeout:g} s "
-                "and was killed"
+                f"{job.title} ran longer than its timeout of {options.timeout:g} s and was killed"
             )
         if retryable and job.attempts <= options.retries:
             self._totals.add_retry(job)
@@ -543,11 +574,15 @@ class Dispatcher:
             return
         job._failure = failure
         jobs_job.explain_failure(job, error)
-        stopped = self._scheduler.finish(job, failed=True)
-        finished: list[_Outcome] = [(job, FINISHED, None, error)]
+        self._end(job, None, error, True)
+
+    def _end(self, job: Job, result: Any, error: BaseException | None, failed: bool) -> None:
+        """Settle a job that is not simply done, and those that it stops in its lane."""
+        stopped = self._scheduler.finish(job, failed=failed)
+        finished: list[_Outcome] = [(job, FINISHED, result, error)]
         for follower in stopped:
-            why = f"job {follower.name} was cancelled: job {job.name}, before it in lane "
-            why += f"{follower.lane!r}, {jobs_job.HOW[failure]}"
+            why = f"{follower.title} was cancelled: {job.title}, before it in lane "
+            why += f"{follower.lane!r}, {jobs_job.HOW[job._failure]}"
             follower.exitcode = job.exitcode
             finished.append((follower, CANCELLED, None, LaneError(why)))
         self._finish(finished)
@@ -720,6 +755,10 @@ class _Reporter:
         else:
             message, args = value
             logger.debug(message, *args)
+
+
+def _all_died(errors: dict[int, BaseException]) -> bool:
+    return all(isinstance(error, WorkerDied) for error in errors.values())
 
 
 def _started(thread: threading.Thread) -> bool:

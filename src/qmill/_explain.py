@@ -117,8 +117,8 @@ def describe(thing: Any, how: Callable[[Any], str] = repr) -> str:
         shown = _bounded_repr(thing) if how is repr else how(thing)
     except BaseException as error:
         let_interrupt_through(error)
-        return f"its {how.__name__} raises {type(error).__name__}"
-    limit = 80 if how is repr else 500
+        return f"its {'repr' if how is None else how.__name__} raises {type(error).__name__}"
+    limit = _REPR_CHARS if how is None else 500
     return shown if len(shown) <= limit else shown[:limit] + "..."
 
 
@@ -136,6 +136,24 @@ def _bounded_repr(thing: Any) -> str:
 
 
 _CONTAINERS = (str, bytes, list, tuple, dict, set, frozenset)
+
+
+def add_note(error: BaseException, note: str, instead_of: str | None = None) -> None:
+    """Add a note to an exception, also to one that has attributes do anything, if at all possible.
+
+    Args:
+        error: The exception.
+        note: The note.
+        instead_of: The note whose place it takes, if that very string is the last one.
+    """
+    try:
+        notes = list(getattr(error, "__notes__", ()))
+        if notes and notes[-1] is instead_of:
+            del notes[-1]
+        # By the base class, since an exception's own class may refuse it.
+        BaseException.__setattr__(error, "__notes__", [*notes, note])
+    except BaseException as why:
+        let_interrupt_through(why)
 
 
 def traceback_text(error: BaseException) -> str:

@@ -65,6 +65,13 @@ class QmillError(Exception):
     """The base of every exception that qmill defines."""
 
 
+class _Told(QmillError):
+    """The base of those whose arguments are no text: `repr` shows what they say."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+
 class SerializationError(QmillError, PicklingError):
     """An object could not be turned into bytes, or bytes into an object."""
 
@@ -81,18 +88,25 @@ class LockSent(SerializationError, RuntimeError):
     """
 
 
-class WorkerDied(QmillError, RuntimeError):
+class WorkerDied(_Told, RuntimeError):
     """A worker process ended without a result.
 
     Args:
         pid: The process that died.
         exitcode: Its exit status; minus the signal's number if a signal ended it.
         signal: The signal's number, or None.
-        job: The name of what it was running, or None.
+        job: The name of what it was running, or None: a job's name or id, a worker's name; for an
+            exception of `map` a text with the item's index and how it is shown, "item 7 ('x.png')".
         rss_bytes: The last known resident memory of the process, or None.
         address: The worker of a cluster to which it belonged, or None. Without a pid it is that
             worker itself that is gone.
+
+    Attributes:
+        index: The index in the input of the item whose call it was running, for an exception of
+            `map`; else None.
     """
+
+    index: int | None = None
 
     def __init__(
         self,
@@ -137,7 +151,7 @@ class QueueGone(QmillError, OSError):
     """Whoever kept the queue is gone, and what was in it with them."""
 
 
-class Poisoned(QmillError):
+class Poisoned(_Told):
     """Messages whose readers died each time; they were set aside.
 
     Args:

@@ -20,6 +20,7 @@ import uuid
 import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +30,7 @@ from ._explain import describe
 from ._guesses import check_function, explain_arguments, explain_engine
 from .engines.base import ALL, Engine, EngineFactory, Settings
 from .errors import NotSupported, SerializationError
-from .jobs.job import DEFAULT_OPTIONS, Chunk, Job, Options
+from .jobs.job import DEFAULT_OPTIONS, Chunk, Job, MapCall, Options
 from .jobs.kept import BOUND, remains_of
 from .jobs.records import RecordLog
 from .queues.base import check_wait
@@ -57,6 +58,7 @@ class MapLimits(NamedTuple):
     chunksize: int | None
     buffersize: int | None
     job_timeout: float | None
+    return_exceptions: bool = False
 
 
 class JobQueue(Executor):
@@ -341,7 +343,7 @@ class JobQueue(Executor):
 
     def _put(
         self,
-        kind: type[Job],
+        kind: Callable[..., Job],
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
@@ -383,6 +385,8 @@ class JobQueue(Executor):
         chunksize: int | None = None,
         buffersize: int | None = None,
         job_timeout: float | None = None,
+        return_exceptions: bool = False,
+        retries: int = 0,
         progress: Any = None,
     ) -> Iterator[Any]:
         """Call a function for each item, in parallel; the results come in the order of the items.
@@ -396,6 +400,11 @@ class JobQueue(Executor):
                 read lazily. None submits everything before this returns.
             job_timeout: Seconds that one call may take before it is killed; it needs a chunksize
                 of 1, which it implies.
+            return_exceptions: Whether to yield the exception of an item that has failed in the
+                place of its result and to go on, as `asyncio.gather` does.
+            retries: How often to call the function again for an item when it raises, or when its
+                worker dies; not for the other items of its chunk. Options such as `backoff` are
+                those of `options(...).map`.
             progress: Whether to show a progress bar, from the first result that is asked for; as
                 for `JobQueue`, and None for what that was given.
 
@@ -405,13 +414,16 @@ class JobQueue(Executor):
 
         Raises:
             TimeoutError: From the iterator: a result was not there in time.
-            Exception: From the iterator: what the call for this item raised; it ends there.
+            Exception: From the iterator: what the call for this item raised; it ends there. A note
+                (`__notes__`) tells the item's index, and shows the item in brief.
+            WorkerDied: From the iterator: the process that ran the call for this item died.
             TypeError: An argument of the wrong type.
             ValueError: A number out of range.
             NotSupported: A job_timeout, and the engine cannot kill.
         """
-        limits = MapLimits(timeout, chunksize, buffersize, job_timeout)
-        return self._map(fn, iterables, limits, progress=progress)
+        limits = MapLimits(timeout, chunksize, buffersize, job_timeout, return_exceptions)
+        options = map_options(retries)
+        return self._map(fn, iterables, limits, options=options, progress=progress)
 
     def _map(
         self,
@@ -430,17 +442,25 @@ class JobQueue(Executor):
         moment = moment or self._moment_of(fn)
         make_bar = _bar_type(self._progress if progress is None else progress)
         total = -1 if make_bar is None else min(operator.length_hint(i, -1) for i in iterables)
-        timeout, chunksize, buffersize, job_timeout = limits
+        timeout, chunksize, buffersize, job_timeout, return_exceptions = limits
         lazy = lazy or buffersize is not None
         if job_timeout is not None:
             chunksize = 1
             options = options._replace(timeout=job_timeout)
 
-        def submit(items: list[Any], unpack: bool) -> Chunk:
-            chunk: Chunk = self._put(
-                Chunk, fn, (items, unpack), None, priority, options, False, True, moment
+        def submit(items: list[Any], unpack: bool, index: int) -> Chunk | MapCall:
+            kind: Callable[..., Job]
+            args: tuple[Any, ...]
+            if len(items) == 1:
+                kind = partial(MapCall, index=index)
+                args = items[0] if unpack else (items[0],)
+            else:
+                kind = partial(Chunk, index=index, stops=not return_exceptions)
+                args = items, unpack, return_exceptions or options.retries > 0
+            job: Chunk | MapCall = self._put(
+                kind, fn, args, None, priority, options, False, True, moment
             )
-            return chunk
+            return job
 
         mapping = ChunkedMap(
             submit,
@@ -451,6 +471,7 @@ class JobQueue(Executor):
             window=buffersize,
             lazy=lazy,
             mean_s=self._engine.mean_of(fn),
+            return_exceptions=return_exceptions,
         )
         mapping.fill()
         deadline = None if timeout is None else monotonic() + timeout
@@ -764,16 +785,27 @@ class WithOptions:
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
+        return_exceptions: bool = False,
         progress: Any = None,
     ) -> Iterator[Any]:
         """Call a function for each item as `JobQueue.map` does, with these options.
 
         The `timeout` of the options is the `job_timeout` of the calls.
         """
-        limits = MapLimits(timeout, chunksize, buffersize, self._options.timeout)
+        job_timeout = self._options.timeout
+        limits = MapLimits(timeout, chunksize, buffersize, job_timeout, return_exceptions)
         return self._queue._map(
             fn, iterables, limits, self._priority, self._options, progress=progress
         )
+
+
+def map_options(retries: int) -> Options:
+    """Return the options of a map's jobs."""
+    return (
+        DEFAULT_OPTIONS._replace(retries=_check_int("retries", retries))
+        if retries
+        else DEFAULT_OPTIONS
+    )
 
 
 def _let_end(dispatcher: _dispatch.Dispatcher) -> None:

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from ._guesses import arguments_of, check_arguments, check_function, explain_arguments
-from .job_queue import JobQueue, MapLimits
+from .job_queue import JobQueue, MapLimits, map_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +29,8 @@ def map(
     buffersize: int | None = None,
     timeout: float | None = None,
     job_timeout: float | None = None,
+    return_exceptions: bool = False,
+    retries: int = 0,
     start_method: str | None = None,
     progress: Any = False,
 ) -> Iterator[Any]:
@@ -46,6 +48,10 @@ def map(
         buffersize: How many items may be read whose results are not yet yielded; None chooses.
         timeout: Seconds from the first `next` in which each result must be there when asked for.
         job_timeout: Seconds that one call may take before it is killed (`JobTimeout`).
+        return_exceptions: Whether to yield the exception of an item that has failed in the place
+            of its result and to go on, as `asyncio.gather` does.
+        retries: How often to call the function again for an item when it raises, or when its worker
+            dies; not for the other items of its chunk.
         start_method: How worker processes start; see `JobQueue`.
         progress: Whether to show a progress bar, from the first `next` on; see `JobQueue`.
 
@@ -55,21 +61,25 @@ def map(
 
     Raises:
         Exception: From the iterator: what the call for this item raised, with the remote
-            traceback as its cause.
-        WorkerDied: From the iterator: the process died that ran this item's chunk.
+            traceback as its cause. A note (`__notes__`) tells the item's index, and shows the item
+            in brief.
+        WorkerDied: From the iterator: the process that ran the call for this item died.
         TimeoutError: From the iterator: a result was not there in time.
         TypeError: An argument of the wrong type.
         ValueError: A number out of range.
         ImportError: `progress=True` needs tqdm: `pip install 'qmill[progress]'`.
     """
     jobs = JobQueue(max_workers, engine=engine, start_method=start_method, progress=progress)
-    limits = MapLimits(timeout, chunksize, buffersize, job_timeout)
+    limits = MapLimits(timeout, chunksize, buffersize, job_timeout, return_exceptions)
+    options = map_options(retries)
     jobs._check_map(fn, iterables, limits)
     moment = jobs._moment_of(fn)
 
     def run() -> Iterator[Any]:
         try:
-            yield from jobs._map(fn, iterables, limits, lazy=True, ordered=ordered, moment=moment)
+            yield from jobs._map(
+                fn, iterables, limits, options=options, lazy=True, ordered=ordered, moment=moment
+            )
         except BaseException:  # a call that failed, or nobody wants the rest
             jobs._dispatcher.abort()
             raise

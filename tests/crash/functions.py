@@ -458,6 +458,50 @@ def die_until(path, number, limit):
     return number
 
 
+def mark_or_die(number, path, deaths, make=int):
+    """Leave a line, and return what is made of the number unless this one is to die."""
+    mark(path, number)
+    if number in deaths:
+        die(deaths[number])
+    return make(number)
+
+
+def die_at_first(number, path, where):
+    """Leave a line, and die for some numbers when they come for the first time."""
+    mark(path, number)
+    if number in where:
+        with open(path) as file:
+            if file.read().split().count(str(number)) == 1:
+                die("SIGKILL")
+    return number
+
+
+def tell_pid_and_wait(number, told, gate, where):
+    """For one number, tell which process this is, and wait."""
+    if number == where:
+        told.put(os.getpid())
+        gate.get()
+    return number
+
+
+class Plain:
+    def __init__(self, number):
+        self.number = number
+
+    def __eq__(self, other):
+        return type(other) is Plain and other.number == self.number
+
+
+def large(number):
+    return bytes([number % 256]) * 50_000
+
+
+def decimal(number):
+    from decimal import Decimal
+
+    return Decimal(number)
+
+
 class Escape(BaseException):
     """What no `except Exception` stops."""
 

@@ -23,7 +23,7 @@ import cloudpickle
 import pytest
 
 import qmill
-from qmill.errors import LaneError
+from qmill.errors import LaneError, WorkerDied
 from qmill.jobs import job as job_module
 from qmill.jobs.job import (
     CANCELLED,
@@ -33,6 +33,7 @@ from qmill.jobs.job import (
     RUNNING,
     Chunk,
     Job,
+    MapCall,
     Options,
     log_unseen,
     tell_unseen,
@@ -1153,9 +1154,10 @@ def test_jobs_may_be_watched_and_settled_in_a_garbage_collection(use):
 # -- several calls in one -------------------------------------------------------------------------
 
 
-def make_chunk(items, owner=OWNER):
-    args = (items, False)
-    return Chunk(next(NUMBERS), function_of_a_job, args, None, 100, DEFAULT_OPTIONS, owner, 5.0)
+def make_chunk(items, owner=OWNER, *, retries=0, **kwargs):
+    args, options = (items, False, False), DEFAULT_OPTIONS._replace(retries=retries)
+    number = next(NUMBERS)
+    return Chunk(number, function_of_a_job, args, None, 100, options, owner, 5.0, **kwargs)
 
 
 def test_a_chunk_counts_its_calls():
@@ -1166,3 +1168,87 @@ def test_a_chunk_counts_its_calls():
     chunk.let_go()
     assert chunk.num_calls == 3
     assert chunk.result() == "results"
+
+
+A, B = ValueError("a"), WorkerDied(1, -9, 9)
+
+
+def test_a_chunk_whose_calls_all_return_is_whole():
+    chunk = make_chunk("abc")
+    assert chunk.is_whole(([1, 2, 3], {}))
+    assert not chunk.is_whole(([1, 2], {}))
+    assert not chunk.is_whole(([1, None, 3], {1: A}))
+
+
+def test_a_chunk_that_stops_ends_with_the_first_call_that_fails():
+    chunk = make_chunk("abcdef")
+    assert chunk.add(([1, 2, None], {2: A})) == 0
+    assert chunk.to_do == []
+    assert chunk.outcome() == ([1, 2, None], {2: A})
+
+
+def test_a_chunk_that_goes_on_makes_the_calls_that_are_left():
+    chunk = make_chunk("abcdef", stops=False)
+    assert chunk.add(([1, None, 3, None], {1: A, 3: B})) == 0
+    assert (chunk.to_do, chunk.num_to_do, chunk.version) == ([4, 5], 2, 1)
+    assert not chunk.is_whole(([5, 6], {}))
+    assert chunk.add(([5, 6], {})) == 0
+    assert chunk.to_do == []
+    assert chunk.outcome() == ([1, None, 3, None, 5, 6], {1: A, 3: B})
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_retries_of_a_chunk_count_for_each_call(stops):
+    chunk = make_chunk("abcd", retries=2, stops=stops)
+    assert chunk.add(([1, None], {1: A})) == 1  # a death: the others were not begun
+    assert chunk.to_do == [1, 2, 3]
+    assert chunk.add(([None, 3, None], {0: A, 2: A})) == 2
+    assert chunk.to_do == [1, 3]
+    assert chunk.add(([2, None], {1: B})) == 1
+    assert chunk.to_do == [3]
+    assert chunk.add(([None], {0: A})) == 0
+    assert chunk.to_do == []
+    assert chunk.outcome() == ([1, 2, 3, None], {3: A})
+
+
+def test_a_chunk_that_stops_still_retries_what_comes_before_the_failure():
+    chunk = make_chunk("abcd", retries=1)
+    assert chunk.add(([None, None, 3, None], {0: A, 1: A, 3: A})) == 3
+    assert chunk.add(([None, None, None], {0: A, 1: B, 2: B})) == 0
+    assert chunk.outcome() == ([None], {0: A})
+
+
+def test_a_chunk_that_stops_keeps_no_results_after_the_failure():
+    chunk = make_chunk("abcd", retries=1)
+    chunk.add(([1, None, 3, 4], {1: A}))
+    chunk.add(([None], {0: B}))
+    assert chunk.outcome() == ([1, None], {1: B})
+
+
+def test_a_chunk_keeps_its_items_if_one_is_to_be_named():
+    good, bad, broken = (make_chunk("abc") for _ in range(3))
+    succeed(good, ([1, 2, 3], {}))
+    succeed(bad, ([1, None], {1: A}))
+    broken.settle(FINISHED, None, B)
+    for chunk in (good, bad, broken):
+        chunk.let_go()
+        assert chunk.function is None
+    assert (good.args, bad.args[0], broken.args[0]) == (None, "abc", "abc")
+
+
+def test_a_call_of_a_map_keeps_its_item_if_it_is_to_be_named():
+    good, bad = (
+        MapCall(next(NUMBERS), abs, (-1,), None, 100, DEFAULT_OPTIONS, OWNER, 5.0, index=8)
+        for _ in range(2)
+    )
+    succeed(good, 1)
+    bad.settle(FINISHED, None, A)
+    for call in (good, bad):
+        call.let_go()
+        assert (call.function, call.num_calls, call.title) == (None, 1, "item 8 of map")
+    assert (good.args, bad.args) == (None, (-1,))
+
+
+def test_titles():
+    assert make_chunk("abc", index=10).title == "items 10 to 12 of map"
+    assert make(name="x").title == "job x"

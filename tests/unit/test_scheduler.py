@@ -496,6 +496,14 @@ def test_a_retried_job_waits_for_its_backoff(bench, scheduler):
     assert bench.run_all() == ["a", "b"]
 
 
+def test_a_chunk_goes_on_with_other_calls_without_its_backoff(bench, scheduler):
+    job = bench.add("a", backoff=4.0)
+    bench.begin(0.0)
+    assert scheduler.retry(job, 10.0, backs_off=False) == 0.0
+    assert scheduler.next_due() is None
+    assert bench.run_all() == ["a"]
+
+
 def test_a_retry_without_backoff_competes_once_what_is_due_was_done(bench, scheduler):
     job = bench.add("a")
     bench.begin(3.0)

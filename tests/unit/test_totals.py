@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from qmill import WorkerDied
 from qmill.jobs import totals
 from qmill.jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job, Options
 from qmill.jobs.totals import Histogram, Totals
@@ -135,7 +136,7 @@ def test_a_job_that_never_began_has_no_times():
 
 
 def test_each_call_of_a_map_counts():
-    result = added((make_chunk(4), FINISHED, ([1, 2, 3, 4], None), None))
+    result = added((make_chunk(4), FINISHED, ([1, 2, 3, 4], {}), None))
     assert counted(result) == {"done": 4}
     assert (result.running.count, result.running.total) == (4, 2.0)
     assert result.running.quantiles(0.5) == pytest.approx([0.5], rel=0.04)
@@ -143,9 +144,29 @@ def test_each_call_of_a_map_counts():
 
 
 def test_a_call_of_a_map_that_raises_fails_and_cancels_those_behind_it():
-    result = added((make_chunk(5), FINISHED, ([1, 2], KeyError("k")), None))
+    result = added((make_chunk(5), FINISHED, ([1, 2, None], {2: KeyError("k")}), None))
     assert counted(result) == {"done": 2, "failed": 1, "cancelled": 2}
     assert result.errors == {"KeyError": (1, "'k'")}
+
+
+def test_each_call_of_a_map_that_goes_on_counts_as_what_became_of_it():
+    errors = {1: KeyError("k"), 3: WorkerDied(7, -9, 9), 4: KeyError("k")}
+    result = added((make_chunk(5), FINISHED, ([1, None, 3, None, None], errors), None))
+    assert counted(result) == {"done": 2, "failed": 2, "died": 1}
+    assert result.errors["KeyError"] == (2, "'k'")
+    assert result.running.count == 5
+
+
+def test_a_chunk_none_of_whose_calls_was_made_is_counted_item_by_item_later():
+    result = added((make_chunk(5), FINISHED, None, WorkerDied(7, -9, 9)))
+    assert (counted(result), result.errors) == ({}, {})
+
+
+def test_attempts_of_a_chunk_count_the_calls_that_are_made_again():
+    result = Totals()
+    result.add_retry(make_chunk(5), 2)
+    result.add_retry(make_chunk(5), 0)
+    assert result.num_retries == 2
 
 
 def test_an_attempt_that_is_repeated_keeps_its_worker_busy():

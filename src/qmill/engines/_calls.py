@@ -64,7 +64,7 @@ def pack(
         len(packed) <= AHEAD_BYTES
         and options.timeout is None
         and options.lane is None
-        and not options.retries
+        and (not options.retries or job.is_of_map)
     )
 
 
@@ -111,17 +111,12 @@ def are_large(job: Job) -> bool | None:
     return True if type(job._packet) is tuple and job._subject is not None else None
 
 
-def rebuild(
-    kind: int, data: Any, is_chunk: bool, imports: serialize.Imports
-) -> tuple[int, int, Any]:
+def rebuild(imports: serialize.Imports, kind: int, data: Any) -> tuple[int, int, Any]:
     """Rebuild an answer: DONE or FAILED, the exit code, and the result or the exception."""
     try:
         if kind != packets.VALUE:
             return FAILED, 1, serialize.load_error(data)
-        value = serialize.loads(data, imports)
-        if is_chunk and value[1] is not None:
-            value = value[0], serialize.load_error(value[1])
-        return DONE, 0, value
+        return DONE, 0, serialize.loads(data, imports)
     except SerializationError as error:
         return FAILED, 1, error
     except BaseException as error:  # whatever an object does when it is rebuilt

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pickle
 import socket
 import struct
 from collections import deque
@@ -18,8 +19,8 @@ from .._environment import dumps_for_process
 from ..errors import Empty, QueueGone
 from ..queues import wire
 from ..sharing import Shared
+from . import _kept, _worker
 from . import _packets as packets
-from . import _worker
 from ._beside import Inbox, Outbox
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Link:
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
         self._data = b""  # the beginning of a record
         self._files: deque[int] = deque()  # descriptors that came with records
+        self._kept: Any = None  # the memory in which it keeps the results of chunks
         # Not under `fork_lock`: a forked worker would have it locked for ever.
         self._permits, self._permits_there = ends = socket.socketpair()
         _half_open.add(ends)
@@ -105,14 +107,18 @@ class Link:
             OSError: There is no memory or no descriptor left for a large one.
         """
         for job in jobs:
+            if job.to_do is not None:
+                to_do = pickle.dumps(job.to_do, 5)
+                message = packets.message(packets.TO_DO, 0, packets.permit(job), to_do)
+                self._outgoing.append((job.id, message, None))
             packet = job._packet
             head, beside = packet if type(packet) is tuple else (packet, None)
             self._outgoing.append((job.id, head, beside))
         self.push()
-        self.permit([job.id for job in jobs])
+        self.permit(list(map(packets.permit, jobs)))
 
     def permit(self, numbers: list[int]) -> None:
-        """Allow the worker to begin jobs; 0 tells it to end."""
+        """Give permits, by their numbers; 0 tells the worker to end."""
         self._permits.send(struct.pack(f"<{len(numbers)}Q", *numbers))
 
     def push(self) -> None:
@@ -171,7 +177,7 @@ class Link:
             while data := self._permits_there.recv(_READ_BYTES, socket.MSG_DONTWAIT):
                 taken += data
         whole = len(taken) - len(taken) % packets.PERMIT.size  # a job may have written there, too
-        numbers = [number for (number,) in packets.PERMIT.iter_unpack(taken[:whole])]
+        numbers = [n & packets.ID for (n,) in packets.PERMIT.iter_unpack(taken[:whole])]
         if self._outgoing:
             self.drop(set(numbers))
         return numbers
@@ -208,7 +214,7 @@ class Link:
         unpack = packets.RECORD.unpack_from
         while start + head_bytes <= end:
             kind, number, started, ended, size = unpack(data, start)
-            if size > packets.BESIDE_BYTES or kind & packets.KIND > packets.LINGERS:
+            if size > packets.BESIDE_BYTES or kind & packets.KIND > packets.ONE:
                 raise GarbledError(f"a record of kind {kind} and {size} bytes")
             body = start + head_bytes
             start = body + size
@@ -227,6 +233,9 @@ class Link:
             elif kind == packets.SENT_MEMORY:
                 self._open_inbox()
                 continue
+            elif kind == packets.SENT_KEPT:
+                self._open_kept()
+                continue
             records.append((kind, number, started, ended, payload))
         self._data = data[start:]
         return records
@@ -236,6 +245,16 @@ class Link:
             self._inbox.open(self._files.popleft())
         except (IndexError, QueueGone) as error:
             raise GarbledError(f"shared memory that is none: {error!r}") from None
+
+    def _open_kept(self) -> None:
+        try:
+            self._kept = _kept.open_memory(self._files.popleft())
+        except (IndexError, OSError, ValueError) as error:
+            raise GarbledError(f"memory for results that is none: {error!r}") from None
+
+    def kept_of(self, job: Job) -> list[_kept.Part] | None:
+        """Return what it has kept of a chunk and not sent; None if it has made no call of it."""
+        return _kept.rest_of(self._kept, packets.permit(job))
 
     def _take_shared(self, ticket: bytes) -> memoryview:
         try:
@@ -264,6 +283,7 @@ class Link:
     def _forget_memory(self) -> None:
         """Let go of shared memory; results that lie in it keep it as long as they live."""
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
+        self._kept = None
 
 
 def _is_inline(item: tuple[int, bytes, Any]) -> bool:

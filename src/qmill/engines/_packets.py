@@ -22,25 +22,33 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..jobs.job import Job
     from ..queues.wire import Blob
 
 MESSAGE = struct.Struct("<BIIQI")
 """Kind, number of the function (0: it comes with the arguments), number of the environment (0: it
 needs none), id of the job, bytes to follow."""
 
-JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY = range(9)
+JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY, TO_DO = range(10)
 """Arguments of a job; those of a chunk; a packed function, environment, or tuple of values that
 environments refer to; its end; a key and what it defines;
 messages, in a file; a shared value, in a file, whose key stands for the job's id; its end; the
-memory through which large payloads come."""
+memory through which large payloads come; which calls of a chunk are to be made."""
 
 PERMIT = struct.Struct("<Q")
-"""The id of the job that may begin; 0 tells the worker to end."""
+"""The id of the job that may begin, and above it, for a chunk, the version of what it is to do: its
+TO_DO message has the same number. 0 tells the worker to end."""
+
+ID_BITS = 48
+ID = (1 << ID_BITS) - 1
 
 RECORD = struct.Struct("<BQddI")
 """Kind, id of the job, moments of its start and end in seconds, bytes that follow."""
 
 READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY, LINGERS = range(9)
+SENT_KEPT, SOME, ONE = range(9, 12)
+"""These are of chunks: the memory that keeps their results; a part of the results, or one large
+result, before all calls are made. Of a chunk a VALUE is the last part; see `_kept`."""
 
 BESIDE = 0x80  # of a kind: what belongs to it is in a file of its own
 SPENT = 0x40  # of a record's kind: the worker has grown too large and is to be replaced
@@ -79,6 +87,11 @@ def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 def message(kind: int, function: int, job: int, *parts: Blob, environment: int = 0) -> bytes:
     """Lay out a message."""
     return MESSAGE.pack(kind, function, environment, job, sum(map(len, parts))) + b"".join(parts)
+
+
+def permit(job: Job) -> int:
+    """Return the number of the permit for a job."""
+    return job.id | job.version << ID_BITS
 
 
 def shared(head: bytes, ticket: bytes) -> bytes:

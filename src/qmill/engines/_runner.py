@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import pickle
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import serialize, sharing
 from ..errors import WorkerDied
 from ..jobs.job import Job, Options
+from . import _kept
 from . import _packets as packets
 from ._functions import Subject
 from .base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, TIMED_OUT, Report, Settings
@@ -44,6 +46,7 @@ class Setup(NamedTuple):
     initializer: bytes | bytearray | None  # the packed function and its arguments
     max_jobs_per_worker: int | None
     max_memory_per_worker: int | None
+    has_codec: bool  # whether the program has the native codec
 
 
 class Lesson(NamedTuple):
@@ -69,6 +72,7 @@ class Call(NamedTuple):
             empty if it needs none.
         packet: What goes to the child; None if a lesson has brought it.
         is_chunk: Whether it is one of a map's.
+        to_do, version: As of a `Chunk`.
         timeout: Seconds that it may run.
         oldest: The caller has had the answers to all calls before this one.
     """
@@ -80,6 +84,8 @@ class Call(NamedTuple):
     environment: list[int]
     packet: Any
     is_chunk: bool
+    to_do: list[int] | None
+    version: int
     timeout: float | None
     oldest: int
 
@@ -90,7 +96,8 @@ class Answer(NamedTuple):
     Attributes:
         what: As of a `Report`.
         kind: Of the packed answer, as of a record; 0 if there is none.
-        value: The packed answer; or a WorkerDied.
+        value: The packed answer; or a WorkerDied. If it is of kind SOME: the parts of a chunk's
+            results and a WorkerDied or None, packed.
         age_s: How many seconds ago it ended.
         taken_s: How many seconds it ran.
         exitcode: As of a `Report`.
@@ -111,14 +118,13 @@ class Answer(NamedTuple):
 class _RemoteJob(Job):
     """A call, as the process engine knows jobs."""
 
-    __slots__ = ("answer", "deadline", "is_chunk", "is_late", "is_unwanted")
-
-    num_calls = 1  # it is for the caller to measure
+    __slots__ = ("answer", "deadline", "is_chunk", "is_late", "is_unwanted", "to_do", "version")
 
     def __init__(self, call: Call, packet: Any, things: dict[int, Subject], owner: Any) -> None:
         options = Options(name=call.name, timeout=call.timeout)
         super().__init__(call.job, _RemoteJob, (), None, 0, options, owner, 0.0)
-        self.is_chunk = call.is_chunk
+        self.is_chunk = call.is_chunk  # of one call, as it is for the caller to measure
+        self.to_do, self.version = call.to_do, call.version
         self.answer: Future[Answer] = Future()
         self.deadline: float | None = None
         self.is_late = False  # its time is over
@@ -136,13 +142,30 @@ class _RawEngine(ProcessEngine):
 
     _is_remote = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, has_codec: bool) -> None:
         super().__init__(settings, "forkserver")
+        self.has_codec = has_codec and self.has_codec
         self.defined: dict[str, list[bytes]] = {}
 
     def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
-        answer = kind, bytes(data), tuple(self.defined.pop(worker.name, ()))
+        if job.is_chunk and kind == packets.VALUE:
+            return super()._rebuild(worker, job, kind, data)
+        worker.parts.pop(job.id, None)
+        answer = self._answer(worker, kind, bytes(data))
         return (DONE, 0, answer) if kind == packets.VALUE else (FAILED, 1, answer)
+
+    def _rebuild_chunk(
+        self, worker: _Worker, job: Job, parts: list[_kept.Part], death: WorkerDied | None
+    ) -> tuple[int, int, Any]:
+        if death is not None:
+            pid, exitcode, signal, name, rss_bytes, _ = death.args
+            death = WorkerDied(pid, exitcode, signal, name, rss_bytes, self._settings.name)
+        outcome = [(kind, bytes(data)) for kind, data in parts], death
+        answer = self._answer(worker, packets.SOME, pickle.dumps(outcome, 5))
+        return DONE if death is None else DIED, 0, answer
+
+    def _answer(self, worker: _Worker, kind: int, packed: bytes) -> tuple[int, bytes, Any]:
+        return kind, packed, tuple(self.defined.pop(worker.name, ()))
 
     def _take_record(self, worker: _Worker, kind: int, data: Any) -> None:
         if kind == packets.LOG:
@@ -262,7 +285,7 @@ class _Driver:
             setup.max_jobs_per_worker,
             setup.max_memory_per_worker,
         )
-        self.engine = _RawEngine(settings)
+        self.engine = _RawEngine(settings, setup.has_codec)
         self.is_closing = False
         self._is_patient = True
         self.ended: Future[None] = Future()

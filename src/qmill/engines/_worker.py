@@ -21,6 +21,7 @@ from .._environment import Bindings
 from .._explain import describe
 from ..queues import wire
 from ..workers import exit_code, let_go
+from . import _kept
 from . import _packets as packets
 from ._beside import Inbox, Outbox
 from .base import call_chunk
@@ -57,6 +58,7 @@ class WorkerSettings(NamedTuple):
     log_levels: dict[str, int]  # of the parent's loggers; "" is the root
     inherited: dict[int, Any]  # functions and values that only a fork can hand on
     is_remote: bool  # whether the jobs are those of a program elsewhere, whose script is not here
+    has_codec: bool  # whether who reads its results has the native codec
 
 
 def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
@@ -106,11 +108,17 @@ class _Worker:
         self._built: dict[bytes, Any] = {}
         self._exports = serialize.Exports(serialize.Names.INSTEAD)
         self._max_memory: int | None = None
+        self._to_do: dict[int, list[int]] = {}  # by permit, of chunks that were run before
+        self._permit = 0  # the last one
+        self._to_do_now: list[int] | None = None  # of its chunk
+        self._has_codec = False
+        self._keeper: _kept.Keeper | None = None  # made for the first chunk
         self.job_name: Any = None
 
     def set_up(self, settings: WorkerSettings) -> None:
         """Become what the settings say, and tell that jobs may come."""
         self._max_memory = settings.max_memory
+        self._has_codec = settings.has_codec
         self._things.update(settings.inherited)
         if _child.is_forked:
             self._exports = serialize.Exports(serialize.Names.FORKED)
@@ -161,6 +169,9 @@ class _Worker:
             (number,) = unpack(permit)
             if number == 0:
                 break
+            self._permit, self._to_do_now = number, None
+            if number > packets.ID:
+                number = self._take_to_do(number)
             while True:
                 while not jobs:
                     self._receive()
@@ -170,6 +181,16 @@ class _Worker:
             self._do(*job)
             del job
         return 0
+
+    def _take_to_do(self, number: int) -> int:
+        """Take in which calls of a chunk a permit is for, and return the chunk's id."""
+        while number not in self._to_do:
+            self._receive()
+        to_do, job = self._to_do[number], number & packets.ID
+        for other in [n for n in self._to_do if n & packets.ID == job]:
+            del self._to_do[other]  # of permits that were taken back
+        self._to_do_now = to_do
+        return job
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -222,6 +243,8 @@ class _Worker:
             self._packed.pop(function, None)
         elif kind == packets.UNSHARE:
             sharing.forget(share)
+        elif kind == packets.TO_DO:
+            self._to_do[share] = pickle.loads(payload)
         else:
             key = bytes(payload[: packets.KEY_BYTES])
             self._definitions[key] = bytes(payload[packets.KEY_BYTES :])
@@ -239,7 +262,8 @@ class _Worker:
             del data
             started = monotonic()
             if kind == packets.CHUNK:
-                value = call_chunk(function, *args)
+                value = None
+                self._run_chunk(function, *args)
             else:
                 value = function(*args, **kwargs) if kwargs else function(*args)
             ended = monotonic()
@@ -257,7 +281,7 @@ class _Worker:
             del error
             self._answer(answer, job, started, ended)
             return
-        answer = self._pack_chunk(value) if kind == packets.CHUNK else self._pack(value)
+        answer = self._pack(value) if kind == packets.JOB else self._pack_rest()
         del value
         self._answer(answer, job, started, ended)
 
@@ -286,34 +310,48 @@ class _Worker:
         except Exception as error:
             return packets.UNSENT, [serialize.dump_error(error)]
 
-    def _pack_chunk(self, outcome: tuple[list[Any], BaseException | None]) -> tuple[int, list[Any]]:
-        """Pack a chunk's results; one that cannot be sent ends them, as one that raised."""
-        results, error = outcome
-        packed_error = None if error is None else serialize.dump_error(error)
+    def _run_chunk(
+        self, function: Callable[..., Any], items: list[Any], unpack: bool, go_on: bool
+    ) -> None:
+        """Make the calls of a chunk; what they come to is kept."""
+        if self._keeper is None:
+            self._keeper = _kept.Keeper(
+                self._exports, self._send_definitions, self.send, self._tell_kept, self._has_codec
+            )
+        keeper, to_do = self._keeper, self._to_do_now
+        keeper.begin(self._permit)
         try:
-            return packets.VALUE, serialize.dump_parts((results, packed_error), self._exports)
-        except Exception:
-            for index, result in enumerate(results):
-                try:
-                    serialize.dumps(result, self._exports)
-                except Exception as why:
-                    whole = results[:index], serialize.dump_error(why)
-                    return packets.VALUE, serialize.dump_parts(whole, self._exports)
+            call_chunk(function, items, unpack, go_on, to_do, keeper.keep, keeper.fail)
+        except (KeyboardInterrupt, SystemExit):
             raise
+        except BaseException:  # no memory to keep anything; what is kept is found there
+            _end_now(1)
+
+    def _pack_rest(self) -> tuple[int, list[Any]]:
+        assert self._keeper is not None
+        return packets.VALUE, [self._keeper.rest()]
+
+    def _tell_kept(self, descriptor: int) -> None:
+        with self._sending:
+            self._tell_descriptor(packets.SENT_KEPT, descriptor)
 
     def _answer(
         self, answer: tuple[int, list[Any]], job: int, started: float, ended: float
     ) -> None:
         kind, parts = answer
-        if self._exports.pending:
-            for key, packed in list(self._exports.pending.items()):
-                self.send(packets.DEFINED, 0, [key, packed])
-                self._exports.sent([key])
+        self._send_definitions()
         _streams.flush()
         if self._max_memory is not None and _resident_bytes() > self._max_memory:
             kind |= packets.SPENT
         self.send(kind, job, parts, started, ended)
         self.job_name = None
+
+    def _send_definitions(self) -> None:
+        """Send what was defined for results, before these."""
+        if self._exports.pending:
+            for key, packed in list(self._exports.pending.items()):
+                self.send(packets.DEFINED, 0, [key, packed])
+                self._exports.sent([key])
 
     def send(
         self, kind: int, job: int, parts: list[Any], started: float = 0.0, ended: float = 0.0
@@ -348,7 +386,10 @@ class _Worker:
             os.close(descriptor)
 
     def _tell_memory(self, descriptor: int) -> None:
-        head = packets.RECORD.pack(packets.SENT_MEMORY, 0, 0.0, 0.0, 0)
+        self._tell_descriptor(packets.SENT_MEMORY, descriptor)
+
+    def _tell_descriptor(self, kind: int, descriptor: int) -> None:
+        head = packets.RECORD.pack(kind, 0, 0.0, 0.0, 0)
         socket.send_fds(self._channel, [head], [descriptor])
 
 

@@ -34,7 +34,8 @@ class Report(NamedTuple):
             RETURNED (it was not begun, and may be offered again); NOT_STARTED (no job: a worker
             could not be started); LOGGED (no job: a record of the worker's logging).
         job: The job.
-        value: What the function returned; or the exception; or the logging.LogRecord.
+        value: What the function returned; or the exception; or the logging.LogRecord. Of a chunk,
+            what its calls have come to (`Outcome`); an exception only if none of them was made.
         started_s: When the function was called, on the monotonic clock.
         ended_s: When it ended.
         exitcode: 0, 1 for an exception, or how the worker ended.
@@ -199,12 +200,17 @@ ALL = sys.maxsize
 _THIS_HOST = socket.gethostname()
 
 
+Outcome = tuple[list[Any], dict[int, BaseException]]
+"""What calls of a chunk have come to: results, with None where a call failed, and the exceptions by
+their place. Calls that were not made are missing at the end of the list."""
+
+
 def call(job: Job) -> Any:
     """Call a job's function in this process."""
     assert job.function is not None
     args = job.args or ()
     if job.is_chunk:
-        return call_chunk(job.function, *args)
+        return _call_chunk_here(job)
     return job.function(*args, **job.kwargs) if job.kwargs else job.function(*args)
 
 
@@ -215,35 +221,67 @@ Giving out a chunk and taking its results costs 0.2 ms beside busy workers, so t
 """
 
 
+def _call_chunk_here(job: Job) -> Outcome:
+    assert job.function is not None
+    assert job.args is not None
+    items, unpack, go_on = job.args
+    results: list[Any] = []
+    errors: dict[int, BaseException] = {}
+
+    def fail(error: BaseException) -> None:
+        errors[len(results)] = error
+        results.append(None)
+
+    try:
+        call_chunk(job.function, items, unpack, go_on, job.to_do, results.append, fail)
+    except BaseException as error:  # it wants to end the thread, which has other jobs to do
+        fail(error)
+    return results, errors
+
+
+def lost(num_calls: int, error: BaseException) -> Outcome:
+    """Return the outcome of a chunk of whose calls nothing is known: all of them may have begun."""
+    return [None] * num_calls, dict.fromkeys(range(num_calls), error)
+
+
 def call_chunk(
-    function: Callable[..., Any], items: list[Any], unpack: bool
-) -> tuple[list[Any], BaseException | None]:
-    """Call a function for each of several items, up to the first that raises.
+    function: Callable[..., Any],
+    items: list[Any],
+    unpack: bool,
+    go_on: bool,
+    to_do: list[int] | None,
+    keep: Callable[[Any], None],
+    fail: Callable[[BaseException], None],
+) -> None:
+    """Call a function for each of several items.
 
     Args:
         function: What to call.
         items: Its arguments: one, or a tuple of them if `unpack`.
         unpack: Whether each item is a tuple of arguments.
-
-    Returns:
-        The results, and the exception that ended them.
+        go_on: Whether to go on after a call that raises.
+        to_do: The places of the items for which to call it; None is all.
+        keep: Is given the result of each call before the next begins; it may raise, and then the
+            call has failed.
+        fail: Is given the exception of each call that fails.
     """
-    results: list[Any] = []
-    rest = iter(items)
+    rest = iter(items if to_do is None else [items[place] for place in to_do])
     while True:
         try:
             if unpack:
                 for item in rest:
-                    results.append(function(*item))
+                    keep(function(*item))
             else:
                 for item in rest:
-                    results.append(function(item))
-            return results, None
+                    keep(function(item))
+            return
         except SystemExit as error:
             if error.code:
                 raise
-            results.append(None)  # it ended this call, and well
+            keep(None)  # it ended this call, and well
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            return results, error
+            fail(error)
+            if not go_on:
+                return

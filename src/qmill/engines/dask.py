@@ -36,8 +36,9 @@ from typing import TYPE_CHECKING, Any
 from .. import serialize, workers
 from ..errors import WorkerDied
 from ..sharing import Shares
-from . import _calls
+from . import _calls, _kept
 from . import _dask_worker as there
+from . import _packets as packets
 from ._dask_client import Connection, import_distributed
 from ._functions import UNKNOWN_S, Definitions, Functions
 from ._runner import Answer, Call, Lesson, Setup
@@ -53,8 +54,10 @@ from .base import (
     RETURNED,
     Engine,
     EngineFactory,
+    Outcome,
     Report,
     Settings,
+    lost,
 )
 
 if TYPE_CHECKING:
@@ -247,6 +250,7 @@ class DaskEngine(Engine):
         self._exports = serialize.Exports(serialize.Names.NEVER, apart=True)
         self._functions = Functions(self._exports, by_name=False)
         self._imports = Definitions()
+        self._rebuilder = _kept.Rebuilder(self._imports)
         self._shares = Shares(is_remote=True)
         self._setup = self._make_setup(settings)
         self._nodes: dict[str, _Node] = {}
@@ -271,7 +275,12 @@ class DaskEngine(Engine):
                 packed = serialize.dumps(call, serialize.InlineExports(serialize.Names.NEVER))
             finally:
                 serialize.destination.is_remote = False
-        return Setup(packed, settings.max_jobs_per_worker, settings.max_memory_per_worker)
+        return Setup(
+            packed,
+            settings.max_jobs_per_worker,
+            settings.max_memory_per_worker,
+            _kept.HAS_CODEC,
+        )
 
     @property
     def _log_topic(self) -> str:
@@ -302,7 +311,7 @@ class DaskEngine(Engine):
     def offer(self, job: Job) -> bool:
         """Give a job to the node with the most room, or behind short ones; see `Engine`."""
         subject = job._subject
-        cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.pace.cost_s * job.num_calls)
+        cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.pace.cost_s * job.num_to_do)
         node = self._find_free()
         if node is None:
             if not job._may_wait or cost > AHEAD_S:
@@ -418,6 +427,8 @@ class DaskEngine(Engine):
             [] if environment is None else [e.number for e in (*environment.needs, environment)],
             packet,
             job.is_chunk,
+            job.to_do,
+            job.version,
             options.timeout,
             next(iter(node.sent)),
         )
@@ -552,9 +563,9 @@ class DaskEngine(Engine):
                 self._reports.append(Report(RETURNED, sent.job))
                 continue
             sent.future.release()  # else Dask might wait for its result for ever
-            death = WorkerDied(None, None, None, sent.job.name, None, address)
             started = sent.job._started or now
-            self._reports.append(Report(DIED, sent.job, death, started, now, None, address))
+            value = _lost(sent.job, address)
+            self._reports.append(Report(DIED, sent.job, value, started, now, None, address))
         node.forget()
 
     def grow(self, num_waiting: int) -> None:
@@ -705,23 +716,37 @@ class DaskEngine(Engine):
         ended = now - value.age_s
         moments = ended - value.taken_s, ended
         what, code, result = value.what, value.exitcode, value.value
-        if value.kind:
+        if value.kind == packets.SOME:
+            what, code, result = self._rebuild_chunk(job, code, result)
+        elif value.kind:
             packed = serialize.writable(result)
-            what, _, result = _calls.rebuild(value.kind, packed, job.is_chunk, self._imports)
+            what, _, result = _calls.rebuild(self._imports, value.kind, packed)
             what = value.what if value.what not in (DONE, FAILED) else what
             code = int(what != DONE)
+        elif job.is_chunk and what == DIED and result.pid is None:  # its runner has gone
+            result = _lost(job, node.address)
         self._reports.append(Report(what, job, result, *moments, code, value.worker))
         if job._subject is not None and value.what in (DONE, FAILED):
-            job._subject.pace.measure(value.taken_s, job.num_calls)
+            job._subject.pace.measure(value.taken_s, job.num_to_do)
+
+    def _rebuild_chunk(
+        self, job: Job, code: int | None, packed: bytes
+    ) -> tuple[int, int | None, Outcome]:
+        parts, death = pickle.loads(packed)
+        outcome = self._rebuilder.outcome(parts, job.num_to_do, death)
+        if any(error is death for error in outcome[1].values()):
+            return DIED, code, outcome
+        return DONE, 0, outcome
 
     def _take_no_answer(self, node: _Node, job: Job, value: Any) -> None:
         """Dask has not run a task, or could not say what became of it."""
         now = monotonic()
         started = job._started or now
         if isinstance(value, BaseException) and type(value).__name__ != "KilledWorker":
-            self._reports.append(Report(FAILED, job, value, started, now, 1, node.address))
+            error = lost(job.num_to_do, value) if job.is_chunk else value
+            self._reports.append(Report(FAILED, job, error, started, now, 1, node.address))
         else:
-            death = WorkerDied(None, None, None, job.name, None, node.address)
+            death = _lost(job, node.address)
             self._reports.append(Report(DIED, job, death, started, now, None, node.address))
 
     def _drop(self, node: _Node, sent: _Sent) -> None:
@@ -790,6 +815,12 @@ _NEVER = float("inf")
 
 def _do_nothing() -> None:
     pass
+
+
+def _lost(job: Job, address: str) -> Any:
+    """Return what is reported of a job whose worker is gone, and with it how far it had come."""
+    death = WorkerDied(None, None, None, job.name, None, address)
+    return lost(job.num_to_do, death) if job.is_chunk else death
 
 
 def _size(packet: Any) -> int:

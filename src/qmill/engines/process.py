@@ -37,7 +37,7 @@ from .. import processes, serialize, workers
 from ..errors import SerializationError, WorkerDied
 from ..queues import wire
 from ..sharing import Shares
-from . import _calls, _worker
+from . import _calls, _kept, _worker
 from . import _packets as packets
 from ._beside import Copies
 from ._functions import UNKNOWN_S, Definitions, Functions
@@ -47,6 +47,7 @@ from ._wake import WakePipe
 from .base import (
     CHUNK_S,
     DIED,
+    DONE,
     FAILED,
     LOGGED,
     NOT_STARTED,
@@ -101,6 +102,7 @@ class _Worker:
     Attributes:
         link: The process, and what goes to it and comes from it.
         jobs: What it was given and has not answered, by id, in the order in which it was sent.
+        parts: What has come of the results of a chunk of these.
         unsent: The last of these, which `flush` is to send.
         num_given: How many jobs it had in its life.
         cost_s: How long its jobs will take, by measure.
@@ -119,6 +121,7 @@ class _Worker:
         self.link = link
         self.name = link.name
         self.jobs: dict[int, Job] = {}
+        self.parts: dict[int, list[_kept.Part]] = {}
         self.unsent: list[Job] = []
         self.num_given = 0
         self.cost_s = 0.0
@@ -151,6 +154,7 @@ class ProcessEngine(Engine):
 
     can_kill = True
     _is_remote = False  # whether the jobs are those of a program elsewhere
+    has_codec = _kept.HAS_CODEC
 
     def __init__(self, settings: Settings, start_method: str | None = None) -> None:
         self._settings = settings
@@ -166,6 +170,7 @@ class ProcessEngine(Engine):
         )
         self._copies = Copies()
         self._imports = Definitions()
+        self._rebuilder = _kept.Rebuilder(self._imports)
         self._shares = Shares()
         self.max_workers = settings.max_workers
         self._workers: list[_Worker] = []
@@ -230,7 +235,7 @@ class ProcessEngine(Engine):
     def offer(self, job: Job) -> bool:
         """Give a job to an idle worker, or behind a short one; see `Engine`."""
         subject = job._subject
-        cost = UNKNOWN_S if subject is None else subject.pace.cost_s * job.num_calls
+        cost = UNKNOWN_S if subject is None else subject.pace.cost_s * job.num_to_do
         if self._idle:
             worker = self._idle.pop()
             worker.since_s = monotonic()
@@ -410,6 +415,7 @@ class ProcessEngine(Engine):
             _worker.log_levels(),
             self._functions.inheritance() if self._method == "fork" else {},
             self._is_remote,
+            self.has_codec,
         )
         worker = _Worker(Link(for_worker, self._method))
         self._workers.append(worker)
@@ -559,6 +565,8 @@ class ProcessEngine(Engine):
                     kind &= ~packets.SPENT
                 if packets.VALUE <= kind <= packets.UNSENT:
                     self._take_answer(worker, kind, number, started, ended, data)
+                elif kind >= packets.SOME:
+                    self._take_part(worker, kind, number, data)
                 else:
                     self._take_record(worker, kind, data)
         except BlockingIOError:
@@ -598,6 +606,11 @@ class ProcessEngine(Engine):
         else:
             worker.start_error = serialize.load_error(data)
 
+    def _take_part(self, worker: _Worker, kind: int, number: int, data: Any) -> None:
+        if number not in worker.jobs:
+            raise GarbledError(f"results for job {number}, which it does not have")
+        worker.parts.setdefault(number, []).append((kind, data))
+
     def _take_answer(
         self, worker: _Worker, kind: int, number: int, started: float, ended: float, data: Any
     ) -> None:
@@ -609,8 +622,8 @@ class ProcessEngine(Engine):
         self._reports.append(_new_tuple(Report, report))
         subject = job._subject
         if subject is not None:
-            worker.cost_s -= subject.pace.cost_s * job.num_calls
-            subject.pace.measure(ended - started, job.num_calls)
+            worker.cost_s -= subject.pace.cost_s * job.num_to_do
+            subject.pace.measure(ended - started, job.num_to_do)
         worker.since_s = ended
         if not worker.jobs:
             self._has_no_jobs(worker)
@@ -621,7 +634,20 @@ class ProcessEngine(Engine):
 
     def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
         """Rebuild an answer: what it is, the exit code, and the result or the exception."""
-        return _calls.rebuild(kind, data, job.is_chunk, self._imports)
+        if job.is_chunk:
+            parts = worker.parts.pop(job.id, [])
+            if kind == packets.VALUE:
+                parts.append((packets.SOME, data))
+                return self._rebuild_chunk(worker, job, parts, None)
+        return _calls.rebuild(self._imports, kind, data)
+
+    def _rebuild_chunk(
+        self, worker: _Worker, job: Job, parts: list[_kept.Part], death: WorkerDied | None
+    ) -> tuple[int, int, Any]:
+        """Rebuild what calls of a chunk have come to; `death` may be what ended them."""
+        outcome = self._rebuilder.outcome(parts, job.num_to_do, death)
+        died = death is not None and any(error is death for error in outcome[1].values())
+        return DIED if died else DONE, 0, outcome
 
     # -- taking back, killing, dying -----------------------------------------------------------
 
@@ -634,7 +660,7 @@ class ProcessEngine(Engine):
         """
         taken = [number for number in worker.link.take_back() if number in worker.jobs]
         if not every and len(taken) == len(worker.jobs):  # it is slow to begin: leave it the first
-            worker.link.permit(taken[:1])
+            worker.link.permit([packets.permit(worker.jobs[taken[0]])])
             del taken[0]
         for number in taken:
             self._reports.append(Report(RETURNED, worker.jobs.pop(number)))
@@ -691,15 +717,23 @@ class ProcessEngine(Engine):
             if number in not_begun:
                 self._reports.append(Report(RETURNED, job))
             else:
-                death = _death(worker, code, job.name)
-                moments = worker.since_s, monotonic()
-                self._reports.append(Report(DIED, job, death, *moments, code, worker.name))
+                self._report_death(worker, job, code)
         if not worker.ready and not worker.told_to_leave:
             self._take_start_failure(worker, code)
         if worker.ready and (code != 0 or worker.jobs):
             self._trees.end(link.process.pid, signal.SIGTERM)
         worker.jobs.clear()
         link.close()
+
+    def _report_death(self, worker: _Worker, job: Job, code: int | None) -> None:
+        """Report the job that a worker was running when it died, or a chunk as far as it came."""
+        death, moments = _death(worker, code, job.name), (worker.since_s, monotonic())
+        what, value = DIED, death
+        if job.is_chunk and (kept := worker.link.kept_of(job)) is not None:
+            parts = [*worker.parts.pop(job.id, ()), *kept]
+            what, _, value = self._rebuild_chunk(worker, job, parts, death)
+        code = code if what == DIED else 0
+        self._reports.append(Report(what, job, value, *moments, code, worker.name))
 
     def _take_start_failure(self, worker: _Worker, code: int | None) -> None:
         """A worker was never ready: report why, or see whether the next one is, if this was killed.
@@ -747,7 +781,7 @@ class ProcessEngine(Engine):
 
 def _ahead_s(job: Job) -> float:
     """Return how much work, in seconds, may wait in a worker if this job is part of it."""
-    return CHUNKS_AHEAD_S if job.is_chunk else AHEAD_S
+    return CHUNKS_AHEAD_S if job.is_of_map else AHEAD_S
 
 
 def _long_from(worker: _Worker) -> float:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from .base import DONE, FAILED, Engine, Report, Settings, call
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..jobs.job import Job
 
 
@@ -164,13 +166,15 @@ def _let_go(report: Report) -> None:
     Ours hold the job, which holds the exception; the user's may hold an iterator with its lease.
     """
     assert report.job is not None
-    error = report.value
-    if report.what == DONE:
-        error = error[1] if report.job.is_chunk and error is not None else None
-    if error is None:
-        return
-    trace = error.__traceback__
-    traceback.clear_frames(trace)
-    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _OURS:
-        trace = trace.tb_next
-    error.__traceback__ = trace  # a reader wants to see where the user's code begins
+    errors: Iterable[BaseException] = ()
+    if report.what == FAILED:
+        errors = (report.value,)
+    elif report.job.is_chunk and report.value is not None:
+        errors = report.value[1].values()
+    for error in errors:
+        trace = error.__traceback__
+        traceback.clear_frames(trace)
+        while trace is not None and trace.tb_frame.f_globals.get("__name__") in _OURS:
+            trace = trace.tb_next
+        # A reader wants to see where the user's code begins. An assignment may be refused.
+        BaseException.with_traceback(error, trace)

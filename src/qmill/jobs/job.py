@@ -161,8 +161,20 @@ class Job(Future[Any]):
     is_chunk = False
     """Whether it is several calls in one, as `map` makes them."""
 
+    is_of_map = False
+    """Whether `map` has made it, of one item or several."""
+
     num_calls = 1
     """How many calls it makes."""
+
+    num_to_do = 1
+    """How many calls its next attempt makes."""
+
+    to_do: list[int] | None = None
+    """Of a chunk that was run before: the places of the calls that are still to be made."""
+
+    version = 0
+    """How often `to_do` has changed."""
 
     def __init__(
         self,
@@ -220,6 +232,11 @@ class Job(Future[Any]):
     def name(self) -> Any:
         """What it is called in records and messages; its id unless it was given a name."""
         return self.id if self._options.name is None else self._options.name
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return f"job {self.name}"
 
     @property
     def lane(self) -> Any:
@@ -435,20 +452,123 @@ class Job(Future[Any]):
         self.function = self.args = self.kwargs = self._subject = None
 
 
+class MapCall(Job):
+    """One call of a `map`.
+
+    Attributes:
+        index (int): The item's place in the input.
+    """
+
+    __slots__ = ("index",)
+
+    is_of_map = True
+
+    def __init__(self, *args: Any, index: int = 0) -> None:
+        super().__init__(*args)
+        self.index = index
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return f"item {self.index} of map"
+
+    def let_go(self) -> None:
+        """Forget the function and the item, but for an item that is to be named in an error."""
+        if self._exception is None:
+            super().let_go()
+        else:
+            self.function = self._subject = None
+
+
 class Chunk(Job):
     """Several calls of one function, as `map` makes them.
 
-    Its function's arguments are a list of items and whether each is a tuple of arguments; its
-    result is what `engines.base.call_chunk` returns.
+    Its function's arguments are a list of items, whether each is a tuple of arguments, and whether
+    to go on after a call that fails. Its result is an `engines.base.Outcome`; it fails itself only
+    if none of its calls was made.
+
+    Attributes:
+        index (int): The first item's place in the input.
+        num_calls (int): How many items there are.
+        stops (bool): Whether nobody wants the results after a call that has failed for good.
+        to_do (list[int] | None): Of the next attempt, the places of the calls; None is all.
     """
 
-    __slots__ = ("num_calls",)
+    __slots__ = (
+        "_outcome",
+        "_tries",
+        "index",
+        "num_calls",
+        "num_to_do",
+        "stops",
+        "to_do",
+        "version",
+    )
 
-    is_chunk = True
+    is_chunk = is_of_map = True
 
-    def __init__(self, number: int, function: Any, args: tuple[Any, ...], *rest: Any) -> None:
-        super().__init__(number, function, args, *rest)
-        self.num_calls = len(args[0])
+    def __init__(self, *args: Any, index: int = 0, stops: bool = True) -> None:
+        super().__init__(*args)
+        assert self.args is not None
+        self.num_calls = self.num_to_do = len(self.args[0])
+        self.index = index
+        self.stops = stops
+        self.to_do: list[int] | None = None
+        self.version = 0
+        self._outcome: tuple[list[Any], dict[int, BaseException]] | None = None
+        self._tries: dict[int, int] = {}  # of calls that failed
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return f"items {self.index} to {self.index + self.num_calls - 1} of map"
+
+    def is_whole(self, outcome: tuple[list[Any], dict[int, BaseException]]) -> bool:
+        """Whether an attempt was the first and all its calls have returned."""
+        return self.to_do is None and not outcome[1] and len(outcome[0]) == self.num_calls
+
+    def add(self, outcome: tuple[list[Any], dict[int, BaseException]]) -> int:
+        """Add what an attempt came to, and see which calls are `to_do`: none is an empty list.
+
+        Returns:
+            How many of these have failed and are tried again; the others were not made.
+        """
+        to_do = range(self.num_calls) if self.to_do is None else self.to_do
+        if self._outcome is None:
+            self._outcome = [None] * self.num_calls, {}
+        results, errors = self._outcome
+        for place, result in zip(to_do, outcome[0], strict=False):
+            results[place] = result
+        again = []
+        for at, error in outcome[1].items():
+            place = to_do[at]
+            self._tries[place] = tries = self._tries.get(place, 0) + 1
+            if tries <= self._options.retries:
+                again.append(place)
+            else:
+                errors[place] = error
+        left = sorted([*again, *to_do[len(outcome[0]) :]])
+        if self.stops and errors:
+            left = [place for place in left if place < min(errors)]
+        self.to_do, self.num_to_do = left, len(left)
+        self.version += 1
+        return sum(place in self._tries for place in left)
+
+    def outcome(self) -> tuple[list[Any], dict[int, BaseException]]:
+        """Return what all attempts have come to, up to a failure that ends its map."""
+        assert self._outcome is not None
+        (results, errors), self._outcome = self._outcome, None
+        if self.stops and errors:
+            first = min(errors)
+            return results[: first + 1], {first: errors[first]}
+        return results, errors
+
+    def let_go(self) -> None:
+        """Forget the function and the items, but for those that are to be named in an error."""
+        if self._exception is None and not (self._result and self._result[1]):
+            super().let_go()
+        else:
+            self.function = self._subject = None
 
 
 _OPTIONS = {"priority", *Options._fields}

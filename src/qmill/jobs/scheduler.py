@@ -326,8 +326,13 @@ class Scheduler:
         if lane.head is None and lane.busy is None and not len(lane.rest):
             del self._lanes[key]
 
-    def retry(self, job: Job, now: float) -> float:
+    def retry(self, job: Job, now: float, *, backs_off: bool = True) -> float:
         """Let a job that works wait for its next attempt, its lane with it.
+
+        Args:
+            job: The job.
+            now: The moment.
+            backs_off: Whether its backoff is to pass before that.
 
         Returns:
             The seconds until then: the job's backoff, doubled with each attempt, times a random
@@ -336,7 +341,7 @@ class Scheduler:
         """
         self._stop_working(job)
         backoff = job._options.backoff
-        if backoff > 0:
+        if backoff > 0 and backs_off:
             doubled = backoff * 2.0 ** min(job.attempts - 1, 60)
             delay = min(doubled * (0.5 + self._uniform()), BACKOFF_MAX_S)
             self._backing_off.push(now + delay, job)

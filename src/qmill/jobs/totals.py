@@ -16,6 +16,7 @@ from collections import Counter
 from types import WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import WorkerDied
 from . import records
 from .job import CANCELLED, FINISHED, PENDING, RUNNING, Job
 
@@ -194,14 +195,17 @@ class Totals:
         ended = now if job._ended is None else job._ended
         is_cancelled = CANCELLED in (state, job._state)
         num_done, num_failed, word = 0, 0, "cancelled" if is_cancelled else "done"
-        if job.is_chunk and not is_cancelled and error is None:
-            values, error = result
-            num_done = len(values)
+        errors = [] if error is None or is_cancelled else [error]
+        if job.is_chunk and not is_cancelled:
+            if error is not None:  # none of its calls was made: they are counted one by one
+                return
+            errors = list(result[1].values())
+            num_done = len(result[0]) - len(errors)
             self.states["done"] += num_done
-        if error is not None and not is_cancelled:
-            num_failed, word = 1, job._failure or "failed"
+        for each in errors:
+            num_failed, word = num_failed + 1, _word_of(job, each)
             self.states[word] += 1
-            self._add_error(error)
+            self._add_error(each)
         self.states["cancelled"] += job.num_calls - num_done - num_failed
         self.first_submitted_s = min(self.first_submitted_s, job._submitted)
         if job._started is None or job._state == PENDING:  # it did not run, or not again
@@ -214,9 +218,9 @@ class Totals:
             self._add_slow(job, running / num_run, word)
         self._add_busy(job.worker, running)
 
-    def add_retry(self, job: Job) -> None:
-        """Count an attempt that failed and will be followed by another one."""
-        self.num_retries += 1
+    def add_retry(self, job: Job, num_calls: int = 1) -> None:
+        """Count an attempt that failed and is followed by another one; of a chunk, its calls."""
+        self.num_retries += num_calls
         if job._started is not None and job._ended is not None:
             self._add_busy(job.worker, job._ended - job._started)
 
@@ -257,6 +261,12 @@ class Totals:
         if worker not in self.busy and len(self.busy) >= MAX_WORKERS:
             worker = OTHERS
         self.busy[worker] = self.busy.get(worker, 0.0) + running
+
+
+def _word_of(job: Job, error: BaseException) -> str:
+    if job.is_chunk:
+        return "died" if isinstance(error, WorkerDied) else "failed"
+    return job._failure or "failed"
 
 
 # What follows runs on the dispatcher with its lock held, so it calls no `__str__` of a user's.
