@@ -117,12 +117,14 @@ def describe(thing: Any, how: Callable[[Any], str] = repr) -> str:
         shown = _bounded_repr(thing) if how is repr else how(thing)
     except BaseException as error:
         let_interrupt_through(error)
-        return f"its {'repr' if how is None else how.__name__} raises {type(error).__name__}"
-    limit = _REPR_CHARS if how is None else 500
+        return f"its {how.__name__} raises {type(error).__name__}"
+    limit = 80 if how is repr else 500
     return shown if len(shown) <= limit else shown[:limit] + "..."
 
 
 def _bounded_repr(thing: Any) -> str:
+    if type(thing) in (str, bytes):
+        return repr(thing[:_LOOK])
     if type(thing) not in _CONTAINERS:
         return repr(thing)
     import reprlib  # here: a queue does without
@@ -135,7 +137,8 @@ def _bounded_repr(thing: Any) -> str:
     return bounded.repr(thing)
 
 
-_CONTAINERS = (str, bytes, list, tuple, dict, set, frozenset)
+_LOOK = 81  # one more than is shown, so that there is something to cut
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
 def add_note(error: BaseException, note: str, instead_of: str | None = None) -> None:
