@@ -50,10 +50,7 @@ class Copies:
             return b"".join(parts)
         step = 1 << (size.bit_length() - 3)  # a copy wastes a quarter at most
         rounded = -(-size // step) * step
-        try:
-            memory = self._free[rounded].pop()
-        except IndexError:
-            memory = _new_memory(rounded)
+        memory = self._recycled(rounded) or _new_memory(rounded)
         copy, start = memoryview(memory)[:size], 0
         for part in parts:
             copy[start : start + len(part)] = part
@@ -61,6 +58,12 @@ class Copies:
         forgotten = ref(copy, self._take_back)
         self._used[id(forgotten)] = forgotten, memory
         return copy
+
+    def _recycled(self, size: int) -> mmap.mmap | None:
+        try:
+            return self._free[size].pop()
+        except IndexError:
+            return None
 
     def _take_back(self, forgotten: ref[memoryview]) -> None:
         _, memory = self._used.pop(id(forgotten))
