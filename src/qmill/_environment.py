@@ -64,7 +64,7 @@ class Numbered:
     Attributes:
         number: Its number.
         packed: What to send; None if only a fork can hand it on.
-        needs: What a worker has to have before it.
+        needs: What a worker has to have before it, and what that needs, in order.
     """
 
     __slots__ = ("__weakref__", "needs", "number", "packed")
@@ -86,9 +86,24 @@ class Values(Numbered):
 
     __slots__ = ("values",)
 
-    def __init__(self, number: int, packed: Any, values: list[Any] | None = None) -> None:
-        super().__init__(number, packed)
+    def __init__(
+        self,
+        number: int,
+        packed: Any,
+        values: list[Any] | None = None,
+        needs: tuple[Numbered, ...] = (),
+    ) -> None:
+        super().__init__(number, packed, needs)
         self.values = values
+
+
+def with_needs(things: Iterable[Numbered]) -> tuple[Numbered, ...]:
+    """List things, each once and after all that it needs."""
+    found: dict[int, Numbered] = {}
+    for thing in things:
+        found.update((needed.number, needed) for needed in thing.needs)
+        found[thing.number] = thing
+    return tuple(found.values())
 
 
 class Environment(Numbered):
@@ -399,7 +414,7 @@ class Globals:
             assert slot.values is not None
             bindings[slot.label, slot.name] = slot.where
             needs[slot.values.number] = slot.values
-        return self._environment(bindings, tuple(needs.values()))
+        return self._environment(bindings, with_needs(needs.values()))
 
     def _environment(
         self, bindings: dict[tuple[str, str], tuple[int, int]], needs: tuple[Numbered, ...]
@@ -422,9 +437,7 @@ class Globals:
         merged = self._merged.get((first.number, second.number))
         if merged is None:
             bindings = {**first.bindings, **second.bindings}
-            numbers = {number for number, _ in bindings.values()}
-            needs = {values.number: values for values in (*first.needs, *second.needs)}
-            merged = self._environment(bindings, tuple(needs[each] for each in sorted(numbers)))
+            merged = self._environment(bindings, with_needs((*first.needs, *second.needs)))
             self._merged[first.number, second.number] = merged
         return merged
 
@@ -473,12 +486,12 @@ class Globals:
                 return None
         return slot
 
-    def send(self, slots: list[_Slot], sent: dict[int, Any], touched: list[Any]) -> None:
+    def send(self, slots: list[_Slot], sent: dict[int, _Slot], touched: list[Any]) -> None:
         """Pack the values of new slots.
 
         Args:
             slots: The slots.
-            sent: The objects that workers have, by id, and where; takes in the new ones.
+            sent: The slots of objects that workers have, by the objects' id; takes in the new ones.
             touched: Takes the functions and classes in them.
         """
         inherited = [slot for slot in slots if slot.is_inherited]
@@ -487,15 +500,14 @@ class Globals:
             self._place(inherited, self._numbered(Values(0, None, objects)))
         for group in self._groups([slot for slot in slots if not slot.is_inherited]):
             # To look for what was sent would take long in a large one.
-            is_large = group[0].is_large
-            data = self._pack_group(group, {} if is_large else sent, touched)
-            if not group:
-                continue
-            self._place(group, self._numbered(Values(0, data)))
-            sent.update((id(slot.value), slot.where) for slot in group if slot.can_be_referred_to)
+            known = _Known() if group[0].is_large else _Known(sent)
+            data = self._pack_group(group, known, touched)
+            if group:
+                self._place(group, self._numbered(Values(0, data, needs=known.used())))
+                sent.update((id(slot.value), slot) for slot in group if slot.can_be_referred_to)
 
     def _pack_group(
-        self, slots: list[_Slot], sent: dict[int, Any], touched: list[Any]
+        self, slots: list[_Slot], sent: _Known, touched: list[Any]
     ) -> bytes | bytearray:
         """Pack values together; those are taken out that cannot be sent and need not be."""
         try:
@@ -509,7 +521,7 @@ class Globals:
                 self.keep(slot)
             return self._pack_group(slots, sent, touched)
 
-    def _can_pack(self, slot: _Slot, sent: dict[int, Any]) -> bool:
+    def _can_pack(self, slot: _Slot, sent: _Known) -> bool:
         try:
             _pack_values([_to_send(slot)], self._exports, [], sent)
         except SerializationError:
@@ -710,10 +722,10 @@ class _Search:
                 self._owner.send(new, self._sent(), touched)
                 self._left.extend((obj, _name_of(obj)) for obj in touched)
 
-    def _sent(self) -> dict[int, Any]:
-        """Return the objects that workers have, by id, and where."""
+    def _sent(self) -> dict[int, _Slot]:
+        """Return the slots of the objects that workers have, by the objects' id."""
         return {
-            id(slot.value): slot.where
+            id(slot.value): slot
             for slot in self.slots.values()
             if slot.values is not None and slot.can_be_referred_to
         }
@@ -840,8 +852,28 @@ _Refusal.__module__ = SerializationError.__module__
 class _Watcher(Globals):
     """Finds what functions use, and packs nothing of it."""
 
-    def send(self, slots: list[_Slot], sent: dict[int, Any], touched: list[Any]) -> None:
+    def send(self, slots: list[_Slot], sent: dict[int, _Slot], touched: list[Any]) -> None:
         """Do nothing."""
+
+
+class _Known(dict[int, "_Slot"]):
+    """The slots of objects that readers have, by the objects' id: tells which of them are used."""
+
+    def __init__(self, slots: Mapping[int, _Slot] | None = None) -> None:
+        super().__init__(slots or {})
+        self._used: dict[int, Values] = {}
+
+    def get(self, key: int, default: Any = None) -> Any:
+        """Return where readers find an object."""
+        slot = super().get(key)
+        if slot is None or slot.values is None:
+            return default
+        self._used[slot.values.number] = slot.values
+        return slot.where
+
+    def used(self) -> tuple[Numbered, ...]:
+        """Return what readers need for what was packed."""
+        return with_needs(self._used.values())
 
 
 def has_changed(function: FunctionType) -> bool:
@@ -870,7 +902,7 @@ def _pack_values(
     values: list[Any],
     exports: serialize.Exports | serialize.InlineExports,
     touched: list[Any],
-    sent: dict[int, Any],
+    sent: _Known,
 ) -> bytes | bytearray:
     parts = serialize.dump_parts(values, exports, touched, sent, is_environment=True)
     return bytes(parts[0]) if len(parts) == 1 else bytearray().join(parts)

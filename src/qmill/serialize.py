@@ -204,7 +204,8 @@ def dump_parts(
         obj: As for `dumps`.
         exports: As for `dumps`.
         touched: As for `dumps`.
-        sent: Objects that the reader has, by their `id`: how it finds them (`Imports.value_of`).
+        sent: By whose `get` the `id` of an object that the reader has gives how it finds that
+            (`value_of` of its imports).
         is_environment: Whether these are values of global names, whose identity may matter.
 
     Returns:

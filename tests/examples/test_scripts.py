@@ -332,6 +332,28 @@ CASES = {
         """,
         "(True, 1)\n(True, 2)\n(True, 2)\n",
     ),
+    "an object that is known only by another one": Case(
+        """
+        class Missing:
+            number = 1
+            def __init__(self):
+                self.own = [1]
+        MISSING = Missing()
+        TABLE = {"a": MISSING}
+        def f(use):
+            return TABLE["a"] is MISSING, TABLE["a"].own, MISSING.own
+        """,
+        """
+        with qmill.JobQueue(1, max_jobs_per_worker=2) as jobs:
+            print(jobs.submit(f, 0).result(), jobs.submit(f, 0).result())
+            TABLE["b"] = 1
+            print(jobs.submit(f, 0).result(), jobs.submit(f, 0).result())
+            MISSING = Missing()
+            print(jobs.submit(f, 0).result(), jobs.submit(f, 0).result())
+            print(jobs.submit(f, 0).result(), jobs.submit(f, 0).result())
+        """,
+        "(True, [1], [1]) (True, [1], [1])\n" * 2 + "(False, [1], [1]) (False, [1], [1])\n" * 2,
+    ),
     "a name that comes and goes": Case(
         """
         def f():
