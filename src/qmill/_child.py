@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _inherited, _script, _streams
-from ._environment import loads_in_process
+from ._bindings import loads_in_process
 from .queues import exits, wire
 
 STATUS = struct.Struct("!iq")

@@ -20,42 +20,42 @@ from __future__ import annotations
 
 import itertools
 import sys
-import warnings
 from collections import deque
-from functools import lru_cache, partial, partialmethod, singledispatchmethod
-from types import (
-    BuiltinFunctionType,
-    CellType,
-    FunctionType,
-    GetSetDescriptorType,
-    MemberDescriptorType,
-    MethodType,
-    ModuleType,
-)
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakValueDictionary, ref
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from . import _script, serialize
 from ._explain import describe
+from ._watch import (
+    ABSENT,
+    ATOMS,
+    CONTENT_BYTES,
+    Content,
+    Watch,
+    is_code,
+    is_fixed,
+    is_ours,
+    is_wrapper,
+    own_of,
+    parts_of,
+    refers_to,
+    watch_code,
+    watch_content,
+    weak,
+)
 from .errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeVar
 
     _Thing = TypeVar("_Thing", bound="Numbered")
 
-CONTENT_BYTES = 1 << 16
-"""A mutable global that packs into this is sent again when its content has changed."""
-
-_ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None), type(...), range, object))
 _OF_MODULES = frozenset(
     ("__builtins__", "__name__", "__file__", "__spec__", "__loader__", "__package__", "__doc__")
     + ("__path__", "__annotations__", "__cached__", "__qualname__", "__module__")
 )
-_ABSENT = object()
-_CACHED: type = type(lru_cache(max))
-_DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
 
 
 class Numbered:
@@ -129,236 +129,6 @@ class Environment(Numbered):
 
 Binding = tuple[str, str, int, int]
 """What an environment is packed as: label of the namespace, name, number and place of the value."""
-
-
-# -- watching ----------------------------------------------------------------------------------
-
-
-class _Content:
-    """A mutable object, and what it packed to."""
-
-    __slots__ = ("data", "what", "value")
-
-    def __init__(self, value: Any, data: bytes | None, what: str) -> None:
-        self.value = value
-        self.data = data  # None: too large to be looked at
-        self.what = what
-
-    def is_unchanged(self, pack: Callable[[Any], bytes | None]) -> bool:
-        if self.data is None:
-            _warn_once(self)
-            return True
-        return pack(self.value) == self.data
-
-
-def _warn_once(large: _Content) -> None:
-    if large.what:
-        what, large.what = large.what, ""
-        warnings.warn(
-            f"{what} packs into more than {CONTENT_BYTES >> 10} KiB, so jobs need not see changes "
-            f"of its content, only when the name is bound to "
-            f"another object. If it does not change, qmill.shared(...) says so, and sends it once",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-
-
-class Watch:
-    """What an answer depended on: it holds as long as none of this has changed.
-
-    It keeps no function and no class alive, as it may itself be kept as long as they live.
-    """
-
-    __slots__ = ("_codes", "_contents", "_names")
-
-    def __init__(self) -> None:
-        self._names: list[tuple[dict[str, Any], str, Any]] = []
-        self._codes: list[tuple[ref[Any], tuple[Any, ...]]] = []
-        self._contents: list[_Content] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._names or self._codes or self._contents)
-
-    def is_unchanged(self, pack: Callable[[Any], bytes | None]) -> bool:
-        """Whether names, functions, classes and contents are as they were."""
-        for names, name, before in self._names:
-            value = names.get(name, _ABSENT)
-            if value is not before and not _refers_to(before, value):
-                return False
-        for code, before in self._codes:
-            if not _are_same(before, _members(code())):
-                return False
-        return all(content.is_unchanged(pack) for content in self._contents)
-
-    def include(self, other: Watch) -> None:
-        """Watch what another one does."""
-        self._names += other._names
-        self._codes += other._codes
-        self._contents += other._contents
-
-    def name(self, names: dict[str, Any], name: str, value: Any) -> None:
-        """Watch what a global name is bound to."""
-        self._names.append((names, name, _weak(value)))
-
-    def code(self, code: Any) -> None:
-        """Watch the variables of a closure, and the attributes of a function or class."""
-        if members := _members(code):
-            self._codes.append((ref(code), tuple(map(_weak, members))))
-
-    def content(self, content: _Content) -> None:
-        """Watch the content of an object."""
-        self._contents.append(content)
-
-    def first_content(self) -> _Content | None:
-        """Return the first object whose content is watched."""
-        return self._contents[0] if self._contents else None
-
-
-def _members(code: Any) -> list[Any]:
-    """List what a function or class is made of, apart from what Python itself has put there."""
-    if isinstance(code, FunctionType):
-        cells = [_content_of(cell) for cell in code.__closure__ or ()]
-        return [*cells, code.__code__, code.__defaults__, code.__kwdefaults__, *_own(vars(code))]
-    return _own(vars(code)) if isinstance(code, type) else []
-
-
-def _own(attributes: Mapping[str, Any]) -> list[Any]:
-    return [
-        part
-        for name, value in attributes.items()
-        if not (name.startswith("__") and name.endswith("__"))
-        for part in (name, value)
-    ]
-
-
-def _own_of(cls: type) -> Iterator[tuple[str, Any]]:
-    own = _own(vars(cls))
-    return zip(own[::2], own[1::2], strict=True)
-
-
-def _weak(value: Any) -> Any:
-    return ref(value) if isinstance(value, (FunctionType, type)) else value
-
-
-def _refers_to(before: Any, value: Any) -> bool:
-    return type(before) is ref and before() is value
-
-
-def _are_same(before: tuple[Any, ...], members: list[Any]) -> bool:
-    if len(before) != len(members):
-        return False
-    for part, value in zip(before, members, strict=True):
-        if value is not part and not _refers_to(part, value):
-            return False
-    return True
-
-
-def _content_of(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _ABSENT
-
-
-def _is_fixed(value: Any, depth: int = 4) -> bool:
-    """Whether an object's content cannot change."""
-    cls = type(value)
-    if cls in _ATOMS:
-        return True
-    if cls in (tuple, frozenset):
-        is_small = depth > 0 and len(value) < 100
-        return is_small and all(_is_fixed(part, depth - 1) and not is_code(part) for part in value)
-    return isinstance(value, (ModuleType, type, FunctionType, BuiltinFunctionType))
-
-
-# -- finding -----------------------------------------------------------------------------------
-
-
-def parts_of(obj: Any) -> Iterator[Any]:
-    """List what functions, classes and their like are made of."""
-    if isinstance(obj, FunctionType):
-        yield from (_content_of(cell) for cell in obj.__closure__ or ())
-        yield from obj.__defaults__ or ()
-        yield from (obj.__kwdefaults__ or {}).values()
-        yield from vars(obj).values()
-    elif isinstance(obj, type):
-        yield from (*obj.__bases__, type(obj), *vars(obj).values())
-    elif isinstance(obj, partial):
-        yield from (obj.func, *obj.args, *obj.keywords.values())
-    elif isinstance(obj, MethodType):
-        yield from (obj.__func__, obj.__self__)
-    elif isinstance(obj, property):
-        yield from (obj.fget, obj.fset, obj.fdel)
-    else:
-        for name in ("__wrapped__", "__func__", "func", "dispatcher"):
-            part = _attribute(obj, name)
-            if callable(part) or isinstance(part, (staticmethod, classmethod)):
-                yield part
-
-
-def _attribute(obj: Any, name: str) -> Any:
-    try:
-        return object.__getattribute__(obj, name)
-    except Exception:
-        return None
-
-
-def is_ours(obj: Any) -> bool:
-    """Whether a function or class is the program's, or goes by value for another reason."""
-    module: Any = getattr(obj, "__module__", None)
-    if _script.is_main(module):
-        return True
-    found: Any = sys.modules[module]
-    for part in obj.__qualname__.split("."):
-        found = getattr(found, part, None)
-    if found is obj and "cloudpickle" not in sys.modules:
-        return False  # without an import of cloudpickle, which takes a while
-    from cloudpickle import cloudpickle
-
-    return not cloudpickle._should_pickle_by_reference(obj)
-
-
-_WRAPPERS = (partial, partialmethod, staticmethod, classmethod, property, singledispatchmethod)
-
-
-def is_wrapper(obj: Any) -> bool:
-    """Whether an object is no more than a way to call functions."""
-    return isinstance(obj, _WRAPPERS) or type(obj) is _CACHED
-
-
-def is_code(obj: Any) -> bool:
-    """Whether an object is a function or a class, or wraps one, that goes by value."""
-    if isinstance(obj, (FunctionType, type)):
-        return is_ours(obj)
-    return is_wrapper(obj)
-
-
-def _watch_code(code: Any, owner: Globals) -> Watch:
-    """Watch what code is made of: variables of closures, attributes, arguments of a partial."""
-    watch = Watch()
-    seen: set[int] = set()
-    left = [code]
-    while left:
-        obj = left.pop()
-        if id(obj) in seen or not is_code(obj) or (owner.by_name and serialize.goes_by_name(obj)):
-            continue
-        seen.add(id(obj))
-        watch.code(obj)
-        for part in parts_of(obj):
-            if is_code(part):
-                left.append(part)
-            elif part is not _ABSENT and not _is_fixed(part):
-                _watch_content(part, watch, owner)
-    return watch
-
-
-def _watch_content(value: Any, watch: Watch, owner: Globals) -> None:
-    if isinstance(value, _DESCRIPTORS):
-        return
-    try:
-        watch.content(_Content(value, owner.pack(value), f"a {type(value).__name__} of a function"))
-    except SerializationError:
-        pass  # packing the function will say so
 
 
 class Globals:
@@ -453,7 +223,7 @@ class Globals:
         if state is None or not state.watch.is_unchanged(self.pack):
             if state is not None and type(code) is FunctionType and serialize.has_key(code):
                 serialize.renew(code)
-            state = _State(_watch_code(code, self))
+            state = _State(watch_code(code, self.pack, by_name=self.by_name))
             try:
                 self._states[code] = state
             except TypeError:  # it cannot be referred to weakly
@@ -568,7 +338,7 @@ class Globals:
             SerializationError: It can neither be sent, nor is it there by an import.
         """
         value = slot.value
-        if value is _ABSENT or _is_fixed(value) or is_wrapper(value):
+        if value is ABSENT or is_fixed(value) or is_wrapper(value):
             slot.state = self.state_of(value) if is_code(value) else None
             return True
         if (module := _script.module_with(slot.name, value)) is not None:
@@ -578,7 +348,7 @@ class Globals:
         what = f"the global {slot.name!r}, a {type(value).__name__},"
         try:
             data = serialize.dump_limited(value, self._exports, slot.touched, CONTENT_BYTES)
-            content = _Content(value, data, what)
+            content = Content(value, data, what)
         except SerializationError as error:
             if self._comes_otherwise(slot):
                 return False
@@ -607,21 +377,21 @@ class _Attributes:
     """The attributes of a class, as they were when it was sent."""
 
     def __init__(self, cls: type, owner: Globals) -> None:
-        self._before: dict[str, tuple[Any, _Content | None]] = {}
+        self._before: dict[str, tuple[Any, Content | None]] = {}
         self._changed: set[str] = set()
-        for name, value in _own_of(cls):
+        for name, value in own_of(cls):
             watch = Watch()
-            if not _is_fixed(value) and not is_code(value):
-                _watch_content(value, watch, owner)
-            self._before[name] = _weak(value), watch.first_content()
+            if not is_fixed(value) and not is_code(value):
+                watch_content(value, watch, owner.pack)
+            self._before[name] = weak(value), watch.first_content()
 
     def changed(self, cls: type, pack: Callable[[Any], bytes | None]) -> set[str]:
         """Return the names of those that have ever changed since."""
-        now = dict(_own_of(cls))
+        now = dict(own_of(cls))
         for name in now.keys() | self._before.keys():
-            value = now.get(name, _ABSENT)
-            before, content = self._before.get(name, (_ABSENT, None))
-            is_same = value is before or _refers_to(before, value)
+            value = now.get(name, ABSENT)
+            before, content = self._before.get(name, (ABSENT, None))
+            is_same = value is before or refers_to(before, value)
             if not is_same or (content is not None and not content.is_unchanged(pack)):
                 self._changed.add(name)
         return self._changed
@@ -690,7 +460,7 @@ class _Slot:
         self.path = path
         self.state: _State | None = None
         self.module: str | None = None
-        self.content: _Content | None = None
+        self.content: Content | None = None
         self.touched: list[Any] = []
         self.is_inherited = False
         self.values: Values | None = None
@@ -740,13 +510,13 @@ class _Search:
             self._follow(part, path)
         if isinstance(obj, type):
             for name in self._owner.changed_attributes(obj):
-                value = vars(obj).get(name, _ABSENT)
+                value = vars(obj).get(name, ABSENT)
                 self._take(obj, name, value, f"{path} -> attribute {name!r}")
 
     def _follow(self, value: Any, path: str) -> None:
         """Look later at a value: at itself if it is code, else at its class."""
         cls = type(value)
-        if cls in _ATOMS or isinstance(value, ModuleType):
+        if cls in ATOMS or isinstance(value, ModuleType):
             return
         self._left.append((value, path))
         if not isinstance(value, (FunctionType, type)) and _script.is_main(cls.__module__):
@@ -764,9 +534,9 @@ class _Search:
         where = id(names), name
         if where in self.slots:
             return
-        value = names.get(name, _ABSENT)
+        value = names.get(name, ABSENT)
         self.watch.name(names, name, value)
-        if value is not _ABSENT or where in self._owner._slots:
+        if value is not ABSENT or where in self._owner._slots:
             self._take(names, name, value, f"{path} -> global {name!r}")
 
     def _take(self, names: Any, name: str, value: Any, path: str) -> None:
@@ -797,7 +567,7 @@ def _name_of(obj: Any) -> str:
 
 
 def _to_send(slot: _Slot) -> Any:
-    value = serialize.UNBOUND if slot.value is _ABSENT else slot.value
+    value = serialize.UNBOUND if slot.value is ABSENT else slot.value
     if isinstance(slot.names, type):
         return slot.names, value
     if slot.module is not None:
@@ -886,7 +656,7 @@ def has_changed(function: FunctionType) -> bool:
     if before is not None and before.is_unchanged(_watcher.pack):
         return False
     _, watch = _watcher.of([function])
-    watch.include(_watch_code(function, _watcher))
+    watch.include(watch_code(function, _watcher.pack, by_name=False))
     _watches[function] = watch
     return before is not None
 
@@ -908,11 +678,11 @@ def _pack_values(
     return bytes(parts[0]) if len(parts) == 1 else bytearray().join(parts)
 
 
-# -- in a worker -------------------------------------------------------------------------------
+# -- for a process that is started ---------------------------------------------------------------
 
 
 def dumps_for_process(job: Any) -> tuple[bytes | bytearray, Any]:
-    """Pack what a new process is to do, for `loads_in_process`.
+    """Pack what a new process is to do, for `_bindings.loads_in_process`.
 
     Returns:
         The packed object; and what its functions use as global names, if they do not take that
@@ -937,77 +707,3 @@ def dumps_for_process(job: Any) -> tuple[bytes | bytearray, Any]:
         return packed, (0, {})
     things = {thing.number: thing.packed for thing in (environment, *environment.needs)}
     return packed, (environment.number, things)
-
-
-def loads_in_process(packed: bytes | bytearray | memoryview, names: Any) -> Any:
-    """Rebuild what `dumps_for_process` has packed, in the new process."""
-    if names is None:
-        return serialize.loads(packed)
-    number, things = names
-    built: dict[int, Any] = {}
-
-    def thing(number: int) -> Any:
-        if number not in built:
-            built[number] = serialize.loads(serialize.writable(things[number]), sent)
-        return built[number]
-
-    def rebuild() -> Any:
-        if number:
-            Bindings(thing).set(number)
-        return serialize.loads(packed, sent)
-
-    sent = _Sent(thing)
-    return serialize.with_shared_globals(rebuild)
-
-
-class _Sent:
-    """Finds what has come with an object; its definitions are inside it."""
-
-    by_value_first = True
-
-    def __init__(self, thing: Callable[[int], Any]) -> None:
-        self._thing = thing
-
-    def value_of(self, sent: tuple[int, int]) -> Any:
-        return self._thing(sent[0])[sent[1]]
-
-    def fetch(self, key: bytes) -> bytes:
-        raise KeyError(key)
-
-    def keep(self, key: bytes, built: Any) -> None:
-        return
-
-
-class Bindings:
-    """Which values a worker's global names are bound to.
-
-    Args:
-        thing: Returns what has a number: an environment's list of bindings, or a list of values.
-    """
-
-    def __init__(self, thing: Callable[[int], Any]) -> None:
-        self._thing = thing
-        self._current = 0
-        self._bound: dict[tuple[str, str], tuple[int, int]] = {}
-
-    def set(self, environment: int) -> None:
-        """Bind the names of an environment that are not bound as it says.
-
-        Raises:
-            SerializationError: A value cannot be rebuilt here.
-        """
-        if environment == self._current:
-            return
-        self._current = 0
-        for label, name, number, place in self._thing(environment):
-            before = self._bound.get((label, name))
-            if before != (number, place):
-                values = self._thing(number)
-                self._bound[label, name] = number, place
-                if label.startswith(serialize.CLASS):
-                    cls, value = values[place]
-                    serialize.set_attribute(cls, name, value)
-                    continue
-                # Others that refer to the value mean the one that is bound.
-                values[place] = serialize.bind(label, name, values[place], is_first=before is None)
-        self._current = environment

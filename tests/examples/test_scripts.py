@@ -635,13 +635,14 @@ def test_a_large_object_that_may_change_is_told_of_once(tmp_path):
             print(jobs.submit(f).result(), len(told))
             print(jobs.submit(f).result(), len(told), told[0].category.__name__)
             print("the global 'table', a list," in str(told[0].message))
+            print(told[0].filename == __file__)
             table = [5]
             print(jobs.submit(f).result(), len(told))
         """,
     )
     assert programs.run(str(path)) == (
         "(100000, 0, 1000000) 0\n(100000, 0, 1000000) 1\n(100000, 0, 1000000) 1 RuntimeWarning\n"
-        "True\n(1, 5, 1000000) 1\n"
+        "True\nTrue\n(1, 5, 1000000) 1\n"
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import qmill
 from qmill import serialize
-from qmill._environment import CONTENT_BYTES
+from qmill._watch import CONTENT_BYTES
 from qmill.engines._functions import Functions
 
 

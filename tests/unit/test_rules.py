@@ -34,6 +34,8 @@ LEVELS = [
         "_class_values",
         "_tracked",
         "_environment",
+        "_watch",
+        "_bindings",
     },
     {"_core"},
     {"queues"},

@@ -10,7 +10,8 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 from .. import serialize
-from .._environment import Environment, Globals, Numbered, Values, Watch
+from .._environment import Environment, Globals, Numbered, Values
+from .._watch import Watch
 from ..errors import SerializationError
 from . import _packets as packets
 

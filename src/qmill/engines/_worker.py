@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _child, _script, _streams, serialize, sharing
-from .._environment import Bindings
+from .._bindings import Bindings
 from .._explain import describe
 from ..queues import wire
 from ..workers import exit_code, let_go
