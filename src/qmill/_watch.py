@@ -63,8 +63,8 @@ def _warn_once(large: Content) -> None:
         what, large.what = large.what, ""
         warnings.warn(
             f"{what} packs into more than {CONTENT_BYTES >> 10} KiB: jobs see it as it was first "
-            "sent, and not what has changed inside since. To send it again bind the name to another object; "
-            "qmill.shared(...) is for values that do not change, and tells nothing of this",
+            "sent, and not what has changed inside since. To send it again, bind the name to "
+            "another object; qmill.shared(...) is for values that do not change",
             RuntimeWarning,
             stacklevel=_level_of_caller(),
         )
