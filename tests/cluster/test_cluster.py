@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import dask
@@ -101,6 +102,22 @@ def wait_for_end_of_one(pids):
 
 
 # -- workers that die, go and come -----------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_costs_the_items_of_a_map_that_it_had(start_cluster, gate):
+    """Nobody is left who could tell how far it had come: each of these may have been called."""
+    cluster = start_cluster(1)
+    with queue_on(cluster) as jobs:
+        function = partial(
+            engine_jobs.tell_or_hold, started=gate.args[0], permits=gate.args[1], where=13
+        )
+        results = jobs.map(function, range(20), chunksize=10, return_exceptions=True)
+        assert [next(results) for _ in range(10)] == list(range(10))
+        hear(gate, 1)
+        address = cluster.kill_worker("worker0")
+        for index, error in enumerate(results, 10):
+            assert (type(error), error.index, error.address) == (WorkerDied, index, address)
+            assert error.__notes__ == [f"item {index} of map: {index}"]
 
 
 @pytest.mark.parametrize("retries", [0, 1])

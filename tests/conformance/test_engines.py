@@ -87,6 +87,97 @@ def test_an_exception_is_raised_as_itself(make_on):
     check_healthy(jobs)
 
 
+# -- the items of a map ----------------------------------------------------------------------------
+
+CHUNKSIZES = [None, 1, 20, 60]
+
+
+def take_until_error(results):
+    """Return what comes before the error that has to come."""
+    taken = []
+    with pytest.raises(Exception) as info:  # noqa: PT011 (its type is what is looked at)
+        for result in results:
+            taken.append(result)
+    return taken, info.value
+
+
+@every_engine
+@pytest.mark.parametrize("chunksize", CHUNKSIZES)
+def test_an_exception_of_a_map_names_its_item(make_on, tmp_path, chunksize):
+    jobs, path = make_on(), str(tmp_path / "marks")
+    function = functools.partial(engine_jobs.mark_and_end, path=path, how="raise", ends=[41])
+    taken, error = take_until_error(jobs.map(function, range(60), chunksize=chunksize))
+    assert taken == list(range(41))
+    assert (type(error), error.args) == (LookupError, ("on purpose",))
+    assert error.__notes__ == ["item 41 of map: 41"]
+    check_healthy(jobs)
+
+
+@every_engine
+@pytest.mark.parametrize("chunksize", CHUNKSIZES)
+def test_a_map_yields_exceptions_and_goes_on(make_on, tmp_path, chunksize):
+    jobs, path, ends = make_on(), str(tmp_path / "marks"), [0, 7, 8, 59]
+    function = functools.partial(engine_jobs.mark_and_end, path=path, how="raise", ends=ends)
+    options = {"chunksize": chunksize, "return_exceptions": True}
+    for number, result in enumerate(jobs.map(function, range(60), **options)):
+        if number in ends:
+            assert (type(result), result.__notes__) == (
+                LookupError,
+                [f"item {number} of map: {number}"],
+            )
+        else:
+            assert result == number
+    assert Counter(map(int, lines(tmp_path / "marks"))) == dict.fromkeys(range(60), 1)
+
+
+@every_engine
+@pytest.mark.parametrize("chunksize", CHUNKSIZES)
+def test_a_map_tries_each_item_again_and_no_other(make_on, tmp_path, chunksize):
+    jobs, path, ends = make_on(), str(tmp_path / "marks"), [0, 7, 8, 59]
+    how = "raise" if jobs.kind == "thread" else "SIGKILL"
+    function = functools.partial(engine_jobs.mark_and_end, path=path, how=how, ends=ends, times=2)
+    results = jobs.map(function, range(60), chunksize=chunksize, retries=2)
+    assert list(results) == list(range(60))
+    counts = Counter(map(int, lines(tmp_path / "marks")))
+    assert counts == {number: 3 if number in ends else 1 for number in range(60)}
+
+
+@killing_engine
+@pytest.mark.parametrize("chunksize", CHUNKSIZES)
+@pytest.mark.parametrize("how", ["SIGKILL", "sys.exit(3)"])
+def test_a_death_in_a_map_costs_the_one_item(make_on, tmp_path, chunksize, how):
+    jobs, path = make_on(), str(tmp_path / "marks")
+    function = functools.partial(engine_jobs.mark_and_end, path=path, how=how, ends=[41], times=9)
+    taken, error = take_until_error(jobs.map(function, range(60), chunksize=chunksize))
+    assert taken == list(range(41))
+    assert (type(error), error.index, error.job) == (WorkerDied, 41, "item 41 (41)")
+    assert "running item 41 (41)" in repr(error)
+    assert (error.address is None) == (jobs.kind == "process")
+    assert max(Counter(lines(tmp_path / "marks")).values()) == 1
+    check_healthy(jobs)
+
+
+@killing_engine
+def test_results_of_every_kind_outlive_a_death_in_a_map(make_on):
+    jobs = make_on(1)
+    items = [1, "two", {3}, numpy.arange(5000), "x" * 40_000, [6, (7,)], "SIGKILL"]
+    functions = [engine_jobs.echo] * 6 + [engine_jobs.end]
+    taken, error = take_until_error(
+        jobs.map(lambda function, item: function(item), functions, items, chunksize=7)
+    )
+    assert taken.pop(3).tolist() == list(range(5000))
+    assert taken == [1, "two", {3}, "x" * 40_000, [6, (7,)]]
+    assert error.index == 6
+
+
+@killing_engine
+def test_an_item_of_a_map_that_cannot_be_rebuilt_costs_no_other(make_on):
+    jobs, items = make_on(1), [0, 1, engine_jobs.make_sour(), 3]
+    taken, error = take_until_error(jobs.map(engine_jobs.echo, items, chunksize=4))
+    assert (taken, type(error)) == ([0, 1], SerializationError)
+    assert error.__notes__[0].startswith("item 2 of map: ")
+
+
 DEATHS = {
     "os._exit(0)": 0,
     "os._exit(3)": 3,

@@ -72,7 +72,12 @@ def _segfault():
     ctypes.string_at(0)
 
 
+def _raise():
+    raise LookupError("on purpose")
+
+
 ENDS = {
+    "raise": _raise,
     "os._exit(0)": lambda: os._exit(0),
     "os._exit(3)": lambda: os._exit(3),
     "sys.exit(3)": lambda: sys.exit(3),
@@ -86,6 +91,22 @@ def end_at_first(path, how):
     if mark(path) == 1:
         end(how)
     return "in the end"
+
+
+def mark_and_end(number, path, how, ends, times=1):
+    """Leave a line; for some numbers end in some way, or raise, but only for the first times."""
+    mark(path, number)
+    with open(path) as lines:
+        if number in ends and lines.read().split().count(str(number)) <= times:
+            end(how)
+    return number
+
+
+def tell_or_hold(number, started, permits, where):
+    """For one number, say that it runs, and wait."""
+    if number == where:
+        hold(started, permits)
+    return number
 
 
 def mark_and_fail(path):
