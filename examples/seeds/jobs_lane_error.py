@@ -11,11 +11,13 @@ def step(lane: str, name: str) -> str:
 
 
 told = []
-with qmill.JobQueue(max_workers=2) as jobs:
+# A lane that runs empty forgets its error, so the jobs begin when all have been put.
+with qmill.JobQueue(max_workers=2, auto_start=False) as jobs:
     for lane in ("red", "green"):
         for name in ("compile", "link", "ship"):
             jobs.put(step, (lane, name), name=name, lane=lane, stop_on_lane_error=True)
         jobs.put(step, (lane, "tidy up"), name="tidy up", lane=lane)  # in any case
+    jobs.start()
 
 for job in jobs.collect():
     try:
