@@ -555,8 +555,9 @@ class Dispatcher:
             self._drop(job)
             return
         options = job._options
-        if isinstance(job, Chunk) and job.to_do is not None:  # some calls were made before
-            self._take_chunk(job, lost(job.num_to_do, error))
+        if isinstance(job, Chunk) and job.to_do is not None:
+            # Of this attempt no call was made: as for a single call, it costs the first one.
+            self._take_chunk(job, lost(1, error))
             return
         if job.id in self._timed_out:
             self._timed_out.discard(job.id)

@@ -365,6 +365,25 @@ def test_an_item_that_dies_too_often_ends_the_map(quick_method, tmp_path):
     assert marks(file)[5] == 3
 
 
+def test_workers_that_cannot_start_cost_a_chunk_that_goes_on_one_item(quick_method, tmp_path):
+    """The third in a row costs the next job, and of a chunk the next call."""
+    begin = {"initializer": functions.die_at_starts}
+    begin["initargs"] = (str(tmp_path / "starts"), [2, 3, 4])
+    file = tmp_path / "marks"
+    function = functools.partial(functions.mark_or_die, path=str(file), deaths={3: "SIGKILL"})
+    with qmill.JobQueue(1, **begin) as jobs:
+        results = list(jobs.map(function, range(9), chunksize=9, return_exceptions=True))
+        death, not_started = results[3:5]
+        check_named(death, 3)
+        assert (not_started.index, not_started.job) == (4, "item 4 (4)")
+        assert not_started.__notes__ == [
+            "3 workers in a row died before they were ready",
+            "item 4 of map: 4",
+        ]
+        assert results[:3] + results[5:] == [0, 1, 2, 5, 6, 7, 8]
+    assert marks(file) == {n: 1 for n in range(9) if n != 4}
+
+
 @pytest.mark.parametrize("chunksize", [1, 2, 9])
 def test_an_item_that_ends_its_worker_when_it_is_rebuilt(quick_method, chunksize):
     items = [0, 1, Troubled("rebuilt", "is killed"), 3, 4]
