@@ -54,7 +54,7 @@ _MAX_STEPS = 20
 _NOTHING = object()
 
 
-def explain(obj: Any, error: BaseException) -> SerializationError:
+def explain(obj: Any, error: BaseException, *, is_remote: bool = False) -> SerializationError:
     """Say which part of an object cannot be pickled, and why.
 
     Its work is bounded, whatever the object's size and depth: it packs the object once more, up to
@@ -63,6 +63,7 @@ def explain(obj: Any, error: BaseException) -> SerializationError:
     Args:
         obj: What was to be pickled.
         error: What pickling raised.
+        is_remote: Whether it would have gone to another machine.
     """
     is_recursion = _is_recursion(error)
     if is_recursion and len(steps := _deepest(obj)) >= _MIN_LEVELS:
@@ -74,7 +75,7 @@ def explain(obj: Any, error: BaseException) -> SerializationError:
         reason = f"{type(error).__name__}: {describe(error, str)}"
     where = _shown(steps) if steps else "the object"
     look = "" if is_recursion else f" ({describe(part)})"  # its repr would recurse, too
-    remedy = _multiprocessing.remedy(error)
+    remedy = _multiprocessing.remedy(error, is_remote=is_remote)
     kind = SerializationError if remedy is None else LockSent
     return kind(
         f"cannot pickle {where}, {_kind(part)}{look}: {reason.rstrip('.')}. {remedy or _REMEDY}"

@@ -177,9 +177,14 @@ def is_of_multiprocessing(obj: Any) -> bool:
     return type(obj).__module__.startswith("multiprocessing.")
 
 
-def remedy(error: BaseException) -> str | None:
+def remedy(error: BaseException, *, is_remote: bool = False) -> str | None:
     """Return what to do about a refusal of multiprocessing's; None if the error is none."""
     told = str(error) if isinstance(error, RuntimeError) else ""
+    if is_remote and (_OTHER_CONTEXT in told or _ONLY_INHERITED in told):
+        return (
+            "It is for the processes of one machine, and a job of a cluster may run on another: "
+            "use what the cluster has for it, such as distributed.Lock, Event or Variable"
+        )
     if _OTHER_CONTEXT in told:
         return (
             "Start the worker with start_method='fork', or make the object with "

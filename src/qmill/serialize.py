@@ -266,7 +266,7 @@ def _dump_carefully(
         raise
     except BaseException as error:
         let_interrupt_through(error)
-        raise explain(obj, error) from error
+        raise explain(obj, error, is_remote=destination.is_remote) from error
 
 
 class _TooLargeError(Exception):

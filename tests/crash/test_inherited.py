@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 import qmill
-from qmill import _inherited, errors, processes, workers
+from qmill import _inherited, errors, processes, serialize, workers
 
 from . import things
 from .programs import LIMIT_S, ROOT, descriptors
@@ -231,6 +231,13 @@ def test_a_job_refuses_what_multiprocessing_refuses(name, method):
                 job.result(LIMIT_S)
         with pytest.raises(errors.LockSent, match="through inheritance.*initargs"):
             list(jobs.map(things.use, [name], [thing]))
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_a_cluster_is_told_of_what_it_has_itself(context, monkeypatch):
+    monkeypatch.setattr(serialize.destination, "is_remote", True)
+    with pytest.raises(errors.LockSent, match="distributed.Lock"):
+        serialize.dumps([multiprocessing.get_context(context).Lock()])
 
 
 def test_a_worker_cannot_return_what_is_only_inherited(method):
