@@ -24,7 +24,7 @@ from collections import deque
 from datetime import datetime, timedelta
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .engines.base import (
     DIED,
@@ -456,7 +456,7 @@ class Dispatcher:
                     what == DONE
                     and job is not None
                     and not self._is_late(job, started, ended)
-                    and (not isinstance(job, Chunk) or job.is_whole(value))
+                    and (not job.is_chunk or cast("Chunk", job).is_whole(value))
                 ):
                     job._started, job._ended = started, ended
                     job.exitcode, job.worker = report.exitcode, report.worker

@@ -12,7 +12,7 @@ from . import _packets as packets
 from .base import DONE, FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .._environment import Numbered
     from ..jobs.job import Job
@@ -92,13 +92,12 @@ def lay_out(kind: int, number: int, job: Job, packed: bytes | memoryview) -> Any
     return packets.MESSAGE.pack(kind, number, place, job.id, len(packed)) + packed
 
 
-def needs(job: Job) -> Iterator[Numbered]:
+def needs(job: Job) -> tuple[Numbered, ...]:
     """List what a worker has to know before a job, in that order."""
-    if job._environment is not None:
-        yield from job._environment.needs
-        yield job._environment
-    if job._subject is not None:
-        yield job._subject
+    environment, subject = job._environment, job._subject
+    if environment is None:
+        return () if subject is None else (subject,)
+    return (*environment.needs, environment) + (() if subject is None else (subject,))
 
 
 def are_large(job: Job) -> bool | None:

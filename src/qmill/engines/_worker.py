@@ -339,7 +339,8 @@ class _Worker:
         self, answer: tuple[int, list[Any]], job: int, started: float, ended: float
     ) -> None:
         kind, parts = answer
-        self._send_definitions()
+        if self._exports.pending:
+            self._send_definitions()
         _streams.flush()
         if self._max_memory is not None and _resident_bytes() > self._max_memory:
             kind |= packets.SPENT

@@ -324,16 +324,15 @@ class ProcessEngine(Engine):
 
     def _prepare_for(self, worker: _Worker, job: Job) -> bool:
         """Tell a worker what it needs for a job; False if it cannot learn that."""
-        link = worker.link
+        link, known = worker.link, worker.link.known
         messages = []
-        missing = [thing for thing in _calls.needs(job) if thing.number not in link.known]
-        if any(thing.packed is None for thing in missing):  # it was forked before they were known
-            worker.leaving = True
-            return False
-        for thing in missing:
-            assert thing.packed is not None
-            messages.append(packets.message(packets.FUNCTION, thing.number, 0, thing.packed))
-            link.known.add(thing.number)
+        for thing in _calls.needs(job):
+            if thing.number not in known:
+                if thing.packed is None:  # it was forked before this was known
+                    worker.leaving = True
+                    return False
+                messages.append(packets.message(packets.FUNCTION, thing.number, 0, thing.packed))
+                known.add(thing.number)
         if link.num_definitions < len(self._exports.pending):
             definitions = list(self._exports.pending.items())
             for key, packed in definitions[link.num_definitions :]:
