@@ -33,7 +33,7 @@ EXIT_GRACE_S = 10.0
 _RUNS_JOBS = "qmill-dispatcher-"
 
 worker_name = ""
-"""What this process's work is called in messages."""
+"""The name of this process's work in messages."""
 
 try:
     import fcntl
@@ -93,7 +93,7 @@ def run_forked(
         ours.close()
         _follow(lifeline)
         _forget_parents_exit()
-        # What this thread was in the parent, such as a dispatcher, its threads would be, too.
+        # New threads inherit this flag, and the thread that forked may be a daemon, as dispatchers.
         threading.current_thread()._daemonic = False  # type: ignore[attr-defined]
         _read_nothing()
         return _work(work, theirs, lambda: job)

@@ -107,7 +107,9 @@ def with_needs(things: Iterable[Numbered]) -> tuple[Numbered, ...]:
 
 
 class Environment(Numbered):
-    """What global names are bound to for a job.
+    """The values of global names for a job.
+
+    It is packed as a list of (label of the namespace, name, number of the values, place there).
 
     Attributes:
         bindings: By label of the namespace and name, where the value is: the number of its
@@ -125,10 +127,6 @@ class Environment(Numbered):
     ) -> None:
         super().__init__(number, packed, needs)
         self.bindings = bindings
-
-
-Binding = tuple[str, str, int, int]
-"""What an environment is packed as: label of the namespace, name, number and place of the value."""
 
 
 class Globals:

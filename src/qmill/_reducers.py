@@ -35,7 +35,8 @@ from weakref import WeakKeyDictionary
 
 from ._class_values import builtin_base, reduce_class, reduce_member
 from ._pickling import PicklingError
-from ._tracked import MAINS, is_importable, keep, tracked, tracker_id
+from ._script import MAINS
+from ._tracked import is_importable, keep, tracked, tracker_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import Any
 
 from cloudpickle import cloudpickle
 
+from ._script import MAINS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-MAINS = ("__main__", "__mp_main__")
 
 
 def is_importable(obj: Any, name: str | None = None) -> bool:
