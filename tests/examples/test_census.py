@@ -80,5 +80,7 @@ def test_census_records_a_job_for_each_file_the_largest_first(tmp_path: Path) ->
         ("done", "0", "1")
     }
     assert len({row["worker"] for row in rows}) <= 2
-    began = sorted(rows, key=lambda row: row["started"])
-    assert {sizes[row["name"]] for row in began[:2]} == set(sorted(sizes.values())[-2:])
+    # The two workers get the two largest files; which of their later jobs begins before the other
+    # worker's first one depends on how soon that worker gets a processor.
+    first = min(rows, key=lambda row: row["started"])
+    assert sizes[first["name"]] in sorted(sizes.values())[-2:]
