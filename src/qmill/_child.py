@@ -35,6 +35,9 @@ _RUNS_JOBS = "qmill-dispatcher-"
 worker_name = ""
 """The name of this process's work in messages."""
 
+parent_sentinel = -1
+"""A descriptor that is readable once the parent has ended."""
+
 try:
     import fcntl
 except ImportError:  # not POSIX
@@ -181,7 +184,11 @@ _held: list[socket.socket] = []
 def _forget_parents_exit() -> None:
     """Drop what the parent means to do at its own exit, and keep what every process does."""
     atexit._clear()
-    for module, function in (("processes", "stop_fork_server"), ("workers", "end_workers")):
+    for module, function in (
+        ("processes", "stop_fork_server"),
+        ("workers", "end_workers"),
+        ("_dispatch", "end_others"),
+    ):
         if (found := exits.loaded(f"qmill.{module}")) is not None:
             atexit.register(getattr(found, function))
     if (util := exits.loaded("multiprocessing.util")) is not None:
@@ -247,8 +254,10 @@ def _tell_wait() -> None:
 
 def _follow(lifeline: int) -> None:
     """Die with the parent, even while stuck in C code that holds the interpreter."""
+    global parent_sentinel
+    parent_sentinel = lifeline
     try:
-        own = armed(lifeline, os.getpid())
+        parent_sentinel = own = armed(lifeline, os.getpid())
         os.close(lifeline)
     except (ImportError, AttributeError, OSError):  # not Linux, or /proc is not there
         threading.Thread(

@@ -10,23 +10,18 @@ Towards an end that is in sight chunks become smaller, so that the workers finis
 from __future__ import annotations
 
 import itertools
-import operator
 from collections import deque
 from concurrent.futures import CancelledError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ._explain import add_note, describe
 from .engines.base import CHUNK_S
-from .errors import SerializationError, WorkerDied
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Iterator
 
-    from .jobs.job import Chunk, MapCall
-
-    MapJob = Chunk | MapCall
+    from ._map_calls import MapCalls, MapJob
 
 MIN_CHUNK_S = 0.0005
 """Towards the end of the input a chunk takes no less: sending it would cost more than it saves."""
@@ -37,19 +32,16 @@ MAX_CHUNK_BYTES = 1 << 18
 _SLOW_INPUT_S = 0.010  # who has read for that long sends what there is
 _GROWTH = 8  # a chunk has at most so many times the items of the last one measured
 _SMOOTHING = 0.5
-_SHOWING_S = (
-    1.0  # a map spends no more time on showing items in its errors, but for one that is slow
-)
 
 
 class ChunkedMap:
     """One call of `map`: which jobs it makes of its input, and what it yields.
 
     Args:
-        submit: Makes a job of a list of items; told whether each is a tuple of arguments, and the
-            index of the first.
+        calls: Makes the jobs.
         cancel: Cancels those jobs that have not begun.
-        iterables: The input.
+        items: The input.
+        length: How many items that has; -1 if it is not known.
         num_workers: How many jobs run at a time.
         chunksize: Items a job; None chooses.
         window: How many items may be under way; None chooses.
@@ -60,9 +52,10 @@ class ChunkedMap:
 
     def __init__(
         self,
-        submit: Callable[[list[Any], bool, int], MapJob],
+        calls: MapCalls,
         cancel: Callable[[Iterable[MapJob]], None],
-        iterables: tuple[Iterable[Any], ...],
+        items: Iterator[Any],
+        length: int,
         *,
         num_workers: int,
         chunksize: int | None,
@@ -71,11 +64,10 @@ class ChunkedMap:
         mean_s: float | None,
         return_exceptions: bool,
     ) -> None:
-        self._submit = submit
+        self._calls = calls
         self._cancel = cancel
-        self._unpack = len(iterables) > 1
-        self._left = min(operator.length_hint(i, -1) for i in iterables)  # -1: not known
-        self._items = zip(*iterables, strict=False) if self._unpack else iter(iterables[0])
+        self._items = items
+        self._left = length
         self._num_workers = num_workers
         self._chunksize = chunksize
         self._window = window
@@ -85,11 +77,8 @@ class ChunkedMap:
         self._largest = 1 if mean_s is None else MAX_CHUNK_ITEMS
         self._return_exceptions = return_exceptions
         self._jobs: deque[MapJob] = deque()
-        self._num_read = 0
         self._under_way = 0  # items in `_jobs`
         self._ended = False
-        self._last_note: str | None = None
-        self._showing_s = 0.0
         self._input_error: Exception | None = None
 
     # -- in ------------------------------------------------------------------------------------
@@ -111,8 +100,8 @@ class ChunkedMap:
             try:
                 self._read_into(items, size)
             except Exception as error:
-                where = f"item {self._num_read + len(items)} of map"
-                self._add_note(error, f"{where} could not be read from its input")
+                where = f"item {self._calls.num_read + len(items)} of map"
+                self._calls.add_note(error, f"{where} could not be read from its input")
                 if not self._lazy:
                     self._drop()
                     raise
@@ -161,20 +150,17 @@ class ChunkedMap:
         return max(1, size)
 
     def _submit_items(self, items: list[Any]) -> None:
-        index = self._num_read
-        self._num_read += len(items)
         self._under_way += len(items)
-        job = self._submit(items, self._unpack, index)
-        if len(items) > 1 and isinstance(job._packet, SerializationError):
-            for place, item in enumerate(items):  # one of them cannot be sent: the others can
-                self._jobs.append(self._submit([item], self._unpack, index + place))
+        jobs = self._calls.make(items)
+        self._jobs.extend(jobs)
+        job, *more = jobs
+        if more:
             return
         packet = job._packet
         if isinstance(packet, bytes):
             self._mean_bytes = len(packet) / job.num_calls
         elif isinstance(packet, tuple):
             self._mean_bytes = len(packet[1]) / job.num_calls
-        self._jobs.append(job)
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -187,7 +173,7 @@ class ChunkedMap:
             try:
                 self._jobs[0].exception(_left(deadline))
             except TimeoutError as error:
-                self._add_note(error, self._note_of(self._jobs[0], 0))
+                self._calls.add_note(error, self._calls.note_of(self._jobs[0], 0))
                 raise
             except CancelledError:
                 pass
@@ -225,12 +211,13 @@ class ChunkedMap:
     def _batches(self, done: Iterator[MapJob]) -> Iterator[Iterable[Any]]:
         """Yield the results of each job together: C code goes from one to the next."""
         for job in done:
-            num_calls, failure = job.num_calls, _failure_of(job)
-            if failure is not None and num_calls > 1 and self._split(job, failure):
+            outcome = self._calls.settle(job, self._jobs)
+            if outcome is None:
                 continue
-            results, error = self._take(job, failure)
+            num_calls = job.num_calls
+            results, error = self._up_to_failure(*outcome)
             self._measure(job, len(results))
-            del job, failure
+            del job, outcome
             if error is None:
                 self.fill()
             results.reverse()
@@ -243,87 +230,16 @@ class ChunkedMap:
         if self._input_error is not None:
             raise self._input_error
 
-    def _take(
-        self, job: MapJob, failure: BaseException | None
+    def _up_to_failure(
+        self, results: list[Any], errors: dict[int, BaseException]
     ) -> tuple[list[Any], BaseException | None]:
-        """Return a job's results up to a failure that ends the map, and that failure.
-
-        Args:
-            job: A job that is done.
-            failure: What has failed it as a whole.
-        """
-        if failure is not None and job.num_calls > 1:
-            self._add_note(failure, job.title)
-            if not self._return_exceptions:
-                return [], failure
-            return [failure] * job.num_calls, None
-        results: list[Any] = [job._result]
-        errors = {} if failure is None else {0: failure}
-        if job.is_chunk:
-            results, errors = job._result
+        """Return results up to a failure that ends the map, and that failure."""
+        if errors and not self._return_exceptions:
+            first = min(errors)
+            return results[:first], errors[first]
         for place, error in errors.items():
-            named = self._named(job, place, error)
-            if not self._return_exceptions:
-                return results[:place], named
-            results[place] = named
+            results[place] = error
         return results, None
-
-    def _split(self, chunk: MapJob, failure: BaseException) -> bool:
-        """Submit the items of a chunk one by one, as none of its calls could be made.
-
-        One of them may end a worker, or raise, when it is unpacked there: the others need not.
-
-        Returns:
-            False if that is not possible.
-        """
-        if isinstance(failure, CancelledError) or chunk.args is None:
-            return False
-        jobs: list[MapJob] = []
-        try:
-            for place, item in enumerate(chunk.args[0]):
-                jobs.append(self._submit([item], self._unpack, chunk.index + place))
-        except RuntimeError:  # the queue has been shut down
-            self._cancel(jobs)
-            return False
-        self._jobs.extendleft(reversed(jobs))
-        return True
-
-    # -- which item ----------------------------------------------------------------------------
-
-    def _named(self, job: MapJob, place: int, error: BaseException) -> BaseException:
-        """Have an exception say for which item it was raised."""
-        index, shown = job.index + place, self._shown(job, place)
-        if type(error) is WorkerDied:
-            notes = getattr(error, "__notes__", ())
-            pid, exitcode, signal, _, *more = error.args
-            error = WorkerDied(pid, exitcode, signal, f"item {index}{_in_brackets(shown)}", *more)
-            error.index = index
-            for note in notes:
-                error.add_note(note)
-        self._add_note(error, self._note_of(job, place, shown))
-        return error
-
-    def _note_of(self, job: MapJob, place: int, shown: str | None = None) -> str:
-        shown = self._shown(job, place) if shown is None else shown
-        return f"item {job.index + place} of map" + (shown and f": {shown}")
-
-    def _shown(self, job: MapJob, place: int) -> str:
-        """Show an item in brief; "" if it is not there any more, or if that would take long."""
-        args = job.args
-        if args is None or self._showing_s > _SHOWING_S:
-            return ""
-        before = monotonic()
-        if job.is_chunk:
-            shown = describe(args[0][place])
-        else:
-            shown = describe(args if self._unpack else args[0])
-        self._showing_s += monotonic() - before
-        return shown
-
-    def _add_note(self, error: BaseException, note: str) -> None:
-        # A function may raise one object again and again, which is not to collect notes.
-        add_note(error, note, instead_of=self._last_note)
-        self._last_note = note
 
     def _measure(self, job: MapJob, num_done: int) -> None:
         taken = job.runtime
@@ -340,20 +256,6 @@ class ChunkedMap:
         if self._jobs:
             self._cancel(self._jobs)
             self._jobs.clear()
-
-
-def _failure_of(job: MapJob) -> BaseException | None:
-    """Return what has failed a job, one that is done, as a whole."""
-    try:
-        return job.exception()
-    except CancelledError as error:
-        return error
-
-
-def _in_brackets(shown: str) -> str:
-    if not shown:
-        return ""
-    return f" {shown}" if shown[0] + shown[-1] == "()" else f" ({shown})"
 
 
 def _left(deadline: float | None) -> float | None:

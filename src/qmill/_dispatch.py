@@ -13,6 +13,7 @@ One lock guards the scheduler and every state of a job. Who waits for a change w
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures.thread  # noqa: F401 (whose end of all threads comes after `_end_all`)
 import contextlib
 import logging
@@ -70,6 +71,10 @@ class Progress(NamedTuple):
 class Dispatcher:
     """Runs the jobs of one queue.
 
+    Attributes:
+        waits_at_exit: Whether the program ends only when all jobs are done; else, what is left of
+            them is cancelled and killed when the interpreter exits.
+
     Args:
         engine: What runs them; it is this dispatcher's from now on.
         qid: The name of the queue.
@@ -93,6 +98,7 @@ class Dispatcher:
         self.maxsize = maxsize
         self.paused = True
         self.shut = False  # no more jobs are taken
+        self.waits_at_exit = True
         self._log = log
         self._auto_stop = auto_stop
         self._auto_remove = auto_remove
@@ -152,7 +158,7 @@ class Dispatcher:
                 "cannot schedule new futures after shutdown: this queue has ended, by shutdown() "
                 "or with its `with` block; put jobs before that, or make another queue"
             )
-        if _exiting:
+        if _exiting and self.waits_at_exit:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def check_is_ours(self) -> None:
@@ -298,6 +304,20 @@ class Dispatcher:
             if order is not None:
                 self._orders.append(order)
         self.engine.wake()
+
+    def start_workers(self) -> None:
+        """Start all workers in this thread, before there are jobs for them."""
+        with self._lock:
+            self._check_open()
+            if self._thread is None:
+                self.engine.grow(self.engine.max_workers)
+                self._start_thread()
+
+    def wait_for_few(self, num_waiting: int) -> None:
+        """Wait until fewer than so many jobs wait, or no more jobs are taken."""
+        with self._lock:
+            while self._scheduler.num_waiting >= num_waiting and not self.shut:
+                self.changed.wait()
 
     def shut_down(self, *, wait: bool, cancel_waiting: bool) -> None:
         """Take no more jobs; those that are here still run. See `JobQueue.shutdown`."""
@@ -793,7 +813,7 @@ def _end_all() -> None:
     """Run what is pending and end; after Ctrl-C, cancel and kill instead."""
     global _exiting
     _exiting = True
-    dispatchers = list(_all)
+    dispatchers = [dispatcher for dispatcher in _all if dispatcher.waits_at_exit]
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for dispatcher in dispatchers:
         if interrupted:
@@ -813,6 +833,20 @@ def _end_all() -> None:
 
 
 threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+
+
+def end_others() -> None:
+    """End the queues for which the program does not wait, after its threads."""
+    dispatchers = list(_all)
+    for dispatcher in dispatchers:
+        dispatcher.abort()
+        dispatcher.shut_down(wait=False, cancel_waiting=True)
+    for dispatcher in dispatchers:
+        if dispatcher.engine.can_kill:  # else a job may run for ever
+            dispatcher.join()
+
+
+atexit.register(end_others)
 
 
 def _after_fork_in_child() -> None:

@@ -73,7 +73,13 @@ class _Told(QmillError):
 
 
 class SerializationError(QmillError, PicklingError):
-    """An object could not be turned into bytes, or bytes into an object."""
+    """An object could not be turned into bytes, or bytes into an object.
+
+    Attributes:
+        is_of_result: Whether the object is what the function of a job has returned.
+    """
+
+    is_of_result = False
 
 
 class ThreadQueueSent(SerializationError, TypeError):

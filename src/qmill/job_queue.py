@@ -28,6 +28,7 @@ from . import _dispatch, _inherited, processes, workers
 from ._chunks import ChunkedMap
 from ._explain import describe
 from ._guesses import check_function, explain_arguments, explain_engine
+from ._map_calls import MapCalls
 from .engines.base import ALL, Engine, EngineFactory, Settings
 from .errors import NotSupported, SerializationError
 from .jobs.job import DEFAULT_OPTIONS, Chunk, Job, MapCall, Options
@@ -439,33 +440,19 @@ class JobQueue(Executor):
         moment: Any = None,
     ) -> Iterator[Any]:
         self._check_map(fn, iterables, limits)
-        moment = moment or self._moment_of(fn)
         make_bar = _bar_type(self._progress if progress is None else progress)
-        total = -1 if make_bar is None else min(operator.length_hint(i, -1) for i in iterables)
+        total = min(operator.length_hint(i, -1) for i in iterables)
         timeout, chunksize, buffersize, job_timeout, return_exceptions = limits
         lazy = lazy or buffersize is not None
         if job_timeout is not None:
             chunksize = 1
             options = options._replace(timeout=job_timeout)
-
-        def submit(items: list[Any], unpack: bool, index: int) -> Chunk | MapCall:
-            kind: Callable[..., Job]
-            args: tuple[Any, ...]
-            if len(items) == 1:
-                kind = partial(MapCall, index=index)
-                args = items[0] if unpack else (items[0],)
-            else:
-                kind = partial(Chunk, index=index, stops=not return_exceptions)
-                args = items, unpack, return_exceptions or options.retries > 0
-            job: Chunk | MapCall = self._put(
-                kind, fn, args, None, priority, options, False, True, moment
-            )
-            return job
-
+        unpack = len(iterables) > 1
         mapping = ChunkedMap(
-            submit,
+            self._calls_of(fn, unpack, not return_exceptions, priority, options, moment),
             self._dispatcher.cancel_waiting_of,
-            iterables,
+            zip(*iterables, strict=False) if unpack else iter(iterables[0]),
+            total,
             num_workers=max(1, self.max_workers),
             chunksize=chunksize,
             window=buffersize,
@@ -486,6 +473,43 @@ class JobQueue(Executor):
         from .observe.progress import follow
 
         return follow(make_bar, results, None if total < 0 else total, self._dispatcher)
+
+    def _calls_of(
+        self,
+        fn: Callable[..., Any],
+        unpack: bool,
+        stops: bool,
+        priority: float = DEFAULT_PRIORITY,
+        options: Options = DEFAULT_OPTIONS,
+        moment: Any = None,
+    ) -> MapCalls:
+        """Return what makes the calls of a map.
+
+        Args:
+            fn: What to call.
+            unpack: Whether each item is a tuple of arguments.
+            stops: Whether nobody wants the results after a call that has failed.
+            priority: As of `put`.
+            options: As of `put`.
+            moment: What the function was when the calls were asked for; None for now.
+        """
+        moment = moment or self._moment_of(fn)
+
+        def submit(items: list[Any], index: int) -> Chunk | MapCall:
+            kind: Callable[..., Job]
+            args: tuple[Any, ...]
+            if len(items) == 1:
+                kind = partial(MapCall, index=index)
+                args = items[0] if unpack else (items[0],)
+            else:
+                kind = partial(Chunk, index=index, stops=stops)
+                args = items, unpack, not stops or options.retries > 0
+            job: Chunk | MapCall = self._put(
+                kind, fn, args, None, priority, options, False, True, moment
+            )
+            return job
+
+        return MapCalls(submit, unpack)
 
     def _moment_of(self, fn: Callable[..., Any]) -> Any:
         """Return what a function is now, for calls that are made of it later."""

@@ -1101,6 +1101,15 @@ def _make_code(args: Any, path: str, lines: list[str] | None) -> CodeType:
     return CodeType(*args)
 
 
+def dump_result(value: Any, exports: Exports) -> list[Any]:
+    """Pack what a call has returned, as `dump_parts`; an error says that it is of a result."""
+    try:
+        return dump_parts(value, exports)
+    except SerializationError as error:
+        error.is_of_result = True
+        raise
+
+
 # -- errors that cross -------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Workers that are the standard library's classes, and the standard library's as workers.
 
 Process, Thread   what `multiprocessing.Process` and `threading.Thread` are, and fail loudly
+PlainProcess      a `multiprocessing.Process` that does not outlive its parent
 as_worker         a `Worker` for either, as `Q.stop` takes it
 """
 
@@ -11,7 +12,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from . import processes, workers
+from . import _child, processes, workers
 from .errors import WorkerDied
 from .workers import Worker
 
@@ -34,16 +35,32 @@ class Process(multiprocessing.Process):
         return _Popen(process)
 
 
+class PlainProcess(multiprocessing.Process):
+    """A `multiprocessing.Process` that does not outlive its parent, even if that is killed.
+
+    All else is as there: `run` may be overridden, an exception is printed by the process itself.
+    """
+
+    _start_method: str | None = None  # that of multiprocessing's default context
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:
+        return _PlainPopen(process)
+
+
 class _Popen:
     """What `multiprocessing` asks of a started process, answered by a worker."""
 
     method = START_METHOD
 
     def __init__(self, process: Any) -> None:
-        work = (process.name, process._target, process._args, process._kwargs)
-        self.worker = _ProcessWorker(_run, work, start_method=START_METHOD, name=process.name)
+        self.worker = self._start(process)
         self.pid = self.worker.pid
         self.sentinel = self.worker.sentinel
+
+    def _start(self, process: Any) -> _ProcessWorker:
+        work = (process.name, process._target, process._args, process._kwargs)
+        return _ProcessWorker(_run, work, start_method=START_METHOD, name=process.name)
 
     @property
     def returncode(self) -> int | None:
@@ -53,7 +70,7 @@ class _Popen:
         return self.worker.exitcode
 
     def wait(self, timeout: float | None = None) -> int | None:
-        self.worker.join(timeout)
+        self.worker.join(None if timeout is None else max(0.0, timeout))
         return self.worker.exitcode
 
     def terminate(self) -> None:
@@ -67,6 +84,14 @@ class _Popen:
 
     def close(self) -> None:
         """Do nothing: the worker closes what it has when it is collected."""
+
+
+class _PlainPopen(_Popen):
+    def _start(self, process: Any) -> _ProcessWorker:
+        self.method = process._start_method or multiprocessing.get_start_method()
+        worker = _PlainWorker(_bootstrap, (process,), start_method=self.method, name=process.name)
+        worker._told = True  # the process itself says what has failed
+        return worker
 
 
 class _ProcessWorker(Worker):
@@ -93,6 +118,17 @@ class _ProcessWorker(Worker):
     def _failure(self) -> BaseException | None:
         error = super()._failure()
         return None if self._was_ended and isinstance(error, WorkerDied) else error
+
+
+class _PlainWorker(_ProcessWorker):
+    ends_at_exit = False
+
+
+def _bootstrap(process: Any) -> None:
+    """Do what a process of `multiprocessing` does, in its own way."""
+    code = process._bootstrap(parent_sentinel=_child.parent_sentinel)
+    if code:
+        raise SystemExit(code)
 
 
 def _run(name: str, target: Callable[..., Any] | None, args: Any, kwargs: Any) -> None:

@@ -74,6 +74,9 @@ class Worker:
     A worker that is killed raises `WorkerDied` from `result`, `exception` and `Q.stop`.
     """
 
+    ends_at_exit = True
+    """Whether it is waited for, and then ended, when the interpreter exits."""
+
     def __init__(
         self,
         fn: Callable[..., Any],
@@ -576,9 +579,10 @@ def forget_ended() -> None:
 def end_workers() -> None:
     """Terminate the process workers that are still alive when the interpreter exits."""
     deadline = time.monotonic() + EXIT_GRACE_S
-    for worker in list(_running):
+    to_end = [worker for worker in list(_running) if worker.ends_at_exit]
+    for worker in to_end:
         worker.join(max(0.0, deadline - time.monotonic()))
-    alive = [worker for worker in list(_running) if worker.is_alive()]
+    alive = [worker for worker in to_end if worker.is_alive()]
     if alive and not _interrupted():
         names = ", ".join(worker.name for worker in alive)
         warnings.warn(
@@ -599,7 +603,7 @@ def end_workers() -> None:
     for worker in [*_running, *_in_threads]:
         if not worker._told and not worker.is_alive():
             worker._tell()
-    _running.clear()
+    _running.difference_update(to_end)
 
 
 def _interrupted() -> bool:

@@ -1,7 +1,8 @@
-"""CPython's own tests of queues and executors, as the interpreter has them, pass on qmill.
+"""CPython's own tests of queues, pools, processes and executors, as the interpreter has them, pass.
 
-Those that do not apply are listed, with the reasons, in `support/cpython_queues.py` and
-`support/cpython_executors.py`. Groups of them run at the same time, as most of the time they sleep.
+Those that do not apply are listed, with the reasons, in `support/cpython_queues.py`,
+`support/cpython_pools.py` and `support/cpython_executors.py`. Groups of them run at the same time,
+as most of the time they sleep.
 """
 
 from __future__ import annotations
@@ -95,3 +96,9 @@ def test_queues_do_what_those_of_multiprocessing_do(run, place):
 @pytest.mark.parametrize("groups", [["thread", "fork"], ["forkserver", "spawn"]], ids=" ".join)
 def test_job_queues_do_what_executors_do(run, groups):
     run(25, [("cpython_executors", group) for group in groups if group in ("thread", *METHODS)])
+
+
+@needs("_test_multiprocessing")
+@pytest.mark.parametrize("groups", [["threads", "fork"], ["forkserver", "spawn"]], ids=" ".join)
+def test_pools_and_processes_do_what_those_of_multiprocessing_do(run, groups):
+    run(24, [("cpython_pools", group) for group in groups if group in ("threads", *METHODS)])

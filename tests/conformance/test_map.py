@@ -766,7 +766,7 @@ def test_only_the_beginning_of_a_large_item_is_looked_at(kind):
 
 
 def test_items_that_are_slow_to_show_are_shown_for_a_limited_time(monkeypatch):
-    monkeypatch.setattr("qmill._chunks._SHOWING_S", -1.0)  # as if it had taken long already
+    monkeypatch.setattr("qmill._map_calls._SHOWING_S", -1.0)  # as if it had taken long already
     results = qmill.map(fail_always, [1, 2], engine="thread", return_exceptions=True)
     assert [notes_of(error) for error in results] == [["item 0 of map"], ["item 1 of map"]]
 

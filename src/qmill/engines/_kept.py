@@ -121,7 +121,7 @@ class Keeper:
         return memoryview(self._memory)[_PART_AT : _ENTRIES_AT + self._words[_USED]]
 
     def _keep_packed(self, result: Any) -> None:
-        parts = serialize.dump_parts(result, self._exports)
+        parts = serialize.dump_result(result, self._exports)
         if self._exports.pending:
             self._define()
         if len(parts) == 1 and len(parts[0]) < LARGE_BYTES:  # large buffers are further parts

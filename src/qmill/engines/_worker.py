@@ -306,7 +306,7 @@ class _Worker:
 
     def _pack(self, value: Any) -> tuple[int, list[Any]]:
         try:
-            return packets.VALUE, serialize.dump_parts(value, self._exports)
+            return packets.VALUE, serialize.dump_result(value, self._exports)
         except Exception as error:
             return packets.UNSENT, [serialize.dump_error(error)]
 

@@ -150,9 +150,14 @@ class ProcessEngine(Engine):
     Args:
         settings: As for all engines.
         start_method: How workers start; None for the one in force.
+
+    Attributes:
+        hands_on: Whether a job that cannot be packed is inherited by a worker that is forked for
+            it, under start_method="fork"; else it fails.
     """
 
     can_kill = True
+    hands_on = True
     _is_remote = False  # whether the jobs are those of a program elsewhere
     has_codec = _kept.HAS_CODEC
 
@@ -205,7 +210,7 @@ class ProcessEngine(Engine):
 
     def _hand_on(self, job: Job) -> bool:
         """Have a worker inherit a job that cannot be packed; False if there is no fork."""
-        if job.is_chunk:
+        if job.is_chunk or not self.hands_on:
             return False
         assert job.function is not None
         call = partial(job.function, *(job.args or ()), **(job.kwargs or {}))
@@ -374,6 +379,10 @@ class ProcessEngine(Engine):
     def num_workers(self) -> int:
         """How many worker processes there are, and dead ones that have left others behind."""
         return len(self._workers) + len(self._trees)
+
+    def links(self) -> list[Link]:
+        """List the worker processes; any thread."""
+        return [worker.link for worker in list(self._workers)]
 
     @property
     def num_startable(self) -> int:

@@ -26,7 +26,14 @@ class ThreadEngine(Engine):
 
     Args:
         settings: As for all engines; the limits of a worker's jobs and memory have no meaning here.
+
+    Attributes:
+        daemon: Whether the program ends without waiting for its threads. The threads that a job
+            starts are then daemons, too, unless they are told otherwise.
+        threads: Those that have started and not ended.
     """
+
+    daemon = False
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -38,6 +45,7 @@ class ThreadEngine(Engine):
         self._num_threads = 0
         self._num_leaving = 0
         self._num_started = 0
+        self.threads: set[threading.Thread] = set()
 
     def prepare(self, job: Job, moment: object = None) -> None:
         """Do nothing: a thread needs no packing."""
@@ -55,14 +63,19 @@ class ThreadEngine(Engine):
         jobs, self._accepted = self._accepted, []
         for job in jobs:
             self._inbox.put(job)
-        missing = min(self._num_busy, self.max_workers) - self._num_threads + self._num_leaving
+        self._start(self._num_busy)
+
+    def _start(self, num_wanted: int) -> None:
+        """Start threads until there are so many, up to the limit."""
+        missing = min(num_wanted, self.max_workers) - self._num_threads + self._num_leaving
         for _ in range(missing):
             self._num_threads += 1
             self._num_started += 1
             name = f"{self._settings.name}-{self._num_started}"
             try:
-                # No daemon, as the dispatcher is: the threads of jobs would be daemons, too.
-                threading.Thread(target=self._run, args=(name,), name=name, daemon=False).start()
+                threading.Thread(
+                    target=self._run, args=(name,), name=name, daemon=self.daemon
+                ).start()
             except RuntimeError:  # no more threads: the interpreter ends, or memory is short
                 if self._num_threads == 1:  # so this one does what it has
                     self._inbox.put(None)
@@ -73,6 +86,7 @@ class ThreadEngine(Engine):
 
     def _run(self, name: str) -> None:
         """Do what a thread does: take jobs until there is none for it."""
+        self.threads.add(threading.current_thread())
         error: BaseException | None = None
         try:
             if self._settings.initializer is not None:
@@ -87,10 +101,12 @@ class ThreadEngine(Engine):
             _let_go(report)
             self._outbox.put(report)
             del job, report
+        self.threads.discard(threading.current_thread())
         self._outbox.put(None)
 
     def grow(self, num_waiting: int) -> None:
-        """Do nothing: threads start with their first job."""
+        """Start threads for jobs that wait, up to the limit; see `Engine`."""
+        self._start(self._num_busy + num_waiting)
 
     @property
     def num_startable(self) -> int:

@@ -55,6 +55,7 @@ class Outcomes(unittest.TestResult):
     def run(self, *classes):
         for each in classes:
             unittest.defaultTestLoader.loadTestsFromTestCase(each).run(self)
+            self._previousTestClass = None  # its tearDownClass has been called
 
     def _tell(self, test, outcome, why=""):
         self._file.write(json.dumps([test.id().partition(".")[2], outcome, why]) + "\n")

@@ -1,0 +1,140 @@
+"""The calls of a map: the jobs that make them, and what they come to."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ._explain import add_note, describe
+from .errors import SerializationError, WorkerDied
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from .engines.base import Outcome
+    from .jobs.job import Chunk, MapCall
+
+    MapJob: TypeAlias = Chunk | MapCall
+
+_SHOWING_S = (
+    1.0  # a map spends no more time on showing items in its errors, but for one that is slow
+)
+
+
+class MapCalls:
+    """The calls of one map, each for an item; several together are one job, a chunk.
+
+    Args:
+        submit: Makes a job of a list of items; told the index of the first.
+        unpack: Whether each item is a tuple of arguments.
+
+    Attributes:
+        num_read: How many items have become calls.
+    """
+
+    def __init__(self, submit: Callable[[list[Any], int], MapJob], unpack: bool) -> None:
+        self._submit = submit
+        self._unpack = unpack
+        self.num_read = 0
+        self._last_note: str | None = None
+        self._showing_s = 0.0
+
+    def make(self, items: list[Any]) -> list[MapJob]:
+        """Make jobs of the items that come next: one, or if it cannot be sent one for each."""
+        index = self.num_read
+        self.num_read += len(items)
+        job = self._submit(items, index)
+        if len(items) > 1 and isinstance(job._packet, SerializationError):
+            return [self._submit([item], index + place) for place, item in enumerate(items)]
+        return [job]
+
+    def settle(self, job: MapJob, jobs: deque[MapJob]) -> Outcome | None:
+        """Return what the calls of a job have come to, or have them made one by one.
+
+        They are if none of them could be made: one of the items may end a worker, or raise, when it
+        is unpacked there, and the others need not.
+
+        Args:
+            job: A job that is done.
+            jobs: Where new jobs go in its place: to the left.
+
+        Returns:
+            The outcome; None if there are new jobs.
+        """
+        failure = _failure_of(job)
+        if failure is None or job.num_calls == 1:
+            return self._outcome_of(job, failure)
+        if job.args is not None and not isinstance(failure, CancelledError):
+            items = enumerate(job.args[0], job.index)
+            try:
+                parts = [self._submit([item], index) for index, item in items]
+            except RuntimeError:  # the queue has been shut down
+                pass
+            else:
+                jobs.extendleft(reversed(parts))
+                return None
+        self.add_note(failure, job.title)
+        return [None] * job.num_calls, dict.fromkeys(range(job.num_calls), failure)
+
+    def _outcome_of(self, job: MapJob, failure: BaseException | None) -> Outcome:
+        results: list[Any] = [job._result]
+        errors = {} if failure is None else {0: failure}
+        if job.is_chunk:
+            results, errors = job._result
+        return results, {place: self._named(job, place, error) for place, error in errors.items()}
+
+    # -- which item ----------------------------------------------------------------------------
+
+    def _named(self, job: MapJob, place: int, error: BaseException) -> BaseException:
+        """Have an exception say for which item it was raised."""
+        index, shown = job.index + place, self._shown(job, place)
+        if type(error) is WorkerDied:
+            notes = getattr(error, "__notes__", ())
+            pid, exitcode, signal, _, *more = error.args
+            error = WorkerDied(pid, exitcode, signal, f"item {index}{_in_brackets(shown)}", *more)
+            error.index = index
+            for note in notes:
+                error.add_note(note)
+        self.add_note(error, self.note_of(job, place, shown))
+        return error
+
+    def note_of(self, job: MapJob, place: int, shown: str | None = None) -> str:
+        """Tell which item is at a place of a job."""
+        shown = self._shown(job, place) if shown is None else shown
+        return f"item {job.index + place} of map" + (shown and f": {shown}")
+
+    def _shown(self, job: MapJob, place: int) -> str:
+        """Show an item in brief; "" if it is not there any more, or if that would take long."""
+        args = job.args
+        if args is None or self._showing_s > _SHOWING_S:
+            return ""
+        before = monotonic()
+        if job.is_chunk:
+            shown = describe(args[0][place])
+        else:
+            shown = describe(args if self._unpack else args[0])
+        self._showing_s += monotonic() - before
+        return shown
+
+    def add_note(self, error: BaseException, note: str) -> None:
+        """Add a note to an exception, instead of the last one that was added to it."""
+        # A function may raise one object again and again, which is not to collect notes.
+        add_note(error, note, instead_of=self._last_note)
+        self._last_note = note
+
+
+def _failure_of(job: MapJob) -> BaseException | None:
+    """Return what has failed a job, one that is done, as a whole."""
+    try:
+        return job.exception()
+    except CancelledError as error:
+        return error
+
+
+def _in_brackets(shown: str) -> str:
+    if not shown:
+        return ""
+    return f" {shown}" if shown[0] + shown[-1] == "()" else f" ({shown})"

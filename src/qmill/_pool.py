@@ -1,0 +1,743 @@
+"""The pools of `multiprocessing`, on a job queue: their calls, results and ends.
+
+    apply, apply_async ──────> a job ─────────────────────────────> ApplyResult
+    map, starmap, ..._async ─> chunks, all at once ───────────────> MapResult
+    imap, imap_unordered ────> chunks, by a thread that reads ────> IMapIterator
+
+A pool has the names, arguments and errors of `multiprocessing.pool.Pool`. Other than there, a call
+whose worker dies raises `WorkerDied`, and a call that `terminate` has prevented raises, too, where
+the original waits for ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import multiprocessing.pool as stdlib_pool
+import os
+import signal
+import threading
+import types
+import warnings
+from collections import deque
+from concurrent.futures import CancelledError
+from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from . import _child, serialize
+from .errors import SerializationError
+from .job_queue import JobQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from ._map_calls import MapCalls, MapJob
+    from .processes import Process
+
+CHUNKS_PER_WORKER = 4
+"""Into so many chunks for each worker `map` cuts its input, as `multiprocessing` does."""
+
+FED_AHEAD = 1000
+"""`imap` reads on while fewer calls than this wait for a worker."""
+
+
+class Pool:
+    """A pool of worker processes, as `multiprocessing.pool.Pool`.
+
+    Args:
+        processes: How many; None for the number of processors.
+        initializer: Called in each worker when it starts. If it raises, the calls fail with that.
+        initargs: Its arguments.
+        maxtasksperchild: A worker is replaced after so many tasks: calls of `apply`, chunks of the
+            others. None is no limit.
+        context: A context of `multiprocessing`, for its start method; None for the default one.
+
+    Raises:
+        TypeError: The initializer cannot be called.
+        ValueError: `processes` or `maxtasksperchild` is out of range.
+
+    The workers start at once: under "fork" they have what the program has at that moment. What is
+    left of the calls when the interpreter exits is dropped.
+
+    Crash: a worker that dies costs the one call that it was running (`WorkerDied`).
+    """
+
+    _state = INIT
+    _in_threads = False
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> None:
+        self._ctx = context or multiprocessing.get_context()
+        self._processes = (os.cpu_count() or 1) if processes is None else processes
+        if self._processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        tasks: Any = maxtasksperchild
+        if tasks is not None and (not isinstance(tasks, int) or tasks <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._lock = threading.RLock()
+        self._feeders: set[threading.Thread] = set()
+        self._jobs = self._make_queue(initializer, tuple(initargs), maxtasksperchild)
+        self._dispatcher = self._jobs._dispatcher
+        self._dispatcher.waits_at_exit = False
+        self._dispatcher.start_workers()
+        self._state = RUN
+
+    def _make_queue(
+        self,
+        initializer: Callable[..., Any] | None,
+        initargs: tuple[Any, ...],
+        maxtasksperchild: int | None,
+    ) -> JobQueue:
+        prefix = self._ctx.Process.__name__.replace("Process", "PoolWorker")
+        jobs = JobQueue(
+            self._processes,
+            start_method=self._ctx.get_start_method(),
+            initializer=_enter,
+            initargs=(prefix, os.getpid(), initializer, initargs),
+            max_jobs_per_worker=maxtasksperchild,
+            name="pool",
+        )
+        engine: Any = jobs._engine
+        engine.hands_on = False
+        return jobs
+
+    def __del__(self) -> None:
+        if self._state == RUN:
+            warnings.warn(
+                f"unclosed running multiprocessing pool {self!r}",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def __repr__(self) -> str:
+        cls = type(self)
+        return (
+            f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={self._processes}>"
+        )
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    @property
+    def _pool(self) -> list[PoolWorker]:
+        """The workers that there are, for programs that look at their numbers or signal them."""
+        engine: Any = self._jobs._engine
+        return [PoolWorker(link.name, link.process) for link in engine.links()]
+
+    def _repopulate_pool(self) -> None:
+        """Do nothing: a worker that is gone is replaced when there is work for it."""
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    # -- calls ---------------------------------------------------------------------------------
+
+    def apply(
+        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+    ) -> Any:
+        """Call a function in a worker, and return what it returns."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> ApplyResult:
+        """Have a function called in a worker.
+
+        Args:
+            func: The function.
+            args: Its positional arguments.
+            kwds: Its keyword arguments.
+            callback: Called with the result, in a thread of the pool.
+            error_callback: Called with the exception, in a thread of the pool.
+        """
+        self._check_running()
+        job = self._jobs.submit(func, *args, **kwds)
+        result = ApplyResult(self, (job,), callback, error_callback)
+        if callback or error_callback:
+            result._tell_when_done()
+        return result
+
+    def map(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[Any]:
+        """Call a function for each item, and return the results in the order of the items.
+
+        Args:
+            func: The function.
+            iterable: The items.
+            chunksize: How many calls make one task; None for a quarter of a worker's share.
+
+        Raises:
+            Exception: What one of the calls raised, that of the first item, once all have ended.
+        """
+        results: list[Any] = self._map_async(func, iterable, False, chunksize, None, None).get()
+        return results
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        """Do what `map` does, in the background; the callbacks are those of `apply_async`."""
+        return self._map_async(func, iterable, False, chunksize, callback, error_callback)
+
+    def starmap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[Any]:
+        """Call a function with the arguments of each item; else as `map`."""
+        results: list[Any] = self._map_async(func, iterable, True, chunksize, None, None).get()
+        return results
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        """Do what `starmap` does, in the background."""
+        return self._map_async(func, iterable, True, chunksize, callback, error_callback)
+
+    def _map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        unpack: bool,
+        chunksize: int | None,
+        callback: Callable[[list[Any]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> MapResult:
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        if chunksize is None:
+            num_chunks = self._processes * CHUNKS_PER_WORKER
+            chunksize = -(-len(iterable) // num_chunks)  # type: ignore[arg-type]
+        calls = self._jobs._calls_of(func, unpack, stops=False)
+        result = MapResult(self, calls, (), callback, error_callback)
+        try:
+            items = map(tuple, iterable) if unpack else iter(iterable)
+            while chunk := list(itertools.islice(items, max(1, chunksize))):
+                result._jobs += calls.make(chunk)
+        except Exception as error:  # of the input: it is the result's, as there
+            result._fail(error)
+        if callback or error_callback:
+            result._tell_when_done()
+        return result
+
+    def imap(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator:
+        """Call a function for each item; an iterator of the results in the order of the items.
+
+        A thread of the pool reads the items, as long as fewer than `FED_AHEAD` calls wait.
+
+        Args:
+            func: The function.
+            iterable: The items.
+            chunksize: How many calls make one task.
+        """
+        return self._imap(IMapIterator, func, iterable, chunksize)
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator:
+        """Do what `imap` does, with the results in the order in which they come."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
+
+    def _imap(
+        self,
+        kind: type[IMapIterator],
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+    ) -> IMapIterator:
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+        results = kind(self, self._jobs._calls_of(func, False, stops=False))
+        feeder = threading.Thread(
+            target=self._feed, args=(results, iter(iterable), chunksize), daemon=True
+        )
+        with self._lock:
+            self._feeders.add(feeder)
+        feeder.start()
+        return results
+
+    def _feed(self, results: IMapIterator, items: Iterator[Any], chunksize: int) -> None:
+        """Read the items of an `imap`, in a thread of its own."""
+        error: Exception | None = None
+        try:
+            while chunk := list(itertools.islice(items, chunksize)):
+                results.feed(chunk)
+                del chunk
+                self._dispatcher.wait_for_few(FED_AHEAD)
+        except Exception as why:  # of the input; or the pool was terminated
+            error = why
+        results.end(error)
+        with self._lock:
+            self._feeders.discard(threading.current_thread())
+            self._shut_down_if_fed()
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def __enter__(self) -> Pool:
+        self._check_running()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.terminate()
+
+    def close(self) -> None:
+        """Take no more calls; the workers end when those that are here are done."""
+        with self._lock:
+            if self._state == RUN:
+                self._state = CLOSE
+                self._shut_down_if_fed()
+
+    def _shut_down_if_fed(self) -> None:
+        if self._state == CLOSE and not self._feeders:
+            self._jobs.shutdown(wait=False)
+
+    def terminate(self) -> None:
+        """End the workers now; calls that have not returned raise `multiprocessing.ProcessError`.
+
+        A thread of a `ThreadPool` cannot be stopped: it ends when its call has returned.
+        """
+        self._state = TERMINATE
+        self._dispatcher.abort()
+        self._dispatcher.shut_down(wait=False, cancel_waiting=True)
+
+    def join(self) -> None:
+        """Wait until the workers have ended; after `terminate`, for no thread that still runs.
+
+        Raises:
+            ValueError: Neither `close` nor `terminate` was called.
+        """
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        if self._state == CLOSE:
+            for feeder in list(self._feeders):
+                feeder.join()
+        elif self._in_threads:
+            return
+        self._dispatcher.join()
+
+
+class ThreadPool(Pool):
+    """A pool of threads, as `multiprocessing.pool.ThreadPool`.
+
+    Args:
+        processes: How many threads; None for the number of processors.
+        initializer: Called in each thread when it starts.
+        initargs: Its arguments.
+    """
+
+    _in_threads = True
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        super().__init__(processes, initializer, initargs)
+
+    def _make_queue(
+        self,
+        initializer: Callable[..., Any] | None,
+        initargs: tuple[Any, ...],
+        maxtasksperchild: int | None,
+    ) -> JobQueue:
+        jobs = JobQueue(
+            self._processes,
+            engine="thread",
+            initializer=initializer,
+            initargs=initargs,
+            name="pool",
+        )
+        engine: Any = jobs._engine
+        engine.daemon = True
+        return jobs
+
+    @property
+    def _pool(self) -> list[Any]:
+        """The threads that there are."""
+        engine: Any = self._jobs._engine
+        return list(engine.threads)
+
+
+def _enter(
+    prefix: str, parent: int, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]
+) -> None:
+    """Be the worker of a pool, as `multiprocessing.current_process` tells it."""
+    number = int(_child.worker_name.rpartition("-")[2])
+    module: Any = multiprocessing.process
+    process: Any = multiprocessing.Process(name=f"{prefix}-{number}", daemon=True)
+    process._identity = (number,)
+    process._parent_pid = parent
+    module._current_process = process
+    module._parent_process = module._ParentProcess("MainProcess", parent, _child.parent_sentinel)
+    module._process_counter = itertools.count(1)
+    module._children = set()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+class PoolWorker:
+    """A worker process of a pool, as far as its `Process` is asked for.
+
+    Attributes:
+        name: What it is called in messages.
+        pid: Its number.
+    """
+
+    daemon = True
+
+    def __init__(self, name: str, process: Process) -> None:
+        self.name = name
+        self.pid = self.ident = process.pid
+        self._process = process
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name!r} pid={self.pid}>"
+
+    @property
+    def exitcode(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._process.exitcode
+
+    @property
+    def sentinel(self) -> int:
+        """A file descriptor that is readable once it has ended."""
+        return self._process.sentinel
+
+    def is_alive(self) -> bool:
+        """Return whether it runs."""
+        return not self._process.wait(0)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, or for so many seconds."""
+        self._process.wait(timeout)
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        self._process.send_signal(signal.SIGKILL)
+
+
+# -- results -----------------------------------------------------------------------------------
+
+
+class ApplyResult:
+    """What has become of a call; `Pool.apply_async` returns it.
+
+    The callbacks are called before it is `ready`.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        jobs: Iterable[Any],
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        self._in_threads = pool._in_threads
+        self._jobs: deque[Any] = deque(jobs)
+        self._lock = threading.RLock()
+        self._success = True
+        self._value: Any = None
+        self._callbacks = callback, error_callback
+        self._told = threading.Event() if callback or error_callback else None
+
+    def ready(self) -> bool:
+        """Return whether the call has ended."""
+        return self._wait(0)
+
+    def successful(self) -> bool:
+        """Return whether it has returned a value.
+
+        Raises:
+            ValueError: It has not ended.
+        """
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return self._success
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has ended, or for so many seconds."""
+        self._wait(timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Wait for what the call returned.
+
+        Args:
+            timeout: Seconds to wait at most; None is no limit.
+
+        Raises:
+            multiprocessing.TimeoutError: It has not ended in time.
+            multiprocessing.ProcessError: The pool was terminated first.
+            WorkerDied: The process that ran it died.
+            Exception: What the call raised.
+        """
+        if not self._wait(timeout):
+            raise multiprocessing.TimeoutError
+        if self._success:
+            return self._value
+        raise self._value
+
+    __class_getitem__: Any = classmethod(types.GenericAlias)
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait for the outcome; False if there is none in time."""
+        return self._collect(timeout) if self._told is None else self._told.wait(timeout)
+
+    def _collect(self, timeout: float | None) -> bool:
+        """Take in what the jobs come to; False if one of them is not done in time."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            with self._lock:
+                if not self._jobs:
+                    return True
+                job = self._jobs[0]
+            if not _wait_for(job, deadline):
+                return False
+            with self._lock:
+                if self._jobs and self._jobs[0] is job:  # no other thread has taken it
+                    self._jobs.popleft()
+                    self._take(job)
+
+    def _take(self, job: Any) -> None:
+        """Take in what a job has come to."""
+        try:
+            self._value = job.result()
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Be the failure that is the first."""
+        if self._success:
+            self._success = False
+            self._value = _as_raised(error, self._in_threads)
+
+    def _tell_when_done(self, _: object = None) -> None:
+        """Call back as soon as all jobs are done, in the thread that tells of the last one."""
+        if not self._collect(0):
+            self._jobs[0].add_done_callback(self._tell_when_done)
+        elif self._told is not None:
+            callback = self._callbacks[0 if self._success else 1]
+            try:
+                if callback is not None:
+                    callback(self._value)
+            finally:
+                self._told.set()
+
+
+AsyncResult = ApplyResult
+
+
+class MapResult(ApplyResult):
+    """What has become of the calls of a `map_async`, as one list."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        calls: MapCalls,
+        jobs: Iterable[MapJob],
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        super().__init__(pool, jobs, callback, error_callback)
+        self._calls = calls
+        self._results: list[Any] = []
+        self._value = self._results
+
+    def _take(self, job: MapJob) -> None:
+        outcome = self._calls.settle(job, self._jobs)
+        if outcome is not None:
+            results, errors = outcome
+            self._results += results
+            if errors:
+                self._fail(errors[min(errors)])
+
+
+class IMapIterator:
+    """The results of an `imap`, in the order of its items.
+
+    A call that has failed raises when its turn comes; those after it have theirs.
+    """
+
+    def __init__(self, pool: Pool, calls: MapCalls) -> None:
+        self._in_threads = pool._in_threads
+        self._calls = calls
+        self._changed = threading.Condition(threading.RLock())
+        self._jobs: deque[MapJob] = deque()  # whose outcomes come next
+        self._outcomes: deque[tuple[bool, Any]] = deque()
+        self._is_fed = False
+        self._input_error: Exception | None = None
+
+    def __iter__(self) -> IMapIterator:
+        return self
+
+    def __next__(self) -> Any:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> Any:
+        """Return the next result.
+
+        Args:
+            timeout: Seconds to wait for it at most; None is no limit.
+
+        Raises:
+            StopIteration: There is none.
+            multiprocessing.TimeoutError: It is not there in time.
+            Exception: What the call, or reading its item, raised.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            with self._changed:
+                if self._outcomes:
+                    success, value = self._outcomes.popleft()
+                    break
+                job = self._first_job(deadline)
+            if not _wait_for(job, deadline):
+                raise multiprocessing.TimeoutError
+            with self._changed:
+                if self._jobs and self._jobs[0] is job:  # no other thread has taken it
+                    self._jobs.popleft()
+                    self._take(job)
+        if success:
+            return value
+        raise value
+
+    def _first_job(self, deadline: float | None) -> MapJob:
+        """Wait for the job whose outcome comes next."""
+        while not self._jobs:
+            if self._is_over():
+                error, self._input_error = self._input_error, None
+                raise error or StopIteration
+            left = None if deadline is None else deadline - monotonic()
+            if (left is not None and left <= 0) or not self._changed.wait(left):
+                raise multiprocessing.TimeoutError
+        return self._jobs[0]
+
+    def _is_over(self) -> bool:
+        return self._is_fed
+
+    def _take(self, job: MapJob) -> None:
+        """Take in what a job has come to."""
+        parts: deque[MapJob] = deque()
+        outcome = self._calls.settle(job, parts)
+        if outcome is None:
+            self._put_first(parts)
+            return
+        results, errors = outcome
+        for place, result in enumerate(results):
+            if (error := errors.get(place)) is not None:
+                self._outcomes.append((False, _as_raised(error, self._in_threads)))
+            else:
+                self._outcomes.append((True, result))
+
+    def _put_first(self, jobs: deque[MapJob]) -> None:
+        self._jobs.extendleft(reversed(jobs))
+
+    def feed(self, items: list[Any]) -> None:
+        """Have the function called for the next items."""
+        with self._changed:
+            self._jobs.extend(self._calls.make(items))
+            self._changed.notify()
+
+    def end(self, error: Exception | None) -> None:
+        """There are no more items: the input has ended, or raised."""
+        with self._changed:
+            self._input_error = None if error is None else _as_raised(error, True)
+            self._is_fed = True
+            self._changed.notify_all()
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """The results of an `imap_unordered`, in the order in which they come."""
+
+    _num_left = 0  # jobs that are not done
+
+    def _is_over(self) -> bool:
+        return self._is_fed and not self._num_left
+
+    def _put_first(self, jobs: deque[MapJob]) -> None:
+        self._await(jobs)
+
+    def feed(self, items: list[Any]) -> None:
+        """Have the function called for the next items."""
+        with self._changed:
+            self._await(self._calls.make(items))
+
+    def _await(self, jobs: Iterable[MapJob]) -> None:
+        for job in jobs:
+            self._num_left += 1
+            job.add_done_callback(self._come)
+
+    def _come(self, job: Any) -> None:
+        with self._changed:
+            self._num_left -= 1
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+
+def _wait_for(job: Any, deadline: float | None) -> bool:
+    """Wait until a job is done; False if it is not in time."""
+    if not job.done():
+        try:
+            job.exception(None if deadline is None else max(0.0, deadline - monotonic()))
+        except CancelledError:
+            pass
+        except TimeoutError:
+            return bool(job.done())
+    return True
+
+
+def _as_raised(error: BaseException, in_threads: bool) -> Any:
+    """Return what `multiprocessing` raises in the place of an exception of a job queue."""
+    if isinstance(error, CancelledError):
+        return multiprocessing.ProcessError("the pool was terminated before this call had returned")
+    cause = error.__cause__
+    if isinstance(error, SerializationError):
+        if error.is_of_result:
+            encoding = stdlib_pool.MaybeEncodingError(error, "the result")  # type: ignore[attr-defined]
+            encoding.__cause__ = error
+            return encoding
+        if cause is not None and not isinstance(cause, serialize.RemoteTraceback):
+            cause.add_note(str(error))
+            return cause
+    if isinstance(cause, serialize.RemoteTraceback) and not in_threads:
+        text = f'\n"""\n{cause.text}"""'
+        told = stdlib_pool.RemoteTraceback(text)  # type: ignore[attr-defined]
+        BaseException.__setattr__(error, "__cause__", told)
+    return error

@@ -1,0 +1,142 @@
+"""`multiprocessing` with qmill's pools, queues and processes.
+
+    import qmill.compat.multiprocessing as multiprocessing
+
+Pool, Queue, JoinableQueue, SimpleQueue, Process   qmill's, with the names and arguments of there
+get_context, and the contexts that it returns      have the same of each start method
+all else, submodules included                      is the standard library's own
+"""
+
+from __future__ import annotations
+
+import multiprocessing as _stdlib
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from multiprocessing import context as _context
+from types import ModuleType
+from typing import Any, cast
+
+from ... import stdlib_workers
+from ...queues.base import Queue as _Queue
+from . import pool as pool
+from . import queues as queues
+
+__all__ = list(_stdlib.__all__)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_stdlib, name)
+
+
+class Process(stdlib_workers.PlainProcess):
+    """A process of the default start method; see `qmill.stdlib_workers.PlainProcess`."""
+
+
+def Queue(maxsize: int = 0) -> _Queue:  # noqa: N802
+    """Make a `qmill.Queue`, which has all that there is of `multiprocessing.Queue`."""
+    return _Queue(maxsize or 0)
+
+
+JoinableQueue = Queue
+
+
+def SimpleQueue() -> _Queue:  # noqa: N802
+    """Make a `qmill.Queue`."""
+    return _Queue()
+
+
+def Pool(  # noqa: N802
+    processes: int | None = None,
+    initializer: Callable[..., Any] | None = None,
+    initargs: Iterable[Any] = (),
+    maxtasksperchild: int | None = None,
+) -> pool.Pool:
+    """Make a pool of processes of the default start method."""
+    return pool.Pool(processes, initializer, initargs, maxtasksperchild, get_context())
+
+
+class _Context:
+    """What a context has of qmill."""
+
+    def Pool(  # noqa: N802
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> pool.Pool:
+        """Make a pool of processes of this start method."""
+        return pool.Pool(processes, initializer, initargs, maxtasksperchild, self)
+
+    Queue = staticmethod(Queue)
+    JoinableQueue = staticmethod(JoinableQueue)
+    SimpleQueue = staticmethod(SimpleQueue)
+
+    def get_context(self, method: str | None = None) -> Any:
+        """Return this context, or that of another start method."""
+        return self if method is None else get_context(method)
+
+
+_contexts: dict[str, Any] = {}
+
+
+def _make_context(method: str) -> None:
+    name = {"fork": "Fork", "spawn": "Spawn", "forkserver": "ForkServer"}[method]
+    process = type(f"{name}Process", (Process,), {"_start_method": method, "__module__": __name__})
+    context = type(
+        f"{name}Context",
+        (_Context, getattr(_context, f"{name}Context")),
+        {"Process": process, "__module__": __name__},
+    )
+    globals()[process.__name__] = process
+    globals()[context.__name__] = context
+    _contexts[method] = context()
+
+
+for _method in _stdlib.get_all_start_methods():
+    _make_context(_method)
+
+
+def get_context(method: str | None = None) -> Any:
+    """Return the context of a start method.
+
+    Args:
+        method: "fork", "spawn" or "forkserver"; None for the default one.
+
+    Raises:
+        ValueError: There is no such method here.
+    """
+    return _contexts[_stdlib.get_context(method).get_start_method()]
+
+
+class _Finder(MetaPathFinder):
+    """Finds the standard library's submodules under the name of this package."""
+
+    def find_spec(
+        self, fullname: str, path: object = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        name = fullname.removeprefix(f"{__name__}.")
+        if name == fullname or find_spec(f"multiprocessing.{name}") is None:
+            return None
+        return ModuleSpec(fullname, _Loader(import_module(f"multiprocessing.{name}")))
+
+
+class _Loader(Loader):
+    """Gives a module that there is already, as it is."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._spec = module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
+sys.meta_path.append(cast(MetaPathFinder, _Finder()))

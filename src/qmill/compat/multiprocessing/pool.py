@@ -1,0 +1,30 @@
+"""`multiprocessing.pool` on qmill."""
+
+from __future__ import annotations
+
+from multiprocessing import pool as _stdlib
+from typing import Any
+
+from ..._pool import (
+    ApplyResult,
+    AsyncResult,
+    IMapIterator,
+    IMapUnorderedIterator,
+    MapResult,
+    Pool,
+    ThreadPool,
+)
+
+__all__ = [
+    "ApplyResult",
+    "AsyncResult",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "MapResult",
+    "Pool",
+    "ThreadPool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_stdlib, name)

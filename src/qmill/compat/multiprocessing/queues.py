@@ -1,0 +1,35 @@
+"""`multiprocessing.queues` on qmill: classes to make queues by, and to know them by."""
+
+from __future__ import annotations
+
+from multiprocessing import queues as _stdlib
+from typing import Any
+
+from ...queues.base import Queue as _Queue
+
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
+
+
+class _Kind(type):
+    def __instancecheck__(cls, obj: object) -> bool:
+        return isinstance(obj, _Queue)
+
+    def __call__(cls, maxsize: int = 0, *, ctx: object = None) -> _Queue:
+        return _Queue(maxsize or 0)
+
+
+class Queue(metaclass=_Kind):
+    """A `qmill.Queue`. Its context does not matter: it goes to processes of all start methods."""
+
+    def __init_subclass__(cls, **_: object) -> None:
+        raise TypeError(
+            "a queue of qmill has no class that could be derived from: have an attribute that is a "
+            "queue, or derive from multiprocessing.queues.Queue of the standard library"
+        )
+
+
+JoinableQueue = SimpleQueue = Queue
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_stdlib, name)
