@@ -580,6 +580,12 @@ class MapResult(ApplyResult):
         self._results: list[Any] = []
         self._value = self._results
 
+    @property
+    def _number_left(self) -> int:
+        """How many chunks are not done, for programs that show their progress by it."""
+        with self._lock:
+            return sum(not job.done() for job in self._jobs)
+
     def _take(self, job: MapJob) -> None:
         outcome = self._calls.settle(job, self._jobs)
         if outcome is not None:

@@ -139,4 +139,6 @@ class _Loader(Loader):
         module.__spec__ = self._spec
 
 
-sys.meta_path.append(cast(MetaPathFinder, _Finder()))
+sys.meta_path.insert(0, cast(MetaPathFinder, _Finder()))
+# Where a program has put this module in the place of `multiprocessing` in `sys.modules`.
+__path__ = [*_stdlib.__path__, *__path__]
