@@ -23,10 +23,10 @@ import threading
 import weakref
 from collections import deque
 from datetime import datetime, timedelta
-from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from . import _native
 from .engines.base import (
     DIED,
     DONE,
@@ -49,6 +49,7 @@ from .jobs.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from queue import SimpleQueue
 
     from .engines.base import Engine
 
@@ -104,8 +105,8 @@ class Dispatcher:
         self._auto_remove = auto_remove
         self._scheduler = Scheduler()
         self._totals = Totals()
-        self._lock = threading.RLock()
-        self.changed = threading.Condition(self._lock)
+        self._lock = _native.RLock()
+        self.changed = _native.Condition(self._lock)
         self._anchor = datetime.now(), monotonic()
         self._kills: deque[Job] = deque()  # what the engine is to kill
         self._timed_out: set[int] = set()
@@ -344,7 +345,7 @@ class Dispatcher:
     # -- the thread ----------------------------------------------------------------------------
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(target=self.run, name=f"qmill-dispatcher-{self.qid}", daemon=True)
+        thread = _native.Thread(self.run, f"qmill-dispatcher-{self.qid}")
         try:
             self._thread = thread
             if not _started(thread):
@@ -685,8 +686,8 @@ class Dispatcher:
 
     def forget_in_child(self) -> None:
         """Let go, in a forked child, of what belongs to the parent; its jobs never end here."""
-        self._lock = threading.RLock()
-        self.changed = threading.Condition(self._lock)
+        self._lock = _native.RLock()
+        self.changed = _native.Condition(self._lock)
         self.engine.forget_in_child()
         self.shut = self._is_parents = True
         self._thread = None
@@ -694,7 +695,7 @@ class Dispatcher:
         scheduler = self._scheduler
         for job in [*scheduler.remove_all(), *scheduler.working.values()]:
             if job._watched:
-                job._condition = threading.Condition()
+                job._condition = _native.Condition()
                 job._done_callbacks = []
             job.settle(FINISHED, None, RuntimeError("this job belongs to the parent process"))
         self._scheduler = Scheduler()
@@ -706,8 +707,8 @@ class _Reporter:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._inbox: SimpleQueue[tuple[str, Any] | None] = SimpleQueue()
-        self._start_lock = threading.RLock()
+        self._inbox: SimpleQueue[tuple[str, Any] | None] = _native.simple_queue()
+        self._start_lock = _native.RLock()
         self.is_over = False
         self.thread: threading.Thread | None = None
 
@@ -716,9 +717,7 @@ class _Reporter:
         self._inbox.put(item)
         with self._start_lock:
             if self.thread is None:
-                thread = threading.Thread(
-                    target=self._run, name=f"qmill-reporter-{self._dispatcher.qid}", daemon=True
-                )
+                thread = _native.Thread(self._run, f"qmill-reporter-{self._dispatcher.qid}")
                 try:
                     self.thread = thread
                     if _started(thread):

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from _frozen_importlib import ModuleSpec
+from _thread import get_ident  # the thread's, also where the script has a library replace it
 from weakref import ref
+
+from . import _native
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -58,12 +60,14 @@ class Script:
         return name in self.bound and name not in self.guarded and name not in self.declared
 
 
-_lock = threading.RLock()
+_lock = _native.RLock()
+# Not reentrant: eventlet, if the script calls it, lets go of every reentrant lock that it finds.
+_import_lock = _native.Lock()
 # A reference to the module that was looked at, which lives no longer for it, and the outcome.
 _chosen: tuple[Any, Script | None] | None = None
 _pending: Script | None = None  # in a worker: what is to be imported when it is first needed
 _is_stand_in = False  # whether this process is a worker that is not the program itself
-_importing = False
+_importer: int | None = None  # the thread that is importing it
 _failure: BaseException | None = None  # of the import
 _imported: dict[str, Any] = {}  # what the import has bound
 
@@ -290,21 +294,20 @@ def import_main() -> None:
     Raises:
         ImportError: The script raised an exception, now or when it was first needed.
     """
-    if _pending is not None:
-        with _lock:
-            if not _importing:
-                _import()
+    if _pending is not None and _importer != get_ident():
+        with _import_lock:
+            _import()
 
 
 def _import() -> None:
-    global _chosen, _pending, _importing, _failure, _imported
+    global _chosen, _pending, _importer, _failure, _imported
     script = _pending
     if script is None:  # another thread has imported it
         return
     if _failure is None:
         before = sys.modules["__main__"]
         main = type(sys)("__mp_main__")
-        _importing = True
+        _importer = get_ident()
         try:
             _run(main, script)
         except (Exception, SystemExit) as error:
@@ -315,7 +318,7 @@ def _import() -> None:
             _pending = None
             _imported = dict(vars(main))
         finally:
-            _importing = False
+            _importer = None
     if _failure is not None:
         raise ImportError(
             f"{script.path} cannot be imported in a worker, since it raises "
@@ -350,7 +353,7 @@ def check_may_start() -> None:
     Raises:
         RuntimeError: This worker is importing the script, which starts workers at its top level.
     """
-    if _importing:
+    if _importer is not None:
         raise RuntimeError(
             "a worker is importing the script, and the script starts workers at its top level: "
             'move that below its `if __name__ == "__main__":`, so that only the program does it'
@@ -358,9 +361,11 @@ def check_may_start() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Another thread of the parent may have held the lock."""
-    global _lock
-    _lock = threading.RLock()
+    """Another thread of the parent may have held the locks."""
+    global _lock, _import_lock
+    _lock = _native.RLock()
+    if _importer != get_ident():
+        _import_lock = _native.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -24,7 +24,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _dispatch, _inherited, processes, workers
+from . import _dispatch, _inherited, _native, processes, workers
 from ._chunks import ChunkedMap
 from ._explain import describe
 from ._guesses import check_function, explain_arguments, explain_engine
@@ -136,6 +136,7 @@ class JobQueue(Executor):
         name: str | None = None,
         progress: Any = False,
     ) -> None:
+        _native.check_threads("a JobQueue")
         _check_callable("initializer", initializer)
         _check_callable("callback", callback)
         _bar_type(progress)
@@ -892,6 +893,11 @@ def _make_engine(
             )
     if start_method is not None or mp_context is not None:
         raise NotSupported("start_method and mp_context are for engine='process'")
+    if _native.has_greenlets():
+        raise NotSupported(
+            "engine='thread': gevent.monkey has put greenlets in the place of threads; use "
+            "gevent.pool, or gevent.monkey.patch_all(thread=False), or engine='process'"
+        )
     from .engines.thread import ThreadEngine
 
     return ThreadEngine(settings)

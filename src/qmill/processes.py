@@ -27,11 +27,10 @@ import socket
 import struct
 import subprocess  # not when it is needed: a child that is forked meanwhile would find half of it
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _child, _inherited, _script, _streams, serialize
+from . import _child, _inherited, _native, _script, _streams, serialize
 from .errors import NotSupported
 from .queues import wire
 
@@ -110,7 +109,7 @@ class Process:
         self._exitcode: int | None = None
         self.max_rss_bytes: int | None = None
         self._kept: list[Any] = []
-        self._lock = threading.Lock()
+        self._lock = _native.Lock()
 
     def keep(self, objects: list[Any]) -> None:
         """Keep objects alive as long as the process."""
@@ -168,7 +167,7 @@ class Process:
 
     def forget_in_child(self) -> None:
         """A forked child has no part in its parent's processes."""
-        self._lock = threading.Lock()  # another thread of the parent may have held the old one
+        self._lock = _native.Lock()  # another thread of the parent may have held the old one
         self.close()
 
     def __del__(self) -> None:
@@ -182,7 +181,7 @@ _PID = struct.Struct("!i")
 def wait_readable(files: list[Any], timeout: float | None) -> list[Any]:
     """Wait until one of the files is readable; returns those that are, none when time is up."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    with _Selector() as selector:
+    with _selector(timeout) as selector:
         for file in files:
             selector.register(file, selectors.EVENT_READ)
         while True:
@@ -192,7 +191,15 @@ def wait_readable(files: list[Any], timeout: float | None) -> list[Any]:
                 return [key.fileobj for key, _ in ready]
 
 
-_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+def _selector(timeout: float | None) -> selectors.BaseSelector:
+    """Return what this thread waits in, or this greenlet, if it waits at all."""
+    if timeout != 0 and _native.has_greenlets():
+        return selectors.DefaultSelector()
+    selector: selectors.BaseSelector = _Selector()
+    return selector
+
+
+_Selector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _LONGEST_WAIT_S = 1_000_000.0  # poll takes its timeout as an int of milliseconds
 
 
@@ -231,7 +238,7 @@ def start(
 
 def _start(how: Callable[[socket.socket, socket.socket], Process]) -> Process:
     _streams.flush()  # what this process has printed comes before what the child prints
-    ours, theirs = socket.socketpair()
+    ours, theirs = _native.socketpair()
     try:
         return how(ours, theirs)
     except BaseException:
@@ -305,7 +312,7 @@ def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket) -> Pr
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     serialize.know_mains()
     try:
-        pid = os.fork()
+        pid = _native.fork()
         if pid == 0:
             _child.run_forked(work, job, ours, theirs, line, blocked)
     finally:
@@ -346,12 +353,12 @@ def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[byt
     # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return subprocess.Popen(
+        started: subprocess.Popen[bytes] = _native.start_program(
             [sys.executable, *flags, "-c", code],
-            stdin=subprocess.DEVNULL,
-            pass_fds=fds,
-            cwd=None if _cwd() else os.sep,  # some interpreters do not start in a removed folder
+            fds,
+            None if _cwd() else os.sep,  # some interpreters do not start in a removed folder
         )
+        return started
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
@@ -360,7 +367,7 @@ class _ForkServer:
     """This process's fork server, started when first needed, again if it was killed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _native.Lock()
         self._control: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -405,7 +412,7 @@ class _ForkServer:
 
     def _start(self) -> None:
         with wire.fork_lock:  # a child must find our end, and close it
-            self._control, theirs = socket.socketpair()
+            self._control, theirs = _native.socketpair()
         with theirs:
             fds = [theirs.fileno(), lifeline()]
             self._server = _python("_forkserver", f"{fds[0]}, {fds[1]}, {PRELOADED!r}", fds)
@@ -425,7 +432,7 @@ class _ForkServer:
 
     def forget_in_child(self) -> None:
         """A forked child has no part in its parent's server."""
-        self._lock = threading.Lock()
+        self._lock = _native.Lock()
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -15,19 +15,18 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from . import serialize
+from . import _native, serialize
 from .errors import SerializationError
 from .queues import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_lock = threading.RLock()
+_lock = _native.RLock()
 _NOTHING = object()
 
 

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
-from . import _child, _streams, processes, serialize
+from . import _child, _native, _streams, processes, serialize
 from ._environment import dumps_for_process
 from ._explain import describe
 from ._guesses import check_function
@@ -294,7 +294,7 @@ def as_dict(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
         ) from None
 
 
-_number_lock = threading.Lock()
+_number_lock = _native.Lock()
 _number = 0
 
 
@@ -389,7 +389,7 @@ class _ProcessRunner:
         self._file_of: str | None = None  # the kind of outcome whose file is still to come
         self._outcome: tuple[str, Any] | None = None
         self._closed = False
-        self._lock = threading.RLock()
+        self._lock = _native.RLock()
         self.pid = self._process.pid
 
     @property
@@ -465,7 +465,7 @@ class _ProcessRunner:
 
     def forget_in_child(self) -> None:
         """A forked child has no part in its parent's workers."""
-        self._lock = threading.RLock()  # another thread of the parent may have held the old one
+        self._lock = _native.RLock()  # another thread of the parent may have held the old one
         self._closed = True
         self._process.forget_in_child()
 
@@ -617,7 +617,7 @@ atexit.register(end_workers)
 
 def _after_fork_in_child() -> None:
     global _number_lock
-    _number_lock = threading.Lock()
+    _number_lock = _native.Lock()
     for worker in _running:
         worker._told = True
         if isinstance(worker._runner, _ProcessRunner):

@@ -36,6 +36,7 @@ LEVELS = [
         "_environment",
         "_watch",
         "_bindings",
+        "_native",
     },
     {"_core"},
     {"queues"},

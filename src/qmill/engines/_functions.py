@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import weakref
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
-from .. import serialize
+from .. import _native, serialize
 from .._environment import Environment, Globals, Numbered, Values
 from .._watch import Watch
 from ..errors import SerializationError
@@ -111,7 +110,7 @@ class Functions:
         self._exports = exports
         self._inherit = inherit
         self._always = inherit and always
-        self._lock = threading.RLock()
+        self._lock = _native.RLock()
         self._versions: weakref.WeakKeyDictionary[Any, _Version] = weakref.WeakKeyDictionary()
         self._calls: weakref.WeakKeyDictionary[Any, Subject] = weakref.WeakKeyDictionary()
         self._numbers = itertools.count(1)

@@ -14,7 +14,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .. import processes
+from .. import _native, processes
 from .._environment import dumps_for_process
 from ..errors import Empty, QueueGone
 from ..queues import wire
@@ -67,7 +67,7 @@ class Link:
         self._files: deque[int] = deque()  # descriptors that came with records
         self._kept: Any = None  # the memory in which it keeps the results of chunks
         # Not under `fork_lock`: a forked worker would have it locked for ever.
-        self._permits, self._permits_there = ends = socket.socketpair()
+        self._permits, self._permits_there = ends = _native.socketpair()
         _half_open.add(ends)
         try:
             self.process = processes.start(

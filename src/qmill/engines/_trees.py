@@ -12,6 +12,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from .. import _native
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -99,7 +101,7 @@ class ProcessTree:
         self.ends: select.epoll | None = None
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):  # no descriptors left
-                self.ends = select.epoll()
+                self.ends = _native.original("select", "epoll")()
                 self._add({*_descendants(pid), *_members(pid)})
 
     def _add(self, pids: Iterable[int]) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
+
+from .. import _native
 
 
 class WakePipe:
     """A pipe in a selector, through which other threads end its wait; it never blocks."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = _native.RLock()
         self._woken = False
         self._out, self._in = os.pipe()
         os.set_blocking(self._out, False)
@@ -43,5 +44,5 @@ class WakePipe:
 
     def forget_in_child(self) -> None:
         """Close a forked child's copies; a thread that is not there may hold the lock."""
-        self._lock = threading.RLock()
+        self._lock = _native.RLock()
         self.close()

@@ -33,7 +33,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .. import processes, serialize, workers
+from .. import _native, processes, serialize, workers
 from ..errors import SerializationError, WorkerDied
 from ..queues import wire
 from ..sharing import Shares
@@ -187,7 +187,7 @@ class ProcessEngine(Engine):
         self._is_patient = True  # with workers that linger
         self._numbers = itertools.count(1)
         with wire.fork_lock:
-            self._selector = selectors.DefaultSelector()
+            self._selector = _native.default_selector()
             self._trees = EndingTrees(self._selector)
             self._wake_pipe = WakePipe()
         self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)

@@ -25,7 +25,7 @@ from functools import partial
 from time import monotonic
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from .. import _child, processes
+from .. import _child, _native, processes
 from ..errors import NotSupported, WorkerDied
 from ._trees import EndingTrees
 from ._wake import WakePipe
@@ -116,7 +116,7 @@ class ProgramEngine(Engine):
         self._is_short = False  # of descriptors or processes, until a job ends
         self._outputs: dict[int, Output] = {}
         self._reports: list[Report] = []
-        self._selector = selectors.DefaultSelector()
+        self._selector = _native.default_selector()
         self._trees = EndingTrees(self._selector)
         self._wake_pipe = WakePipe()
         self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)

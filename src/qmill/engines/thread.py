@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 import traceback
-from queue import Empty, SimpleQueue
+from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from .. import _native
 from .base import DONE, FAILED, Engine, Report, Settings, call
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from queue import SimpleQueue
 
     from ..jobs.job import Job
 
@@ -38,8 +40,8 @@ class ThreadEngine(Engine):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.max_workers = settings.max_workers
-        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
-        self._outbox: SimpleQueue[Report | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Job | None] = _native.simple_queue()
+        self._outbox: SimpleQueue[Report | None] = _native.simple_queue()
         self._accepted: list[Job] = []
         self._num_busy = 0  # jobs accepted and not reported
         self._num_threads = 0

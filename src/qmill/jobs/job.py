@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import weakref
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
+from .. import _native
 from . import records
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ HAS_WAITERS, HAS_CALLBACKS = 1, 2  # bits of `_watched`
 
 # Reentrant, as are all locks here: a garbage collection may call a `__del__` at any place, and
 # that may use a job.
-_watch_lock = threading.RLock()
+_watch_lock = _native.RLock()
 
 
 class _Late:
@@ -154,7 +154,7 @@ class Job(Future[Any]):
         "worker",
     )
 
-    _condition: Any = _Late(threading.Condition, HAS_WAITERS)
+    _condition: Any = _Late(_native.Condition, HAS_WAITERS)
     _waiters: Any = _Late(list, HAS_WAITERS)
     _done_callbacks: Any = _Late(list, HAS_CALLBACKS)
 
@@ -637,6 +637,6 @@ def tell_unseen() -> None:
 def after_fork_in_child() -> None:
     """Another thread of the parent may have held the lock; its failures are not told again."""
     global _watch_lock
-    _watch_lock = threading.RLock()
+    _watch_lock = _native.RLock()
     for unseen in list(_unseen):
         unseen.error = None

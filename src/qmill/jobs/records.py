@@ -14,9 +14,9 @@ import errno
 import functools
 import io
 import os
-import threading
 from typing import TYPE_CHECKING, Any
 
+from .. import _native
 from .._explain import traceback_text
 
 try:
@@ -267,7 +267,7 @@ class RecordLog:
         return data
 
 
-_threads_lock = threading.RLock()  # the file's own lock is one of processes
+_threads_lock = _native.RLock()  # the file's own lock is one of processes
 
 
 class _Locked:
@@ -296,7 +296,7 @@ class _Locked:
 def after_fork_in_child() -> None:
     """Another thread of the parent may have held the lock."""
     global _threads_lock
-    _threads_lock = threading.RLock()
+    _threads_lock = _native.RLock()
 
 
 def _is_text(data: bytes) -> bool:

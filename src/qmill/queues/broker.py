@@ -32,6 +32,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from .. import _native
 from ..errors import ShutDown
 from . import wire
 from .base import END
@@ -119,8 +120,9 @@ class Broker:
             self._listener.setblocking(False)
             if not isinstance(place, str):
                 place = self._listener.getsockname()
-            self._selector = selectors.DefaultSelector()
-            self._wake_in, self._wake_out = socket.socketpair()
+            _native.check_threads("a queue that is not in shared memory")
+            self._selector = _native.default_selector()
+            self._wake_in, self._wake_out = _native.socketpair()
             self._wake_in.setblocking(False)
             self._wake_out.setblocking(False)
             self._selector.register(self._wake_in, selectors.EVENT_READ, self._on_wake)
@@ -130,7 +132,7 @@ class Broker:
 
     def _start_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self.run, name="qmill-broker", daemon=True)
+            self._thread = _native.Thread(self.run, "qmill-broker")
             self._thread.start()
 
     def run(self) -> None:
@@ -678,7 +680,7 @@ def _complain(message: str) -> None:
 # -- this process's broker ---------------------------------------------------------------------
 
 _broker: Broker | None = None
-_broker_lock = threading.Lock()
+_broker_lock = _native.Lock()
 
 
 def this_broker() -> Broker:
@@ -719,7 +721,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _broker, _broker_lock
-    _broker_lock = threading.Lock()
+    _broker_lock = _native.Lock()
     broker, _broker = _broker, None
     try:
         if broker is not None:

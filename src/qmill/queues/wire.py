@@ -16,8 +16,9 @@ import pickle
 import socket
 import struct
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import _native
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,7 +33,7 @@ _MAX_PARTS = 512  # of one sendmsg; the kernel takes 1024
 _MAX_TUPLE_BYTES = 1 << 28
 
 
-fork_lock = threading.RLock()
+fork_lock = _native.RLock()
 """Held while a process forks, and while descriptors come to be that a forked child must close."""
 
 if hasattr(os, "register_at_fork"):
@@ -214,7 +215,7 @@ def runtime_folder() -> str:
 def listen(place: str | tuple[str, int]) -> socket.socket:
     """Open a listening socket."""
     family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock: socket.socket = _native.original("socket", "socket")(family, socket.SOCK_STREAM)
     try:
         sock.bind(place)
         if isinstance(place, str) and not place.startswith("\0"):
@@ -235,7 +236,7 @@ def connect(address: Address) -> socket.socket:
     """
     place = address.place
     family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock: socket.socket = _native.original("socket", "socket")(family, socket.SOCK_STREAM)
     try:
         sock.connect(place)
         if not same_user(sock):

@@ -1,0 +1,210 @@
+"""Threads, sockets and selectors of the operating system, also where gevent has replaced them.
+
+`gevent.monkey.patch_all` puts greenlets in the place of threads, and sockets and selectors that
+give way to other greenlets in the place of the standard library's. The threads with which qmill
+drives workers have to be threads: they go on while a greenlet waits in C code. So they start by the
+functions that gevent has kept, and use the locks, sockets and selectors that it has kept: one of
+gevent's locks, when it is released, may need the main thread to tell another. What a greenlet waits
+in for long, for a result, is gevent's, so that others run meanwhile.
+
+Of eventlet's locks none may be released by another thread, so what needs threads is refused there.
+
+Source: `gevent.monkey.get_original`, `eventlet.patcher.original`.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import sys
+import threading
+
+from .errors import NotSupported
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
+if TYPE_CHECKING:
+    import queue
+    import selectors
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+
+def original(module: str, name: str) -> Any:
+    """Return what a module of the standard library has of a name when nothing has replaced it."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if hasattr(monkey, "get_original"):  # else another thread is just importing it
+        return monkey.get_original(module, name)
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if module == "socket" and hasattr(patcher, "original"):
+        return getattr(patcher.original(module), name)
+    __import__(module)
+    return getattr(sys.modules[module], name)
+
+
+def Lock() -> threading.Lock:  # noqa: N802
+    """Make a lock that is held for a moment only: who waits for it lets no greenlet run."""
+    lock: threading.Lock = original("_thread", "allocate_lock")()
+    return lock
+
+
+def RLock() -> Any:  # noqa: N802
+    """Make a reentrant lock that is held for a moment only, as `Lock`."""
+    return original("_thread", "RLock")()
+
+
+def Condition(lock: Any = None) -> threading.Condition:  # noqa: N802
+    """Make a condition on such a lock; who waits for a change lets greenlets run."""
+    return threading.Condition(lock or RLock())
+
+
+def simple_queue() -> queue.SimpleQueue[Any]:
+    """Make a `queue.SimpleQueue`, between threads."""
+    made: queue.SimpleQueue[Any] = original("queue", "SimpleQueue")()
+    return made
+
+
+def socketpair() -> tuple[socket.socket, socket.socket]:
+    """Return two sockets that are connected, as `socket.socketpair`."""
+    ours, theirs = _socket.socketpair()
+    make: Any = original("socket", "socket")
+    return make(fileno=ours.detach()), make(fileno=theirs.detach())
+
+
+class Started:
+    """A process that was started; as far as it goes a `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def kill(self) -> None:
+        """End it at once."""
+        import signal
+
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait for its end."""
+        if self.returncode is None:
+            _, status = original("os", "waitpid")(self.pid, 0)
+            self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
+def start_program(arguments: list[str], descriptors: list[int], cwd: str | None) -> Any:
+    """Start a program with an empty standard input, in any thread.
+
+    Args:
+        arguments: The program, and what it is given.
+        descriptors: What it inherits beside standard output and error.
+        cwd: The directory that it starts in; None for this process's.
+
+    Returns:
+        A `subprocess.Popen`, or a `Started`.
+    """
+    import signal
+    import subprocess
+
+    if not has_greenlets():
+        return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, pass_fds=descriptors, cwd=cwd)
+    # gevent's Popen is for the main thread, and of the other one it has taken parts away.
+    pid = original("os", "posix_spawn")(
+        arguments[0],
+        arguments,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            *((os.POSIX_SPAWN_DUP2, each, each) for each in descriptors),  # is then inherited
+        ],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+    )
+    return Started(pid)
+
+
+def fork() -> int:
+    """Fork this process in any thread; 0 in the child."""
+    pid: int = original("os", "fork")()
+    if pid == 0 and "gevent.monkey" in sys.modules:
+        from gevent import reinit
+
+        reinit()
+    return pid
+
+
+def default_selector() -> selectors.BaseSelector:
+    """Return a selector in which a thread waits."""
+    selector: selectors.BaseSelector = original("selectors", "DefaultSelector")()
+    return selector
+
+
+def has_greenlets() -> bool:
+    """Whether gevent has put greenlets in the place of threads."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return hasattr(monkey, "is_object_patched") and bool(
+        monkey.is_object_patched("threading", "_start_new_thread")
+        or monkey.is_object_patched("threading", "_start_joinable_thread")
+    )
+
+
+def check_threads(what: str) -> None:
+    """Refuse to do what needs threads of the operating system where eventlet has replaced them.
+
+    Raises:
+        NotSupported: It has.
+    """
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if hasattr(patcher, "is_monkey_patched") and patcher.is_monkey_patched("thread"):
+        raise NotSupported(
+            f"{what} needs threads, and eventlet.monkey_patch() has put greenlets in their place, "
+            "of which one that waits stops all: use eventlet.monkey_patch(thread=False)"
+        )
+
+
+class Thread(threading.Thread):
+    """A daemon thread of the operating system.
+
+    Args:
+        target: What it runs.
+        name: What it is called.
+    """
+
+    def __init__(self, target: Callable[[], object], name: str) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+        self._over = threading.Event() if has_greenlets() else None
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            RuntimeError: The system or the interpreter starts no more threads.
+        """
+        if self._over is None:
+            super().start()
+            return
+        from gevent import get_hub
+
+        # Greenlets that wait for this thread and nothing else are to wait, and not to fail.
+        self._lives = get_hub().loop.async_()
+        self._lives.start(self._lives.stop)
+        original("_thread", "start_new_thread")(self._run_natively, ())
+
+    def _run_natively(self) -> None:
+        """Do what a thread does for which gevent takes a greenlet."""
+        assert self._over is not None
+        module: Any = threading
+        self._ident = threading.get_ident()
+        module._active[self._ident] = self  # for threading.current_thread
+        try:
+            self.run()
+        finally:
+            del module._active[self._ident]
+            self._over.set()
+            self._lives.send()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended; greenlets go on meanwhile."""
+        if self._over is None:
+            super().join(timeout)
+        else:
+            self._over.wait(timeout)
