@@ -306,7 +306,8 @@ class _Worker:
 
     def _pack(self, value: Any) -> tuple[int, list[Any]]:
         try:
-            return packets.VALUE, serialize.dump_parts(value, self._exports)
+            reducers = serialize.destination.reducers
+            return packets.VALUE, serialize.dump_parts(value, self._exports, reducers=reducers)
         except Exception as error:
             return packets.UNSENT, [serialize.dump_error(error)]
 
