@@ -225,17 +225,22 @@ def result_reducers() -> dict[type, Callable[[Any], Any]]:
     """Return how arrays are reduced among the results of a job."""
     import numpy
 
-    return {numpy.memmap: _reduce_result}
+    return {numpy.ndarray: _reduce_result, numpy.memmap: _reduce_result}
 
 
 def _reduce_result(array: Any) -> Any:
-    """Return an array of the caller as an ordinary one: its file is about to go."""
+    """Return what the caller has in a file of its own as that, and all else as ordinary arrays.
+
+    A copy of what cannot be written can be.
+    """
     import numpy
 
-    root = _root_of(array)
-    if array.size and root is not None and not _is_nameless(os.fspath(root.filename)):
-        return _reduce_mapped(array)
-    return numpy.asarray(array).__reduce_ex__(5)
+    if isinstance(array, numpy.memmap):
+        root = _root_of(array)
+        if array.size and root is not None and not _is_nameless(os.fspath(root.filename)):
+            return _reduce_mapped(array)
+        array = numpy.asarray(array)
+    return (array if array.flags.writeable else array.copy("K")).__reduce_ex__(5)
 
 
 def _is_nameless(path: str) -> bool:
