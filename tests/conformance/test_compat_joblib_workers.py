@@ -44,7 +44,8 @@ def test_workers_of_another_kind_replace_those_that_are_kept(monkeypatch):
 
 
 def test_a_worker_ends_after_its_jobs():
-    assert len(pids(4, max_jobs_per_worker=1)) == 4
+    with parallel_config(backend="qmill", n_jobs=2, max_jobs_per_worker=1):
+        assert len(pids(4)) == 4
 
 
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
@@ -104,8 +105,9 @@ def test_an_unknown_option_is_refused_by_name():
         parallel_config(backend="qmill", start_methud="fork")
     with pytest.raises(TypeError, match="no option 'engine'"):
         parallel_config(backend="qmill", engine="thread")
-    with pytest.raises(ValueError, match="start_method must be one of"):
-        Parallel(backend="qmill", start_method="fock")([delayed(abs)(1)])
+    with parallel_config(backend="qmill", n_jobs=2, start_method="fock"):
+        with pytest.raises(ValueError, match="start_method must be one of"):
+            Parallel()([delayed(abs)(1)])
 
 
 def test_shutdown_ends_the_workers_and_may_be_called_again():
@@ -118,7 +120,8 @@ def test_shutdown_ends_the_workers_and_may_be_called_again():
 
 
 def test_workers_without_tasks_end():
-    (pid, *_) = pids(idle_worker_timeout=0.05)
+    with parallel_config(backend="qmill", n_jobs=2, idle_worker_timeout=0.05):
+        (pid, *_) = pids()
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:  # it has ended already
@@ -140,8 +143,8 @@ def test_registering_loads_joblib_and_nothing_before_does():
 
 
 def test_a_joblib_that_is_absent_or_old_is_named(monkeypatch):
-    monkeypatch.setattr(joblib, "__version__", "1.2.0")
-    with pytest.raises(ImportError, match="joblib 1.3 or newer, and this is 1.2.0"):
+    monkeypatch.setattr(joblib, "__version__", "1.3.2")
+    with pytest.raises(ImportError, match="joblib 1.4 or newer, and this is 1.3.2"):
         qmill.compat.joblib.register()
     monkeypatch.setitem(sys.modules, "joblib", None)
     with pytest.raises(ImportError, match=r"pip install 'qmill\[joblib\]'"):
