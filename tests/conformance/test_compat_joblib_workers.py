@@ -276,6 +276,22 @@ def test_a_generator_that_is_dropped_kills_what_runs():
     assert pids()
 
 
+def test_calls_of_one_backend_may_have_other_numbers_of_jobs():
+    started, permits = qmill.Queue(), qmill.Queue()
+
+    def hold():
+        started.put(os.getpid())
+        return permits.get()
+
+    results = Parallel(return_as="generator")([delayed(hold)()])
+    pid = started.get()
+    assert Parallel(n_jobs=3)(delayed(abs)(-i) for i in range(9)) == list(range(9))
+    with pytest.warns(UserWarning, match="cancelled"):
+        results.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 def test_a_call_that_fails_leaves_those_beside_it_alone():
     """Also those that were made with the same backend, as in one `parallel_config`."""
     started, permits = qmill.Queue(), qmill.Queue()

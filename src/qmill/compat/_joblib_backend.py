@@ -188,10 +188,10 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
                 for job, (parallel, _) in self._jobs.items()
                 if getattr(parallel, "_aborting", True)
             ]
-            pool = self._pool
+        owners: set[Any] = {job._owner for job in jobs}  # several, if n_jobs has changed meanwhile
         try:
-            if pool is not None and jobs:
-                pool.queue._dispatcher.cancel_and_wait(jobs)
+            for owner in owners:
+                owner.cancel_and_wait([job for job in jobs if job._owner is owner])
         finally:
             for job in jobs:
                 self._forget_job(job)
