@@ -64,6 +64,16 @@ def joblib():
     return lambda fn, items: parallel(delayed(fn)(item) for item in items)
 
 
+def joblib_on_qmill():
+    from joblib import Parallel, delayed
+
+    import qmill.compat.joblib
+
+    qmill.compat.joblib.register()
+    parallel = Parallel(n_jobs=WORKERS, backend="qmill")
+    return lambda fn, items: parallel(delayed(fn)(item) for item in items)
+
+
 def job_queue():
     from qmill import JobQueue
 
@@ -95,6 +105,7 @@ PEERS = {
     "pebble.map(64)": lambda: pebble(64),
     "mpire.map": mpire,
     "joblib.Parallel": joblib,
+    "joblib.Parallel on qmill": joblib_on_qmill,
 }
 
 

@@ -17,6 +17,7 @@ import atexit
 import concurrent.futures.thread  # noqa: F401 (whose end of all threads comes after `_end_all`)
 import contextlib
 import logging
+import math
 import os
 import sys
 import threading
@@ -48,7 +49,7 @@ from .jobs.scheduler import Scheduler
 from .jobs.totals import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from queue import SimpleQueue
 
     from .engines.base import Engine
@@ -81,7 +82,7 @@ class Dispatcher:
         qid: The name of the queue.
         maxsize: The most jobs that may wait or work; 0 is no limit.
         log: Where the records of these jobs go.
-        auto_stop: Whether to end the workers each time that all jobs are done.
+        auto_stop_s: For how long all jobs have to be done for the workers to end; inf: they stay.
         auto_remove: Whether to keep no completed jobs.
     """
 
@@ -91,7 +92,7 @@ class Dispatcher:
         qid: str,
         maxsize: int,
         log: RecordLog | None,
-        auto_stop: bool,
+        auto_stop_s: float,
         auto_remove: bool,
     ) -> None:
         self.qid = qid
@@ -101,7 +102,7 @@ class Dispatcher:
         self.shut = False  # no more jobs are taken
         self.waits_at_exit = True
         self._log = log
-        self._auto_stop = auto_stop
+        self._auto_stop_s = auto_stop_s
         self._auto_remove = auto_remove
         self._scheduler = Scheduler()
         self._totals = Totals()
@@ -255,6 +256,17 @@ class Dispatcher:
         if sent:
             self._order(self.engine.recall)
 
+    def cancel_and_wait(self, jobs: Collection[Job]) -> None:
+        """Cancel jobs, first those that have not begun, and wait until what ran of them is dead."""
+        self.cancel_waiting_of(jobs)
+        for job in jobs:
+            self.cancel(job)
+        with self.changed:
+            while self._thread not in (None, threading.current_thread()) and any(
+                job.id in self._scheduler.working for job in jobs
+            ):
+                self.changed.wait()
+
     def cancel_all(self) -> None:
         """Cancel what waits, and kill what runs if the engine can."""
         self.cancel_waiting()
@@ -403,6 +415,8 @@ class Dispatcher:
             if news or self._orders or self._kills:
                 return 0.0
             due = scheduler.next_due()
+            if due is None and self._has_no_jobs() and (left_s := self._stay_s()) > 0:
+                return None if left_s == math.inf else min(left_s, _LONGEST_WAIT_S)
             return None if due is None else min(max(0.0, due - monotonic()), _LONGEST_WAIT_S)
 
     def _offer_jobs(self, now: float) -> int:
@@ -426,10 +440,7 @@ class Dispatcher:
 
     def _is_over(self) -> bool:
         """See whether this thread is not needed any more, and end the workers first."""
-        scheduler = self._scheduler
-        if scheduler.num_waiting or scheduler.num_working or self._orders:
-            return False
-        if not (self.shut or self._auto_stop):
+        if self._orders or not self._has_no_jobs() or self._stay_s() > 0:
             return False
         if self.engine.num_workers:
             self.engine.stop_workers()
@@ -440,6 +451,15 @@ class Dispatcher:
             self._close()
         self.changed.notify_all()
         return True
+
+    def _has_no_jobs(self) -> bool:
+        return not (self._scheduler.num_waiting or self._scheduler.num_working)
+
+    def _stay_s(self) -> float:
+        """Return for how many seconds workers that have no jobs are still to stay."""
+        if self.shut or self._auto_stop_s == math.inf:
+            return 0.0 if self.shut else math.inf
+        return self._totals.last_ended_s + self._auto_stop_s - monotonic()
 
     def _close(self) -> None:
         """Free everything; there are no jobs and no workers."""

@@ -80,8 +80,8 @@ class JobQueue(Executor):
         log_file: A CSV file to which the record of each such job is appended, or a `RecordLog`. A
             file that has another header is refused.
         auto_start: Whether to run jobs from the beginning; else from `start()` on.
-        auto_stop: Whether to end the workers each time that all jobs are done. They start again
-            with the next job.
+        auto_stop: Whether to end the workers each time that all jobs are done; or how many seconds
+            they then wait for another job before they end. They start again with the next job.
         auto_remove: Whether to drop jobs that have ended, rather than to keep them for `get`.
         keep_args: Whether jobs of `put` and `starmap` that have ended keep arguments of any size.
             Else those that take more than 64 KiB together (packed, or in a thread in memory) give
@@ -126,7 +126,7 @@ class JobQueue(Executor):
         callback: Callable[[Job], Any] | None = None,
         log_file: str | os.PathLike[str] | RecordLog | None = None,
         auto_start: bool = True,
-        auto_stop: bool = False,
+        auto_stop: bool | float = False,
         auto_remove: bool = False,
         keep_args: bool = False,
         start_method: str | None = None,
@@ -158,6 +158,7 @@ class JobQueue(Executor):
             ),
         )
         maxsize = _check_int("maxsize", maxsize)
+        auto_stop_s = _check_auto_stop(auto_stop)
         self._engine = _make_engine(engine, settings, start_method, mp_context)
         try:
             log = _open_log(log_file)
@@ -166,7 +167,7 @@ class JobQueue(Executor):
                 self._engine.close()
             raise
         self._dispatcher = _dispatch.Dispatcher(
-            self._engine, self.name, maxsize, log, auto_stop, auto_remove
+            self._engine, self.name, maxsize, log, auto_stop_s, auto_remove
         )
         self._callback = callback
         self._keep_args = bool(keep_args)
@@ -988,6 +989,13 @@ def _check_workers(value: Any) -> int:
             "processors)"
         )
     return int(value)
+
+
+def _check_auto_stop(value: Any) -> float:
+    """Return for how many seconds workers stay when all jobs are done."""
+    if isinstance(value, bool):
+        return 0.0 if value else math.inf
+    return float(_check_number("auto_stop", value, from_0=True, unit=" of seconds or a bool"))
 
 
 def _check_int(

@@ -44,7 +44,7 @@ from .errors import LocalQueueSent, SerializationError
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any, Protocol
 
     class Imports(Protocol):
@@ -147,10 +147,13 @@ class _Destination(threading.local):
         shares: What is told of the shared values that they refer to (`qmill.shared`); None: they
             go where there are no such values.
         is_remote: Whether that may be another machine.
+        reducers: How objects of some types are to be reduced among the arguments of a job, and in a
+            worker among its results: functions as for `copyreg.pickle`, by type.
     """
 
     shares: Any = None
     is_remote = False
+    reducers: Mapping[type, Callable[[Any], Any]] | None = None
 
 
 destination = _Destination()
@@ -197,6 +200,7 @@ def dump_parts(
     sent: dict[int, Any] | None = None,
     *,
     is_environment: bool = False,
+    reducers: Mapping[type, Callable[[Any], Any]] | None = None,
 ) -> list[bytes | memoryview]:
     """Pack an object without copying its large buffers.
 
@@ -207,6 +211,7 @@ def dump_parts(
         sent: By whose `get` the `id` of an object that the reader has gives how it finds that
             (`value_of` of its imports).
         is_environment: Whether these are values of global names, whose identity may matter.
+        reducers: How objects of exactly these types are reduced; see `destination`.
 
     Returns:
         What `dumps` returns, in pieces that are to follow one another; they are the object's own
@@ -221,7 +226,10 @@ def dump_parts(
     data = b"__main__"  # refused: the careful way may do it
     if not is_environment:
         try:
-            data = pickle.dumps(obj, 5, buffer_callback=keep)
+            if reducers is None:
+                data = pickle.dumps(obj, 5, buffer_callback=keep)
+            else:
+                data = _dump_reducing(obj, keep, reducers)
         except SerializationError:
             raise
         except RecursionError as error:
@@ -230,7 +238,7 @@ def dump_parts(
             let_interrupt_through(error)
     if b"__main__" in data or b"__mp_main__" in data or _multiprocessing.needs_care(data):
         del buffers[:]
-        data = _dump_carefully(obj, exports, keep, touched, sent)
+        data = _dump_carefully(obj, exports, keep, touched, sent, reducers)
         if exports is not None:
             flags |= _DEFINITIONS
     cls = type(obj)
@@ -252,16 +260,29 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
     return in_band
 
 
+def _dump_reducing(
+    obj: Any,
+    keep: Callable[[pickle.PickleBuffer], bool],
+    reducers: Mapping[type, Callable[[Any], Any]],
+) -> bytes:
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 5, buffer_callback=keep)
+    pickler.dispatch_table = {**copyreg.dispatch_table, **reducers}
+    pickler.dump(obj)
+    return file.getvalue()
+
+
 def _dump_carefully(
     obj: Any,
     exports: Exports | InlineExports | None,
     keep: Callable[[pickle.PickleBuffer], bool] | None,
     touched: list[Any] | None,
     sent: dict[int, Any] | None,
+    reducers: Mapping[type, Callable[[Any], Any]] | None,
 ) -> bytes:
     apart = exports is not None and exports.apart
     try:
-        return _pack(obj, exports, keep, touched, sent, apart)
+        return _pack(obj, exports, keep, touched, sent, apart, reducers=reducers)
     except SerializationError:
         raise
     except BaseException as error:
@@ -332,6 +353,7 @@ def _pack(
     sent: dict[int, Any] | None,
     apart: bool,
     whole: Any = None,
+    reducers: Mapping[type, Callable[[Any], Any]] | None = None,
 ) -> bytes:
     file = io.BytesIO()
     plain, looking_up = _careful_picklers()
@@ -340,6 +362,8 @@ def _pack(
         pickler.sent = sent
     if whole is not None:
         pickler.whole = whole
+    if reducers is not None:
+        pickler.reducers = reducers
     pickler.dump(obj)
     return file.getvalue()
 
@@ -362,9 +386,11 @@ def _careful_picklers() -> Any:
 
             Attributes:
                 whole: The definition that is packed, by value.
+                reducers: How objects of some types are reduced; see `dump_parts`.
             """
 
             whole: Any = None
+            reducers: Mapping[type, Callable[[Any], Any]] | None = None
 
             dispatch_table = _multiprocessing.dispatch_table(cloudpickle.Pickler.dispatch_table)
 
@@ -382,6 +408,8 @@ def _careful_picklers() -> Any:
                 self._apart = apart
 
             def reducer_override(self, obj: Any) -> Any:
+                if self.reducers is not None and type(obj) in self.reducers:
+                    return self.reducers[type(obj)](obj)
                 if isinstance(obj, (type, FunctionType)):
                     return self._reduce_code(obj)
                 if isinstance(obj, CodeType):
@@ -1104,7 +1132,7 @@ def _make_code(args: Any, path: str, lines: list[str] | None) -> CodeType:
 def dump_result(value: Any, exports: Exports) -> list[Any]:
     """Pack what a call has returned, as `dump_parts`; an error says that it is of a result."""
     try:
-        return dump_parts(value, exports)
+        return dump_parts(value, exports, reducers=destination.reducers)
     except SerializationError as error:
         error.is_of_result = True
         raise

@@ -922,6 +922,37 @@ def test_auto_stop_waits_until_all_is_done(make, gate):
     assert outputs_of(jobs.as_completed()) == ["went on", 0]
 
 
+def test_auto_stop_in_seconds_ends_processes_that_have_waited_so_long():
+    with qmill.JobQueue(1, auto_stop=0.05) as jobs:
+        for _ in range(3):
+            assert wait_for_end_of(jobs.put(os.getpid).result())
+
+
+def test_auto_stop_in_seconds_ends_threads_that_have_waited_so_long():
+    with qmill.JobQueue(1, engine="thread", auto_stop=0.05) as jobs:
+        for _ in range(3):
+            thread = jobs.put(threading.current_thread).result()
+            thread.join(LIMIT_S)
+            assert not thread.is_alive()
+
+
+def test_auto_stop_in_seconds_keeps_workers_until_then():
+    with qmill.JobQueue(1, auto_stop=3600) as jobs:
+        found = set()
+        for _ in range(3):
+            found.add(jobs.put(os.getpid).result())
+            assert jobs.wait() == 0
+        assert len(found) == 1
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan")])
+def test_auto_stop_is_a_time_or_a_bool(make, wrong):
+    with pytest.raises(ValueError, match="auto_stop must be"):
+        make(1, auto_stop=wrong)
+    with pytest.raises(TypeError, match="auto_stop must be a number of seconds or a bool"):
+        make(1, auto_stop=None)
+
+
 def test_auto_remove_keeps_nothing(make):
     jobs = make(2, auto_remove=True)
     some = [jobs.put(abs, number) for number in range(10)]

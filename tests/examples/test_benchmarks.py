@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -31,7 +32,8 @@ def measure(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [sys.executable, "-m", *arguments, "--repeat", "1", "--scale", "0.002"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": path},
+        # loky's arrays are not to be taken for what a test beside this one leaves behind.
+        env=os.environ | {"PYTHONPATH": path, "JOBLIB_TEMP_FOLDER": tempfile.gettempdir()},
         capture_output=True,
         text=True,
         timeout=120,

@@ -1118,3 +1118,15 @@ def test_any_nested_object_round_trips_beside_a_closure(obj):
     same, function = there_and_back((obj, lambda: obj))
     assert function() is same
     assert_same_shape(obj, same)
+
+
+@pytest.mark.parametrize("more", [None, lambda: None], ids=["plain", "with care"])
+def test_types_may_be_reduced_in_another_way(more):
+    reducers = {collections.deque: lambda items: (sorted, (tuple(items),))}
+    items = collections.deque([3, 1, 2])
+    parts = serialize.dump_parts((items, {"a": items}, more), reducers=reducers)
+    first, second, _ = serialize.loads(b"".join(parts))
+    assert first == [1, 2, 3]
+    assert second["a"] is first
+    parts = serialize.dump_parts((items, more))
+    assert serialize.loads(b"".join(parts))[0] == items

@@ -56,7 +56,7 @@ class Queue(_ezpq_queue.Queue):
             job_runner,
             auto_remove=auto_remove,
             auto_start=auto_start,
-            auto_stop=auto_stop,
+            auto_stop=bool(auto_stop),
             callback=callback,
             log_file=log_file,
             name=qid,

@@ -77,7 +77,8 @@ def _pack_objects(
 ) -> bytes | memoryview:
     """Pack what may hold functions and classes of the program, whose globals the job then needs."""
     touched: list[Any] = []
-    parts = serialize.dump_parts(objects, exports, touched)
+    reducers = serialize.destination.reducers
+    parts = serialize.dump_parts(objects, exports, touched, reducers=reducers)
     if touched:
         job._environment = functions.with_objects(job._environment, touched)
     return join(parts)

@@ -1,0 +1,73 @@
+"""joblib on qmill: `register()`, then `joblib.parallel_config(backend="qmill")`.
+
+>>> import qmill.compat.joblib  # doctest: +SKIP
+>>> qmill.compat.joblib.register()  # doctest: +SKIP
+>>> with joblib.parallel_config(backend="qmill", n_jobs=-1):  # doctest: +SKIP
+...     search.fit(X, y)
+
+joblib itself is loaded by `register`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["register", "shutdown"]
+
+NAME = "qmill"
+"""What joblib calls the backend."""
+
+OLDEST = (1, 4)
+"""The first joblib that the tests pass with; it has `return_as="generator_unordered"`."""
+
+
+def register(make_default: bool = False) -> None:
+    """Have joblib know the backend "qmill"; a second call changes nothing.
+
+    Beside what `joblib.parallel_config` takes with any backend (`n_jobs`, `max_nbytes`,
+    `mmap_mode`, `temp_folder`, `inner_max_num_threads`, ...) the backend takes `start_method`,
+    `initializer`, `initargs`, `max_jobs_per_worker` and `max_memory_per_worker`, as `JobQueue`
+    does, and `idle_worker_timeout`: for how many seconds (300) workers without a task stay.
+
+    Args:
+        make_default: Whether joblib is to use it wherever no other backend is named.
+
+    Raises:
+        ImportError: joblib is not installed, or too old: `pip install 'qmill[joblib]'`.
+
+    Crash: a worker that dies fails the call of `Parallel` whose task it was running, with a
+    `WorkerDied` that is also joblib's `TerminatedWorkerError`. The workers' other tasks go on.
+    """
+    parallel = _load()
+    from ._joblib_backend import QmillBackend
+
+    parallel.register_parallel_backend(NAME, QmillBackend, make_default=make_default)
+
+
+def shutdown() -> None:
+    """End the workers that are kept for the next call of `Parallel`, and wait for their end.
+
+    A call that is under way keeps its own until it is done. The next call starts others.
+    """
+    from ._joblib_pool import end_kept
+
+    end_kept()
+
+
+def _load() -> Any:
+    """Return joblib's module of backends."""
+    try:
+        import joblib
+        from joblib import parallel
+    except ImportError as error:
+        raise ImportError(
+            f"the backend {NAME!r} needs joblib: pip install 'qmill[joblib]'", name="joblib"
+        ) from error
+    found = tuple(int(part) for part in joblib.__version__.split(".")[:2] if part.isdigit())
+    if found < OLDEST:
+        raise ImportError(
+            f"the backend {NAME!r} needs joblib {'.'.join(map(str, OLDEST))} or newer, and this is "
+            f"{joblib.__version__}: pip install -U joblib",
+            name="joblib",
+        )
+    return parallel
