@@ -17,6 +17,8 @@ import threading
 from _frozen_importlib import ModuleSpec
 from weakref import ref
 
+from . import _module_path
+
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     import ast
@@ -137,8 +139,8 @@ def source_of(path: str) -> tuple[str, list[str] | None]:
     Returns:
         The file, and its lines if it is none, such as a notebook's cell.
     """
-    if os.path.exists(path):
-        return os.path.abspath(path), None
+    if os.path.exists(_module_path.absolute(path)):
+        return _module_path.absolute(path), None
     import linecache
 
     entry: Any = linecache.cache.get(path, ())
@@ -159,7 +161,7 @@ def _analyse(main: Any) -> Script | None:
     spec = names.get("__spec__")
     module = None if spec is None or spec.name in MAINS else spec.name
     try:
-        path = os.path.abspath(path)
+        path = _module_path.absolute(path)
         import ast
 
         with open(path, "rb") as file:
