@@ -20,7 +20,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _inherited, _likeness, _script, _streams
+from . import _inherited, _likeness, _module_path, _script, _streams
 from ._bindings import loads_in_process
 from .queues import exits, wire
 
@@ -160,6 +160,7 @@ def _become(setup: dict[str, Any]) -> None:
         except OSError:
             pass  # removed meanwhile; the parent could not enter it now, either
     sys.path[:] = setup["path"]
+    _module_path.learn(setup["modules"])
     sys.argv[:] = setup["argv"]
     from .processes import set_start_method  # which imports this module
 
@@ -183,7 +184,11 @@ def _work(work: str, channel: socket.socket, get_job: Callable[[], Any]) -> int:
 
     module, _, function = work.partition(":")
     _held.append(channel)
-    return int(getattr(import_module(module), function)(channel, get_job))
+
+    def run() -> int:
+        return int(getattr(import_module(module), function)(channel, get_job))
+
+    return _inherited.call_followed(run, _finish)
 
 
 _held: list[socket.socket] = []
@@ -205,10 +210,7 @@ def _forget_parents_exit() -> None:
 def _leave(code: int) -> NoReturn:
     """Leave as an interpreter does, but from wherever a fork has put us."""
     try:
-        if left_running():
-            _start_watch()
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
+        _finish()
         if (util := exits.loaded("multiprocessing.util")) is not None:
             util._exit_function()
         exits.leave()
@@ -219,6 +221,14 @@ def _leave(code: int) -> NoReturn:
             signal.signal(-code, signal.SIG_DFL)
             os.kill(os.getpid(), -code)
         os._exit(code)
+
+
+def _finish() -> None:
+    """Wait for threads, and call exit functions; a second time, for those that have come since."""
+    if left_running():
+        _start_watch()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
 
 
 def _tell_status(code: int) -> None:

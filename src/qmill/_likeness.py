@@ -86,7 +86,7 @@ class _ByName(type):
 
 def _filters() -> list[tuple[Any, ...]]:
     """Return the warning filters in force, in plain objects."""
-    in_force = getattr(warnings, "_get_filters", lambda: warnings.filters)()
+    in_force: Any = getattr(warnings, "_get_filters", lambda: warnings.filters)()
     return [
         (action, _plain(message), (kind.__module__, kind.__qualname__), _plain(module), line)
         for action, message, kind, module, line in in_force

@@ -118,16 +118,8 @@ def _finds(module: Any, name: str) -> bool:
     spec = getattr(module, "__spec__", None)
     if spec is None:
         return False
-    package = name.rpartition(".")[0]
-    path = getattr(sys.modules.get(package), "__path__", None) if package else None
-    for finder in sys.meta_path:
-        try:
-            found = finder.find_spec(name, path)
-        except Exception:  # one of somebody's
-            continue
-        if found is not None:
-            return bool(found.origin == spec.origin)
-    return False
+    found = _module_path.find(name)
+    return found is not None and bool(found.origin == spec.origin)
 
 
 def source_of(path: str) -> tuple[str, list[str] | None]:

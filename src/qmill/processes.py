@@ -262,6 +262,7 @@ def _send_setup(
         "environ": dict(os.environ),
         "cwd": _cwd(),
         "path": _module_path.folders(),
+        "modules": _module_path.by_file(),
         "argv": sys.argv,
         "work": work,
         "script": _script.importable(),
@@ -393,12 +394,18 @@ def _flags() -> list[str]:
 
 
 class _ForkServer:
-    """This process's fork server, started when first needed, again if it was killed."""
+    """This process's fork server, started when first needed, again if it was killed.
+
+    What it forks has its user and its root folder. So if this process has changed these, it starts
+    another one. The older one stays, to tell how its children end.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._identity: object = None  # of this process when it started the server
+        self._older: list[tuple[socket.socket, subprocess.Popen[bytes] | None]] = []
 
     def fork(self, ours: socket.socket, theirs: socket.socket) -> Process:
         """Have the server fork a child that holds `theirs`."""
@@ -419,6 +426,9 @@ class _ForkServer:
         return Process(pid, ours, sentinel, status, is_ours=False)
 
     def _ask(self, *fds: int) -> tuple[int, int | None]:
+        if self._control is not None and self._identity != _identity():
+            self._older.append((self._control, self._server))
+            self._control = self._server = None
         if self._control is None:
             self._start()
         assert self._control is not None
@@ -441,6 +451,7 @@ class _ForkServer:
     def _start(self) -> None:
         with wire.fork_lock:  # a child must find our end, and close it
             self._control, theirs = socket.socketpair()
+        self._identity = _identity()
         with theirs:
             fds = [theirs.fileno(), lifeline()]
             self._server = _python("_forkserver", f"{fds[0]}, {fds[1]}, {PRELOADED!r}", fds)
@@ -457,16 +468,30 @@ class _ForkServer:
         """End the server; its children are not affected."""
         with self._lock:
             self._drop()
+            while self._older:
+                self._control, self._server = self._older.pop()
+                self._drop()
 
     def forget_in_child(self) -> None:
-        """A forked child has no part in its parent's server."""
+        """A forked child has no part in its parent's servers."""
         self._lock = threading.Lock()
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._server is not None:
-            self._server.returncode = 0  # not ours to wait for
-            self._server = None
+        for control, server in [(self._control, self._server), *self._older]:
+            if control is not None:
+                control.close()
+            if server is not None:
+                server.returncode = 0  # not ours to wait for
+        self._control = self._server = None
+        self._older.clear()
+
+
+def _identity() -> object:
+    """Tell as whom this process acts, and where its root is."""
+    names = ("getresuid", "getresgid", "getgroups", "geteuid", "getegid")
+    try:
+        root = os.stat(os.sep)
+    except OSError:
+        return None
+    return [getattr(os, name)() for name in names if hasattr(os, name)], root.st_dev, root.st_ino
 
 
 _fork_server = _ForkServer()

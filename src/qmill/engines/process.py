@@ -33,7 +33,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .. import processes, serialize, workers
+from .. import _module_path, processes, serialize, workers
 from ..errors import SerializationError, WorkerDied
 from ..queues import wire
 from ..sharing import Shares
@@ -338,6 +338,10 @@ class ProcessEngine(Engine):
             for key, packed in definitions[link.num_definitions :]:
                 messages.append(packets.message(packets.DEFINITION, 0, 0, key, packed))
             link.num_definitions = len(definitions)
+        files = _module_path.by_file()
+        if link.num_files < len(files):
+            link.num_files = len(files)
+            messages.insert(0, packets.message(packets.FILES, 0, 0, pickle.dumps(files, 5)))
         for number in self._functions.gone_of(link.known):
             messages.append(packets.message(packets.FORGET, number, 0))
             link.known.discard(number)
