@@ -17,7 +17,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What stands behind the program's name; None for `sys.argv`.
     """
     _fill_standard_streams()
-    _heed_children()
     try:
         from ._parser import parse
 
@@ -40,14 +39,6 @@ def _fill_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, flags)
-
-
-def _heed_children() -> None:
-    """Be told how the jobs end, also if who has started this command ignores SIGCHLD."""
-    import signal
-
-    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def console() -> None:
