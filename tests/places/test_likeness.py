@@ -28,19 +28,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
 @pytest.mark.parametrize(
-    "flags",
+    ("method", "flags"),
     [
-        ("-W", "error", "-X", "dev", "-X", "utf8", "-X", "int_max_str_digits=5000", "-bb"),
-        ("-OO", "-B", "-E", "-s", "-X", "faulthandler", "-X", "no_debug_ranges"),
-        ("-I", "-X", "warn_default_encoding"),
-        ("-O", "-P", "-X", "frozen_modules=off", "-W", "ignore::UserWarning", "-b", "-X", "own=1"),
+        ("forkserver", "-W error -X dev -X utf8 -X int_max_str_digits=5000 -bb"),
+        ("spawn", "-OO -B -E -s -X faulthandler -X no_debug_ranges"),
+        ("forkserver", "-I -X warn_default_encoding"),
+        ("spawn", "-O -P -X frozen_modules=off -W ignore::UserWarning -b -X own=1"),
     ],
-    ids=" ".join,
 )
 def test_flags_of_the_interpreter(method, flags):
-    told, own = ast.literal_eval(places.run(*flags, "-c", FLAGS, method))
+    told, own = ast.literal_eval(places.run(*flags.split(), "-c", FLAGS, method))
     told[1].pop("frozen_modules", None)  # an interpreter may add it by itself
     own[1].pop("frozen_modules", None)
     assert told == own

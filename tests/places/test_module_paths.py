@@ -55,7 +55,9 @@ print("done")
 @pytest.fixture
 def folder(tmp_path):
     """A folder with modules, and one in it."""
-    source = "def work(x): return x * 2\ndef late(x):\n    import sibling\n    return sibling.work(x)\n"
+    source = (
+        "def work(x): return x * 2\ndef late(x):\n    import sibling\n    return sibling.work(x)\n"
+    )
     inner = "def work(x): return f'inner {x}'\n"
     for place in (tmp_path, tmp_path / "modules"):
         (place / "package").mkdir(parents=True)
@@ -86,7 +88,9 @@ def test_relative_entries(method, folder):
 @pytest.mark.parametrize(("method", "flags"), [("spawn", ()), ("forkserver", ("-S",))])
 def test_a_relative_variable(method, flags, folder):
     """Without the module `site` the interpreter leaves the entries of the variable as they are."""
-    packages = {os.path.dirname(os.path.dirname(module.__file__)) for module in (qmill, cloudpickle)}
+    packages = {
+        os.path.dirname(os.path.dirname(module.__file__)) for module in (qmill, cloudpickle)
+    }
     path = os.pathsep.join(["modules", *packages])
     source = CONSOLE.replace('os.chdir("/")', 'sys.path.remove(""); os.chdir("/")')
     place = folder / "elsewhere"

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import qmill
+from qmill import processes
 
 from . import places
 
@@ -15,19 +16,22 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root"),
     pytest.mark.skipif(not places.may_unshare(), reason="may have no own mounts"),
 ]
-TRANSPORTS = ["portable", *["shared"] * bool(qmill.core_info()["core"])]
+WAYS = [("portable", "forkserver")]
+if qmill.core_info()["core"]:
+    WAYS += [("shared", method) for method in processes.METHODS]
 
 
-@pytest.fixture(params=TRANSPORTS)
-def run(request, method, tmp_path):
+@pytest.fixture(params=WAYS, ids=" ".join)
+def run(request, tmp_path):
     """Runs parts of the program with files that every user may read."""
     at = tmp_path / "at"
     at.mkdir()
+    transport, method = request.param
     mounts = places.opened_to_all(sys.executable, at)
 
     def run(*parts):
         environ = {
-            "QMILL_TRANSPORT": request.param if request.param == "portable" else "",
+            "QMILL_TRANSPORT": "portable" if transport == "portable" else "",
             "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",
         }
         script = places.in_own_mounts(*mounts)
