@@ -100,11 +100,11 @@ def _plain(pattern: Any) -> Any:
 def _take_filters(told: list[tuple[Any, ...]]) -> None:
     if told == _filters():
         return
+    warnings.resetwarnings()  # so that modules forget what they have compared
     warnings.filters[:] = [  # type: ignore[index]
         (action, _pattern(message), _category(*kind), _pattern(module), line)
         for action, message, kind, module, line in told
     ]
-    warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
 def _pattern(plain: Any) -> Any:
