@@ -125,6 +125,15 @@ __all__ = [
 ]
 
 
+_first_folder: str | None
+"""The working directory in which the program began, or first imported this."""
+
+try:
+    _first_folder = os.getcwd()
+except OSError:  # it has been removed
+    _first_folder = None
+
+
 def __getattr__(name: str) -> Any:
     if name == "engines":
         return __import__("qmill.engines", fromlist=["engines"])

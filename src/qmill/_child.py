@@ -20,7 +20,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _inherited, _script, _streams
+from . import _inherited, _likeness, _module_path, _script, _streams
 from ._bindings import loads_in_process
 from .queues import exits, wire
 
@@ -57,8 +57,16 @@ def max_rss_bytes(usage: resource.struct_rusage) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main(channel: int, lifeline: int) -> NoReturn:
+_status: int | None = None
+"""Where this process tells its parent how it ends; None if the fork server does."""
+
+
+def main(channel: int, lifeline: int, status: int) -> NoReturn:
     """Run a spawned process, given its file descriptors."""
+    global _status
+    for descriptor in (lifeline, status):
+        os.set_inheritable(descriptor, False)
+    _status = status
     _run(lambda: _run_setup(socket.socket(fileno=channel), lifeline))
 
 
@@ -75,6 +83,7 @@ def run_forked(
     ours: socket.socket,
     theirs: socket.socket,
     lifeline: int,
+    status: int,
     blocked: set[signal.Signals | int],
 ) -> NoReturn:
     """Run a process just forked from the parent, whose memory it shares.
@@ -85,12 +94,16 @@ def run_forked(
         ours: The parent's end of the channel.
         theirs: The child's end of the channel.
         lifeline: The children's end of the lifeline.
+        status: Where to tell how this process ends.
         blocked: The signals that are to be blocked again, now that the fork is over.
     """
 
     def body() -> int:
-        global is_forked
+        global is_forked, _status
         is_forked = True
+        if _status is not None:  # the parent is a worker, too
+            os.close(_status)
+        _status = status
         _streams.empty()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         ours.close()
@@ -150,13 +163,13 @@ def _become(setup: dict[str, Any]) -> None:
         except OSError:
             pass  # removed meanwhile; the parent could not enter it now, either
     sys.path[:] = setup["path"]
+    _module_path.learn(setup["modules"])
     sys.argv[:] = setup["argv"]
     from .processes import set_start_method  # which imports this module
 
     set_start_method(setup["start_method"])
     _inherited.adopt(setup["multiprocessing"])
-    if setup["ignore_interrupt"]:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _likeness.take_on(setup["likeness"])
     # What stands in __main__ here is this package's start code, not the user's program.
     _script.adopt(setup["script"])
 
@@ -174,7 +187,11 @@ def _work(work: str, channel: socket.socket, get_job: Callable[[], Any]) -> int:
 
     module, _, function = work.partition(":")
     _held.append(channel)
-    return int(getattr(import_module(module), function)(channel, get_job))
+
+    def run() -> int:
+        return int(getattr(import_module(module), function)(channel, get_job))
+
+    return _inherited.call_followed(run, _finish)
 
 
 _held: list[socket.socket] = []
@@ -200,19 +217,34 @@ def _forget_parents_exit() -> None:
 def _leave(code: int) -> NoReturn:
     """Leave as an interpreter does, but from wherever a fork has put us."""
     try:
-        if left_running():
-            _start_watch()
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
+        _finish()
         if (util := exits.loaded("multiprocessing.util")) is not None:
             util._exit_function()
         exits.leave()
         _streams.flush()
     finally:
+        _tell_status(code)
         if code < 0:
             signal.signal(-code, signal.SIG_DFL)
             os.kill(os.getpid(), -code)
         os._exit(code)
+
+
+def _finish() -> None:
+    """Wait for threads, and call exit functions; a second time, for those that have come since."""
+    if left_running():
+        _start_watch()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+
+
+def _tell_status(code: int) -> None:
+    """Tell the parent how this ends: the kernel does not where SIGCHLD is ignored."""
+    if _status is not None:
+        try:
+            os.write(_status, STATUS.pack(code, 0))
+        except OSError:  # a job has closed it, or the parent is gone
+            pass
 
 
 def left_running() -> list[str]:

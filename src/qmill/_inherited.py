@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import socket
 import sys
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class Settings(NamedTuple):
     authkey: bytes
     start_method: str | None
     tracker: int | None  # the number of the resource tracker's descriptor
+    tools: bytes | None  # what tools that follow processes add to what a child is told
 
 
 class _Descriptor:
@@ -153,7 +155,32 @@ def settings_for(estate: Estate) -> Settings | None:
     method = None if default is None else default.get_start_method(allow_none=True)
     tracker = run_tracker()
     number = None if tracker is None else estate.duplicate_for_child(tracker)
-    return Settings(bytes(current_process().authkey), method, number)
+    return Settings(bytes(current_process().authkey), method, number, _tools())
+
+
+def _tools() -> bytes | None:
+    """Return, packed, what tools want unpacked in a child; unpacking installs them there.
+
+    A tool that follows processes, such as coverage, puts a function of its own in the place of
+    multiprocessing's, which adds this to what multiprocessing tells a child.
+    """
+    spawn = sys.modules.get("multiprocessing.spawn")
+    tell = getattr(spawn, "get_preparation_data", None)
+    if tell is None or tell.__module__ == "multiprocessing.spawn":
+        return None
+    context = sys.modules["multiprocessing.context"]._default_context
+    before = context._actual_context  # to tell a child the start method is to choose it
+    try:
+        told = tell("qmill")
+    finally:
+        context._actual_context = before
+    return pickle.dumps([value for key, value in told.items() if key not in _OF_MULTIPROCESSING], 5)
+
+
+_OF_MULTIPROCESSING = frozenset(
+    ("log_to_stderr", "authkey", "log_level", "name", "sys_path", "sys_argv", "orig_dir", "dir")
+    + ("start_method", "init_main_from_name", "init_main_from_path")
+)
 
 
 def run_tracker() -> int | None:
@@ -223,6 +250,61 @@ def adopt(settings: Settings | None) -> None:
 
         tracker: Any = resource_tracker._resource_tracker
         tracker._fd = _received.take(settings.tracker)
+    if settings.tools is not None:
+        pickle.loads(settings.tools)
+
+
+def call_followed(function: Callable[[], int], finish: Callable[[], None]) -> int:
+    """Call a function in what a tool has put around the life of multiprocessing's processes.
+
+    Args:
+        function: It returns an exit code.
+        finish: If there is a tool, it is called next: what a process does at its end is followed.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    bootstrap = getattr(getattr(process, "BaseProcess", None), "_bootstrap", None)
+    if bootstrap is None or bootstrap.__module__ == "multiprocessing.process":
+        return function()
+    return _Followed(function, finish, process).call(bootstrap)
+
+
+class _Followed:
+    """What `BaseProcess._bootstrap` needs of a process, whose `run` calls a function.
+
+    The function finds multiprocessing as in every other worker: it is no process of it.
+    """
+
+    _start_method = None
+    _parent_name = name = "qmill"
+
+    def __init__(
+        self, function: Callable[[], int], finish: Callable[[], None], process: Any
+    ) -> None:
+        self._function = function
+        self._finish = finish
+        self._process = process
+        self._known = process._current_process, process._parent_process
+        self._parent_pid = os.getppid()
+        self._outcome: int | BaseException = 1
+
+    def call(self, bootstrap: Callable[[Any], int]) -> int:
+        """Call the function, and return what it returns."""
+        bootstrap(self)
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+    def run(self) -> None:
+        """Call the function in the place of a process's work."""
+        self._process._current_process, self._process._parent_process = self._known
+        try:
+            self._outcome = self._function()
+            self._finish()
+        except BaseException as error:
+            self._outcome = error
+
+    def _after_fork(self) -> None:
+        """Do nothing: what is to be done after a fork has been."""
 
 
 def unpack(loads: Callable[[], Any]) -> Any:

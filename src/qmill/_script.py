@@ -17,7 +17,7 @@ from _frozen_importlib import ModuleSpec
 from _thread import get_ident  # the thread's, also where the script has a library replace it
 from weakref import ref
 
-from . import _native
+from . import _module_path, _native
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -120,16 +120,8 @@ def _finds(module: Any, name: str) -> bool:
     spec = getattr(module, "__spec__", None)
     if spec is None:
         return False
-    package = name.rpartition(".")[0]
-    path = getattr(sys.modules.get(package), "__path__", None) if package else None
-    for finder in sys.meta_path:
-        try:
-            found = finder.find_spec(name, path)
-        except Exception:  # one of somebody's
-            continue
-        if found is not None:
-            return bool(found.origin == spec.origin)
-    return False
+    found = _module_path.find(name)
+    return found is not None and bool(found.origin == spec.origin)
 
 
 def source_of(path: str) -> tuple[str, list[str] | None]:
@@ -141,8 +133,8 @@ def source_of(path: str) -> tuple[str, list[str] | None]:
     Returns:
         The file, and its lines if it is none, such as a notebook's cell.
     """
-    if os.path.exists(path):
-        return os.path.abspath(path), None
+    if os.path.exists(_module_path.absolute(path)):
+        return _module_path.absolute(path), None
     import linecache
 
     entry: Any = linecache.cache.get(path, ())
@@ -163,7 +155,7 @@ def _analyse(main: Any) -> Script | None:
     spec = names.get("__spec__")
     module = None if spec is None or spec.name in MAINS else spec.name
     try:
-        path = os.path.abspath(path)
+        path = _module_path.absolute(path)
         import ast
 
         with open(path, "rb") as file:

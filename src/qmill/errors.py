@@ -99,7 +99,8 @@ class WorkerDied(_Told, RuntimeError):
 
     Args:
         pid: The process that died.
-        exitcode: Its exit status; minus the signal's number if a signal ended it.
+        exitcode: Its exit status; minus the signal's number if a signal ended it; None if nobody
+            could tell.
         signal: The signal's number, or None.
         job: The name of what it was running, or None: a job's name or id, a worker's name; for an
             exception of `map` a text with the item's index and how it is shown, "item 7 ('x.png')".
@@ -142,6 +143,12 @@ class WorkerDied(_Told, RuntimeError):
             return f"{what} has left the cluster, or died"
         if self.signal is not None:
             how = f"was killed by {_signal_name(self.signal)}"
+        elif self.exitcode is None:
+            how = (
+                "ended before it had a result, and how is not known: another part of this program "
+                "took its exit status (it ignores SIGCHLD, or waits for all children), or the fork "
+                "server was killed"
+            )
         else:
             how = f"ended with exit code {self.exitcode} before it had a result"
         if self.rss_bytes is not None:

@@ -30,7 +30,16 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _child, _inherited, _native, _script, _streams, serialize
+from . import (
+    _child,
+    _inherited,
+    _likeness,
+    _module_path,
+    _native,
+    _script,
+    _streams,
+    serialize,
+)
 from .errors import NotSupported
 from .queues import wire
 
@@ -44,7 +53,7 @@ PRELOADED = ["qmill.workers", "qmill.queues.portable"]
 """Modules that the fork server imports once, for all children; those above this one add theirs."""
 
 UNKNOWN_EXIT = 255
-"""The exit code of a process whose fork server was killed before it could tell."""
+"""The exit code of a process of which nobody could tell how it ended."""
 
 _chosen_method: str | None = None
 
@@ -97,16 +106,20 @@ class Process:
         channel: The socket to it.
         sentinel: A file descriptor that is readable once the process has ended.
         max_rss_bytes: The most resident memory that it had, known with `exitcode`.
+        told_exitcode: `exitcode`, but None also if nobody could tell it.
     """
 
     def __init__(
-        self, pid: int, channel: socket.socket, sentinel: int, status: int | None = None
+        self, pid: int, channel: socket.socket, sentinel: int, status: int, *, is_ours: bool
     ) -> None:
         self.pid = pid
         self.channel = channel
         self.sentinel = sentinel
-        self._status = status  # where the fork server writes how it ended; None for our own child
+        self._is_ours = is_ours  # a child of this process, else of the fork server
+        # Where the fork server, or our own child as the last thing it does, writes how it ends.
+        self._status: int | None = status
         self._exitcode: int | None = None
+        self.told_exitcode: int | None = None
         self.max_rss_bytes: int | None = None
         self._kept: list[Any] = []
         self._lock = _native.Lock()
@@ -124,22 +137,25 @@ class Process:
         """The exit status, minus the signal's number if one ended it; None while it runs."""
         with self._lock:
             if self._exitcode is None and wait_readable([self.sentinel], 0):
-                self._exitcode = self._read_status() if self._status is not None else self._reap()
+                self.told_exitcode = code = self._reap() if self._is_ours else self._read_status()
+                self._exitcode = UNKNOWN_EXIT if code is None else code
             return self._exitcode
 
-    def _reap(self) -> int:
+    def _reap(self) -> int | None:
         try:
             _, status, usage = os.wait4(self.pid, 0)
-        except ChildProcessError:  # somebody else has waited for it
-            return UNKNOWN_EXIT
+        except ChildProcessError:  # SIGCHLD is ignored, or something else here waits for children
+            # The kernel has forgotten how it ended. A process of its own may hold the pipe open.
+            ready = self._status is not None and wait_readable([self._status], 0)
+            return self._read_status() if ready else None
         self.max_rss_bytes = _child.max_rss_bytes(usage)
         return os.waitstatus_to_exitcode(status)
 
-    def _read_status(self) -> int:
+    def _read_status(self) -> int | None:
         assert self._status is not None
         told = os.read(self._status, _child.STATUS.size)
         if not told:
-            return UNKNOWN_EXIT
+            return None
         code, self.max_rss_bytes = _child.STATUS.unpack(told)
         return int(code)
 
@@ -261,14 +277,15 @@ def _send_setup(
     setup = {
         "environ": dict(os.environ),
         "cwd": _cwd(),
-        "path": sys.path,
+        "path": _module_path.folders(),
+        "modules": _module_path.by_file(),
         "argv": sys.argv,
         "work": work,
         "script": _script.importable(),
         "environment": environment,
         "things": list(things),
         "start_method": _chosen_method,
-        "ignore_interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "likeness": _likeness.of_this_process(),
         "multiprocessing": multiprocessing,
         "num_descriptors": len(estate),
     }
@@ -307,49 +324,68 @@ def lifeline() -> int:
 
 def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket) -> Process:
     line = os.dup(lifeline())  # the at-fork handler closes the original
-    alive = _AliveSign()
+    status, status_there = os.pipe()
     # Ctrl-C in the middle of a fork is lost in an at-fork handler, or leads a child astray.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     serialize.know_mains()
     try:
         pid = _native.fork()
         if pid == 0:
-            _child.run_forked(work, job, ours, theirs, line, blocked)
+            os.close(status)
+            _child.run_forked(work, job, ours, theirs, line, status_there, blocked)
+    except BaseException:
+        os.close(status)
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(line)
-    return Process(pid, ours, alive.sentinel(pid))
+        os.close(status_there)
+    return _own(pid, ours, status)
 
 
-class _AliveSign:
-    """Makes a sentinel for a child of our own: a pidfd, else a pipe that only it keeps open."""
+def _own(pid: int, channel: socket.socket, status: int) -> Process:
+    """Return the handle of a child of this process."""
+    sentinel = open_sentinel(pid)
+    return Process(pid, channel, status if sentinel is None else sentinel, status, is_ours=True)
 
-    def __init__(self) -> None:
-        self.pipe = None if hasattr(os, "pidfd_open") else os.pipe()
 
-    def sentinel(self, pid: int) -> int:
-        if self.pipe is None:
-            return os.pidfd_open(pid)
-        os.close(self.pipe[1])
-        return self.pipe[0]
+def open_sentinel(pid: int) -> int | None:
+    """Open a descriptor that is readable once a child has ended; None where there is no such thing.
+
+    Raises:
+        OSError: There are no descriptors left.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:  # it has ended, and somebody else has waited for it
+        ended, other_end = os.pipe()
+        os.close(other_end)
+        return ended
 
 
 def _spawn(ours: socket.socket, theirs: socket.socket) -> Process:
     line = lifeline()
-    alive = _AliveSign()
-    fds = [theirs.fileno(), line, *([] if alive.pipe is None else [alive.pipe[1]])]
-    child = _python("_child", f"{theirs.fileno()}, {line}", fds)
-    sentinel = alive.sentinel(child.pid)
+    status, status_there = os.pipe()
+    try:
+        fds = [theirs.fileno(), line, status_there]
+        child = _python("_child", ", ".join(map(str, fds)), fds)
+    except BaseException:
+        os.close(status)
+        raise
+    finally:
+        os.close(status_there)
     child.returncode = 0  # this handle waits for it, subprocess need not
-    return Process(child.pid, ours, sentinel)
+    return _own(child.pid, ours, status)
 
 
 def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[bytes]:
     """Start an interpreter like this one that runs `main` of a module of this package."""
-    path = [str(entry) for entry in sys.path]
+    path = [str(entry) for entry in _module_path.folders()]
     code = f"import sys; sys.path[:] = {path!r}; import qmill.{module} as m; "
     code += f"m.main({arguments})"
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags = _flags()
     # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -363,13 +399,29 @@ def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[byt
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def _flags() -> list[str]:
+    """Return the flags of this interpreter."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    given = {flag.partition("=")[0] for flag in flags}
+    for name, value in sys._xoptions.items():
+        if name not in given:
+            flags += ["-X", name if value is True else f"{name}={value}"]
+    return flags
+
+
 class _ForkServer:
-    """This process's fork server, started when first needed, again if it was killed."""
+    """This process's fork server, started when first needed, again if it was killed.
+
+    What it forks has its user and its root folder. So if this process has changed these, it starts
+    another one. The older one stays, to tell how its children end.
+    """
 
     def __init__(self) -> None:
         self._lock = _native.Lock()
         self._control: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._identity: object = None  # of this process when it started the server
+        self._older: list[tuple[socket.socket, subprocess.Popen[bytes] | None]] = []
 
     def fork(self, ours: socket.socket, theirs: socket.socket) -> Process:
         """Have the server fork a child that holds `theirs`."""
@@ -386,11 +438,13 @@ class _ForkServer:
             raise
         finally:
             os.close(status_there)
-        if sentinel is None:
-            return Process(pid, ours, status, status)
-        return Process(pid, ours, sentinel, status)
+        sentinel = status if sentinel is None else sentinel
+        return Process(pid, ours, sentinel, status, is_ours=False)
 
     def _ask(self, *fds: int) -> tuple[int, int | None]:
+        if self._control is not None and self._identity != _identity():
+            self._older.append((self._control, self._server))
+            self._control = self._server = None
         if self._control is None:
             self._start()
         assert self._control is not None
@@ -413,6 +467,7 @@ class _ForkServer:
     def _start(self) -> None:
         with wire.fork_lock:  # a child must find our end, and close it
             self._control, theirs = _native.socketpair()
+        self._identity = _identity()
         with theirs:
             fds = [theirs.fileno(), lifeline()]
             self._server = _python("_forkserver", f"{fds[0]}, {fds[1]}, {PRELOADED!r}", fds)
@@ -429,16 +484,30 @@ class _ForkServer:
         """End the server; its children are not affected."""
         with self._lock:
             self._drop()
+            while self._older:
+                self._control, self._server = self._older.pop()
+                self._drop()
 
     def forget_in_child(self) -> None:
-        """A forked child has no part in its parent's server."""
+        """A forked child has no part in its parent's servers."""
         self._lock = _native.Lock()
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._server is not None:
-            self._server.returncode = 0  # not ours to wait for
-            self._server = None
+        for control, server in [(self._control, self._server), *self._older]:
+            if control is not None:
+                control.close()
+            if server is not None:
+                server.returncode = 0  # not ours to wait for
+        self._control = self._server = None
+        self._older.clear()
+
+
+def _identity() -> object:
+    """Tell as whom this process acts, and where its root is."""
+    names = ("getresuid", "getresgid", "getgroups", "geteuid", "getegid")
+    try:
+        root = os.stat(os.sep)
+    except OSError:
+        return None
+    return [getattr(os, name)() for name in names if hasattr(os, name)], root.st_dev, root.st_ino
 
 
 _fork_server = _ForkServer()

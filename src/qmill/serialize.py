@@ -1115,7 +1115,8 @@ def _reduce_code_object(code: CodeType) -> Any:
     from cloudpickle import cloudpickle
 
     _, args = cloudpickle._code_reduce(code)
-    place = args.index("<dynamic-code>")
+    # Among bytes, to which `python -bb` lets no text be compared.
+    place = [isinstance(arg, str) and arg == "<dynamic-code>" for arg in args].index(True)
     path, lines = _script.source_of(code.co_filename)
     return _make_code, ((*args[:place], path, *args[place + 1 :]), path, lines)
 

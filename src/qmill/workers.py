@@ -139,7 +139,8 @@ class Worker:
     def exitcode(self) -> int | None:
         """How the process ended: 0, 1 for an exception, minus a signal's number; None while alive.
 
-        A thread has 0 or 1. 255 means that the fork server was killed and nobody knows.
+        A thread has 0 or 1. 255 is also the code of a process of which nobody knows how it ended:
+        it was killed where SIGCHLD is ignored, or as its fork server was.
         """
         return self._runner.exitcode
 
@@ -410,7 +411,7 @@ class _ProcessRunner:
         with self._lock:
             if not self._closed:
                 self._read_outcome()
-                code = process.exitcode
+                code = process.told_exitcode if process.exitcode is not None else None
                 if self._outcome is None:
                     killer = -code if code is not None and code < 0 else None
                     self._outcome = "error", WorkerDied(self.pid, code, killer, self._name)

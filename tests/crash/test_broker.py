@@ -90,6 +90,16 @@ def test_what_a_live_process_took_is_not_done_because_it_dropped_its_handle(run)
 # -- forks ----------------------------------------------------------------------------------------
 
 
+def test_a_fork_after_a_named_queue_was_closed(capfd):
+    with_a_name = qmill.Queue(name="closed")
+    with_a_name.close()
+    worker = qmill.Worker(functions.nothing, start_method="fork")
+    assert worker.result(LIMIT_S) is None
+    worker.join()
+    assert capfd.readouterr().err == ""
+    assert with_a_name.name == "closed"
+
+
 def test_an_interrupted_get_takes_nothing_although_a_forked_child_has_the_socket(run):
     q, told, gate = qmill.Queue(), qmill.Queue(), qmill.Queue()
     worker = run(functions.fork_and_be_interrupted, q, told, gate)

@@ -29,6 +29,7 @@ LEVELS = [
         "_pickling",
         "_guesses",
         "_script",
+        "_module_path",
         "_multiprocessing",
         "_reducers",
         "_class_values",
@@ -41,7 +42,7 @@ LEVELS = [
     {"_core"},
     {"queues"},
     {"messages", "workers", "processes", "stdlib_workers", "sharing"}
-    | {"_forkserver", "_child", "_inherited", "_streams"},
+    | {"_forkserver", "_child", "_inherited", "_streams", "_likeness"},
     {"jobs"},
     {"engines"},
     {"job_queue", "_dispatch", "_chunks", "_map_calls"},

@@ -1,7 +1,8 @@
-"""The native core: whether this installation has it, and if not, why."""
+"""The native core: whether it can be used here, and if not, why."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -16,7 +17,37 @@ def why_not() -> str | None:
         from . import _ring  # noqa: F401
     except ImportError as error:
         return f"it was not built when qmill was installed ({error})"
+    return _why_not_found()
+
+
+def _why_not_found() -> str | None:
+    """Return why no other process can open this one's files; None if it can, or nobody knows."""
+    try:
+        if os.stat("/proc/self/fd").st_uid != os.geteuid():
+            return (
+                "this process is not dumpable, as after a setuid: other processes cannot open its "
+                "files under /proc, by which they find queues"
+            )
+    except OSError as error:
+        return f"processes find each other's queues under /proc, which is not there ({error})"
+    global _has_tried
+    if not _has_tried:
+        try:
+            file = os.memfd_create("qmill", os.MFD_CLOEXEC)
+            try:
+                os.close(os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC))
+            finally:
+                os.close(file)
+        except OSError as error:
+            if error.errno not in _SHORTAGES:
+                return f"the system refuses files without a name, or to open them again ({error})"
+        else:
+            _has_tried = True
     return None
+
+
+_has_tried = False
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def choose() -> str:
@@ -32,7 +63,9 @@ def choose() -> str:
         return wanted
     reason = why_not()
     if wanted == "shared" and reason is not None:
-        raise NotSupported(f"QMILL_TRANSPORT='shared', but there is no native core: {reason}")
+        raise NotSupported(
+            f"QMILL_TRANSPORT='shared', but the native core cannot be used: {reason}"
+        )
     return "shared" if reason is None else "portable"
 
 
@@ -41,7 +74,7 @@ def core_info() -> dict[str, object]:
 
     Returns:
         `transport`: "portable", "shared", or None if what `QMILL_TRANSPORT` asks for cannot be had;
-        `core`: whether the native core is there; `why`: a sentence.
+        `core`: whether the native core can be used in this process, as tried; `why`: a sentence.
     """
     reason = why_not()
     try:
@@ -53,5 +86,5 @@ def core_info() -> dict[str, object]:
     elif reason is None:
         why = "the native core is there"
     else:
-        why = f"there is no native core: {reason}"
+        why = f"the native core cannot be used: {reason}"
     return {"transport": transport, "core": reason is None, "why": why}

@@ -86,6 +86,7 @@ cdef extern from "ring.h" nogil:
     void q_block_write(q_queue *, uint64_t, uint64_t, const void *, uint64_t)
     q_status q_create(int, uint64_t, const uint8_t *, q_queue **)
     q_status q_attach(int, const uint8_t *, q_queue **)
+    q_status q_receive(int, q_queue **)
     q_status q_adopt(int, q_queue **)
     void q_detach(q_queue *)
     int q_fd(const q_queue *)
@@ -267,10 +268,10 @@ cdef class Ring:
         return ring
 
     @staticmethod
-    def attach(int fd, bytes uuid, bint alone):
+    def attach(int fd, bytes uuid, bint alone, bint was_sent=False):
         """Map the queue in a file: this one, or any if `uuid` is None; takes over `fd`.
 
-        If it is `alone`, no process has the file open.
+        If it is `alone`, no process has the file open. If it `was_sent`, a relative has sent it.
         """
         cdef Ring ring = Ring()
         cdef q_status status
@@ -278,7 +279,12 @@ cdef class Ring:
         if uuid is not None:
             name = <const uint8_t *>PyBytes_AS_STRING(uuid)
         with nogil:
-            status = q_adopt(fd, &ring.q) if alone else q_attach(fd, name, &ring.q)
+            if alone:
+                status = q_adopt(fd, &ring.q)
+            elif was_sent:
+                status = q_receive(fd, &ring.q)
+            else:
+                status = q_attach(fd, name, &ring.q)
         if status != Q_OK:
             ring.q = NULL
             _fail(status)

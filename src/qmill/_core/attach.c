@@ -116,10 +116,10 @@ static q_status adopt(struct header *h) {
     return Q_OK;
 }
 
-static q_status attach(int fd, const uint8_t *uuid, int alone, q_queue **made) {
+static q_status attach(int fd, const uint8_t *uuid, int alone, int any_user, q_queue **made) {
     struct stat file;
     if (fstat(fd, &file)) return Q_SYSTEM;
-    if (!S_ISREG(file.st_mode) || file.st_uid != geteuid() ||
+    if (!S_ISREG(file.st_mode) || (!any_user && file.st_uid != geteuid()) ||
         (uint64_t)file.st_size < header_bytes())
         return Q_FOREIGN;
     q_queue *q;
@@ -127,7 +127,7 @@ static q_status attach(int fd, const uint8_t *uuid, int alone, q_queue **made) {
     if (status != Q_OK) return status;
     struct header *h = q->h;
     if (h->magic != MAGIC || h->version != VERSION || h->abi != abi() ||
-        h->header_bytes != header_bytes() || h->uid != geteuid() ||
+        h->header_bytes != header_bytes() || (!any_user && h->uid != geteuid()) ||
         (!alone && h->pid_namespace != pid_namespace()) || (uuid && memcmp(h->uuid, uuid, 16)) ||
         !is_lock(&h->put) || !is_lock(&h->get) || !is_lock(&h->allocate)) {
         q->fd = -1; /* the caller's still */
@@ -144,10 +144,12 @@ static q_status attach(int fd, const uint8_t *uuid, int alone, q_queue **made) {
 }
 
 q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made) {
-    return attach(fd, uuid, 0, made);
+    return attach(fd, uuid, 0, uuid != NULL, made);
 }
 
-q_status q_adopt(int fd, q_queue **made) { return attach(fd, NULL, 1, made); }
+q_status q_receive(int fd, q_queue **made) { return attach(fd, NULL, 0, 1, made); }
+
+q_status q_adopt(int fd, q_queue **made) { return attach(fd, NULL, 1, 0, made); }
 
 void q_detach(q_queue *q) {
     for (unsigned i = 0; i < MAX_SEGMENTS; i++) {

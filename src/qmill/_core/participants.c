@@ -47,12 +47,13 @@ uint32_t q_fork_generation(void) { return fork_generation(); }
 #define UNKNOWN UINT64_MAX
 
 /* When a process started, in ticks since boot; 0 if it is dead or a zombie, UNKNOWN if /proc cannot
- * be read now, say for want of a descriptor: a living one must not be taken for dead. */
+ * be read now, for want of a descriptor, or as it hides the processes of other users: a living one
+ * must not be taken for dead. */
 static uint64_t start_of(uint64_t pid) {
     char path[40], text[1024];
     snprintf(path, sizeof path, "/proc/%llu/stat", (unsigned long long)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return errno == ENOENT && !access("/proc/self/stat", F_OK) ? 0 : UNKNOWN;
+    if (fd < 0) return errno == ENOENT && kill((pid_t)pid, 0) && errno == ESRCH ? 0 : UNKNOWN;
     ssize_t size = read(fd, text, sizeof text - 1);
     int error = errno;
     close(fd);

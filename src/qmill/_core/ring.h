@@ -50,9 +50,12 @@ typedef struct {
 } q_counts;
 
 /* Make a queue in an empty file, or attach to the one that is there: with this uuid, or with any if
- * it is NULL, or to one that nobody else has open. All take over `fd` if they return Q_OK. */
+ * it is NULL; to one that a relative has sent; or to one that nobody else has open. The file has to
+ * be this user's, but with a uuid, which no other user can know, and if it was sent: a relative may
+ * have changed its user. All take over `fd` if they return Q_OK. */
 q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **made);
 q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made);
+q_status q_receive(int fd, q_queue **made);
 q_status q_adopt(int fd, q_queue **made);
 void q_detach(q_queue *q);
 int q_fd(const q_queue *q);

@@ -138,7 +138,7 @@ class Inbox:
         """
         from ..queues import rings
 
-        self._ring = rings.attach(descriptor)
+        self._ring = rings.attach(descriptor, was_sent=True)
 
     def take(self, ticket: bytes) -> memoryview:
         """Return a payload: memory of this process's own.

@@ -14,7 +14,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .. import _native, processes
+from .. import _module_path, _native, processes
 from .._environment import dumps_for_process
 from ..errors import Empty, QueueGone
 from ..queues import wire
@@ -49,6 +49,7 @@ class Link:
         known_shares: The keys of the shared values that it has been told.
         num_shares: How many shared values the pool had when it was last told of them.
         num_definitions: How many of the pool's definitions it has been told.
+        num_files: How many modules it has been told that are loaded by their files.
 
     Raises:
         OSError: The system refuses another process, or has no descriptors left.
@@ -61,6 +62,7 @@ class Link:
         self.known_shares: set[int] = set()
         self.num_shares = 0
         self.num_definitions = 0
+        self.num_files = len(_module_path.by_file())
         self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, what goes beside
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
         self._data = b""  # the beginning of a record

@@ -29,11 +29,12 @@ MESSAGE = struct.Struct("<BIIQI")
 """Kind, number of the function (0: it comes with the arguments), number of the environment (0: it
 needs none), id of the job, bytes to follow."""
 
-JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY, TO_DO = range(10)
+JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY, TO_DO, FILES = range(11)
 """Arguments of a job; those of a chunk; a packed function, environment, or tuple of values that
 environments refer to; its end; a key and what it defines;
 messages, in a file; a shared value, in a file, whose key stands for the job's id; its end; the
-memory through which large payloads come; which calls of a chunk are to be made."""
+memory through which large payloads come; which calls of a chunk are to be made; modules that are
+loaded by their files."""
 
 PERMIT = struct.Struct("<Q")
 """The id of the job that may begin, and above it, for a chunk, the version of what it is to do: its

@@ -99,7 +99,7 @@ class ProcessTree:
         self._group = pid
         self._pidfds: set[int] = set()
         self.ends: select.epoll | None = None
-        if hasattr(os, "pidfd_open"):
+        if hasattr(os, "pidfd_open") and os.path.exists("/proc/self/stat"):
             with contextlib.suppress(OSError):  # no descriptors left
                 self.ends = _native.original("select", "epoll")()
                 self._add({*_descendants(pid), *_members(pid)})

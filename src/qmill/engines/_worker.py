@@ -16,7 +16,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import _child, _script, _streams, serialize, sharing
+from .. import _child, _module_path, _script, _streams, serialize, sharing
 from .._bindings import Bindings
 from .._explain import describe
 from ..queues import wire
@@ -245,6 +245,8 @@ class _Worker:
             sharing.forget(share)
         elif kind == packets.TO_DO:
             self._to_do[share] = pickle.loads(payload)
+        elif kind == packets.FILES:
+            _module_path.learn(pickle.loads(payload))
         else:
             key = bytes(payload[: packets.KEY_BYTES])
             self._definitions[key] = bytes(payload[packets.KEY_BYTES :])

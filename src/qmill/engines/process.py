@@ -33,7 +33,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .. import _native, processes, serialize, workers
+from .. import _module_path, _native, processes, serialize, workers
 from ..errors import SerializationError, WorkerDied
 from ..queues import wire
 from ..sharing import Shares
@@ -343,6 +343,10 @@ class ProcessEngine(Engine):
             for key, packed in definitions[link.num_definitions :]:
                 messages.append(packets.message(packets.DEFINITION, 0, 0, key, packed))
             link.num_definitions = len(definitions)
+        files = _module_path.by_file()
+        if link.num_files < len(files):
+            link.num_files = len(files)
+            messages.insert(0, packets.message(packets.FILES, 0, 0, pickle.dumps(files, 5)))
         for number in self._functions.gone_of(link.known):
             messages.append(packets.message(packets.FORGET, number, 0))
             link.known.discard(number)
@@ -727,7 +731,7 @@ class ProcessEngine(Engine):
             else:
                 self._report_death(worker, job, code)
         if not worker.ready and not worker.told_to_leave:
-            self._take_start_failure(worker, code)
+            self._take_start_failure(worker)
         if worker.ready and (code != 0 or worker.jobs):
             self._trees.end(link.process.pid, signal.SIGTERM)
         worker.jobs.clear()
@@ -735,7 +739,7 @@ class ProcessEngine(Engine):
 
     def _report_death(self, worker: _Worker, job: Job, code: int | None) -> None:
         """Report the job that a worker was running when it died, or a chunk as far as it came."""
-        death, moments = _death(worker, code, job.name), (worker.since_s, monotonic())
+        death, moments = _death(worker, job.name), (worker.since_s, monotonic())
         what, value = DIED, death
         if job.is_chunk and (kept := worker.link.kept_of(job)) is not None:
             parts = [*worker.parts.pop(job.id, ()), *kept]
@@ -743,7 +747,7 @@ class ProcessEngine(Engine):
         code = code if what == DIED else 0
         self._reports.append(Report(what, job, value, *moments, code, worker.name))
 
-    def _take_start_failure(self, worker: _Worker, code: int | None) -> None:
+    def _take_start_failure(self, worker: _Worker) -> None:
         """A worker was never ready: report why, or see whether the next one is, if this was killed.
 
         Whatever killed it need not be the fault of the jobs that wait, but it may come again.
@@ -753,7 +757,7 @@ class ProcessEngine(Engine):
             self._num_start_deaths += 1
             if self._num_start_deaths < START_DEATHS:
                 return
-            error = _death(worker, code, None)
+            error = _death(worker, None)
             error.add_note(f"{self._num_start_deaths} workers in a row died before they were ready")
         self._reports.append(Report(NOT_STARTED, None, error))
 
@@ -797,7 +801,8 @@ def _long_from(worker: _Worker) -> float:
     return worker.since_s + _ahead_s(next(iter(worker.jobs.values())))
 
 
-def _death(worker: _Worker, code: int | None, job: Any) -> WorkerDied:
-    killer = -code if code is not None and code < 0 else None
+def _death(worker: _Worker, job: Any) -> WorkerDied:
     process = worker.link.process
+    code = process.told_exitcode
+    killer = -code if code is not None and code < 0 else None
     return WorkerDied(process.pid, code, killer, job, process.max_rss_bytes)

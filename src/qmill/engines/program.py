@@ -196,10 +196,13 @@ class ProgramEngine(Engine):
                 setsigdef=_RESET,
             )
             try:
-                running.pidfd = os.pidfd_open(running.pid)
+                sentinel = processes.open_sentinel(running.pid)
+                assert sentinel is not None
+                running.pidfd = sentinel
             except OSError:  # no descriptors left; what has just begun is undone
-                os.killpg(running.pid, signal.SIGKILL)
-                os.waitpid(running.pid, 0)
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.killpg(running.pid, signal.SIGKILL)
+                    os.waitpid(running.pid, 0)
                 raise
             undo.pop_all()
         if running.line is not None:
@@ -256,8 +259,7 @@ class ProgramEngine(Engine):
     def _ended(self, running: _Running) -> None:
         """Report a job whose program has ended."""
         ended = monotonic()
-        _, status = os.waitpid(running.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
+        code = _exit_code(running.pid)
         self._selector.unregister(running.pidfd)
         os.close(running.pidfd)
         if running.line is not None:
@@ -269,7 +271,10 @@ class ProgramEngine(Engine):
         self._outputs[running.job.id] = Output(_collected(running.out), _collected(running.err))
         what: int = DONE
         value: Exception | None = None
-        if code > 0:
+        if code is None:
+            what, value = DIED, WorkerDied(running.pid, None, None, running.job.name)
+            code = processes.UNKNOWN_EXIT
+        elif code > 0:
             what, value = FAILED, subprocess.CalledProcessError(code, running.job.name)
         elif code < 0:
             what, value = DIED, WorkerDied(running.pid, code, -code, running.job.name)
@@ -301,6 +306,15 @@ class ProgramEngine(Engine):
         self._trees.forget_in_child()
         self._selector.close()
         self._wake_pipe.forget_in_child()
+
+
+def _exit_code(pid: int) -> int | None:
+    """Return how a program has ended; None if the kernel has told another part of this process."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status)
 
 
 def _collected(file: IO[bytes]) -> bytes | IO[bytes]:

@@ -26,6 +26,7 @@ import sys
 import threading
 from typing import Any
 
+from .. import _module_path
 from ..errors import NotSupported, QueueGone
 from . import names, portable, wire
 from .base import Statistics
@@ -92,7 +93,8 @@ def _connect(place: str) -> portable.Connection | None:
 def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connection:
     """Start the broker's process and wait until it listens."""
     settings = json.dumps({"folder": folder, "name": name, "place": place, "maxsize": maxsize})
-    code = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as n; n.main()"
+    path = [str(entry) for entry in _module_path.folders()]
+    code = f"import sys; sys.path[:] = {path!r}; import {__name__} as n; n.main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, settings],
         stdin=subprocess.DEVNULL,

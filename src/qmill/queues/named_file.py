@@ -166,7 +166,7 @@ def open_named(name: str, maxsize: int, persistent: bool) -> tuple[Any, str, Hol
     return ring, name, hold
 
 
-def hold_again(name: str, folder: str, number: bytes, pid: int, file: int) -> tuple[Any, str, Hold]:
+def hold_again(name: str, folder: str, number: bytes, pid: int, file: Any) -> tuple[Any, str, Hold]:
     """Open the queue of another process's handle, which may have lost its name.
 
     Raises:

@@ -272,7 +272,7 @@ def _after_fork_in_child() -> None:
         end.forget_in_child()
     _endpoints.clear()
     _takers.clear()
-    for queue in list(_named):
+    for queue in [queue for queue in _named if not queue._closed]:
         try:
             queue._access  # noqa: B018 (it opens the queue)
         except (QmillError, OSError):

@@ -2,7 +2,8 @@
 
 A pickle carries the queue's number and where a descriptor of its file is to be found: in the
 process that pickled it, under /proc. If that has ended, any other process of this user that has the
-file open does as well.
+file open does as well. A process that is being started is given a descriptor instead: it may change
+its user before it looks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from weakref import WeakValueDictionary
 
 from .._core._ring import Ring, wait_for_hangup
+from .._multiprocessing import starting
 from ..errors import QueueGone
 from ..serialize import check_stays_here
 from . import exits
@@ -52,19 +54,22 @@ def create(maxsize: int, path: str | None = None) -> Any:
     return ring
 
 
-def attach(file: int, number: bytes | None = None, alone: bool = False) -> Any:
+def attach(
+    file: int, number: bytes | None = None, alone: bool = False, was_sent: bool = False
+) -> Any:
     """Map the queue in a file, whose descriptor is the ring's then.
 
     Args:
         file: A descriptor.
         number: The queue that is expected there; None for any.
         alone: Nobody else has it open, which the caller knows: it may come from another boot.
+        was_sent: The process that made it has sent it over a channel of its own.
 
     Raises:
         QueueGone: It is not that queue, or none.
     """
     try:
-        ring = Ring.attach(file, number, alone)
+        ring = Ring.attach(file, number, alone, was_sent)
     except BaseException:
         os.close(file)
         raise
@@ -84,17 +89,20 @@ def reduce_ring(ring: Any) -> Any:
     return attach_ring, found_by
 
 
-def whereabouts(ring: Any) -> tuple[bytes, int, int]:
+def whereabouts(ring: Any) -> tuple[bytes, int, Any]:
     """Return by what `find` finds a ring, as long as somebody has it open.
 
     Raises:
         LocalQueueSent: It would go to another machine.
     """
     check_stays_here()
-    return ring.uuid, os.getpid(), ring.fileno()
+    file, heir = ring.fileno(), starting.heir
+    if heir is not None:
+        file = heir.DupFd(heir.duplicate_for_child(file))
+    return ring.uuid, os.getpid(), file
 
 
-def attach_ring(number: bytes, pid: int, file: int) -> Any:
+def attach_ring(number: bytes, pid: int, file: Any) -> Any:
     """Return the ring of a pickle, and keep it.
 
     Raises:
@@ -105,15 +113,26 @@ def attach_ring(number: bytes, pid: int, file: int) -> Any:
     return ring
 
 
-def find(number: bytes, pid: int, file: int) -> Any:
+def find(number: bytes, pid: int, file: Any) -> Any:
     """Map a queue that another process has, or had."""
     ring = _rings.get(number)
     if ring is not None:
         return ring
-    with contextlib.suppress(OSError, QueueGone):
+    if not isinstance(file, int):
+        return attach(file.detach(), number)
+    why = "no process has the queue any more"
+    try:
         return attach(open_file(f"/proc/{pid}/fd/{file}"), number)
+    except PermissionError:
+        why = (
+            f"process {pid} has the queue, and this one may not open its files: it has another "
+            "user, or has changed it. A worker that changes its user has to be given the queue "
+            "before that, as an argument of `run` or in `initargs`"
+        )
+    except (OSError, QueueGone):
+        pass
     wanted = f"/memfd:qmill-{number.hex()}"
-    for process in os.listdir("/proc"):
+    for process in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if not process.isdigit():
             continue
         folder = f"/proc/{process}/fd"
@@ -123,7 +142,7 @@ def find(number: bytes, pid: int, file: int) -> Any:
                 with contextlib.suppress(OSError, QueueGone):
                     if os.readlink(path).startswith(wanted):
                         return attach(open_file(path), number)
-    raise QueueGone("no process has the queue any more")
+    raise QueueGone(why)
 
 
 # -- forks: a child has what its parent has taken from queues, as it has all other memory ----------

@@ -216,7 +216,7 @@ class _SharedReader(Reader):
             self._number = 0
 
 
-def _attach(number: bytes, pid: int, file: int) -> SharedQueue:
+def _attach(number: bytes, pid: int, file: Any) -> SharedQueue:
     """Rebuild a handle from its pickle.
 
     A function and no class method: cloudpickle sends these by value, with the globals they use.
@@ -229,7 +229,7 @@ def _attach(number: bytes, pid: int, file: int) -> SharedQueue:
     return queue
 
 
-def _attach_named(name: str, folder: str, number: bytes, pid: int, file: int) -> SharedQueue:
+def _attach_named(name: str, folder: str, number: bytes, pid: int, file: Any) -> SharedQueue:
     """Rebuild a handle that keeps a named queue alive, as the first one does."""
     from .named_file import hold_again
 

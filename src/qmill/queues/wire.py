@@ -6,7 +6,8 @@ A frame is a head, a pickled tuple and the blobs that belong to it:
 
 Only programs of the same user get as far as a frame that is unpickled: the address is private to
 the user where the platform can (a Linux abstract socket is checked by the peer's uid, a socket
-file lies in a 0700 folder), and a connection begins with the broker's secret.
+file lies in a 0700 folder), and a connection begins with the broker's secret. Who knows a secret
+may have another user, as a worker that has given up its privileges. Who listens may be root.
 """
 
 from __future__ import annotations
@@ -239,7 +240,7 @@ def connect(address: Address) -> socket.socket:
     sock: socket.socket = _native.original("socket", "socket")(family, socket.SOCK_STREAM)
     try:
         sock.connect(place)
-        if not same_user(sock):
+        if not same_user(sock, or_root=True):
             raise PermissionError(f"{place!r} is held by another user")
         sock.sendall(address.secret)
     except BaseException:
@@ -248,11 +249,12 @@ def connect(address: Address) -> socket.socket:
     return sock
 
 
-def same_user(sock: socket.socket) -> bool:
+def same_user(sock: socket.socket, *, or_root: bool = False) -> bool:
     """Whether the other side of a connection is this user, as far as the platform tells."""
     if sys.platform != "linux" or sock.family != socket.AF_UNIX:
         return True  # the folder's mode and the secret decide
-    return _peer(sock)[1] == os.geteuid()
+    user = _peer(sock)[1]
+    return user == os.geteuid() or (or_root and user == 0)
 
 
 def peer_pid(sock: socket.socket) -> int | None:

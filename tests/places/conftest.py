@@ -1,0 +1,14 @@
+"""Fixtures of the tests in odd places."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmill import processes
+
+from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
+
+
+@pytest.fixture(params=processes.METHODS)
+def method(request):
+    return request.param
