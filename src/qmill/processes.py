@@ -4,6 +4,8 @@
                               ├─ forkserver ─── _forkserver.py ── fork ───> child
                               └─ spawn ──────── python -c ... ────────────> child
 
+Where no interpreter is known that could be started (see _interpreter.py), only the fork is left.
+
 What a child does is in _child.py. It gets two things: a *channel*, a socket to whoever started it,
 on which its setup comes first, and the *lifeline*, a pipe whose other end only this process holds.
 When this process ends, however it ends, the kernel kills every child through the lifeline.
@@ -25,21 +27,30 @@ import selectors
 import signal
 import socket
 import struct
-import subprocess  # not when it is needed: a child that is forked meanwhile would find half of it
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import _child, _inherited, _script, _streams, serialize
+from . import (
+    _child,
+    _forkserver,
+    _frozen,
+    _inherited,
+    _interpreter,
+    _script,
+    _streams,
+    serialize,
+)
 from .errors import NotSupported
 from .queues import wire
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
 METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
-"""How a process can be started here; the first is the default."""
+"""How a process can be started on this platform; the first is the default."""
 
 PRELOADED = ["qmill.workers", "qmill.queues.portable"]
 """Modules that the fork server imports once, for all children; those above this one add theirs."""
@@ -68,7 +79,8 @@ def set_start_method(method: str | None) -> None:
 def get_start_method(method: str | None = None) -> str:
     """Return `method` if it is one, else the one in force.
 
-    That is what `set_start_method` chose, else `QMILL_START_METHOD`, else the default.
+    That is what `set_start_method` chose, else `QMILL_START_METHOD`, else the default: where no
+    interpreter is known that could be started, as in some frozen programs, "fork".
     """
     if method is not None:
         return _check_method(method)
@@ -76,7 +88,21 @@ def get_start_method(method: str | None = None) -> str:
         return _chosen_method
     if from_environment := os.environ.get("QMILL_START_METHOD"):
         return _check_method(from_environment, "QMILL_START_METHOD")
-    return METHODS[0]
+    return METHODS[0] if "fork" not in METHODS or _interpreter.is_known() else "fork"
+
+
+def usable_start_method(method: str | None = None) -> str:
+    """Return the start method, as `get_start_method`, if this process can start others by it.
+
+    Raises:
+        NotSupported: It needs an interpreter, and none is known.
+        RuntimeError: This process is a copy of a program that was to be its worker.
+    """
+    _frozen.check_has_begun()
+    method = get_start_method(method)
+    if method != "fork":
+        _interpreter.check_known()
+    return method
 
 
 def is_method_chosen() -> bool:
@@ -211,10 +237,12 @@ def start(
 
     Raises:
         OSError: The system refuses another process.
-        NotSupported: This is no POSIX system.
-        RuntimeError: This process is a worker that is importing the script.
+        NotSupported: This is no POSIX system, or no interpreter is known that could be started.
+        RuntimeError: This process is a worker that is importing the script, or a copy of a frozen
+            program that was to be a worker.
     """
     _script.check_may_start()
+    _frozen.check_has_begun()
     if not hasattr(socket, "send_fds"):
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     if method == "fork":
@@ -331,29 +359,23 @@ def _spawn(ours: socket.socket, theirs: socket.socket) -> Process:
     line = lifeline()
     alive = _AliveSign()
     fds = [theirs.fileno(), line, *([] if alive.pipe is None else [alive.pipe[1]])]
-    child = _python("_child", f"{theirs.fileno()}, {line}", fds)
+    child = _start_interpreter(_child.main, (theirs.fileno(), line), fds)
     sentinel = alive.sentinel(child.pid)
     child.returncode = 0  # this handle waits for it, subprocess need not
     return Process(child.pid, ours, sentinel)
 
 
-def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[bytes]:
-    """Start an interpreter like this one that runs `main` of a module of this package."""
-    path = [str(entry) for entry in sys.path]
-    code = f"import sys; sys.path[:] = {path!r}; import qmill.{module} as m; "
-    code += f"m.main({arguments})"
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return subprocess.Popen(
-            [sys.executable, *flags, "-c", code],
-            stdin=subprocess.DEVNULL,
-            pass_fds=fds,
-            cwd=None if _cwd() else os.sep,  # some interpreters do not start in a removed folder
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+def _start_interpreter(
+    main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int]
+) -> subprocess.Popen[bytes]:
+    cwd = None if _cwd() else os.sep  # some interpreters do not start in a removed folder
+    return _interpreter.start(main, arguments, fds, cwd=cwd)
+
+
+_NO_SERVER = (
+    "the fork server ended before it had begun; what it printed tells why. In a frozen program "
+    "`qmill.freeze_support()` has to be called before anything else"
+)
 
 
 class _ForkServer:
@@ -363,6 +385,7 @@ class _ForkServer:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._has_answered = False  # the server; until then it may be anything
 
     def fork(self, ours: socket.socket, theirs: socket.socket) -> Process:
         """Have the server fork a child that holds `theirs`."""
@@ -371,8 +394,11 @@ class _ForkServer:
             with self._lock:
                 try:
                     pid, sentinel = self._ask(theirs.fileno(), status_there)
-                except (ConnectionError, EOFError):  # it was killed
-                    self._drop()
+                except (ConnectionError, EOFError):
+                    if not self._has_answered:  # another one would not, either
+                        self._drop()
+                        raise ChildProcessError(_NO_SERVER) from None
+                    self._drop()  # it was killed
                     pid, sentinel = self._ask(theirs.fileno(), status_there)
         except BaseException:
             os.close(status)
@@ -395,6 +421,7 @@ class _ForkServer:
             raise
         if not answer:
             raise EOFError
+        self._has_answered = True
         (pid,) = _PID.unpack(answer)
         if pid < 0:
             raise OSError(-pid, f"the fork server cannot fork: {os.strerror(-pid)}")
@@ -406,15 +433,18 @@ class _ForkServer:
     def _start(self) -> None:
         with wire.fork_lock:  # a child must find our end, and close it
             self._control, theirs = socket.socketpair()
+        self._has_answered = False
         with theirs:
             fds = [theirs.fileno(), lifeline()]
-            self._server = _python("_forkserver", f"{fds[0]}, {fds[1]}, {PRELOADED!r}", fds)
+            self._server = _start_interpreter(_forkserver.main, (*fds, PRELOADED), fds)
 
     def _drop(self) -> None:
         if self._control is not None:
             self._control.close()
             self._control = None
         if self._server is not None:
+            if not self._has_answered:
+                self._server.kill()  # a program that is no server does not see the end
             self._server.wait()
             self._server = None
 
