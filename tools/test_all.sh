@@ -31,7 +31,7 @@ for version in $versions; do
     tested="$tested $version"
     # MAKEFLAGS is emptied because a variable given to `make test-all` must not win over these.
     MAKEFLAGS= "${MAKE:-make}" --no-print-directory test \
-        PYTHON="$python" VENV=".venvs/$version" EXTRAS=all,dev ARGS="$ARGS" || failed="$failed $version"
+        PYTHON="$python" VENV=".venvs/$version" EXTRAS=all,dev,frozen ARGS="$ARGS" || failed="$failed $version"
 done
 
 echo "== without the native core"

@@ -1,10 +1,13 @@
 """A frozen program as its own interpreter: what it does when it is started to be a worker.
 
-    the program ── itself --multiprocessing-fork pipe_handle=N ──> freeze_support, N ──> begin
+    program ── itself, --multiprocessing-fork pipe_handle=N ──> copy: freeze_support
+            ── socket N: what to do ────────────────────────────>     begin
+            <── socket N: "b", which the first copy is asked for ──
 
 A program that PyInstaller, cx_Freeze or Nuitka has made has no `python -c`. So it is started as
-`multiprocessing` starts it, and what is to run comes through a pipe. `freeze_support` is where the
-started program turns into the worker; a program that has called it is known to do so again.
+`multiprocessing` starts it, and what is to run comes through a socket. `freeze_support` is where
+the copy turns into the worker, and a program that has called it is taken to do so again. If its
+first copy does not, it was the last.
 
 Every process that is started is marked by an environment variable, until it begins its work. A
 process that still has the mark when it wants to start others has missed `freeze_support`, and would
@@ -18,6 +21,7 @@ import sys
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from typing import Any
 
@@ -31,6 +35,7 @@ _HELPERS = (
 """How the code begins by which multiprocessing starts what is no worker."""
 
 _takes_part = False  # whether this frozen program has called `freeze_support`
+_is_confirmed = False  # whether a copy of it has turned into a worker
 
 
 def freeze_support() -> None:
@@ -70,19 +75,45 @@ def takes_part() -> bool:
     return _takes_part
 
 
-def begin(main: Callable[..., Any], arguments: tuple[Any, ...], sentinel: int | None = None) -> Any:
+def tell(copy: socket.socket, work: bytes) -> bool:
+    """Tell a copy of this program what to do; of the first one it is awaited that it begins.
+
+    Args:
+        copy: The socket from which it reads that.
+        work: What it unpickles.
+
+    Returns:
+        Whether it has begun. If not, it has ended, and this program takes part no more.
+    """
+    global _takes_part, _is_confirmed
+    try:
+        copy.sendall(work)
+        _is_confirmed = _is_confirmed or bool(copy.recv(1))
+    except ConnectionError:
+        pass
+    _takes_part = _is_confirmed
+    return _is_confirmed
+
+
+def begin(main: Callable[..., Any], arguments: tuple[Any, ...], starter: int | None = None) -> Any:
     """Do what this process was started for.
 
     Args:
         main: What runs.
         arguments: What it is called with.
-        sentinel: A descriptor of multiprocessing's that nobody here needs.
+        starter: In a frozen program, the socket of `tell`.
     """
-    global _takes_part
+    global _takes_part, _is_confirmed
     os.environ.pop(MARK, None)
-    _takes_part = True  # that this process is here shows it
-    if sentinel is not None:
-        os.close(sentinel)
+    _takes_part = _is_confirmed = True  # that this process is here shows it
+    if starter is not None:
+        from socket import MSG_NOSIGNAL, socket
+
+        with socket(fileno=starter) as there:
+            try:
+                there.send(b"b", MSG_NOSIGNAL)
+            except OSError:  # nobody waits for it
+                pass
     return main(*arguments)
 
 

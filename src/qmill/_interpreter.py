@@ -17,10 +17,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess  # not when it is needed: a child that is forked meanwhile would find half of it
 import sys
-from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import _frozen
@@ -79,31 +80,22 @@ def start(
 
     Raises:
         NotSupported: There is no interpreter that is known to be one.
-        OSError: The system refuses another process.
+        OSError: The system refuses another process, or a copy of the frozen program has run the
+            program. No other copy is then started.
+        RuntimeError: This process is such a copy.
     """
     _frozen.check_has_begun()
     check_known()
     options["env"] = {**os.environ, _frozen.MARK: str(os.getpid())}
-    # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        how = _start_program if _frozen.is_frozen() else _start_python
-        return how(main, arguments, fds, options)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def _start_python(
-    main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int], options: dict[str, Any]
-) -> subprocess.Popen[bytes]:
-    python = _find_python()
-    assert python is not None
+    if _frozen.is_frozen():
+        return _start_program(main, arguments, fds, options)
     path = [str(entry) for entry in sys.path]
     code = f"import sys; sys.path[:] = {path!r}; from {_frozen.__name__} import begin; "
     code += f"from {main.__module__} import {main.__name__} as m; begin(m, {arguments!r})"
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [python, *flags, "-c", code]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds, **options)
+    python = _find_python()
+    assert python is not None
+    return _popen([python, *flags, "-c", code], fds, options)
 
 
 def _start_program(
@@ -111,23 +103,41 @@ def _start_program(
 ) -> subprocess.Popen[bytes]:
     """Start the frozen program as multiprocessing does, and tell it to call a function."""
     from multiprocessing import spawn
-    from types import SimpleNamespace
 
     # It unpickles two objects: settings, and one with a method that is then called.
     work = SimpleNamespace(_bootstrap=partial(_frozen.begin, main, arguments))
     told = pickle.dumps({}) + pickle.dumps(work)
-    reading, writing = os.pipe()
-    with open(writing, "wb", buffering=0) as pipe:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            command = spawn.get_command_line(tracker_fd=None, pipe_handle=theirs.fileno())
+            started = _popen(command, [*fds, theirs.fileno()], options)
         try:
-            command = spawn.get_command_line(tracker_fd=None, pipe_handle=reading)
-            started = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[*fds, reading], **options
-            )
-        finally:
-            os.close(reading)
-        with suppress(BrokenPipeError):  # it has ended already, which its starter notices
-            pipe.write(told)  # less than a pipe holds
+            has_begun = _frozen.tell(ours, told)
+        except BaseException:
+            _end(started)
+            raise
+    if not has_begun:
+        _end(started)
+        raise ChildProcessError(
+            f"{sys.executable} was started to be a worker, and ran the program instead. "
+            "`qmill.freeze_support()` has to be called before anything else, and always"
+        )
     return started
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def _popen(command: list[str], fds: list[int], options: Any) -> subprocess.Popen[bytes]:
+    # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 # -- is it a Python? ---------------------------------------------------------------------------

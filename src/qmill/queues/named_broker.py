@@ -27,7 +27,7 @@ import threading
 import traceback
 from typing import Any
 
-from .. import _frozen, _interpreter, _streams
+from .. import _interpreter, _streams
 from ..errors import NotSupported, QueueGone
 from . import names, portable, wire
 from .base import Statistics
@@ -119,7 +119,6 @@ def _start_interpreter(*settings: Any) -> tuple[bytes, bytes]:
 
 def _fork(*settings: Any) -> tuple[bytes, bytes]:
     """Fork the broker's process, where no interpreter is known that could be started."""
-    _frozen.check_has_begun()
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -140,6 +139,7 @@ def _fork(*settings: Any) -> tuple[bytes, bytes]:
 def _leave_program(output: int) -> None:
     """Have no part any more in the program that a forked broker was."""
     _streams.empty()
+    portable.disown()
     os.setsid()
     os.chdir("/")
     for standard in (1, 2):
