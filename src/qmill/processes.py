@@ -372,10 +372,7 @@ def _start_interpreter(
     return _interpreter.start(main, arguments, fds, cwd=cwd)
 
 
-_NO_SERVER = (
-    "the fork server ended before it had begun; what it printed tells why. In a frozen program "
-    "`qmill.freeze_support()` has to be called before anything else"
-)
+_NO_SERVER = "the fork server ends before it has begun; what it has printed may tell why"
 
 
 class _ForkServer:
@@ -392,35 +389,35 @@ class _ForkServer:
         status, status_there = os.pipe()
         try:
             with self._lock:
-                try:
-                    pid, sentinel = self._ask(theirs.fileno(), status_there)
-                except (ConnectionError, EOFError):
-                    if not self._has_answered:  # another one would not, either
-                        self._drop()
-                        raise ChildProcessError(_NO_SERVER) from None
-                    self._drop()  # it was killed
-                    pid, sentinel = self._ask(theirs.fileno(), status_there)
+                told = self._ask(theirs.fileno(), status_there)
+                if told is None:  # it was killed
+                    told = self._ask(theirs.fileno(), status_there)
+                if told is None:
+                    raise ChildProcessError(_NO_SERVER)
         except BaseException:
             os.close(status)
             raise
         finally:
             os.close(status_there)
-        if sentinel is None:
-            return Process(pid, ours, status, status)
-        return Process(pid, ours, sentinel, status)
+        pid, sentinel = told
+        return Process(pid, ours, status if sentinel is None else sentinel, status)
 
-    def _ask(self, *fds: int) -> tuple[int, int | None]:
+    def _ask(self, *fds: int) -> tuple[int, int | None] | None:
+        """Return a new child's pid and pidfd, if the system has these; None if the server ended."""
         if self._control is None:
             self._start()
         assert self._control is not None
         try:
             socket.send_fds(self._control, [b"f"], list(fds))
             answer, received, _, _ = socket.recv_fds(self._control, _PID.size, 1)
+        except ConnectionError:
+            answer = b""
         except KeyboardInterrupt:  # an answer is under way that nobody will read
             self._drop()
             raise
         if not answer:
-            raise EOFError
+            self._drop()
+            return None
         self._has_answered = True
         (pid,) = _PID.unpack(answer)
         if pid < 0:
@@ -436,7 +433,11 @@ class _ForkServer:
         self._has_answered = False
         with theirs:
             fds = [theirs.fileno(), lifeline()]
-            self._server = _start_interpreter(_forkserver.main, (*fds, PRELOADED), fds)
+            try:
+                self._server = _start_interpreter(_forkserver.main, (*fds, PRELOADED), fds)
+            except BaseException:
+                self._drop()
+                raise
 
     def _drop(self) -> None:
         if self._control is not None:

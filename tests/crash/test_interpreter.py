@@ -193,6 +193,10 @@ def test_a_copy_that_is_no_worker_is_the_last_one(freeze, first):
             {first}
         except OSError as error:
             print(error)
+        try:
+            qmill.Worker(int, start_method="forkserver")
+        except qmill.NotSupported as error:
+            print("refused")
         print(qmill.get_start_method(), jobs(), named())
         """,
         SOMETIMES,
@@ -201,7 +205,7 @@ def test_a_copy_that_is_no_worker_is_the_last_one(freeze, first):
     assert (status, program.num_starts) == (0, 2)
     told = f"{program.path} was started to be a worker, and ran the program instead. "
     assert output.startswith(told + "`qmill.freeze_support()` has to be called")
-    assert output.endswith("\nfork [0, 2, 4] put\n")
+    assert output.endswith("\nrefused\nfork [0, 2, 4] put\n")
     if first != "named()":  # a broker prints nothing
         assert "to be a worker, and has run the program instead" in errors
 
@@ -332,6 +336,26 @@ def test_what_multiprocessing_was_told_to_start_is_started(tmp_path):
         source = embed(executable, main, before)
         assert run(sys.executable, "-c", source) == "forkserver [0, 2, 4] put\n"
         assert chosen.num_starts - before_num == 2
+
+
+def test_what_was_chosen_may_be_no_python_either(tmp_path):
+    chosen = Executable(tmp_path / "chosen", "exit 1")
+    source = embed(
+        None,
+        """
+        for start in (jobs, lambda: qmill.run(int).result()):
+            try:
+                start()
+            except ChildProcessError as error:
+                print(error)
+        """,
+        f"import multiprocessing; multiprocessing.set_executable({str(chosen.path)!r})",
+    )
+    told, _, status = finish(start(sys.executable, "-c", source))
+    assert status == 0
+    assert (
+        told == "the fork server ends before it has begun; what it has printed may tell why\n" * 2
+    )
 
 
 def test_an_executable_that_is_corrected_later(tmp_path):
