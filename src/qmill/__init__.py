@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from _frozen_importlib import _find_spec  # type: ignore[attr-defined]
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ _WHERE = {
     "WorkerDied": "errors",
     "core_info": "_core",
     "frame": "observe.frame",
+    "freeze_support": "_frozen",
     "get_start_method": "processes",
     "map": "mapping",
     "parallel": "mapping",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
     from . import engines
     from ._core import core_info
+    from ._frozen import freeze_support
     from .errors import (
         Empty,
         Full,
@@ -114,6 +117,7 @@ __all__ = [
     "core_info",
     "engines",
     "frame",
+    "freeze_support",
     "get_start_method",
     "map",
     "parallel",
@@ -154,7 +158,10 @@ def __getattr__(name: str) -> Any:
 def _is_module(name: str) -> bool:
     """Whether a name is a module's here: before it imports one, `from` asks for an attribute."""
     path = os.path.join(__path__[0], name)
-    return os.path.exists(f"{path}.py") or os.path.isdir(path)
+    if os.path.exists(f"{path}.py") or os.path.isdir(path):
+        return True
+    # In a frozen program or a zip file there is no such file.
+    return _find_spec(f"{__name__}.{name}", __path__) is not None
 
 
 def __dir__() -> list[str]:

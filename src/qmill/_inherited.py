@@ -25,7 +25,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import serialize
+from . import _interpreter, serialize
 from ._multiprocessing import starting
 from .errors import LockSent, SerializationError
 from .queues import wire
@@ -191,7 +191,9 @@ def run_tracker() -> int | None:
         return None
     # As multiprocessing does, so that memory that a child makes outlives the child.
     is_needed = hasattr(sys.modules.get("multiprocessing.shared_memory"), "SharedMemory")
-    return tracker.getfd() if is_needed or tracker._fd is not None else None
+    if tracker._fd is None and not (is_needed and _interpreter.is_known_to_multiprocessing()):
+        return None
+    return int(tracker.getfd())
 
 
 # -- in the child ------------------------------------------------------------------------------

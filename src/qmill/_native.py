@@ -91,14 +91,16 @@ class Started:
             self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
+    communicate = wait
 
-def start_program(arguments: list[str], descriptors: list[int], cwd: str | None) -> Any:
+
+def start_program(arguments: list[str], descriptors: list[int], options: dict[str, Any]) -> Any:
     """Start a program with an empty standard input, in any thread.
 
     Args:
         arguments: The program, and what it is given.
         descriptors: What it inherits beside standard output and error.
-        cwd: The directory that it starts in; None for this process's.
+        options: Further ones of `subprocess.Popen`.
 
     Returns:
         A `subprocess.Popen`, or a `Started`.
@@ -106,13 +108,15 @@ def start_program(arguments: list[str], descriptors: list[int], cwd: str | None)
     import signal
     import subprocess
 
-    if not has_greenlets():
-        return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, pass_fds=descriptors, cwd=cwd)
+    if not has_greenlets() or not options.keys() <= {"env", "cwd"}:
+        return subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, pass_fds=descriptors, **options
+        )
     # gevent's Popen is for the main thread, and of the other one it has taken parts away.
     pid = original("os", "posix_spawn")(
         arguments[0],
         arguments,
-        os.environ,
+        options.get("env", os.environ),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             *((os.POSIX_SPAWN_DUP2, each, each) for each in descriptors),  # is then inherited

@@ -4,6 +4,8 @@
                               ├─ forkserver ─── _forkserver.py ── fork ───> child
                               └─ spawn ──────── python -c ... ────────────> child
 
+Where no interpreter is known that could be started (see _interpreter.py), only the fork is left.
+
 What a child does is in _child.py. It gets two things: a *channel*, a socket to whoever started it,
 on which its setup comes first, and the *lifeline*, a pipe whose other end only this process holds.
 When this process ends, however it ends, the kernel kills every child through the lifeline.
@@ -25,14 +27,16 @@ import selectors
 import signal
 import socket
 import struct
-import subprocess  # not when it is needed: a child that is forked meanwhile would find half of it
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from . import (
     _child,
+    _forkserver,
+    _frozen,
     _inherited,
+    _interpreter,
     _likeness,
     _module_path,
     _native,
@@ -44,10 +48,11 @@ from .errors import NotSupported
 from .queues import wire
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
 METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
-"""How a process can be started here; the first is the default."""
+"""How a process can be started on this platform; the first is the default."""
 
 PRELOADED = ["qmill.workers", "qmill.queues.portable"]
 """Modules that the fork server imports once, for all children; those above this one add theirs."""
@@ -76,7 +81,8 @@ def set_start_method(method: str | None) -> None:
 def get_start_method(method: str | None = None) -> str:
     """Return `method` if it is one, else the one in force.
 
-    That is what `set_start_method` chose, else `QMILL_START_METHOD`, else the default.
+    That is what `set_start_method` chose, else `QMILL_START_METHOD`, else the default: where no
+    interpreter is known that could be started, as in some frozen programs, "fork".
     """
     if method is not None:
         return _check_method(method)
@@ -84,7 +90,21 @@ def get_start_method(method: str | None = None) -> str:
         return _chosen_method
     if from_environment := os.environ.get("QMILL_START_METHOD"):
         return _check_method(from_environment, "QMILL_START_METHOD")
-    return METHODS[0]
+    return METHODS[0] if "fork" not in METHODS or _interpreter.is_known() else "fork"
+
+
+def usable_start_method(method: str | None = None) -> str:
+    """Return the start method, as `get_start_method`, if this process can start others by it.
+
+    Raises:
+        NotSupported: It needs an interpreter, and none is known.
+        RuntimeError: This process is a copy of a program that was to be its worker.
+    """
+    _frozen.check_has_begun()
+    method = get_start_method(method)
+    if method != "fork":
+        _interpreter.check_known()
+    return method
 
 
 def is_method_chosen() -> bool:
@@ -234,10 +254,12 @@ def start(
 
     Raises:
         OSError: The system refuses another process.
-        NotSupported: This is no POSIX system.
-        RuntimeError: This process is a worker that is importing the script.
+        NotSupported: This is no POSIX system, or no interpreter is known that could be started.
+        RuntimeError: This process is a worker that is importing the script, or a copy of a frozen
+            program that was to be a worker.
     """
     _script.check_may_start()
+    _frozen.check_has_begun()
     if not hasattr(socket, "send_fds"):
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     if method == "fork":
@@ -370,7 +392,7 @@ def _spawn(ours: socket.socket, theirs: socket.socket) -> Process:
     status, status_there = os.pipe()
     try:
         fds = [theirs.fileno(), line, status_there]
-        child = _python("_child", ", ".join(map(str, fds)), fds)
+        child = _start_interpreter(_child.main, tuple(fds), fds)
     except BaseException:
         os.close(status)
         raise
@@ -380,33 +402,14 @@ def _spawn(ours: socket.socket, theirs: socket.socket) -> Process:
     return _own(child.pid, ours, status)
 
 
-def _python(module: str, arguments: str, fds: list[int]) -> subprocess.Popen[bytes]:
-    """Start an interpreter like this one that runs `main` of a module of this package."""
-    path = [str(entry) for entry in _module_path.folders()]
-    code = f"import sys; sys.path[:] = {path!r}; import qmill.{module} as m; "
-    code += f"m.main({arguments})"
-    flags = _flags()
-    # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        started: subprocess.Popen[bytes] = _native.start_program(
-            [sys.executable, *flags, "-c", code],
-            fds,
-            None if _cwd() else os.sep,  # some interpreters do not start in a removed folder
-        )
-        return started
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+def _start_interpreter(
+    main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int]
+) -> subprocess.Popen[bytes]:
+    cwd = None if _cwd() else os.sep  # some interpreters do not start in a removed folder
+    return _interpreter.start(main, arguments, fds, cwd=cwd)
 
 
-def _flags() -> list[str]:
-    """Return the flags of this interpreter."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    given = {flag.partition("=")[0] for flag in flags}
-    for name, value in sys._xoptions.items():
-        if name not in given:
-            flags += ["-X", name if value is True else f"{name}={value}"]
-    return flags
+_NO_SERVER = "the fork server ends before it has begun; what it has printed may tell why"
 
 
 class _ForkServer:
@@ -422,26 +425,29 @@ class _ForkServer:
         self._server: subprocess.Popen[bytes] | None = None
         self._identity: object = None  # of this process when it started the server
         self._older: list[tuple[socket.socket, subprocess.Popen[bytes] | None]] = []
+        self._has_answered = False  # the server; until then it may be anything
 
     def fork(self, ours: socket.socket, theirs: socket.socket) -> Process:
         """Have the server fork a child that holds `theirs`."""
         status, status_there = os.pipe()
         try:
             with self._lock:
-                try:
-                    pid, sentinel = self._ask(theirs.fileno(), status_there)
-                except (ConnectionError, EOFError):  # it was killed
-                    self._drop()
-                    pid, sentinel = self._ask(theirs.fileno(), status_there)
+                told = self._ask(theirs.fileno(), status_there)
+                if told is None:  # it was killed
+                    told = self._ask(theirs.fileno(), status_there)
+                if told is None:
+                    raise ChildProcessError(_NO_SERVER)
         except BaseException:
             os.close(status)
             raise
         finally:
             os.close(status_there)
+        pid, sentinel = told
         sentinel = status if sentinel is None else sentinel
         return Process(pid, ours, sentinel, status, is_ours=False)
 
-    def _ask(self, *fds: int) -> tuple[int, int | None]:
+    def _ask(self, *fds: int) -> tuple[int, int | None] | None:
+        """Return a new child's pid and pidfd, if the system has these; None if the server ended."""
         if self._control is not None and self._identity != _identity():
             self._older.append((self._control, self._server))
             self._control = self._server = None
@@ -451,11 +457,15 @@ class _ForkServer:
         try:
             socket.send_fds(self._control, [b"f"], list(fds))
             answer, received, _, _ = socket.recv_fds(self._control, _PID.size, 1)
+        except ConnectionError:
+            answer = b""
         except KeyboardInterrupt:  # an answer is under way that nobody will read
             self._drop()
             raise
         if not answer:
-            raise EOFError
+            self._drop()
+            return None
+        self._has_answered = True
         (pid,) = _PID.unpack(answer)
         if pid < 0:
             raise OSError(-pid, f"the fork server cannot fork: {os.strerror(-pid)}")
@@ -468,15 +478,22 @@ class _ForkServer:
         with wire.fork_lock:  # a child must find our end, and close it
             self._control, theirs = _native.socketpair()
         self._identity = _identity()
+        self._has_answered = False
         with theirs:
             fds = [theirs.fileno(), lifeline()]
-            self._server = _python("_forkserver", f"{fds[0]}, {fds[1]}, {PRELOADED!r}", fds)
+            try:
+                self._server = _start_interpreter(_forkserver.main, (*fds, PRELOADED), fds)
+            except BaseException:
+                self._drop()
+                raise
 
     def _drop(self) -> None:
         if self._control is not None:
             self._control.close()
             self._control = None
         if self._server is not None:
+            if not self._has_answered:
+                self._server.kill()  # a program that is no server does not see the end
             self._server.wait()
             self._server = None
 
@@ -484,6 +501,7 @@ class _ForkServer:
         """End the server; its children are not affected."""
         with self._lock:
             self._drop()
+            self._has_answered = True  # as all the older ones have
             while self._older:
                 self._control, self._server = self._older.pop()
                 self._drop()

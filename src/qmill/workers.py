@@ -103,7 +103,9 @@ class Worker:
             self._runner = _ThreadRunner(job, self)
             _in_threads.add(self)
         else:
-            self._runner = _ProcessRunner(job, processes.get_start_method(start_method), self.name)
+            self._runner = _ProcessRunner(
+                job, processes.usable_start_method(start_method), self.name
+            )
             _remember(self)
         self._told = False
 

@@ -163,7 +163,7 @@ class ProcessEngine(Engine):
 
     def __init__(self, settings: Settings, start_method: str | None = None) -> None:
         self._settings = settings
-        self._method = processes.get_start_method(start_method)
+        self._method = processes.usable_start_method(start_method)
         is_fork = self._method == "fork"
         names = serialize.Names.FORKED if is_fork else serialize.Names.INSTEAD
         self._exports = serialize.Exports(names, apart=True)

@@ -16,17 +16,18 @@ queue's file holds what was unread when it was last closed by all).
 
 from __future__ import annotations
 
+import gc
 import hashlib
-import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
+import traceback
 from typing import Any
 
-from .. import _module_path
+from .. import _interpreter, _streams
 from ..errors import NotSupported, QueueGone
 from . import names, portable, wire
 from .base import Statistics
@@ -92,18 +93,8 @@ def _connect(place: str) -> portable.Connection | None:
 
 def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connection:
     """Start the broker's process and wait until it listens."""
-    settings = json.dumps({"folder": folder, "name": name, "place": place, "maxsize": maxsize})
-    path = [str(entry) for entry in _module_path.folders()]
-    code = f"import sys; sys.path[:] = {path!r}; import {__name__} as n; n.main()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, settings],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        start_new_session=True,
-    ) as process:
-        out, errors = process.communicate()
+    start = _start_interpreter if _interpreter.is_known() else _fork
+    out, errors = start(folder, name, place, maxsize)
     if not out.endswith(b"ready"):  # a site's start-up may print before
         text = errors.decode(errors="replace").strip()
         raise QueueGone(f"the broker of the queue {name!r} did not start: {text}")
@@ -111,6 +102,59 @@ def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connect
     if connection is None:
         raise QueueGone(f"the broker of the queue {name!r} ended at once")
     return connection
+
+
+def _start_interpreter(*settings: Any) -> tuple[bytes, bytes]:
+    with _interpreter.start(
+        main,
+        settings,
+        [],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        start_new_session=True,
+    ) as process:
+        return process.communicate()
+
+
+def _fork(*settings: Any) -> tuple[bytes, bytes]:
+    """Fork the broker's process, where no interpreter is known that could be started."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _leave_program(writing)
+            main(*settings)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        told = pipe.read()
+    os.waitpid(pid, 0)
+    return told, told
+
+
+def _leave_program(output: int) -> None:
+    """Have no part any more in the program that a forked broker was."""
+    _streams.empty()
+    portable.disown()
+    os.setsid()
+    os.chdir("/")
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    # Not closed: objects of the program may still write to these numbers, a log handler for one.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        if descriptor > 2:
+            os.dup2(nowhere, descriptor)
+    sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    gc.freeze()  # the program's garbage is its own: nothing of it is to be finalized here
 
 
 # -- listing -----------------------------------------------------------------------------------
@@ -318,11 +362,11 @@ class NamedBroker(Broker):
             names.remove(self._place)
 
 
-def main() -> None:
-    """Run a broker with the settings of the command line, away from whoever started it."""
-    broker = NamedBroker(**json.loads(sys.argv[1]))
+def main(folder: str, name: str, place: str, maxsize: int) -> None:
+    """Run a broker, away from whoever started it."""
+    broker = NamedBroker(folder, name, place, maxsize)
     broker.listen()
-    os.write(sys.stdout.fileno(), b"ready")
+    os.write(1, b"ready")
     if os.fork():
         os._exit(0)
     with open(os.devnull, "r+b") as nowhere:

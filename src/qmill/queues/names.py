@@ -17,6 +17,7 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import _frozen
 from ..errors import NotSupported
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def lock(folder: str, wait: bool = True) -> int:
 
     Raises:
         BlockingIOError: Somebody holds it, and `wait` is false.
+        RuntimeError: This process was to be a broker, and whoever started it holds the lock.
     """
+    _frozen.check_has_begun()
     path = os.path.join(folder, _LOCK)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:

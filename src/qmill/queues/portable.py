@@ -265,6 +265,11 @@ def leave() -> None:
 exits.leavers.append(leave)
 
 
+def disown() -> None:
+    """Have no queue open by name any more, in a process that was forked to be no part of this."""
+    _named.clear()
+
+
 def _after_fork_in_child() -> None:
     global _fork_generation
     _fork_generation += 1

@@ -1,0 +1,227 @@
+"""Starting this program's interpreter once more, if there is one that is known.
+
+`sys.executable` is not always Python. In a frozen program it is the program; in one that embeds
+Python (uwsgi, Blender, one in C) it may be that program, empty, None, or another Python. To run it
+in order to find out would run a second copy of a stranger's program. So there has to be evidence:
+
+- of Python: it is called so, and it is the file that this process runs, or the command that this
+  process was started by, or it lies where this installation has its programs;
+- or the program has chosen it, by `multiprocessing.set_executable`;
+- of a frozen program: it has called `freeze_support`.
+
+Without evidence nothing is run, and processes are forked.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess  # not when it is needed: a child that is forked meanwhile would find half of it
+import sys
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from . import _frozen, _module_path, _native
+from .errors import NotSupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def is_known() -> bool:
+    """Whether a process can be started otherwise than by a fork."""
+    return _frozen.takes_part() if _frozen.is_frozen() else _find_python() is not None
+
+
+def is_known_to_multiprocessing() -> bool:
+    """Whether what multiprocessing would start, once it is imported, is known, too."""
+    if _frozen.is_frozen():
+        return _frozen.takes_part()
+    chosen = _chosen_for_multiprocessing()
+    return bool(chosen) and os.fsdecode(chosen) == _find_python()
+
+
+def check_known() -> None:
+    """Refuse to go on if it is not known how to start this program's interpreter.
+
+    Raises:
+        NotSupported: It tells what to do.
+    """
+    if is_known():
+        return
+    if _frozen.is_frozen():
+        raise NotSupported(
+            "this frozen program has not called `qmill.freeze_support()`, so a copy of it would "
+            'run the program again. Call it first of all in its `if __name__ == "__main__":`'
+            + _OR_FORK
+        )
+    raise NotSupported(
+        f"sys.executable is {sys.executable!r}, and nothing shows that this is the Python that "
+        "runs here. Name one by `multiprocessing.set_executable(path)`" + _OR_FORK
+    )
+
+
+_OR_FORK = ", or use start_method='fork'" if hasattr(os, "fork") else ""
+
+
+def start(
+    main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int], **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start an interpreter like this one that calls a function of this package.
+
+    Args:
+        main: The function, which its module has under its name.
+        arguments: What it is called with: numbers, strings, lists of them.
+        fds: Descriptors that it inherits.
+        options: Of `subprocess.Popen`.
+
+    Raises:
+        NotSupported: There is no interpreter that is known to be one.
+        OSError: The system refuses another process, or a copy of the frozen program has run the
+            program. No other copy is then started.
+        RuntimeError: This process is such a copy.
+    """
+    _frozen.check_has_begun()
+    check_known()
+    options["env"] = {**os.environ, _frozen.MARK: str(os.getpid())}
+    if _frozen.is_frozen():
+        return _start_program(main, arguments, fds, options)
+    path = [str(entry) for entry in _module_path.folders()]
+    code = f"import sys; sys.path[:] = {path!r}; from {_frozen.__name__} import begin; "
+    code += f"from {main.__module__} import {main.__name__} as m; begin(m, {arguments!r})"
+    python = _find_python()
+    assert python is not None
+    return _popen([python, *_flags(), "-c", code], fds, options)
+
+
+def _flags() -> list[str]:
+    """Return the flags of this interpreter."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    given = {flag.partition("=")[0] for flag in flags}
+    for name, value in sys._xoptions.items():
+        if name not in given:
+            flags += ["-X", name if value is True else f"{name}={value}"]
+    return flags
+
+
+def _start_program(
+    main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int], options: dict[str, Any]
+) -> subprocess.Popen[bytes]:
+    """Start the frozen program as multiprocessing does, and tell it to call a function."""
+    from multiprocessing import spawn
+
+    # It unpickles two objects: settings, and one with a method that is then called.
+    work = SimpleNamespace(_bootstrap=partial(_frozen.begin, main, arguments))
+    told = pickle.dumps({}) + pickle.dumps(work)
+    ours, theirs = _native.socketpair()
+    with ours:
+        with theirs:
+            command = spawn.get_command_line(tracker_fd=None, pipe_handle=theirs.fileno())
+            started = _popen(command, [*fds, theirs.fileno()], options)
+        try:
+            has_begun = _frozen.tell(ours, told)
+        except BaseException:
+            _end(started)
+            raise
+    if not has_begun:
+        _end(started)
+        raise ChildProcessError(
+            f"{sys.executable} was started to be a worker, and ran the program instead. "
+            "`qmill.freeze_support()` has to be called before anything else, and always"
+        )
+    return started
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def _popen(command: list[str], fds: list[int], options: Any) -> subprocess.Popen[bytes]:
+    # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        started: subprocess.Popen[bytes] = _native.start_program(command, fds, options)
+        return started
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+# -- is it a Python? ---------------------------------------------------------------------------
+
+_NAMES = ("python", "pypy", "graalpy")
+_BUILDS = ("dbg", "debug", "intel64", "c")  # in python3-dbg, python3-intel64, pypy3.10-c
+
+_looked_at: tuple[Any, str | None] | None = None
+
+
+def _find_python() -> str | None:
+    """Return a Python like the one that runs here; None if none is known."""
+    global _looked_at
+    chosen = _chosen_for_multiprocessing()
+    key = chosen, sys.executable, sys.prefix, sys.base_prefix
+    if _looked_at is None or _looked_at[0] != key:
+        _looked_at = key, _look(os.fsdecode(chosen) if chosen else "", sys.executable or "")
+    return _looked_at[1]
+
+
+def _chosen_for_multiprocessing() -> Any:
+    # Not imported for this: only who has imported it can have set it.
+    return getattr(sys.modules.get("multiprocessing.spawn"), "get_executable", lambda: None)()
+
+
+def _look(chosen: str, executable: str) -> str | None:
+    # What multiprocessing has by itself is what sys.executable was when it was imported.
+    if chosen not in ("", executable) and (_is_python(chosen) or not _runs_here(chosen)):
+        return chosen
+    return executable if _is_python(executable) else None
+
+
+def _is_python(path: str) -> bool:
+    """Whether there is evidence that a file is the Python that runs here."""
+    real = os.path.realpath(path)
+    if not (_is_name(path) or _is_name(real)) or not os.access(path, os.X_OK):
+        return False
+    return _runs_here(path) or (
+        _has_version(real) and (_is_of_installation(path, real) or _is_command(path))
+    )
+
+
+def _is_name(path: str) -> bool:
+    name, _, build = os.path.basename(path).lower().removesuffix(".exe").partition("-")
+    stem = name.rstrip("dmtuw").rstrip("0123456789.")
+    return stem in _NAMES and (not build or build in _BUILDS)
+
+
+def _has_version(path: str) -> bool:
+    """Whether a name like python3.12 speaks of the version that runs here, if it speaks of one."""
+    digits = os.path.basename(path).lower().lstrip("abcdefghijklmnopqrstuvwxyz")
+    told = digits.partition("-")[0].rstrip("dmtuw").removesuffix(".exe").split(".")
+    return told == [""] or told == list(map(str, sys.version_info[: len(told)]))
+
+
+def _runs_here(path: str) -> bool:
+    """Whether a file is the program of this process."""
+    try:
+        return os.path.samefile(path, "/proc/self/exe")
+    except OSError:  # no such file, or no /proc
+        return False
+
+
+def _is_of_installation(path: str, real: str) -> bool:
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    folders = {os.path.dirname(path), os.path.dirname(real)}
+    return any(os.path.join(prefix, "bin") in folders for prefix in prefixes)
+
+
+def _is_command(path: str) -> bool:
+    """Whether this process was started by a command, such as a script that runs Python."""
+    import shutil
+
+    command = shutil.which(sys.orig_argv[0]) if sys.orig_argv else None
+    try:
+        return command is not None and os.path.samefile(path, command)
+    except OSError:
+        return False

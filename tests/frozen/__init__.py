@@ -1,0 +1,1 @@
+"""Programs that are made by PyInstaller and cx_Freeze; `make test-all` installs these."""
