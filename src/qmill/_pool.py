@@ -648,16 +648,17 @@ class IMapIterator:
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             with self._changed:
-                if self._outcomes:
-                    success, value = self._outcomes.popleft()
-                    break
-                job = self._first_job(deadline)
-            if not _wait_for(job, deadline):
-                raise multiprocessing.TimeoutError
-            with self._changed:
-                if self._jobs and self._jobs[0] is job:  # no other thread has taken it
+                while not self._outcomes:
+                    job = self._first_job(deadline)
+                    if not job.done():
+                        break
                     self._jobs.popleft()
                     self._take(job)
+                else:
+                    success, value = self._outcomes.popleft()
+                    break
+            if not _wait_for(job, deadline):
+                raise multiprocessing.TimeoutError
         if success:
             return value
         raise value

@@ -303,6 +303,8 @@ def test_a_callback_that_raises_is_logged(make_pool, caplog):
     result = pool.apply_async(end, (1,), callback=fail)
     assert result.get(LIMIT_S) == 1
     assert pool.apply(end, (2,)) == 2
+    pool.close()
+    pool.join()  # the exception is logged after the result is there
     assert "in the callback" in caplog.text
 
 

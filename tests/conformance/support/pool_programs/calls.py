@@ -77,21 +77,22 @@ def show_calls(pool):
     tell("starmap of no tuples", pool.starmap, power, [1, 2])
 
 
+def collect(results):
+    found = []
+    while True:
+        try:
+            found.append(str(next(results)))
+        except StopIteration:
+            return found
+        except Exception as error:
+            found.append(repr(error))
+
+
 def show_broken_inputs(pool):
     tell("broken map", pool.map, power, broken_numbers())
-    for kind in (pool.imap, pool.imap_unordered):
-        results = kind(power, broken_numbers())
-        values = []
-        try:
-            for value in results:
-                values.append(value)
-        except KeyError as error:
-            print(sorted(values), repr(error))
-        tell("then", next, results)
-        results = kind(power, Sized())
-        tell("first", next, results)
-        tell("second", next, results)
-        tell("third", next, results)
+    for make in (broken_numbers, Sized):
+        print(collect(pool.imap(power, make())))
+        print(sorted(collect(pool.imap_unordered(power, make()))))
 
 
 def show_results(pool):
