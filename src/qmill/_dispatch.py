@@ -76,6 +76,7 @@ class Dispatcher:
     Attributes:
         waits_at_exit: Whether the program ends only when all jobs are done; else, what is left of
             them is cancelled and killed when the interpreter exits.
+        is_of_parent: Whether this is a forked child, and the queue its parent's.
 
     Args:
         engine: What runs them; it is this dispatcher's from now on.
@@ -112,7 +113,7 @@ class Dispatcher:
         self._kills: deque[Job] = deque()  # what the engine is to kill
         self._timed_out: set[int] = set()
         self._unwanted: set[int] = set()  # jobs that are cancelled if they have not begun
-        self._is_parents = False  # in a forked child
+        self.is_of_parent = False
         self._closed = False
         self._orders: deque[Callable[[], None]] = deque()  # for the engine, from other threads
         self._num_unprocessed = 0  # finished jobs that are not completed
@@ -165,7 +166,7 @@ class Dispatcher:
 
     def check_is_ours(self) -> None:
         """Raise RuntimeError in a forked child, which has no part in its parent's queue."""
-        if self._is_parents:
+        if self.is_of_parent:
             raise RuntimeError("this JobQueue belongs to the parent process; make one of your own")
 
     def _wait_for_room(self, block: bool) -> None:
@@ -709,7 +710,7 @@ class Dispatcher:
         self._lock = _native.RLock()
         self.changed = _native.Condition(self._lock)
         self.engine.forget_in_child()
-        self.shut = self._is_parents = True
+        self.shut = self.is_of_parent = True
         self._thread = None
         self._reporter = _Reporter(self)
         scheduler = self._scheduler

@@ -663,6 +663,37 @@ _watcher: Globals | None = None
 _watches: WeakKeyDictionary[FunctionType, Watch] = WeakKeyDictionary()
 
 
+class Contents:
+    """Mutable objects that an initializer finds under global names, as they were before its call.
+
+    What it changes in them is the worker's own, as a name is that it binds: a job that comes later
+    does not undo it.
+
+    Args:
+        call: The initializer, and its arguments.
+    """
+
+    def __init__(self, call: Iterable[Any]) -> None:
+        watcher = _Watcher(lambda _: None, serialize.InlineExports(), by_name=False, inherit=True)
+        search = _Search(watcher, [each for each in call if callable(each)])
+        search.run()
+        self._pack = watcher.pack
+        self._slots = [slot for slot in search.slots.values() if slot.content is not None]
+
+    def keep_changed(self) -> None:
+        """Keep those that have changed since."""
+        for slot in self._slots:
+            if not isinstance(slot.names, type) and self._has_changed(slot):
+                serialize.keep_own(slot.label, slot.name)
+
+    def _has_changed(self, slot: _Slot) -> bool:
+        assert slot.content is not None
+        try:
+            return slot.content.data not in (None, self._pack(slot.value))
+        except SerializationError:  # it holds a lock now, or the like
+            return True
+
+
 # -- packing -----------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ import signal
 import threading
 import types
 import warnings
+import weakref
 from collections import deque
 from concurrent.futures import CancelledError
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
@@ -90,6 +91,8 @@ class Pool:
         self._dispatcher.waits_at_exit = False
         self._dispatcher.start_workers()
         self._state = RUN
+        if not self._in_threads:
+            _pools.add(self)
 
     def _make_queue(
         self,
@@ -97,12 +100,11 @@ class Pool:
         initargs: tuple[Any, ...],
         maxtasksperchild: int | None,
     ) -> JobQueue:
-        prefix = self._ctx.Process.__name__.replace("Process", "PoolWorker")
         jobs = JobQueue(
             self._processes,
             start_method=self._ctx.get_start_method(),
             initializer=_enter,
-            initargs=(prefix, os.getpid(), initializer, initargs),
+            initargs=(_prefix_of(self._ctx), os.getpid(), initializer, initargs),
             max_jobs_per_worker=maxtasksperchild,
             name="pool",
         )
@@ -132,7 +134,10 @@ class Pool:
     def _pool(self) -> list[PoolWorker]:
         """The workers that there are, for programs that look at their numbers or signal them."""
         engine: Any = self._jobs._engine
-        return [PoolWorker(link.name, link.process) for link in engine.links()]
+        prefix = _prefix_of(self._ctx)
+        return [
+            PoolWorker(f"{prefix}-{_number_in(link.name)}", link.process) for link in engine.links()
+        ]
 
     def _repopulate_pool(self) -> None:
         """Do nothing: a worker that is gone is replaced when there is work for it."""
@@ -392,11 +397,30 @@ class ThreadPool(Pool):
         return list(engine.threads)
 
 
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def active_workers() -> list[PoolWorker]:
+    """Return the workers that this process's pools have now."""
+    pools = [pool for pool in list(_pools) if not pool._dispatcher.is_of_parent]
+    return [worker for pool in pools for worker in pool._pool if worker.is_alive()]
+
+
+def _prefix_of(context: Any) -> str:
+    """Return what the names of a context's workers begin with."""
+    name: str = context.Process.__name__
+    return name.replace("Process", "PoolWorker")
+
+
+def _number_in(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
 def _enter(
     prefix: str, parent: int, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]
 ) -> None:
     """Be the worker of a pool, as `multiprocessing.current_process` tells it."""
-    number = int(_child.worker_name.rpartition("-")[2])
+    number = _number_in(_child.worker_name)
     module: Any = multiprocessing.process
     process: Any = multiprocessing.Process(name=f"{prefix}-{number}", daemon=True)
     process._identity = (number,)
@@ -630,16 +654,17 @@ class IMapIterator:
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             with self._changed:
-                if self._outcomes:
-                    success, value = self._outcomes.popleft()
-                    break
-                job = self._first_job(deadline)
-            if not _wait_for(job, deadline):
-                raise multiprocessing.TimeoutError
-            with self._changed:
-                if self._jobs and self._jobs[0] is job:  # no other thread has taken it
+                while not self._outcomes:
+                    job = self._first_job(deadline)
+                    if not job.done():
+                        break
                     self._jobs.popleft()
                     self._take(job)
+                else:
+                    success, value = self._outcomes.popleft()
+                    break
+            if not _wait_for(job, deadline):
+                raise multiprocessing.TimeoutError
         if success:
             return value
         raise value
@@ -735,11 +760,13 @@ def _as_raised(error: BaseException, in_threads: bool) -> Any:
         return multiprocessing.ProcessError("the pool was terminated before this call had returned")
     cause = error.__cause__
     if isinstance(error, SerializationError):
-        if error.is_of_result:
-            encoding = stdlib_pool.MaybeEncodingError(error, "the result")  # type: ignore[attr-defined]
+        is_raised = isinstance(cause, serialize.RemoteTraceback)
+        if error.is_of_result or is_raised:
+            what = "the exception" if is_raised else "the result"
+            encoding = stdlib_pool.MaybeEncodingError(error, what)  # type: ignore[attr-defined]
             encoding.__cause__ = error
             return encoding
-        if cause is not None and not isinstance(cause, serialize.RemoteTraceback):
+        if cause is not None:
             cause.add_note(str(error))
             return cause
     if isinstance(cause, serialize.RemoteTraceback) and not in_threads:

@@ -245,8 +245,11 @@ def adopt(script: Script | None) -> None:
     """
     global _chosen, _pending, _is_stand_in
     main = type(sys)("__main__")
-    # With a name, multiprocessing looks for no file to run in workers of its own.
-    main.__spec__ = ModuleSpec("__main__", None)
+    # What multiprocessing has its own children import: the script; or nothing, if "__main__".
+    module = "__main__" if script is None else script.module
+    main.__spec__ = ModuleSpec(module, None) if module else None
+    if script is not None:
+        main.__file__ = script.path
     sys.modules["__main__"] = main
     _chosen = ref(main), script
     _pending = script

@@ -1007,6 +1007,11 @@ def bind(label: str, name: str, value: Any, *, is_first: bool) -> Any:
     return value
 
 
+def keep_own(label: str, name: str) -> None:
+    """Take what a worker's global name is bound to for its own, as if its code had bound it."""
+    _sent_to(label).pop(name, None)
+
+
 def set_attribute(cls: type, name: str, value: Any) -> None:
     """Set an attribute of a class, or delete it, whatever the class has to say to that."""
     if value is not UNBOUND:

@@ -126,7 +126,7 @@ class _Worker:
             os.environ.setdefault(variable, str(settings.num_threads))
         _forward_logging(self, settings)
         if settings.initializer is not None:
-            settings.initializer(*settings.initargs)
+            _initialize(settings.initializer, settings.initargs)
         self.send(packets.READY, 0, [])
 
     def _after_fork_in_child(self) -> None:
@@ -463,6 +463,15 @@ def rebuild_record(data: bytes | memoryview) -> logging.LogRecord:
             with contextlib.suppress(BaseException):  # whatever it does when it is rebuilt
                 fields[name] = serialize.loads(packed)
     return logging.makeLogRecord(fields)
+
+
+def _initialize(initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> None:
+    """Call the initializer, and keep what it changes in the worker's global names."""
+    from .._environment import Contents
+
+    contents = Contents((initializer, *initargs))
+    initializer(*initargs)
+    contents.keep_changed()
 
 
 def _forward_logging(worker: _Worker, settings: WorkerSettings) -> None:

@@ -2,9 +2,12 @@
 
     import qmill.compat.multiprocessing as multiprocessing
 
-Pool, Queue, JoinableQueue, SimpleQueue, Process   qmill's, with the names and arguments of there
-get_context, and the contexts that it returns      have the same of each start method
-all else, submodules included                      is the standard library's own
+Pool, Queue, JoinableQueue, Process             qmill's, with the names and arguments of there
+get_context, and the contexts that it returns   have the same of each start method
+active_children                                 lists the workers of pools, too
+all else, submodules included                   is the standard library's own
+
+`SimpleQueue` is the standard library's: `ProcessPoolExecutor` waits for the pipe in it.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from multiprocessing import context as _context
 from types import ModuleType
 from typing import Any, cast
 
 from ... import stdlib_workers
+from ..._pool import active_workers
 from ...queues.base import Queue as _Queue
 from . import pool as pool
 from . import queues as queues
@@ -44,11 +48,6 @@ def Queue(maxsize: int = 0) -> _Queue:  # noqa: N802
 JoinableQueue = Queue
 
 
-def SimpleQueue() -> _Queue:  # noqa: N802
-    """Make a `qmill.Queue`."""
-    return _Queue()
-
-
 def Pool(  # noqa: N802
     processes: int | None = None,
     initializer: Callable[..., Any] | None = None,
@@ -57,6 +56,11 @@ def Pool(  # noqa: N802
 ) -> pool.Pool:
     """Make a pool of processes of the default start method."""
     return pool.Pool(processes, initializer, initargs, maxtasksperchild, get_context())
+
+
+def active_children() -> list[Any]:
+    """Return the processes of this one that run, workers of pools among them."""
+    return [*_stdlib.active_children(), *active_workers()]
 
 
 class _Context:
@@ -74,7 +78,7 @@ class _Context:
 
     Queue = staticmethod(Queue)
     JoinableQueue = staticmethod(JoinableQueue)
-    SimpleQueue = staticmethod(SimpleQueue)
+    active_children = staticmethod(active_children)
 
     def get_context(self, method: str | None = None) -> Any:
         """Return this context, or that of another start method."""
@@ -114,11 +118,16 @@ def get_context(method: str | None = None) -> Any:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the standard library's submodules under the name of this package."""
+    """Finds the standard library's submodules under the name of this package.
+
+    And under their own, where somebody has put this package into `sys.modules["multiprocessing"]`.
+    """
 
     def find_spec(
         self, fullname: str, path: object = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if path is __path__ and fullname.startswith("multiprocessing."):
+            return PathFinder.find_spec(fullname, _stdlib.__path__)
         name = fullname.removeprefix(f"{__name__}.")
         if name == fullname or find_spec(f"multiprocessing.{name}") is None:
             return None

@@ -9,6 +9,8 @@ from ...queues.base import Queue as _Queue
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
+SimpleQueue = _stdlib.SimpleQueue
+
 
 class _Kind(type):
     def __instancecheck__(cls, obj: object) -> bool:
@@ -28,7 +30,7 @@ class Queue(metaclass=_Kind):
         )
 
 
-JoinableQueue = SimpleQueue = Queue
+JoinableQueue = Queue
 
 
 def __getattr__(name: str) -> Any:
