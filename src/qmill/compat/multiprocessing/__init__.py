@@ -2,12 +2,13 @@
 
     import qmill.compat.multiprocessing as multiprocessing
 
-Pool, Queue, JoinableQueue, Process             qmill's, with the names and arguments of there
+Pool, Process, and the three queues             qmill's, with the names and arguments of there
 get_context, and the contexts that it returns   have the same of each start method
 active_children                                 lists the workers of pools, too
 all else, submodules included                   is the standard library's own
 
-`SimpleQueue` is the standard library's: `ProcessPoolExecutor` waits for the pipe in it.
+A `ProcessPoolExecutor` of such a context gets the standard library's `SimpleQueue`: it waits for the
+pipe in it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def Queue(maxsize: int = 0) -> _Queue:  # noqa: N802
 JoinableQueue = Queue
 
 
+def SimpleQueue() -> _Queue:  # noqa: N802
+    """Make a `qmill.Queue`."""
+    return _Queue()
+
+
 def Pool(  # noqa: N802
     processes: int | None = None,
     initializer: Callable[..., Any] | None = None,
@@ -79,6 +85,12 @@ class _Context:
     Queue = staticmethod(Queue)
     JoinableQueue = staticmethod(JoinableQueue)
     active_children = staticmethod(active_children)
+
+    def SimpleQueue(self) -> Any:  # noqa: N802
+        """Make a `qmill.Queue`; for an executor of the standard library, one with a pipe."""
+        if sys._getframe(1).f_globals.get("__name__") == "concurrent.futures.process":
+            return _context.BaseContext.SimpleQueue(cast(_context.BaseContext, self))
+        return _Queue()
 
     def get_context(self, method: str | None = None) -> Any:
         """Return this context, or that of another start method."""
@@ -149,5 +161,3 @@ class _Loader(Loader):
 
 
 sys.meta_path.insert(0, cast(MetaPathFinder, _Finder()))
-# Where a program has put this module in the place of `multiprocessing` in `sys.modules`.
-__path__ = [*_stdlib.__path__, *__path__]
