@@ -642,6 +642,8 @@ class Dispatcher:
             if job._failure and job._kept and not job._options.suppress_errors:
                 job.fail_loudly(error)
             job.settle(state, result, error)
+            if job.sink is not None:
+                job.sink.append(job)
             job._packet = job._environment = None
             if (
                 job._kept and (telling or job._callback is not None)
@@ -719,6 +721,8 @@ class Dispatcher:
                 job._condition = _native.Condition()
                 job._done_callbacks = []
             job.settle(FINISHED, None, RuntimeError("this job belongs to the parent process"))
+            if job.sink is not None:
+                job.sink.append(job)
         self._scheduler = Scheduler()
         self._num_unprocessed = 0
 

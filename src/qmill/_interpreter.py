@@ -89,8 +89,8 @@ def start(
     if _frozen.is_frozen():
         return _start_program(main, arguments, fds, options)
     path = [str(entry) for entry in _module_path.folders()]
-    code = f"import sys; sys.path[:] = {path!r}; from {_frozen.__name__} import begin; "
-    code += f"from {main.__module__} import {main.__name__} as m; begin(m, {arguments!r})"
+    code = f"import sys; sys.path[:] = {path!a}; from {_frozen.__name__} import begin; "
+    code += f"from {main.__module__} import {main.__name__} as m; begin(m, {arguments!a})"
     python = _find_python()
     assert python is not None
     return _popen([python, *_flags(), "-c", code], fds, options)

@@ -36,7 +36,7 @@ def original(module: str, name: str) -> Any:
     if hasattr(monkey, "get_original"):  # else another thread is just importing it
         return monkey.get_original(module, name)
     patcher: Any = sys.modules.get("eventlet.patcher")
-    if module == "socket" and hasattr(patcher, "original"):
+    if module in ("select", "socket") and hasattr(patcher, "original"):
         return getattr(patcher.original(module), name)
     __import__(module)
     return getattr(sys.modules[module], name)
@@ -55,7 +55,25 @@ def RLock() -> Any:  # noqa: N802
 
 def Condition(lock: Any = None) -> threading.Condition:  # noqa: N802
     """Make a condition on such a lock; who waits for a change lets greenlets run."""
-    return threading.Condition(lock or RLock())
+    kind = _GreenCondition if has_greenlets() else threading.Condition
+    return kind(lock or RLock())
+
+
+class _GreenCondition(threading.Condition):
+    """A condition in which greenlets wait, also when no other greenlet is left to run.
+
+    gevent has a wait fail (LoopExit) of which it does not know what could end it: a timer is that.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is not None:
+            return super().wait(timeout)
+        while not super().wait(_LONG_S):
+            pass
+        return True
+
+
+_LONG_S = 1_000_000.0
 
 
 def simple_queue() -> queue.SimpleQueue[Any]:
@@ -175,7 +193,8 @@ class Thread(threading.Thread):
 
     def __init__(self, target: Callable[[], object], name: str) -> None:
         super().__init__(target=target, name=name, daemon=True)
-        self._over = threading.Event() if has_greenlets() else None
+        self._over = Condition() if has_greenlets() else None
+        self._has_ended = False
 
     def start(self) -> None:
         """Start it.
@@ -203,7 +222,9 @@ class Thread(threading.Thread):
             self.run()
         finally:
             del module._active[self._ident]
-            self._over.set()
+            with self._over:
+                self._has_ended = True
+                self._over.notify_all()
             self._lives.send()
 
     def join(self, timeout: float | None = None) -> None:
@@ -211,4 +232,5 @@ class Thread(threading.Thread):
         if self._over is None:
             super().join(timeout)
         else:
-            self._over.wait(timeout)
+            with self._over:
+                self._over.wait_for(lambda: self._has_ended, timeout)

@@ -283,7 +283,7 @@ class Pool:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        results = kind(self, self._jobs._calls_of(func, False, stops=False))
+        results = kind(self, func)
         feeder = threading.Thread(
             target=self._feed, args=(results, iter(iterable), chunksize), daemon=True
         )
@@ -625,14 +625,17 @@ class IMapIterator:
     A call that has failed raises when its turn comes; those after it have theirs.
     """
 
-    def __init__(self, pool: Pool, calls: MapCalls) -> None:
+    def __init__(self, pool: Pool, func: Callable[[Any], Any]) -> None:
         self._in_threads = pool._in_threads
-        self._calls = calls
-        self._changed = threading.Condition(threading.RLock())
-        self._jobs: deque[MapJob] = deque()  # whose outcomes come next
+        self._jobs: deque[Any] = deque()  # whose outcomes come next
+        self._calls = self._make_calls(pool, func)
         self._outcomes: deque[tuple[bool, Any]] = deque()
         self._is_fed = False
         self._input_error: Exception | None = None
+
+    def _make_calls(self, pool: Pool, func: Callable[[Any], Any]) -> MapCalls:
+        self._changed = threading.Condition(threading.RLock())
+        return pool._jobs._calls_of(func, False, stops=False)
 
     def __iter__(self) -> IMapIterator:
         return self
@@ -669,7 +672,7 @@ class IMapIterator:
             return value
         raise value
 
-    def _first_job(self, deadline: float | None) -> MapJob:
+    def _first_job(self, deadline: float | None) -> Any:
         """Wait for the job whose outcome comes next."""
         while not self._jobs:
             if self._is_over():
@@ -702,8 +705,9 @@ class IMapIterator:
 
     def feed(self, items: list[Any]) -> None:
         """Have the function called for the next items."""
+        jobs = self._calls.make(items)
         with self._changed:
-            self._jobs.extend(self._calls.make(items))
+            self._jobs.extend(jobs)
             self._changed.notify()
 
     def end(self, error: Exception | None) -> None:
@@ -717,29 +721,27 @@ class IMapIterator:
 class IMapUnorderedIterator(IMapIterator):
     """The results of an `imap_unordered`, in the order in which they come."""
 
-    _num_left = 0  # jobs that are not done
+    _num_left = 0  # jobs that were not taken
+
+    def _make_calls(self, pool: Pool, func: Callable[[Any], Any]) -> MapCalls:
+        self._changed = pool._dispatcher.changed
+        return pool._jobs._calls_of(func, False, stops=False, sink=self._jobs)
 
     def _is_over(self) -> bool:
         return self._is_fed and not self._num_left
 
+    def _take(self, job: MapJob) -> None:
+        self._num_left -= 1
+        super()._take(job)
+
     def _put_first(self, jobs: deque[MapJob]) -> None:
-        self._await(jobs)
+        self._num_left += len(jobs)
 
     def feed(self, items: list[Any]) -> None:
         """Have the function called for the next items."""
+        num_jobs = len(self._calls.make(items))
         with self._changed:
-            self._await(self._calls.make(items))
-
-    def _await(self, jobs: Iterable[MapJob]) -> None:
-        for job in jobs:
-            self._num_left += 1
-            job.add_done_callback(self._come)
-
-    def _come(self, job: Any) -> None:
-        with self._changed:
-            self._num_left -= 1
-            self._jobs.append(job)
-            self._changed.notify_all()
+            self._num_left += num_jobs
 
 
 def _wait_for(job: Any, deadline: float | None) -> bool:

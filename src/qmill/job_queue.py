@@ -37,6 +37,7 @@ from .jobs.records import RecordLog
 from .queues.base import check_wait
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterator
 
     from .observe.summary import Summary
@@ -484,6 +485,7 @@ class JobQueue(Executor):
         priority: float = DEFAULT_PRIORITY,
         options: Options = DEFAULT_OPTIONS,
         moment: Any = None,
+        sink: deque[Job] | None = None,
     ) -> MapCalls:
         """Return what makes the calls of a map.
 
@@ -494,6 +496,7 @@ class JobQueue(Executor):
             priority: As of `put`.
             options: As of `put`.
             moment: What the function was when the calls were asked for; None for now.
+            sink: Where jobs are put, to the right, as they end; None for nowhere.
         """
         moment = moment or self._moment_of(fn)
 
@@ -501,10 +504,10 @@ class JobQueue(Executor):
             kind: Callable[..., Job]
             args: tuple[Any, ...]
             if len(items) == 1:
-                kind = partial(MapCall, index=index)
+                kind = partial(MapCall, index=index, sink=sink)
                 args = items[0] if unpack else (items[0],)
             else:
-                kind = partial(Chunk, index=index, stops=stops)
+                kind = partial(Chunk, index=index, stops=stops, sink=sink)
                 args = items, unpack, not stops or options.retries > 0
             job: Chunk | MapCall = self._put(
                 kind, fn, args, None, priority, options, False, True, moment

@@ -898,7 +898,7 @@ def test_queues_removes_what_a_killed_broker_has_left(folder, monkeypatch):
     (broker,) = (
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")
-        if f'"{folder}"'.encode() in path.read_bytes()
+        if repr(str(folder)).encode() in path.read_bytes()
     )
     watch = Watch([broker])
     os.kill(broker, signal.SIGKILL)

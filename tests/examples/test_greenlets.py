@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import textwrap
 
 import pytest
@@ -39,6 +40,11 @@ def fail():
 
 EARLY = GEVENT.format(first="monkey.patch_all()", second="")
 LATE = GEVENT.format(first="", second="qmill.Queue(); monkey.patch_all()")
+
+
+# Not imported: eventlet warns of every fork in a process that has it.
+needs_gevent = pytest.mark.skipif(not importlib.util.find_spec("gevent"), reason="no gevent")
+needs_eventlet = pytest.mark.skipif(not importlib.util.find_spec("eventlet"), reason="no eventlet")
 
 
 def run(tmp_path, text, **options):
@@ -116,13 +122,13 @@ waited True 0
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 @pytest.mark.parametrize("start", [EARLY, LATE], ids=["patched first", "patched late"])
+@needs_gevent
 def test_with_gevent_jobs_and_workers_do_what_they_do_without(tmp_path, start, method):
-    pytest.importorskip("gevent")
     assert run(tmp_path, start + PROGRAM.format(method=method)) == PRINTED
 
 
+@needs_gevent
 def test_with_gevent_a_queue_that_is_not_in_shared_memory_works(tmp_path):
-    pytest.importorskip("gevent")
     program = """
 if __name__ == "__main__":
     q = qmill.Queue()
@@ -135,8 +141,8 @@ if __name__ == "__main__":
     assert printed == "[0, 1, 2] None\n1 left\n"
 
 
+@needs_gevent
 def test_with_gevent_a_queue_of_threads_is_refused(tmp_path):
-    pytest.importorskip("gevent")
     program = """
 try:
     qmill.JobQueue(1, engine="thread")
@@ -150,8 +156,8 @@ print(qmill.run_thread(double, 2).result())  # a greenlet
     assert result == "4"
 
 
+@needs_gevent
 def test_with_gevent_that_leaves_threads_alone_they_run_jobs(tmp_path):
-    pytest.importorskip("gevent")
     program = """
 with qmill.JobQueue(1, engine="thread") as jobs:
     print(jobs.submit(double, 2).result(timeout=60))
@@ -173,8 +179,8 @@ def double(x):
 """
 
 
+@needs_eventlet
 def test_with_eventlet_what_needs_threads_is_refused_at_once(tmp_path):
-    pytest.importorskip("eventlet")
     program = """
 if __name__ == "__main__":
     for make in (lambda: qmill.JobQueue(1), lambda: qmill.map(double, [1])):
@@ -190,8 +196,8 @@ if __name__ == "__main__":
     assert result == "4"
 
 
+@needs_eventlet
 def test_with_eventlet_that_leaves_threads_alone_jobs_run(tmp_path):
-    pytest.importorskip("eventlet")
     program = """
 if __name__ == "__main__":
     with qmill.JobQueue(1) as jobs:

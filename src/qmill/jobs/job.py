@@ -17,6 +17,7 @@ from .. import _native
 from . import records
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
     from datetime import datetime
 
@@ -166,6 +167,9 @@ class Job(Future[Any]):
 
     num_calls = 1
     """How many calls it makes."""
+
+    sink: deque[Job] | None = None
+    """Of a job of `map`: where it is put, to the right, when it has ended."""
 
     num_to_do = 1
     """How many calls its next attempt makes."""
@@ -459,13 +463,14 @@ class MapCall(Job):
         index (int): The item's place in the input.
     """
 
-    __slots__ = ("index",)
+    __slots__ = ("index", "sink")
 
     is_of_map = True
 
-    def __init__(self, *args: Any, index: int = 0) -> None:
+    def __init__(self, *args: Any, index: int = 0, sink: deque[Job] | None = None) -> None:
         super().__init__(*args)
         self.index = index
+        self.sink = sink
 
     @property
     def title(self) -> str:
@@ -500,6 +505,7 @@ class Chunk(Job):
         "index",
         "num_calls",
         "num_to_do",
+        "sink",
         "stops",
         "to_do",
         "version",
@@ -507,9 +513,16 @@ class Chunk(Job):
 
     is_chunk = is_of_map = True
 
-    def __init__(self, *args: Any, index: int = 0, stops: bool = True) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        index: int = 0,
+        stops: bool = True,
+        sink: deque[Job] | None = None,
+    ) -> None:
         super().__init__(*args)
         assert self.args is not None
+        self.sink = sink
         self.num_calls = self.num_to_do = len(self.args[0])
         self.index = index
         self.stops = stops

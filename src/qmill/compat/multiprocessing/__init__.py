@@ -7,8 +7,8 @@ get_context, and the contexts that it returns   have the same of each start meth
 active_children                                 lists the workers of pools, too
 all else, submodules included                   is the standard library's own
 
-A `ProcessPoolExecutor` of such a context gets the standard library's `SimpleQueue`: it waits for the
-pipe in it.
+A `ProcessPoolExecutor` of such a context gets the standard library's `SimpleQueue`: it waits for
+the pipe in it.
 """
 
 from __future__ import annotations
