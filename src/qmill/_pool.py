@@ -300,8 +300,8 @@ class Pool:
                 results.feed(chunk)
                 del chunk
                 self._dispatcher.wait_for_few(FED_AHEAD)
-        except Exception as why:  # of the input; or the pool was terminated
-            error = why
+        except Exception as why:  # of the input; or the pool takes no more calls
+            error = CancelledError() if self._state == TERMINATE else why
         results.end(error)
         with self._lock:
             self._feeders.discard(threading.current_thread())
