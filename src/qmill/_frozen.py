@@ -63,6 +63,19 @@ def freeze_support() -> None:
             sys.exit()
 
 
+def freeze_support_early() -> None:
+    """Do what `freeze_support` does, before the program's script has run.
+
+    A worker that multiprocessing has started is left to the script: it looks up the script's
+    functions by name, so these have to be there first.
+    """
+    global _takes_part
+    if "--multiprocessing-fork" in sys.argv[1:2] and MARK not in os.environ:
+        _takes_part = is_frozen()
+    else:
+        freeze_support()
+
+
 def is_frozen() -> bool:
     """Whether `sys.executable` is not Python, but this program."""
     # Nuitka sets no sys.frozen, but has a name of its own in what it has compiled.

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import qmill
 
@@ -32,6 +33,7 @@ def take(transport):
 
 def work():
     told = {"method": qmill.get_start_method(), "core": qmill.core_info()["core"]}
+    told["memfd"] = hasattr(os, "memfd_create")
     with qmill.JobQueue(2) as jobs:
         told["jobs"] = [job.result(20) for job in [jobs.submit(double, i) for i in range(3)]]
         told["point"] = jobs.submit(move, Point(1)).result(20).x
@@ -49,6 +51,11 @@ def work():
             told[method] = qmill.Worker(double, (1,), start_method=method).result(20)
         except qmill.NotSupported as error:
             told[method] = "qmill.freeze_support()" in str(error)
+    if (
+        os.environ["SUPPORT"] != "none"
+    ):  # multiprocessing's own processes look names up in the script
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+            told["executor"] = list(executor.map(double, range(3)))
     print(json.dumps(told))
 
 

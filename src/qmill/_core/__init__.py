@@ -30,6 +30,8 @@ def _why_not_found() -> str | None:
             )
     except OSError as error:
         return f"processes find each other's queues under /proc, which is not there ({error})"
+    if not hasattr(os, "memfd_create"):
+        return "this Python was built without os.memfd_create, as that of cx_Freeze's programs is"
     global _has_tried
     if not _has_tried:
         try:

@@ -1,7 +1,8 @@
 """What PyInstaller is told of this package, which it asks by the entry point `pyinstaller40`.
 
 `hook-qmill.py` names the modules that are imported when they are first used. `rthooks` has what a
-program with qmill in it runs before all else: `qmill.freeze_support()`, so it need not call that.
+program with qmill in it runs before all else: what `qmill.freeze_support()` does for the workers of
+qmill, so it need not call that.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 Pool, Process, and the three queues             qmill's, with the names and arguments of there
 get_context, and the contexts that it returns   have the same of each start method
 active_children                                 lists the workers of pools, too
+freeze_support                                  is `qmill.freeze_support`
 all else, submodules included                   is the standard library's own
 
 A `ProcessPoolExecutor` of such a context gets the standard library's `SimpleQueue`: it waits for
@@ -25,6 +26,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from ... import stdlib_workers
+from ..._frozen import freeze_support as freeze_support
 from ..._pool import active_workers
 from ...queues.base import Queue as _Queue
 from . import pool as pool
@@ -85,6 +87,7 @@ class _Context:
     Queue = staticmethod(Queue)
     JoinableQueue = staticmethod(JoinableQueue)
     active_children = staticmethod(active_children)
+    freeze_support = staticmethod(freeze_support)
 
     def SimpleQueue(self) -> Any:  # noqa: N802
         """Make a `qmill.Queue`; for an executor of the standard library, one with a pipe."""
