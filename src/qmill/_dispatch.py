@@ -263,7 +263,7 @@ class Dispatcher:
         for job in jobs:
             self.cancel(job)
         with self.changed:
-            while self._thread not in (None, threading.current_thread()) and any(
+            while self._thread not in (None, _native.current_thread()) and any(
                 job.id in self._scheduler.working for job in jobs
             ):
                 self.changed.wait()
@@ -349,7 +349,7 @@ class Dispatcher:
 
     def join(self) -> None:
         """Wait until a queue that was shut down has ended."""
-        if threading.current_thread() not in (self._thread, self._reporter.thread):
+        if _native.current_thread() not in (self._thread, self._reporter.thread):
             with self._lock:
                 while self._thread is not None:
                     self.changed.wait()
@@ -362,7 +362,7 @@ class Dispatcher:
         try:
             self._thread = thread
             if not _started(thread):
-                self._thread = threading.current_thread()
+                self._thread = _native.current_thread()
         except BaseException:  # Ctrl-C; if the thread has started after all, it sees that and ends
             self._thread = None
             raise
@@ -374,7 +374,7 @@ class Dispatcher:
     def run(self) -> None:
         """Dispatch until there is nothing to do and never will be."""
         with self._lock:
-            if not self.is_run_by(threading.current_thread()):
+            if not self.is_run_by(_native.current_thread()):
                 return
         try:
             while (timeout := self._dispatch()) is None or timeout >= 0:
@@ -750,7 +750,7 @@ class _Reporter:
                 except BaseException:  # as in `Dispatcher._start_thread`
                     self.thread = None
                     raise
-                self.thread = threading.current_thread()
+                self.thread = _native.current_thread()
                 self._inbox.put(None)
                 self._run()
                 self.thread = None
@@ -777,7 +777,7 @@ class _Reporter:
 
     def _run(self) -> None:
         with self._start_lock:
-            if self.thread is not threading.current_thread():
+            if self.thread is not _native.current_thread():
                 return
         # The threads that callbacks start are not to be daemons because this one is.
         self.thread._daemonic = False  # type: ignore[attr-defined]
@@ -845,7 +845,7 @@ def _end_all() -> None:
         dispatcher.shut_down(wait=False, cancel_waiting=False)
     for dispatcher in dispatchers:
         try:
-            if dispatcher.is_run_by(threading.current_thread()):
+            if dispatcher.is_run_by(_native.current_thread()):
                 dispatcher.run()
             dispatcher.join()
         except KeyboardInterrupt:

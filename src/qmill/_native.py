@@ -215,13 +215,12 @@ class Thread(threading.Thread):
     def _run_natively(self) -> None:
         """Do what a thread does for which gevent takes a greenlet."""
         assert self._over is not None
-        module: Any = threading
-        self._ident = threading.get_ident()
-        module._active[self._ident] = self  # for threading.current_thread
+        ident = original("_thread", "get_ident")()
+        _running[ident] = self
         try:
             self.run()
         finally:
-            del module._active[self._ident]
+            del _running[ident]
             with self._over:
                 self._has_ended = True
                 self._over.notify_all()
@@ -234,3 +233,20 @@ class Thread(threading.Thread):
         else:
             with self._over:
                 self._over.wait_for(lambda: self._has_ended, timeout)
+
+
+_running: dict[int, Thread] = {}  # those that threading does not know
+
+
+def current_thread() -> threading.Thread:
+    """Return the thread that calls, as `threading.current_thread`; it may be a `Thread`."""
+    thread = _running and _running.get(original("_thread", "get_ident")())
+    return thread or threading.current_thread()
+
+
+def _after_fork_in_child() -> None:
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
