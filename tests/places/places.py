@@ -59,20 +59,30 @@ def in_own_mounts(*commands: str) -> str:
 
 
 def opened_to_all(path: str, at: Path) -> list[str]:
-    """Return commands for own mounts after which every user may reach a file of an interpreter.
+    """Return commands for own mounts after which every user may reach an interpreter.
+
+    And these tests, which may lie in a folder that is their owner's alone.
 
     Args:
-        path: The file.
+        path: The interpreter.
         at: An empty folder.
     """
-    parts = Path(os.path.realpath(path)).parents
-    for folder in reversed(parts):
-        if not folder.stat().st_mode & 0o001:
-            below = Path(os.path.realpath(path)).relative_to(folder).parts[0]
-            return [
-                f"mount --rbind {folder} {at}",
-                f"mount -t tmpfs -o mode=755 none {folder}",
+    closed: dict[Path, set[str]] = {}
+    for wanted in (os.path.realpath(path), os.path.abspath(path), __file__):
+        for folder in Path(wanted).parents:
+            if not folder.stat().st_mode & 0o001:
+                closed.setdefault(folder, set()).add(Path(wanted).relative_to(folder).parts[0])
+    commands = []
+    for number, folder in enumerate(sorted(closed)):  # what is inside of another one comes later
+        place = at / str(number)
+        place.mkdir()
+        commands += [
+            f"mount --rbind {folder} {place}",
+            f"mount -t tmpfs -o mode=755 none {folder}",
+        ]
+        for below in closed[folder]:
+            commands += [
                 f"mkdir {folder}/{below}",
-                f"mount --rbind {at}/{below} {folder}/{below}",
+                f"mount --rbind {place}/{below} {folder}/{below}",
             ]
-    return []
+    return commands

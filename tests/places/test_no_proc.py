@@ -20,6 +20,7 @@ def test_all_works(method):
 
 
 @needs_mounts
+@pytest.mark.skipif(not HAS_CORE, reason="needs the native core")
 def test_shared_memory_is_refused_with_the_reason():
     source = "import qmill; print(qmill.core_info()); qmill.Queue()"
     script = f"{no_proc} env QMILL_TRANSPORT=shared"

@@ -39,7 +39,7 @@ def main():
     told = qmill.core_info()
     assert told["transport"] == "portable", told
     assert told["core"] is False, told
-    assert "/proc" in told["why"], told
+    assert "/proc" in told["why"] or "was not built" in told["why"], told
 
     queue = qmill.Queue()
     for value in (1, bytes(1 << 22)):
