@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ._map_calls import MapCalls, MapJob
+    from .jobs.job import Job
 
 MIN_CHUNK_S = 0.0005
 """Towards the end of the input a chunk takes no less: sending it would cost more than it saves."""
@@ -42,6 +43,7 @@ class ChunkedMap:
         cancel: Cancels those jobs that have not begun.
         items: The input.
         length: How many items that has; -1 if it is not known.
+        ended: The jobs that have ended, the oldest first, if they are `as_completed`.
         num_workers: How many jobs run at a time.
         chunksize: Items a job; None chooses.
         window: How many items may be under way; None chooses.
@@ -56,6 +58,7 @@ class ChunkedMap:
         cancel: Callable[[Iterable[MapJob]], None],
         items: Iterator[Any],
         length: int,
+        ended: deque[Job],
         *,
         num_workers: int,
         chunksize: int | None,
@@ -68,6 +71,7 @@ class ChunkedMap:
         self._cancel = cancel
         self._items = items
         self._left = length
+        self._ended_jobs = ended
         self._num_workers = num_workers
         self._chunksize = chunksize
         self._window = window
@@ -185,19 +189,17 @@ class ChunkedMap:
 
     def _next_done(self, deadline: float | None, changed: threading.Condition) -> Iterator[MapJob]:
         while self._jobs:
-            job = self._first_done(deadline, changed)
+            job = self._first_ended(deadline, changed)
             self._jobs.remove(job)
             yield job
 
-    def _first_done(self, deadline: float | None, changed: threading.Condition) -> MapJob:
+    def _first_ended(self, deadline: float | None, changed: threading.Condition) -> Any:
         with changed:
-            while True:
-                for job in self._jobs:
-                    if job.done():
-                        return job
+            while not self._ended_jobs:
                 left = _left(deadline)
                 if left == 0 or not changed.wait(left):
                     raise TimeoutError("no result in time")
+            return self._ended_jobs.popleft()
 
     def _yield_all(self, done: Iterator[MapJob]) -> Iterator[Any]:
         """Yield None if lazy, then the results of jobs that are done."""

@@ -58,8 +58,6 @@ logger = logging.getLogger("qmill")
 
 _Outcome = tuple[Job, str, Any, BaseException | None]  # a job, its state, result and exception
 
-_LONGEST_WAIT_S = 1_000_000.0  # what every selector takes
-
 
 class Progress(NamedTuple):
     """Jobs that are completed, those that failed among them or soon will be, and those left."""
@@ -417,8 +415,8 @@ class Dispatcher:
                 return 0.0
             due = scheduler.next_due()
             if due is None and self._has_no_jobs() and (left_s := self._stay_s()) > 0:
-                return None if left_s == math.inf else min(left_s, _LONGEST_WAIT_S)
-            return None if due is None else min(max(0.0, due - monotonic()), _LONGEST_WAIT_S)
+                return None if left_s == math.inf else min(left_s, _native.LONGEST_WAIT_S)
+            return None if due is None else min(max(0.0, due - monotonic()), _native.LONGEST_WAIT_S)
 
     def _offer_jobs(self, now: float) -> int:
         """Offer jobs to the engine until it has no room; returns how many then wait."""

@@ -32,7 +32,7 @@ _HELPERS = (
     "from multiprocessing.resource_tracker import main",
     "from multiprocessing.forkserver import main",
 )
-"""How the code begins by which multiprocessing starts what is no worker."""
+"""The beginnings of the code by which multiprocessing starts its helpers, which are no workers."""
 
 _takes_part = False  # whether this frozen program has called `freeze_support`
 _is_confirmed = False  # whether a copy of it has turned into a worker

@@ -45,7 +45,7 @@ class Settings(NamedTuple):
     authkey: bytes
     start_method: str | None
     tracker: int | None  # the number of the resource tracker's descriptor
-    tools: bytes | None  # what tools that follow processes add to what a child is told
+    tools: bytes | None  # objects of tools that follow processes, which a child unpacks
 
 
 class _Descriptor:

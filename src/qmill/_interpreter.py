@@ -173,7 +173,7 @@ def _chosen_for_multiprocessing() -> Any:
 
 
 def _look(chosen: str, executable: str) -> str | None:
-    # What multiprocessing has by itself is what sys.executable was when it was imported.
+    # Unless it was told, multiprocessing has the sys.executable of when it was imported.
     if chosen not in ("", executable) and (_is_python(chosen) or not _runs_here(chosen)):
         return chosen
     return executable if _is_python(executable) else None

@@ -4,8 +4,8 @@ A forked process has all of its parent's memory. One of the other start methods 
 user takes for the program's and not for the process's: warning filters, limits, the place in the
 system. A fork server began earlier, so its children are told what is so now.
 
-What is changed only in the memory of some library (a decimal context, signal handlers, the seed of
-a random generator) is not told; docs/places.md lists it.
+Changes in the memory of a library (a decimal context, signal handlers, the seed of a random
+generator) are not told; docs/places.md lists them.
 """
 
 from __future__ import annotations

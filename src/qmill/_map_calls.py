@@ -48,7 +48,6 @@ class MapCalls:
         self.num_read += len(items)
         job = self._submit(items, index)
         if len(items) > 1 and isinstance(job._packet, SerializationError):
-            job.sink = None  # nobody waits for it
             return [self._submit([item], index + place) for place, item in enumerate(items)]
         return [job]
 

@@ -55,8 +55,7 @@ def RLock() -> Any:  # noqa: N802
 
 def Condition(lock: Any = None) -> threading.Condition:  # noqa: N802
     """Make a condition on such a lock; who waits for a change lets greenlets run."""
-    kind = _GreenCondition if has_greenlets() else threading.Condition
-    return kind(lock or RLock())
+    return _GreenCondition(lock or RLock()) if has_greenlets() else threading.Condition(lock)
 
 
 class _GreenCondition(threading.Condition):
@@ -68,12 +67,13 @@ class _GreenCondition(threading.Condition):
     def wait(self, timeout: float | None = None) -> bool:
         if timeout is not None:
             return super().wait(timeout)
-        while not super().wait(_LONG_S):
+        while not super().wait(LONGEST_WAIT_S):
             pass
         return True
 
 
-_LONG_S = 1_000_000.0
+LONGEST_WAIT_S = 1_000_000.0
+"""What every way to wait takes as its timeout; poll, an int of milliseconds."""
 
 
 def simple_queue() -> queue.SimpleQueue[Any]:

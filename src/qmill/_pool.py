@@ -5,8 +5,8 @@
     imap, imap_unordered ────> chunks, by a thread that reads ────> IMapIterator
 
 A pool has the names, arguments and errors of `multiprocessing.pool.Pool`. Other than there, a call
-whose worker dies raises `WorkerDied`, and a call that `terminate` has prevented raises, too, where
-the original waits for ever.
+whose worker dies raises `WorkerDied`, and a call that `terminate` has prevented raises
+`multiprocessing.ProcessError`; in both cases the original waits for ever.
 """
 
 from __future__ import annotations
@@ -174,8 +174,7 @@ class Pool:
         self._check_running()
         job = self._jobs.submit(func, *args, **kwds)
         result = ApplyResult(self, (job,), callback, error_callback)
-        if callback or error_callback:
-            result._tell_when_done()
+        result._tell_when_done()
         return result
 
     def map(
@@ -249,8 +248,7 @@ class Pool:
                 result._jobs += calls.make(chunk)
         except Exception as error:  # of the input: it is the result's, as there
             result._fail(error)
-        if callback or error_callback:
-            result._tell_when_done()
+        result._tell_when_done()
         return result
 
     def imap(
@@ -453,7 +451,7 @@ class PoolWorker:
 
     @property
     def exitcode(self) -> int | None:
-        """How it ended; None while it runs."""
+        """The exit status, minus the signal's number if one ended it; None while it runs."""
         return self._process.exitcode
 
     @property
@@ -482,7 +480,7 @@ class PoolWorker:
 
 
 class ApplyResult:
-    """What has become of a call; `Pool.apply_async` returns it.
+    """The result of a call, now or later; `Pool.apply_async` returns it.
 
     The callbacks are called before it is `ready`.
     """
@@ -574,22 +572,24 @@ class ApplyResult:
 
     def _tell_when_done(self, _: object = None) -> None:
         """Call back as soon as all jobs are done, in the thread that tells of the last one."""
+        if self._told is None:
+            return
         if not self._collect(0):
             self._jobs[0].add_done_callback(self._tell_when_done)
-        elif self._told is not None:
-            callback = self._callbacks[0 if self._success else 1]
-            try:
-                if callback is not None:
-                    callback(self._value)
-            finally:
-                self._told.set()
+            return
+        callback = self._callbacks[0 if self._success else 1]
+        try:
+            if callback is not None:
+                callback(self._value)
+        finally:
+            self._told.set()
 
 
 AsyncResult = ApplyResult
 
 
 class MapResult(ApplyResult):
-    """What has become of the calls of a `map_async`, as one list."""
+    """The results of the calls of a `map_async`, now or later, as one list."""
 
     def __init__(
         self,

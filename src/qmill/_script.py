@@ -245,7 +245,7 @@ def adopt(script: Script | None) -> None:
     """
     global _chosen, _pending, _is_stand_in
     main = type(sys)("__main__")
-    # What multiprocessing has its own children import: the script; or nothing, if "__main__".
+    # By this name multiprocessing's own children import the script; if it is "__main__", nothing.
     module = "__main__" if script is None else script.module
     main.__spec__ = ModuleSpec(module, None) if module else None
     if script is not None:

@@ -18,6 +18,7 @@ import os
 import traceback
 import uuid
 import weakref
+from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from functools import partial
@@ -37,7 +38,6 @@ from .jobs.records import RecordLog
 from .queues.base import check_wait
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable, Iterator
 
     from .observe.summary import Summary
@@ -373,6 +373,8 @@ class JobQueue(Executor):
             self._engine.prepare(job, moment)
         except SerializationError as error:
             job._packet = _without_frames(error)  # it fails when its turn comes
+            if job.is_chunk:
+                job.sink = None  # `MapCalls.make` has its calls made one by one instead
         # Most arguments are small, and a plain function has none of its own.
         may_be_large = type(job._packet) is not bytes or type(function) in BOUND
         if may_be_large and kept and not self._keep_args:
@@ -450,12 +452,15 @@ class JobQueue(Executor):
         if job_timeout is not None:
             chunksize = 1
             options = options._replace(timeout=job_timeout)
-        unpack = len(iterables) > 1
+        unpack, stops = len(iterables) > 1, not return_exceptions
+        ended: deque[Job] = deque()
+        sink = None if ordered else ended
         mapping = ChunkedMap(
-            self._calls_of(fn, unpack, not return_exceptions, priority, options, moment),
+            self._calls_of(fn, unpack, stops, priority, options, moment, sink),
             self._dispatcher.cancel_waiting_of,
             zip(*iterables, strict=False) if unpack else iter(iterables[0]),
             total,
+            ended,
             num_workers=max(1, self.max_workers),
             chunksize=chunksize,
             window=buffersize,

@@ -222,7 +222,7 @@ def wait_readable(files: list[Any], timeout: float | None) -> list[Any]:
             selector.register(file, selectors.EVENT_READ)
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = selector.select(None if left is None else min(left, _LONGEST_WAIT_S))
+            ready = selector.select(None if left is None else min(left, _native.LONGEST_WAIT_S))
             if ready or (left is not None and left <= 0):
                 return [key.fileobj for key, _ in ready]
 
@@ -236,7 +236,6 @@ def _selector(timeout: float | None) -> selectors.BaseSelector:
 
 
 _Selector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)
-_LONGEST_WAIT_S = 1_000_000.0  # poll takes its timeout as an int of milliseconds
 
 
 def start(

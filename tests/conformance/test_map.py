@@ -10,7 +10,7 @@ import operator
 import os
 import select
 import threading
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import CancelledError
 
 import pytest
@@ -889,6 +889,17 @@ def test_what_cannot_be_sent_is_yielded(chunksize):
     results = list(qmill.map(function, items, **options))
     assert [results[place] for place in (0, 2, 4)] == [0, 2, 4]
     assert [type(results[place]) for place in (1, 3)] == [qmill.SerializationError] * 2
+
+
+def test_nobody_is_told_of_the_end_of_a_chunk_whose_calls_are_made_one_by_one():
+    told = deque()
+    with qmill.JobQueue(1) as jobs:
+        calls = jobs._calls_of(str, False, stops=False, sink=told)
+        chunk = calls._submit([0, threading.Lock()], 0)
+        assert isinstance(chunk.exception(), qmill.SerializationError)
+        call = calls._submit([2], 2)
+        assert call.result() == "2"
+    assert list(told) == [call]
 
 
 def test_a_call_that_runs_too_long_is_yielded(gate):

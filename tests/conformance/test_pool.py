@@ -230,6 +230,20 @@ def test_what_the_original_does_not_send(make_pool):
     assert sorted([queue.get(), queue.get()]) == [1, 2]
 
 
+def test_an_item_that_cannot_be_sent_costs_no_other_one_of_its_chunk(make_pool):
+    pool = make_pool(2)
+    for _ in range(20):  # the chunk fails while its calls are made anew
+        results, outcomes = pool.imap_unordered(end, [1, threading.Lock(), 2, 3], 4), []
+        while True:
+            try:
+                outcomes.append(results.next(LIMIT_S))
+            except StopIteration:
+                break
+            except TypeError:
+                outcomes.append("not sent")
+        assert sorted(outcomes, key=str) == [1, 2, 3, "not sent"]
+
+
 def test_an_endless_input_does_not_stop_other_calls(make_pool):
     pool = make_pool(2)
     ordered = pool.imap(end, itertools.count())

@@ -27,7 +27,7 @@ import threading
 import traceback
 from typing import Any
 
-from .. import _interpreter, _streams
+from .. import _interpreter, _native, _streams
 from ..errors import NotSupported, QueueGone
 from . import names, portable, wire
 from .base import Statistics
@@ -120,7 +120,7 @@ def _start_interpreter(*settings: Any) -> tuple[bytes, bytes]:
 def _fork(*settings: Any) -> tuple[bytes, bytes]:
     """Fork the broker's process, where no interpreter is known that could be started."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = _native.fork()
     if pid == 0:
         try:
             _leave_program(writing)

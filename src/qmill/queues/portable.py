@@ -23,7 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary, finalize
 
-from .. import serialize
+from .. import _native, serialize
 from ..errors import QmillError, QueueGone, ShutDown
 from . import exits, wire
 from .access import Access, LocalAccess, MailboxQueue, _UnpackingReader
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (ShutDown, ValueError, KeyError, MemoryError, QueueGone)
 }
-_LONGEST_WAIT_S = 1_000_000.0
 
 
 class Connection:
@@ -71,7 +70,7 @@ class Connection:
         deadline = time.monotonic() + timeout
         try:
             while (left := deadline - time.monotonic()) > 0:
-                self._sock.settimeout(min(left, _LONGEST_WAIT_S))
+                self._sock.settimeout(min(left, _native.LONGEST_WAIT_S))
                 try:
                     if (frame := self._frames.receive(self._sock)) is not None:
                         return frame
