@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import select
 import signal
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from . import programs
-from .test_mains import DRIVERS, JUPYTER_PLACES
+from .test_mains import run_jupyter, run_script, run_stdin
 
 # Each paragraph is a cell of a notebook.
 PROGRAM = """
@@ -85,27 +84,11 @@ if __name__ == "__main__":
 """
 
 
-def run_script(folder: Path, env: dict[str, str]) -> str:
-    script = folder / "program.py"
-    script.write_text(PROGRAM, encoding="utf-8")
-    return programs.run(str(script), env=env)
-
-
-def run_stdin(folder: Path, env: dict[str, str]) -> str:
-    return programs.run("-", stdin=PROGRAM, env=env)
-
-
-def run_jupyter(folder: Path, env: dict[str, str]) -> str:
-    with tempfile.TemporaryDirectory() as short:
-        places = dict.fromkeys(JUPYTER_PLACES, short)
-        return programs.run(str(DRIVERS / "kernel.py"), stdin=PROGRAM, env=env | places)
-
-
 @pytest.mark.parametrize("run", [run_script, run_stdin, run_jupyter])
 def test_tasks_find_what_main_defines(
-    run: Callable[[Path, dict[str, str]], str], tmp_path: Path
+    run: Callable[[Path, dict[str, str], str], str], tmp_path: Path
 ) -> None:
-    assert run(tmp_path, {}).splitlines() == EXPECTED
+    assert run(tmp_path, {}, PROGRAM).splitlines() == EXPECTED
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])

@@ -239,14 +239,14 @@ CHECKS = re.findall(r'^check\("(.*?)"', PROGRAM, re.MULTILINE)
 EXPECTED = ["top level", *(f"{name}: ok" for name in CHECKS)]
 
 
-def run_script(folder: Path, env: dict[str, str]) -> str:
+def run_script(folder: Path, env: dict[str, str], text: str = PROGRAM) -> str:
     script = folder / "program.py"
-    script.write_text(PROGRAM, encoding="utf-8")
+    script.write_text(text, encoding="utf-8")
     return programs.run(str(script), env=env)
 
 
-def run_stdin(folder: Path, env: dict[str, str]) -> str:
-    return programs.run("-", stdin=PROGRAM, env=env)
+def run_stdin(folder: Path, env: dict[str, str], text: str = PROGRAM) -> str:
+    return programs.run("-", stdin=text, env=env)
 
 
 def run_dash_c(folder: Path, env: dict[str, str]) -> str:
@@ -265,14 +265,14 @@ def run_console(folder: Path, env: dict[str, str]) -> str:
     return programs.run(str(DRIVERS / "console.py"), stdin=PROGRAM, env=env)
 
 
-def run_jupyter(folder: Path, env: dict[str, str]) -> str:
+def run_jupyter(folder: Path, env: dict[str, str], text: str = PROGRAM) -> str:
     """Run in a Jupyter kernel without any configuration.
 
     The folder for its files has a short name: the path of a Unix socket has about 100 bytes.
     """
     with tempfile.TemporaryDirectory() as short:
         places = dict.fromkeys(JUPYTER_PLACES, short)
-        return programs.run(str(DRIVERS / "kernel.py"), stdin=PROGRAM, env=env | places)
+        return programs.run(str(DRIVERS / "kernel.py"), stdin=text, env=env | places)
 
 
 WAYS: list[Callable[[Path, dict[str, str]], str]] = [
