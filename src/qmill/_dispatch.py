@@ -105,8 +105,7 @@ class Dispatcher:
         self._auto_remove = auto_remove
         self._scheduler = Scheduler()
         self._totals = Totals()
-        self._lock = _native.RLock()
-        self.changed = _native.Condition(self._lock)
+        self.changed = self._lock = _native.Condition()
         self._anchor = datetime.now(), monotonic()
         self._kills: deque[Job] = deque()  # what the engine is to kill
         self._timed_out: set[int] = set()
@@ -707,8 +706,7 @@ class Dispatcher:
 
     def forget_in_child(self) -> None:
         """Let go, in a forked child, of what belongs to the parent; its jobs never end here."""
-        self._lock = _native.RLock()
-        self.changed = _native.Condition(self._lock)
+        self.changed = self._lock = _native.Condition()
         self.engine.forget_in_child()
         self.shut = self.is_of_parent = True
         self._thread = None

@@ -15,9 +15,15 @@ Source: `gevent.monkey.get_original`, `eventlet.patcher.original`.
 from __future__ import annotations
 
 import _socket
+import _thread
 import os
 import sys
 import threading
+from collections import deque
+from itertools import starmap
+from operator import methodcaller
+from queue import Empty
+from time import monotonic
 
 from .errors import NotSupported
 
@@ -28,6 +34,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
     from typing import Any
+
+    _Lock = threading.Condition  # as which it is used
+else:
+    _Lock = _thread.RLock
 
 
 def original(module: str, name: str) -> Any:
@@ -53,9 +63,60 @@ def RLock() -> Any:  # noqa: N802
     return original("_thread", "RLock")()
 
 
-def Condition(lock: Any = None) -> threading.Condition:  # noqa: N802
-    """Make a condition on such a lock; who waits for a change lets greenlets run."""
-    return _GreenCondition(lock or RLock()) if has_greenlets() else threading.Condition(lock)
+def Condition() -> threading.Condition:  # noqa: N802
+    """Make a condition with a reentrant lock of its own; greenlets go on while one waits in it."""
+    made: threading.Condition = _GreenCondition(RLock()) if has_greenlets() else _Condition()
+    return made
+
+
+class _Condition(_Lock):
+    """A `threading.Condition` that an exception of a signal handler may leave at any moment.
+
+    One of the standard library then releases a lock that it does not hold, or leaves it locked.
+    CPython runs handlers between its instructions, and never within a function in C. So the lock is
+    this very object, whose `with` calls such a function; one call of `extend` releases the lock and
+    notes that; one call of `deque` wakes all that wait.
+    """
+
+    def __init__(self) -> None:
+        self._sleepers: deque[queue.SimpleQueue[None]] = deque()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until a thread notifies, or for so many seconds; False if none has."""
+        sleeper = simple_queue()
+        depth: list[Any] = []  # how often the lock was held, once it is released
+        try:
+            self._sleepers.append(sleeper)
+            depth.extend(starmap(self._release_save, _ONCE))  # type: ignore[attr-defined]
+            sleeper.get(True, None if timeout is None else max(0.0, timeout))
+        except Empty:
+            return False
+        finally:
+            try:
+                if depth:
+                    self._acquire_restore(depth[0])  # type: ignore[attr-defined]
+            finally:
+                if sleeper in self._sleepers:
+                    self._sleepers.remove(sleeper)
+        return True
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Wait until a function returns something true, or for so many seconds."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while not (result := predicate()):
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+        return result
+
+    def notify_all(self) -> None:
+        """Wake all that wait."""
+        deque(map(_wake, self._sleepers), 0)
+
+
+_ONCE = ((),)  # the arguments of one call
+_wake = methodcaller("put", None)
 
 
 class _GreenCondition(threading.Condition):
@@ -70,6 +131,29 @@ class _GreenCondition(threading.Condition):
         while not super().wait(LONGEST_WAIT_S):
             pass
         return True
+
+
+class Event:
+    """A `threading.Event` that an exception of a signal handler may leave at any moment."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Whether it has happened."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Let those go on that wait for it."""
+        with self._changed:
+            self._is_set = True
+            self._changed.notify_all()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has happened, or for so many seconds; False if it has not."""
+        with self._changed:
+            return bool(self._changed.wait_for(self.is_set, timeout))
 
 
 LONGEST_WAIT_S = 1_000_000.0

@@ -26,7 +26,7 @@ from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import _child, serialize
+from . import _child, _native, serialize
 from .errors import SerializationError
 from .job_queue import JobQueue
 
@@ -498,7 +498,7 @@ class ApplyResult:
         self._success = True
         self._value: Any = None
         self._callbacks = callback, error_callback
-        self._told = threading.Event() if callback or error_callback else None
+        self._told = _native.Event() if callback or error_callback else None
 
     def ready(self) -> bool:
         """Return whether the call has ended."""
@@ -634,7 +634,7 @@ class IMapIterator:
         self._input_error: Exception | None = None
 
     def _make_calls(self, pool: Pool, func: Callable[[Any], Any]) -> MapCalls:
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = _native.Condition()
         return pool._jobs._calls_of(func, False, stops=False)
 
     def __iter__(self) -> IMapIterator:
@@ -708,7 +708,7 @@ class IMapIterator:
         jobs = self._calls.make(items)
         with self._changed:
             self._jobs.extend(jobs)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def end(self, error: Exception | None) -> None:
         """There are no more items: the input has ended, or raised."""

@@ -19,10 +19,10 @@ import signal
 import stat
 import subprocess
 import tempfile
-import threading
 from collections import Counter
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from .. import _native
 from ..engines.program import Output, pieces
 from ..errors import JobTimeout, WorkerDied
 from ..job_queue import JobQueue
@@ -118,7 +118,7 @@ class Batch:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._window = AHEAD + 4 * plan.max_jobs
-        self._changed = threading.Condition()
+        self._changed = _native.Condition()
         self._num_open = 0  # jobs that were put and not told of yet
         self._num_told = 0
         self._num_failed = 0
