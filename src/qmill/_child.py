@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -105,13 +106,14 @@ def run_forked(
             os.close(_status)
         _status = status
         _streams.empty()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         ours.close()
-        _follow(lifeline)
         _forget_parents_exit()
+        _follow(lifeline)
         # New threads inherit this flag, and the thread that forked may be a daemon, as dispatchers.
         threading.current_thread()._daemonic = False  # type: ignore[attr-defined]
         _read_nothing()
+        # A handler may raise from here on: nothing of the parent's is left to be undone.
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return _work(work, theirs, lambda: job)
 
     _run(body)
@@ -201,6 +203,9 @@ _held: list[socket.socket] = []
 def _forget_parents_exit() -> None:
     """Drop what the parent means to do at its own exit, and keep what every process does."""
     atexit._clear()
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
     for module, function in (
         ("processes", "stop_fork_server"),
         ("workers", "end_workers"),

@@ -346,8 +346,9 @@ def lifeline() -> int:
 def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket) -> Process:
     line = os.dup(lifeline())  # the at-fork handler closes the original
     status, status_there = os.pipe()
-    # Ctrl-C in the middle of a fork is lost in an at-fork handler, or leads a child astray.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # What a handler raises in the middle of a fork is lost in an at-fork handler, or leads a child
+    # astray.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     serialize.know_mains()
     try:
         pid = _native.fork()

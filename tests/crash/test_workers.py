@@ -396,6 +396,41 @@ print("after it")
     assert program.finish() == ("from the parent; from the worker; after it\n", "")
 
 
+INTERRUPTED_AT_ONCE = """
+import atexit, tempfile, weakref
+folder = tempfile.TemporaryDirectory()
+atexit.register(print, "exit function of", os.getpid())
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGINT))
+worker = qmill.run(print, "not reached")
+print(type(worker.exception()).__name__, os.path.isdir(folder.name))
+"""
+
+
+def test_an_interrupt_right_after_the_fork_runs_nothing_of_the_parents(start_program, method):
+    if method != "fork":
+        pytest.skip("the others share nothing with the parent")
+    program = start_program(INTERRUPTED_AT_ONCE)
+    assert program.finish() == (f"WorkerDied True\nexit function of {program.pid}\n", "")
+
+
+def test_a_finalizer_of_the_worker_runs_at_its_end_and_the_parents_does_not(start_program):
+    output, errors = start_program(
+        """
+import weakref
+def finalize(text):
+    class Thing:
+        pass
+    kept.append(Thing())
+    weakref.finalize(kept[-1], print, text, flush=True)
+kept = []
+finalize("the parent's")
+qmill.run(finalize, "the worker's").join()
+print("worker has ended", flush=True)
+"""
+    ).finish()
+    assert (output, errors) == ("the worker's\nworker has ended\nthe parent's\n", "")
+
+
 # -- deaths ---------------------------------------------------------------------------------------
 
 

@@ -183,6 +183,18 @@ def test_a_storm_counts_its_kills_and_prints_its_seed(capsys):
     assert report.hung is None
 
 
+@pytest.mark.parametrize("ending", ["kill", "interrupt", "terminate", "exec"])
+def test_a_storm_ends_processes_as_it_is_told(ending):
+    with testing.nothing_left_behind():
+        report = testing.storm(qmill.Queue(), kills=3, seed=1, endings=[ending], patience_s=30)
+    report.assert_at_most_once()
+
+
+def test_a_storm_names_the_endings_that_there_are():
+    with pytest.raises(ValueError, match="endings must be of kill, interrupt.*not \\['gently'\\]"):
+        testing.storm(qmill.Queue(), endings=["kill", "gently"])
+
+
 def test_a_storm_on_which_nobody_makes_progress_is_told_and_over():
     class Stuck:
         def put(self, item):

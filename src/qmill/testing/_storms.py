@@ -6,7 +6,7 @@
                  └─────── account ──────┘
 
 Each process tells after a random number of operations that it goes on; the storm hears that, and
-kills somebody: so each kill follows on progress, and hits whatever the victim happens to do at that
+ends a process: so each end follows on progress, and hits whatever the victim happens to do at that
 instant. A log survives its writer: one `write` of a few bytes is done or not.
 """
 
@@ -16,6 +16,7 @@ import contextlib
 import os
 import random
 import secrets
+import signal
 import struct
 import tempfile
 import time
@@ -24,12 +25,20 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..workers import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+ENDINGS = {
+    "kill": signal.SIGKILL,
+    "interrupt": signal.SIGINT,
+    "terminate": signal.SIGTERM,
+    "exec": signal.SIGUSR1,
+}
+"""The signals by which a storm ends processes, by the names of the ways."""
 
 _RECEIPT = struct.Struct("=II")  # producer, number of its message
 _NEWS = struct.Struct("=I")  # whose
@@ -47,8 +56,8 @@ class StormReport:
     Attributes:
         seed: Chose the victims and instants; the same one makes a storm of the same kind, but the
             system's scheduler has its part in it.
-        killed_producers: How many were killed while they might be putting.
-        killed_consumers: How many were killed while they might be holding a message.
+        killed_producers: How many were ended, in any way, while they might be putting.
+        killed_consumers: How many were ended, in any way, while they might be holding a message.
         put: Messages whose `put` had returned.
         received: Deliveries to consumers, each message counted as often as it came.
         lost: Messages whose `put` had returned and that no consumer saw.
@@ -144,15 +153,16 @@ def storm(
     every: int = 100,
     start_method: str = "fork",
     patience_s: float = 10.0,
+    endings: Sequence[str] = ("kill",),
 ) -> StormReport:
-    """Kill processes that use a queue, at random instants, and account for every message.
+    """End processes that use a queue, at random instants, and account for every message.
 
-    Whoever is killed is replaced. After the last kill everybody has to make progress once more;
-    then all are killed at once, and a fresh consumer reads what is left. The seed is printed.
+    A process that was ended is replaced. After the last one all have to make progress once more;
+    then all are killed at once, and a fresh consumer reads the rest. The seed is printed.
 
     Args:
         queue: An empty queue for this storm alone: anything with `put`, and what `read` uses.
-        kills: How many processes to kill, before all are.
+        kills: How many processes to end, before all are killed.
         producers: How many processes put.
         consumers: How many processes read.
         seed: Of the choices; None for a new one.
@@ -162,17 +172,25 @@ def storm(
         every: Mean number of operations of a process between its reports. Lower for large payloads.
         start_method: How the processes start; "fork" takes queues that cannot be pickled.
         patience_s: Seconds without any progress, after which the storm counts as hung.
+        endings: The ways in which processes are ended, one of which is chosen each time: "kill"
+            (SIGKILL); "interrupt" (SIGINT, KeyboardInterrupt); "terminate" (SIGTERM, whose handler
+            raises SystemExit); "exec" (the process becomes another program, which stays until the
+            rest has been read).
 
     Returns:
         The account. It is not checked: see `assert_at_least_once` and `assert_at_most_once`.
 
     Raises:
+        ValueError: An unknown ending.
         Exception: What a producer or consumer raised.
     """
+    if unknown := set(endings) - set(ENDINGS):
+        raise ValueError(f"endings must be of {', '.join(ENDINGS)}, not {sorted(unknown)}")
     if seed is None:
         seed = secrets.randbelow(1 << 32)
     print(f"qmill.testing.storm: seed={seed}", flush=True)
-    with _Storm(queue, seed, read, payload, every, start_method, patience_s) as one:
+    storm = _Storm(queue, seed, read, payload, every, start_method, patience_s, endings)
+    with storm as one:
         try:
             one.rage(kills, producers, consumers)
             one.read_what_is_left()
@@ -189,6 +207,11 @@ class _Teller:
     """Tells the storm of progress, after a random number of operations each time."""
 
     def __init__(self, number: int, folder: str, every: int, seed: int) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _exit)
+        signal.signal(signal.SIGUSR1, _become_another_program)
+        # Nobody writes to it: the storm sees that it is closed, when this process ends or `exec`s.
+        self._life = os.open(_life_of(folder, number), os.O_WRONLY)
         self._news = os.open(os.path.join(folder, "news"), os.O_WRONLY)
         self._random = random.Random(f"{seed} {number}")
         self._number = number
@@ -206,6 +229,18 @@ class _Teller:
 
     def tell(self) -> None:
         os.write(self._news, _NEWS.pack(self._number))
+
+
+def _exit(*_: object) -> NoReturn:
+    raise SystemExit(1)
+
+
+def _become_another_program(*_: object) -> NoReturn:
+    os.execvp("sleep", ["sleep", "1000000"])
+
+
+def _life_of(folder: str, number: int) -> str:
+    return os.path.join(folder, f"life of {number}")
 
 
 def _open_log(folder: str, number: int) -> int:
@@ -271,6 +306,7 @@ class _Member:
     worker: Worker
     number: int
     produces: bool
+    life: int = -1  # a pipe that is at its end when the process has ended, or `exec`ed
 
 
 class _Storm:
@@ -283,6 +319,7 @@ class _Storm:
         every: int,
         start_method: str,
         patience_s: float,
+        endings: Sequence[str],
     ) -> None:
         self.report = StormReport(seed)
         self._random = random.Random(seed)
@@ -292,7 +329,9 @@ class _Storm:
         self._every = every
         self._start_method = start_method
         self._patience_s = patience_s
+        self._endings = endings
         self._crew: dict[int, _Member] = {}
+        self._others: list[Worker] = []  # that have become another program
         self._resting = 0  # producers that have come to their end, and are to be replaced
         self._produced: list[int] = []  # the numbers of all that there were
         self._consumed: list[int] = []
@@ -306,6 +345,9 @@ class _Storm:
 
     def __exit__(self, *_: object) -> None:
         self.kill_all()
+        for worker in self._others:
+            worker.kill()
+            worker.exception()
         os.close(self._news)
         self._folder.cleanup()
 
@@ -314,6 +356,8 @@ class _Storm:
     def _start(self, produces: bool) -> int:
         number = len(self._produced) + len(self._consumed) + 1
         common = (number, self._folder.name, self._every, self.report.seed, self._payload)
+        life = _life_of(self._folder.name, number)
+        os.mkfifo(life, 0o600)
         function = _produce if produces else partial(_consume, read=self._read)
         worker = Worker(
             function,
@@ -321,29 +365,42 @@ class _Storm:
             start_method=self._start_method,
             name=f"storm's {'producer' if produces else 'consumer'} {number}",
         )
-        self._crew[number] = _Member(worker, number, produces)
+        self._crew[number] = _Member(
+            worker, number, produces, os.open(life, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        )
         (self._produced if produces else self._consumed).append(number)
         return number
 
-    def _kill(self, members: list[_Member]) -> None:
+    def _end(self, members: list[_Member], ending: str) -> None:
+        alive = [member for member in members if member.worker.is_alive()]
+        for member in alive:
+            os.kill(member.worker.pid or 0, ENDINGS[ending])
+        for member in alive:
+            if not wait([member.worker.sentinel, member.life], self._patience_s):
+                raise _Hung(f"{member.worker.name} has not ended by {ending!r}")
         for member in members:
-            member.worker.kill()
-        for member in members:
-            member.worker.join()
-            member.worker.exception()  # it is known: nobody has to log it
-            del self._crew[member.number]
+            if ending == "exec" and member.worker.is_alive():
+                self._others.append(member.worker)
+            else:
+                member.worker.exception()  # it is known: nobody has to log it
+            self._forget(member)
             if member.produces:
                 self.report.killed_producers += 1
             else:
                 self.report.killed_consumers += 1
 
+    def _forget(self, member: _Member) -> None:
+        del self._crew[member.number]
+        if member.life >= 0:
+            os.close(member.life)
+
     def kill_all(self) -> None:
-        self._kill(list(self._crew.values()))
+        self._end(list(self._crew.values()), "kill")
 
     def _collect_ended(self) -> None:
         for member in list(self._crew.values()):
             if not member.worker.is_alive():
-                del self._crew[member.number]
+                self._forget(member)
                 member.worker.result()
                 self._resting += member.produces
 
@@ -407,7 +464,7 @@ class _Storm:
     # -- what happens
 
     def rage(self, kills: int, producers: int, consumers: int) -> None:
-        """Kill so many, one or two at a time, each time after news."""
+        """End so many, one or two at a time, each time after news."""
         for produces in [True] * producers + [False] * consumers:
             self._start(produces)
         killed = 0
@@ -418,7 +475,7 @@ class _Storm:
             victims = self._random.sample(
                 list(self._crew.values()), min(most, self._random.choice((1, 1, 1, 2)))
             )
-            self._kill(victims)
+            self._end(victims, self._random.choice(self._endings))
             killed += len(victims)
             for victim in victims:
                 self._start(victim.produces)
