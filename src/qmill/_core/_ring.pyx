@@ -13,6 +13,7 @@ No Python code runs while a lock of the ring is held: everything is packed befor
 """
 
 import copyreg
+import os
 from functools import update_wrapper
 from weakref import ref
 
@@ -131,6 +132,9 @@ cdef extern from "ring.h" nogil:
     q_status q_sweep(q_queue *, int, int)
     q_status q_leave(q_queue *, int)
 
+cdef extern from "unistd.h":
+    int close(int)
+
 cdef double SLICE_S = 0.1
 cdef enum:
     LOOKS = 4  # how often somebody else may be faster, before a caller sleeps
@@ -238,6 +242,7 @@ cdef class Ring:
     """
 
     cdef q_queue *q
+    cdef int fd  # a descriptor that is not the queue's yet; else -1
     cdef codec *codec
     cdef readonly bytes uuid
     cdef public object hold  # what keeps a queue with a name, as long as this lives
@@ -248,52 +253,70 @@ cdef class Ring:
 
     def __cinit__(self):
         self.q = NULL
-        self.exports = serialize.Exports()
+        self.fd = -1
         self.definitions = {}
+        self.classes = {}
         self.codec = NULL
         self.lent = {}
 
     @staticmethod
-    def create(int fd, uint64_t maxsize, bytes uuid):
-        """Make a queue in an empty file; takes over `fd`."""
+    def create(path, uint64_t maxsize, bytes uuid):
+        """Make a queue in a new file: at a path, or without a name if that is None."""
         cdef Ring ring = Ring()
-        cdef q_status status
         cdef const uint8_t *name = <const uint8_t *>PyBytes_AS_STRING(uuid)
+        cdef q_status status
+        if path is None:
+            ring.fd = os.memfd_create(f"qmill-{uuid.hex()}", os.MFD_CLOEXEC)
+        else:
+            ring.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with nogil:
-            status = q_create(fd, maxsize, name, &ring.q)
-        if status != Q_OK:
-            ring.q = NULL
-            _fail(status)
-        ring._begin(uuid)
+            status = q_create(ring.fd, maxsize, name, &ring.q)
+        ring._begin(status)
         return ring
 
     @staticmethod
-    def attach(int fd, bytes uuid, bint alone, bint was_sent=False):
-        """Map the queue in a file: this one, or any if `uuid` is None; takes over `fd`.
+    def open(path, int flags, bytes uuid, bint alone=False):
+        """Map the queue in the file of a path: this one, or any if `uuid` is None.
 
-        If it is `alone`, no process has the file open. If it `was_sent`, a relative has sent it.
+        If it is `alone`, no process has the file open.
         """
         cdef Ring ring = Ring()
-        cdef q_status status
+        ring.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY | flags)
+        ring._attach(uuid, alone, False)
+        return ring
+
+    @staticmethod
+    def attach(int fd, bytes uuid, bint was_sent=False):
+        """Map the queue in a file, whose descriptor is closed if it cannot be.
+
+        If it `was_sent`, a relative has sent it.
+        """
+        cdef Ring ring = Ring()
+        ring.fd = fd
+        ring._attach(uuid, False, was_sent)
+        return ring
+
+    cdef int _attach(self, bytes uuid, bint alone, bint was_sent) except -1:
         cdef const uint8_t *name = NULL
+        cdef q_status status
         if uuid is not None:
             name = <const uint8_t *>PyBytes_AS_STRING(uuid)
         with nogil:
             if alone:
-                status = q_adopt(fd, &ring.q)
+                status = q_adopt(self.fd, &self.q)
             elif was_sent:
-                status = q_receive(fd, &ring.q)
+                status = q_receive(self.fd, &self.q)
             else:
-                status = q_attach(fd, name, &ring.q)
-        if status != Q_OK:
-            ring.q = NULL
-            _fail(status)
-        ring._begin(q_uuid(ring.q)[:16])
-        return ring
+                status = q_attach(self.fd, name, &self.q)
+        return self._begin(status)
 
-    cdef int _begin(self, bytes uuid) except -1:
-        self.uuid = uuid
-        self.classes = {}
+    cdef int _begin(self, q_status status) except -1:
+        if status != Q_OK:
+            self.q = NULL
+            _fail(status)
+        self.fd = -1  # the queue's now
+        self.uuid = q_uuid(self.q)[:16]
+        self.exports = serialize.Exports()
         resolve = _Resolver(self, self.classes)
         self.codec = codec_new(
             self.exports.done, copyreg.dispatch_table, self.classes, resolve
@@ -302,6 +325,8 @@ cdef class Ring:
 
     def __dealloc__(self):
         codec_free(self.codec)
+        if self.fd >= 0:
+            close(self.fd)
         if self.q != NULL:
             with nogil:
                 q_leave(self.q, 1)

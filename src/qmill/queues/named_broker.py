@@ -25,9 +25,10 @@ import subprocess
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import _interpreter, _native, _streams
+from .._opened import pipe
 from ..errors import NotSupported, QueueGone
 from . import names, portable, wire
 from .base import Statistics
@@ -35,6 +36,9 @@ from .broker import Broker, Connection
 from .mailbox import Mailbox
 from .names import ABANDONED, OPEN, SAVED, SILENT, Found
 from .portable import Endpoint, identified
+
+if TYPE_CHECKING:
+    from io import FileIO
 
 _NO_SECRET = bytes(wire.SECRET_BYTES)
 """A name is no secret: the place of a named broker is closed to other users by itself."""
@@ -119,19 +123,19 @@ def _start_interpreter(*settings: Any) -> tuple[bytes, bytes]:
 
 def _fork(*settings: Any) -> tuple[bytes, bytes]:
     """Fork the broker's process, where no interpreter is known that could be started."""
-    reading, writing = os.pipe()
+    reading, writing = pipe()
     pid = _native.fork()
     if pid == 0:
         try:
-            _leave_program(writing)
+            _leave_program(writing.fileno())
             main(*settings)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        told = pipe.read()
+    writing.close()
+    with reading:
+        told = reading.readall()
     os.waitpid(pid, 0)
     return told, told
 
@@ -304,21 +308,21 @@ class NamedBroker(Broker):
         if self.greeting:  # all anchors are among them
             return
         try:
-            descriptor = names.lock(self._folder, wait=False)
+            lock = names.lock(self._folder, wait=False)
         except BlockingIOError:
             self.settle_when_unlocked()
             return
         self.finish()
-        self._remove_lock(descriptor)
+        self._remove_lock(lock)
 
     def clean_up(self) -> None:
         """Leave nothing in the folder; called when the broker has ended and nobody waits for it."""
         if self._unlinked:
             self._remove_lock(names.lock(self._folder))
 
-    def _remove_lock(self, descriptor: int) -> None:
+    def _remove_lock(self, lock: FileIO) -> None:
         names.tidy(self._folder)
-        names.unlock(descriptor)
+        lock.close()
 
     def settle_when_unlocked(self) -> None:
         """Look again once the present opener is through, or dead."""

@@ -14,13 +14,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
-from typing import Any
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, finalize
 
+from .._opened import opened
 from ..errors import QueueGone
 from . import exits, names, rings, wire
 from .names import ABANDONED, OPEN, SAVED, Found
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from io import FileIO
 
 _NAME = b"qmill:name"
 
@@ -33,17 +38,17 @@ class Hold:
 
     Args:
         folder: Where the file is, or was.
-        descriptor: The file's, which is this object's from now on.
+        file: The open file, which is this object's from now on.
     """
 
-    def __init__(self, folder: str, descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    def __init__(self, folder: str, file: FileIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_SH)
         self.folder = folder
-        self._descriptor = descriptor
-        self._state = os.fstat(descriptor)
+        self._file = file
+        self._state = os.fstat(file.fileno())
         self._handles: list[None] = []  # one for each that is open
         # A finalizer must not wait for the lock, which its own thread may have.
-        self._end = finalize(self, _let_go, folder, descriptor, self._state)
+        self._end = finalize(self, _let_go, folder, file, self._state)
         self._end.atexit = False  # `leave` does it, after whoever may still need it
         _holds.add(self)
 
@@ -69,16 +74,14 @@ class Hold:
 
     def let_go(self, unless_used: bool = False) -> None:
         """End it, and remove the file if it was the last."""
+        is_locked = True
         try:
-            lock = names.lock(self.folder)
+            lock: AbstractContextManager[Any] = names.lock(self.folder)
         except OSError:  # the folder is gone
-            lock = None
-        try:
+            lock, is_locked = nullcontext(), False
+        with lock:
             if not (unless_used and self._handles) and self._end.detach() is not None:
-                _close_and_remove(self.folder, self._descriptor, self._state, lock is not None)
-        finally:
-            if lock is not None:
-                names.unlock(lock)
+                _close_and_remove(self.folder, self._file, self._state, is_locked)
 
     def unlink(self) -> None:
         """Give up the name of the queue."""
@@ -93,7 +96,7 @@ _untidy: set[str] = set()
 """Folders in which this process may have left a file that nobody holds."""
 
 
-def _let_go(folder: str, descriptor: int, state: os.stat_result) -> None:
+def _let_go(folder: str, file: FileIO, state: os.stat_result) -> None:
     """Let go in a garbage collection.
 
     If the folder is locked, what is left there is removed by whoever opens a queue next, or by us
@@ -102,28 +105,32 @@ def _let_go(folder: str, descriptor: int, state: os.stat_result) -> None:
     try:
         lock = names.lock(folder, wait=False)
     except OSError:  # somebody has it, or the folder is gone
-        _close(descriptor, state)
+        _close(file, state)
         _untidy.add(folder)
         return
-    try:
-        _close_and_remove(folder, descriptor, state, True)
-    finally:
-        names.unlock(lock)
+    with lock:
+        _close_and_remove(folder, file, state, True)
 
 
-def _close_and_remove(folder: str, descriptor: int, state: os.stat_result, is_locked: bool) -> None:
-    _close(descriptor, state)
+def _close_and_remove(folder: str, file: FileIO, state: os.stat_result, is_locked: bool) -> None:
+    _close(file, state)
     if is_locked:
         for path in _paths(folder, state, (".ring",)):
             _remove_if_free(path)
         names.tidy(folder)
 
 
-def _close(descriptor: int, state: os.stat_result) -> None:
+_foreign: list[FileIO] = []
+"""Closed by the program: their numbers may be those of other files now, so nobody closes them."""
+
+
+def _close(file: FileIO, state: os.stat_result) -> None:
     """Close a file, unless the program has closed it already, with others that it did not know."""
     with suppress(OSError):
-        if os.path.samestat(os.fstat(descriptor), state):
-            os.close(descriptor)
+        if os.path.samestat(os.fstat(file.fileno()), state):
+            file.close()
+            return
+    _foreign.append(file)
 
 
 def leave() -> None:
@@ -180,7 +187,8 @@ def hold_again(name: str, folder: str, number: bytes, pid: int, file: Any) -> tu
                 return ring, name, hold
             hold.take_back_handle()
     ring = rings.find(number, pid, file)
-    return ring, name, _held(ring, Hold(folder, rings.open_file(f"/proc/self/fd/{ring.fileno()}")))
+    own = opened(f"/proc/self/fd/{ring.fileno()}", os.O_RDWR | os.O_NOCTTY)
+    return ring, name, _held(ring, Hold(folder, own))
 
 
 def found_in(folder: str) -> list[Found]:
@@ -224,15 +232,11 @@ def _create(folder: str, name: str, maxsize: int) -> str:
 
 def _attach(folder: str, path: str) -> tuple[Any, Hold]:
     """Map a queue and hold it."""
-    descriptor = names.open_file(path)
+    file = names.open_file(path)
+    alone = names.is_free(file)
+    hold = Hold(folder, file)
     try:
-        alone = names.is_free(descriptor)
-        hold = Hold(folder, descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    try:
-        ring = rings.attach(names.open_file(path), alone=alone)
+        ring = rings.open_path(path, flags=os.O_NOFOLLOW, alone=alone)
     except QueueGone as error:
         raise QueueGone(
             f"{path} is no queue that this version of qmill can read ({error}); "
@@ -283,7 +287,7 @@ def _inspect(folder: str, entry: str) -> Found:
     holders = () if free else _holders(path)
     found = Found(entry.rpartition("-")[0], state, None, None, is_kept, holders, (entry,))
     try:
-        ring = rings.attach(names.open_file(path))
+        ring = rings.open_path(path, flags=os.O_NOFOLLOW)
         name = ring.fetch(_NAME).decode("utf-8", "surrogatepass")
     except (QueueGone, OSError, KeyError):
         return found

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 from .. import _frozen
+from .._opened import opened
 from ..errors import NotSupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from io import FileIO
 
 try:
     import fcntl
@@ -75,23 +77,17 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def open_file(path: str) -> int:
-    """Open a queue's file, and return the descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY)
+def open_file(path: str) -> FileIO:
+    """Open a queue's file."""
+    return opened(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NOCTTY)
 
 
-@contextmanager
-def locked(folder: str) -> Iterator[None]:
-    """Hold the folder's lock."""
-    descriptor = lock(folder)
-    try:
-        yield
-    finally:
-        unlock(descriptor)
+_locks: WeakSet[FileIO] = WeakSet()
+"""Those that this process holds. A forked child closes its copies, which would hold them, too."""
 
 
-def lock(folder: str, wait: bool = True) -> int:
-    """Lock the folder and return the lock's descriptor.
+def lock(folder: str, wait: bool = True) -> FileIO:
+    """Lock the folder, until the file that this returns is closed: `with` does so at its end.
 
     Whoever removes the file holds the lock, so one that was waited for may be another by now.
 
@@ -101,44 +97,46 @@ def lock(folder: str, wait: bool = True) -> int:
     """
     _frozen.check_has_begun()
     path = os.path.join(folder, _LOCK)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        descriptor = os.open(path, flags, 0o600)
+        file = opened(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        _locks.add(file)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-                return descriptor
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
+                return file
         except FileNotFoundError:
             pass
         except BaseException:
-            os.close(descriptor)
+            file.close()
             raise
-        os.close(descriptor)
+        file.close()
 
 
-def unlock(descriptor: int) -> None:
-    """Unlock and close; the closing alone would not do if a forked child has a copy."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+locked = lock
 
 
-def is_free(descriptor: int) -> bool:
+def _after_fork_in_child() -> None:
+    for file in list(_locks):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def is_free(file: FileIO) -> bool:
     """Whether nobody else holds a lock on a file; if so, nobody does then."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    fcntl.flock(file, fcntl.LOCK_UN)
     return True
 
 
 def is_file_free(path: str) -> bool:
     """Whether nobody holds a lock on the file of a path."""
-    descriptor = open_file(path)
-    try:
-        return is_free(descriptor)
-    finally:
-        os.close(descriptor)
+    with open_file(path) as file:
+        return is_free(file)
 
 
 def tidy(folder: str) -> None:

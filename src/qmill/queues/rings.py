@@ -41,45 +41,45 @@ def create(maxsize: int, path: str | None = None) -> Any:
         FileExistsError: The path is taken.
     """
     number = os.urandom(16)
-    if path is None:
-        file = os.memfd_create(f"qmill-{number.hex()}", os.MFD_CLOEXEC)
-    else:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        ring = _rings[number] = Ring.create(file, maxsize, number)
-    except BaseException:
-        os.close(file)
-        raise
+    ring = _rings[number] = Ring.create(path, maxsize, number)
     exits.hook_exit()
     return ring
 
 
-def attach(
-    file: int, number: bytes | None = None, alone: bool = False, was_sent: bool = False
-) -> Any:
+def attach(file: int, number: bytes | None = None, was_sent: bool = False) -> Any:
     """Map the queue in a file, whose descriptor is the ring's then.
 
     Args:
         file: A descriptor.
         number: The queue that is expected there; None for any.
-        alone: Nobody else has it open, which the caller knows: it may come from another boot.
         was_sent: The process that made it has sent it over a channel of its own.
 
     Raises:
         QueueGone: It is not that queue, or none.
     """
-    try:
-        ring = Ring.attach(file, number, alone, was_sent)
-    except BaseException:
-        os.close(file)
-        raise
+    return _known(Ring.attach(file, number, was_sent))
+
+
+def open_path(path: str, number: bytes | None = None, flags: int = 0, alone: bool = False) -> Any:
+    """Map the queue in the file of a path.
+
+    Args:
+        path: The file's, or of a link to it under /proc.
+        number: The queue that is expected there; None for any.
+        flags: Those of `os.open` beside the usual ones.
+        alone: Nobody else has it open, which the caller knows: it may come from another boot.
+
+    Raises:
+        QueueGone: It is not that queue, or none.
+        OSError: The file cannot be opened.
+    """
+    return _known(Ring.open(path, flags, number, alone))
+
+
+def _known(ring: Any) -> Any:
+    """Return the ring of this process for that queue: this one, or the one that it has."""
     exits.hook_exit()
     return _rings.setdefault(ring.uuid, ring)
-
-
-def open_file(path: str) -> int:
-    """Open a queue's file, and return the descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
 
 
 def reduce_ring(ring: Any) -> Any:
@@ -122,7 +122,7 @@ def find(number: bytes, pid: int, file: Any) -> Any:
         return attach(file.detach(), number)
     why = "no process has the queue any more"
     try:
-        return attach(open_file(f"/proc/{pid}/fd/{file}"), number)
+        return open_path(f"/proc/{pid}/fd/{file}", number)
     except PermissionError:
         why = (
             f"process {pid} has the queue, and this one may not open its files: it has another "
@@ -141,7 +141,7 @@ def find(number: bytes, pid: int, file: Any) -> Any:
                 path = f"{folder}/{name}"
                 with contextlib.suppress(OSError, QueueGone):
                     if os.readlink(path).startswith(wanted):
-                        return attach(open_file(path), number)
+                        return open_path(path, number)
     raise QueueGone(why)
 
 
