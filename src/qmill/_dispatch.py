@@ -144,10 +144,9 @@ class Dispatcher:
             self._scheduler.add(job)
             if self._thread is None and not self.paused:
                 self._start_thread()
-            wake = self._wake_on_put
-            self._wake_on_put = False
-        if wake:
-            self.engine.wake()
+            if self._wake_on_put:
+                self.engine.wake()
+                self._wake_on_put = False
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("Queued job: '%s'", job.name)
 
@@ -215,17 +214,22 @@ class Dispatcher:
             return self._scheduler.held()
 
     def pop_completed(self) -> Job | None:
-        """Fetch a completed job, or None."""
+        """Fetch a completed job, or None; the caller holds the lock of `changed`."""
+        return self._scheduler.pop_completed()
+
+    def give_back(self, jobs: Iterable[Job]) -> None:
+        """Have completed jobs fetched again."""
         with self._lock:
-            return self._scheduler.pop_completed()
+            for job in jobs:
+                self._scheduler.complete(job)
 
     def cancel(self, job: Job) -> bool:
         """Cancel a job; see `Job.cancel`."""
         with self._lock:
             if job._state in (FINISHED, CANCELLED):
                 return job._state == CANCELLED
-            if self._scheduler.remove(job):
-                self._finish([(job, CANCELLED, None, None)])
+            if self._scheduler.is_waiting(job):
+                self._cancel([job])
                 return True
             if not self.engine.can_kill:
                 return False
@@ -236,23 +240,38 @@ class Dispatcher:
             self._reporter.put(("callbacks", job))
         return True
 
+    def _leave_none_waiting(self, jobs: Iterable[Job]) -> None:
+        """Settle those of the jobs that are no more: a signal handler has raised meanwhile."""
+        for job in jobs:
+            if job.id not in self._scheduler.working and not self._scheduler.is_waiting(job):
+                job.settle(CANCELLED, None, None)
+        self.changed.notify_all()
+
     def cancel_waiting(self) -> None:
         """Cancel what has not begun."""
         with self._lock:
-            jobs = self._scheduler.remove_all()
-            self._finish([(job, CANCELLED, None, None) for job in jobs])
+            self._cancel(self._scheduler.waiting())
             self._unwanted.update(self._scheduler.working)
         self._order(self.engine.recall)
 
     def cancel_waiting_of(self, jobs: Iterable[Job]) -> None:
         """Cancel those of the jobs that have not begun."""
         with self._lock:
-            waiting = [job for job in jobs if self._scheduler.remove(job)]
-            self._finish([(job, CANCELLED, None, None) for job in waiting])
+            self._cancel(jobs)
             sent = [job.id for job in jobs if job.id in self._scheduler.working]
             self._unwanted.update(sent)
         if sent:
             self._order(self.engine.recall)
+
+    def _cancel(self, jobs: Iterable[Job]) -> None:
+        """Cancel those of the jobs that wait."""
+        jobs = list(jobs)
+        try:
+            waiting = [job for job in jobs if self._scheduler.remove(job)]
+            self._finish([(job, CANCELLED, None, None) for job in waiting])
+        except BaseException:
+            self._leave_none_waiting(jobs)
+            raise
 
     def cancel_and_wait(self, jobs: Collection[Job]) -> None:
         """Cancel jobs, first those that have not begun, and wait until what ran of them is dead."""

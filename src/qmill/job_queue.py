@@ -670,13 +670,19 @@ class JobQueue(Executor):
         deadline = None if timeout is None else monotonic() + timeout
         dispatcher = self._dispatcher
         dispatcher.check_is_ours()
-        with dispatcher.changed:
-            while (job := dispatcher.pop_completed()) is None:
-                if not block or not dispatcher.num_left():
-                    return None
-                if not _wait_for_change(dispatcher, deadline):
-                    return None
-            return job
+        job = None
+        try:
+            with dispatcher.changed:
+                while (job := dispatcher.pop_completed()) is None:
+                    if not block or not dispatcher.num_left():
+                        break
+                    if not _wait_for_change(dispatcher, deadline):
+                        break
+        except BaseException:
+            if job is not None:
+                dispatcher.give_back([job])
+            raise
+        return job
 
     def collect(self, n: int | None = None) -> list[Job]:
         """Fetch the jobs that are completed now, without waiting.
@@ -691,9 +697,13 @@ class JobQueue(Executor):
             _check_int("n", n)
         jobs: list[Job] = []
         self._dispatcher.check_is_ours()
-        with self._dispatcher.changed:
-            while (n is None or len(jobs) < n) and (job := self.get(block=False)) is not None:
-                jobs.append(job)
+        try:
+            with self._dispatcher.changed:
+                while (n is None or len(jobs) < n) and (job := self.get(block=False)) is not None:
+                    jobs.append(job)
+        except BaseException:
+            self._dispatcher.give_back(jobs)
+            raise
         return jobs
 
     def as_completed(self) -> Iterator[Job]:

@@ -39,6 +39,9 @@ class JobHeap:
     each has a larger key than the one before, at a tenth of the cost of the heap; all others are in
     the heap. A job knows where it is by `_entry`: this object, or its entry in the heap. Whatever
     does not agree with that is abandoned.
+
+    A signal handler may raise after each call, so a change happens by the two assignments, of
+    `_entry` and `_size`, between which there is none.
     """
 
     def __init__(self) -> None:
@@ -61,9 +64,10 @@ class JobHeap:
 
     def append(self, job: Job) -> None:
         """Add a job by its priority that has never been in here."""
-        if not self._run or (job.priority, job.id) > self._run_end:  # type: ignore[operator]
+        key = job.priority, job.id
+        if not self._run or key > self._run_end:  # type: ignore[operator]
+            self._run_end = key
             self._run.append(job)
-            self._run_end = job.priority, job.id
             job._entry = self
             self._size += 1
         else:
@@ -72,8 +76,8 @@ class JobHeap:
     def push(self, key: Any, job: Job) -> None:
         """Add a job by a key."""
         entry = key, job.id, job, self
-        job._entry = entry
         heapq.heappush(self._heap, entry)
+        job._entry = entry
         self._size += 1
 
     def first(self) -> Job | None:
@@ -100,12 +104,13 @@ class JobHeap:
         """Take out the first job; there must be one."""
         job = self.first()
         assert job is not None
-        if job._entry is self:
+        is_in_run = job._entry is self
+        job._entry = None
+        self._size -= 1
+        if is_in_run:
             self._run.popleft()
         else:
             heapq.heappop(self._heap)
-        job._entry = None
-        self._size -= 1
         return job
 
     def discard(self, job: Job) -> None:
@@ -113,8 +118,9 @@ class JobHeap:
         job._entry = None
         self._size -= 1
         if len(self._heap) + len(self._run) > 2 * self._size:
-            self._heap = [entry for entry in self._heap if entry[2]._entry is entry]
-            heapq.heapify(self._heap)
+            heap = [entry for entry in self._heap if entry[2]._entry is entry]
+            heapq.heapify(heap)
+            self._heap = heap
             self._run = deque(job for job in self._run if job._entry is self)
 
 
@@ -131,6 +137,7 @@ class _Lane:
         self.head: Job | None = None  # the one in the queue's own heap
         self.busy: Job | None = None  # the one that works or backs off
         self.rest = JobHeap()
+        self.waiting: dict[int, Job] = {}  # the head and the rest: what holds when these do not
 
 
 class Scheduler:
@@ -176,10 +183,14 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Let a new job compete, at once or when its turn in its lane has come."""
-        if job._options.lane is None:
+        if (key := job._options.lane) is None:
             self._heads.append(job)
-        else:
+            return
+        try:
             self._add_again(job)
+        except BaseException:
+            self._put_right(key)
+            raise
 
     def _add_again(self, job: Job) -> None:
         """Let a job compete, perhaps not for the first time."""
@@ -187,6 +198,7 @@ class Scheduler:
             self._heads.push(job.priority, job)
             return
         lane = self._lanes.setdefault(job._options.lane, _Lane())
+        lane.waiting[job.id] = job
         lane.rest.push(job.priority, job)
         self._in_rest += 1
         self._choose_head(lane)
@@ -231,6 +243,7 @@ class Scheduler:
         if options.lane is not None:
             lane = self._lanes[options.lane]
             lane.head, lane.busy = None, job
+            del lane.waiting[job.id]
         if options.timeout is not None and keep_time:
             self._set_deadline(job, now + options.timeout)
         return job
@@ -241,25 +254,61 @@ class Scheduler:
             return False
         heap = _heap_of(job)
         assert heap is not None
-        heap.discard(job)
-        if (key := job._options.lane) is not None:
-            lane = self._lanes[key]
-            if heap is lane.rest:
-                self._in_rest -= 1
-            elif lane.head is job:
-                lane.head = None
-            else:
-                lane.busy = None
-            self._go_on(key, lane)
+        if (key := job._options.lane) is None:
+            heap.discard(job)
+            return True
+        lane = self._lanes[key]
+        try:
+            lane.waiting.pop(job.id, None)
+            self._leave_lane(key, lane, job, heap)
+        except BaseException:
+            if job in heap:
+                heap.discard(job)
+            self._put_right(key)
+            raise
         return True
+
+    def _leave_lane(self, key: Any, lane: _Lane, job: Job, heap: JobHeap) -> None:
+        heap.discard(job)
+        if heap is lane.rest:
+            self._in_rest -= 1
+        elif lane.head is job:
+            lane.head = None
+        else:
+            lane.busy = None
+        self._go_on(key, lane)
+
+    def _put_right(self, key: Any) -> None:
+        """Make a lane's heaps anew: a signal handler has raised in the middle of a change."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return
+        if lane.head is not None and lane.head in self._heads:
+            self._heads.discard(lane.head)
+        lane.head, lane.rest = None, JobHeap()
+        for job in lane.waiting.values():
+            if job in self._heads:
+                self._heads.discard(job)
+            lane.rest.push(job.priority, job)
+        if lane.busy is not None and not (
+            lane.busy.id in self.working or self.is_waiting(lane.busy)
+        ):
+            lane.busy = None
+        self._in_rest = sum(len(each.rest) for each in self._lanes.values())
+        self._go_on(key, lane)
 
     def remove_all(self) -> list[Job]:
         """Take out all waiting jobs, in the order in which they would have run."""
+        jobs = self.waiting()
+        for job in jobs:
+            self.remove(job)
+        return jobs
+
+    def waiting(self) -> list[Job]:
+        """List the waiting jobs, in the order in which they would run."""
         jobs = [*self._heads, *self._backing_off]
         for lane in self._lanes.values():
             jobs += lane.rest
-        for job in jobs:
-            self.remove(job)
         return sorted(jobs, key=_order)
 
     def reprioritise(self, job: Job, priority: float) -> bool:
@@ -271,11 +320,19 @@ class Scheduler:
         if heap is self._backing_off:  # its key is a moment
             job.priority = priority
             return True
-        heap.discard(job)
-        job.priority = priority
-        heap.push(priority, job)
-        if heap is not self._completed and (key := job._options.lane) is not None:
-            self._choose_head(self._lanes[key])
+        key = None if heap is self._completed else job._options.lane
+        try:
+            heap.discard(job)
+            job.priority = priority
+            heap.push(priority, job)
+            if key is not None:
+                self._choose_head(self._lanes[key])
+        except BaseException:
+            if job._entry is None:
+                heap.push(priority, job)
+            if key is not None:
+                self._put_right(key)
+            raise
         return True
 
     # -- working -------------------------------------------------------------------------------
@@ -320,6 +377,7 @@ class Scheduler:
             lane.head = None
         else:
             self._take_from_rest(lane, job)
+        del lane.waiting[job.id]
 
     def _go_on(self, key: Any, lane: _Lane) -> None:
         self._choose_head(lane)
@@ -408,7 +466,15 @@ class Scheduler:
 
     def pop_completed(self) -> Job | None:
         """Fetch the completed job of the lowest priority number, or None."""
-        return self._completed.pop() if len(self._completed) else None
+        job = self._completed.first()
+        if job is not None:
+            try:
+                self._completed.pop()
+            except BaseException:
+                if job not in self._completed:
+                    self._completed.append(job)
+                raise
+        return job
 
 
 def _order(job: Job) -> tuple[float, int]:
