@@ -33,7 +33,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .. import _module_path, _native, processes, serialize, workers
+from .. import _core, _module_path, _native, _script, processes, serialize, workers
 from ..errors import SerializationError, WorkerDied
 from ..queues import wire
 from ..sharing import Shares
@@ -165,6 +165,11 @@ class ProcessEngine(Engine):
         self._settings = settings
         self._method = processes.usable_start_method(start_method)
         is_fork = self._method == "fork"
+        # These import modules, here and not in the dispatcher: a fork by another thread meanwhile
+        # would leave them locked in the child for ever.
+        _core.why_not()
+        if not is_fork:
+            _script.importable()
         names = serialize.Names.FORKED if is_fork else serialize.Names.INSTEAD
         self._exports = serialize.Exports(names, apart=True)
         self._functions = Functions(
