@@ -84,7 +84,8 @@ $(VENV)/.python: FORCE
 		$(NEUTRAL) $(PYTHON) -m venv --clear $(VENV) && echo "$$made_with" > $@; \
 	fi
 
-$(VENV)/.run: $(VENV)/.python pyproject.toml setup.py $(wildcard src/qmill/_core/*.[ch] src/qmill/_core/*.pyx)
+$(VENV)/.run: $(VENV)/.python pyproject.toml setup.py $(wildcard src/qmill/_core/*.[ch] src/qmill/_core/*.pyx) \
+		$(addprefix src/qmill/queues/,access.py items.py mailbox.py portable.py thread.py wire.py)
 	@echo "installing qmill into $(VENV), with progress bars and plots"
 	@$(PIP_INSTALL) -e '.[progress,plot]'
 	@touch $@

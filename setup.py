@@ -19,9 +19,18 @@ core = [
         "qmill._core._kept", ["src/qmill/_core/_kept.pyx", "src/qmill/_core/_codec.c"], **OPTIONS
     ),
 ]
+# Python that is compiled as it is, since no signal handler runs within C: one that raised between
+# two lines would leave half of what they do. Without a compiler it is imported as Python.
+whole = [
+    Extension(f"qmill.queues.{name}", [f"src/qmill/queues/{name}.py"])
+    for name in ("access", "items", "mailbox", "portable", "thread", "wire")
+]
+DIRECTIVES = {"language_level": 3, "freethreading_compatible": True, "annotation_typing": False}
 extensions = []
 if sys.platform == "linux":
-    extensions = cythonize(core, build_dir="build/cython")
+    extensions = cythonize(core, build_dir="build/cython") + cythonize(
+        whole, build_dir="build/cython", compiler_directives=DIRECTIVES
+    )
 for extension in extensions:
     extension.optional = not required  # cythonize makes new ones, without it
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -40,7 +41,16 @@ def be_neutral() -> None:
     os.environ["LANG"] = kept["LANG"]
 
 
+def check_compiled() -> None:
+    """Refuse to test an older text of a module that is compiled as it is."""
+    for source in (Path(__file__).parents[1] / "src" / "qmill" / "queues").glob("*.py"):
+        compiled = source.with_suffix(EXTENSION_SUFFIXES[0])
+        if compiled.exists() and compiled.stat().st_mtime < source.stat().st_mtime:
+            pytest.exit(f"{compiled} is older than its source: run `make .venv/.run`", 3)
+
+
 def pytest_configure() -> None:
+    check_compiled()
     be_neutral()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has this in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,6 +21,7 @@ from types import (
 )
 from typing import Any
 
+from ._explain import let_interrupt_through
 from ._tracked import is_importable, tracked, unfilled
 
 TYPE_CHECKING = False
@@ -161,7 +162,8 @@ def _make_class(
     namespace = {**first, "__qualname__": qualname, "_qmill_catch": catch}
     try:
         type.__new__(meta, name, bases, namespace)
-    except Exception:
+    except Exception as error:
+        let_interrupt_through(error)
         if catch.cls is None:
             raise
     cls = catch.cls
@@ -241,7 +243,8 @@ def _evaluated_annotations(cls: Any) -> dict[str, Any]:
     own = _annotations(cls)
     try:
         evaluated = typing.get_type_hints(cls, include_extras=True)
-    except Exception:  # some name is not there: msgspec tells it when it is needed
+    except Exception as error:  # some name is not there: msgspec tells it when it is needed
+        let_interrupt_through(error)
         return own
     return {name: evaluated[name] for name in own}
 

@@ -18,6 +18,7 @@ from .errors import LockSent, SerializationError
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import CodeType
     from typing import Any
 
     Step = tuple[str, Any]
@@ -385,10 +386,40 @@ def _attributes(obj: Any) -> Iterator[tuple[Step, Any]]:
 
 
 def let_interrupt_through(error: BaseException) -> None:
-    """Raise Ctrl-C again, which comes to the main thread and nowhere else.
+    """Raise again what a signal handler has raised, such as Ctrl-C.
 
     Whatever else an object raises while it is packed or rebuilt is its own failure.
     """
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and isinstance(error, KeyboardInterrupt):
+    if is_interrupt(error):
         raise error
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether a signal handler has raised this, be it a timeout of the program's own.
+
+    Handlers run in the main thread and nowhere else.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    import signal  # here: a queue does without
+
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code not in handlers:
+        trace = trace.tb_next
+    return trace is not None
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    """Return the code that a signal handler runs; None if it is not in Python."""
+    from functools import partial
+
+    while isinstance(handler, partial):
+        handler = handler.func
+    handler = getattr(handler, "__func__", handler)
+    if not hasattr(handler, "__code__"):
+        handler = type(handler).__call__
+    code: CodeType | None = getattr(handler, "__code__", None)
+    return code

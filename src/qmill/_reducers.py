@@ -34,6 +34,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ._class_values import builtin_base, reduce_class, reduce_member
+from ._explain import let_interrupt_through
 from ._pickling import PicklingError
 from ._script import MAINS
 from ._tracked import is_importable, keep, tracked, tracker_id
@@ -58,7 +59,8 @@ def reduce(obj: Any) -> Any:
         reducer = _reducers[cls]
     except KeyError:
         reducer = _reducers[cls] = _choose(cls)
-    except Exception:  # a metaclass may have a strange __hash__
+    except Exception as error:  # a metaclass may have a strange __hash__
+        let_interrupt_through(error)
         reducer = _choose(cls)
     return NotImplemented if reducer is None else reducer(obj)
 

@@ -581,8 +581,8 @@ def _type_name(data: bytes | bytearray | memoryview) -> str:
                 return bytes(view[position + 1 :]).decode() or inside or "unknown"
             if isinstance(argument, str):
                 strings.append(argument)
-    except Exception:
-        pass
+    except Exception as error:
+        let_interrupt_through(error)
     return "unknown (the data is damaged)"
 
 
@@ -642,7 +642,8 @@ def main_name(obj: Any) -> str | None:
         return _name_of_sentinel(obj)
     try:
         name = obj.__reduce_ex__(5)
-    except Exception:  # the pickler will say so
+    except Exception as error:  # the pickler will say so
+        let_interrupt_through(error)
         return None
     if not isinstance(name, str):
         return None

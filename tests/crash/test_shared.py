@@ -597,33 +597,6 @@ def test_what_was_taken_of_an_interrupted_batch_stays_as_it_is(program):
     assert batch.exitcode == 0
 
 
-class _PutsAnother:
-    """When it is rebuilt, it puts as much as the message before it was."""
-
-    def __reduce__(self):
-        return _put_another, ()
-
-
-def _put_another():
-    queue, size, found = _another
-    before = os.fstat(queue._ring.fileno()).st_size
-    queue.put(bytes(size))
-    found.append(os.fstat(queue._ring.fileno()).st_size - before)
-
-
-_another = None
-
-
-def test_a_large_message_of_a_batch_leaves_its_memory_at_once(monkeypatch):
-    """Else a batch would be there twice: in the queue and in the list."""
-    size, found = 20 << 20, []
-    queue = qmill.Queue()
-    monkeypatch.setattr(sys.modules[__name__], "_another", (queue, size, found))
-    queue.put_many([bytes(size), _PutsAnother()])
-    assert len(queue.get_many(2)) == 2
-    assert found == [0]
-
-
 # -- garbage --------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from libc.string cimport memcmp, memcpy
 cimport cython
 
 from .. import _multiprocessing, _pickling, serialize
+from .._explain import is_interrupt
 from ..errors import Empty, Full, QueueGone, SerializationError, ShutDown
 from ..queues.base import END, Statistics, check_items, check_max_items, check_wait
 
@@ -216,6 +217,7 @@ cdef class Block:
     cdef Ring ring
     cdef uint64_t address
     cdef void *data
+    cdef uint64_t before  # bytes of its message that are not part of it
     cdef Py_ssize_t size
     cdef uint32_t generation
 
@@ -804,33 +806,30 @@ cdef class Ring:
             if not number:
                 raise Empty
             try:
-                try:
-                    while i < number:
-                        data = <const uint8_t *>items[i].data
-                        if codec_read_int(data, data + items[i].size, &value):
-                            objects.append(codec_new_int(value))
-                        else:
-                            objects.append(self._unpack(&items[i], False))
-                        i += 1
-                        if items[i - 1].kind == Q_BLOCK:  # else all of them would be there twice
-                            finished += q_done_many(self.q, &items[finished], i - 1 - finished) + 1
-                            self._finish(&items[i - 1], True)
-                finally:
-                    q_done_many(self.q, &items[finished], i - finished)
-            except MemoryError:
-                self._give_back(items, i, number)
-                if not objects:
+                while i < number:
+                    data = <const uint8_t *>items[i].data
+                    if codec_read_int(data, data + items[i].size, &value):
+                        objects.append(codec_new_int(value))
+                    else:
+                        objects.append(self._unpack(&items[i], False))
+                    i += 1
+            except BaseException as error:
+                if not isinstance(error, Exception) or is_interrupt(error):
+                    self._give_back(items, 0, number)
+                    i = 0
                     raise
-            except Exception:
                 # If there are objects before it, the next call is to raise.
+                if not objects and not isinstance(error, MemoryError):
+                    i = 1
+                self._give_back(items, i, number)
                 if not objects:
-                    self._finish(&items[0], True)
-                    self._give_back(items, 1, number)
                     raise
-                self._give_back(items, i, number)
-            except BaseException:
-                self._give_back(items, i, number)
-                raise
+            finally:  # not before: until here all of them can be given back
+                while finished < i:
+                    finished += q_done_many(self.q, &items[finished], i - finished)
+                    if finished < i and items[finished].kind == Q_BLOCK:
+                        self._finish(&items[finished], True)
+                    finished += 1
         finally:
             PyMem_Free(items)
         return objects
@@ -862,23 +861,19 @@ cdef class Ring:
             if finish:
                 self._finish(item)
             return codec_new_int(number)
+        if finish:
+            return self._unpack_and_finish(item, skip)
         if tag == 109:
             if size < 3 or data[1] > size - 1:
                 raise RuntimeError("the queue's shared memory is damaged: an empty message")
-            at = data + 2
-            kind = codec_read(self.codec, &at, data + data[1])
-            order = codec_read(self.codec, &at, data + data[1])
-            return self._unpack(item, finish, skip + data[1]), kind, order
+            return self._with_kind(item, skip, self._unpack(item, False, skip + data[1]))
         if tag < 4 or (tag == 0x80 and (item.kind != Q_INLINE or serialize._globals is not None)):
-            return self._load(item, finish, skip)
+            return serialize.loads(self._copy_of(item, skip), self)
         if tag == 0x80:
             view = PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
             try:
                 return _unpickle(view)
             except MemoryError:
-                if finish:
-                    finish = False
-                    self._give_back(item, 0, 1)
                 raise
             except BaseException as error:
                 copy = bytes(view)
@@ -886,27 +881,63 @@ cdef class Ring:
                 return serialize.loads(copy, self)
             finally:
                 view.release()
-                if finish:
-                    self._finish(item)
         try:
             if tag == 98:
                 return self._copy(&data[1], size - 1)
             if tag == 115:
                 return PyUnicode_DecodeUTF8(<const char *>&data[1], size - 1, "strict")
             return codec_read(self.codec, &at, data + size)
-        except SerializationError:
-            raise
-        except MemoryError:  # it waits for when there is some, or for another reader
-            if finish:
-                finish = False
-                self._give_back(item, 0, 1)
+        except (SerializationError, MemoryError):
             raise
         except BaseException as error:  # a class is not to be had here
             serialize.let_interrupt_through(error)
             raise serialize.not_rebuilt(_class_name(data, size), error) from error
+
+    cdef object _unpack_and_finish(self, q_item *item, uint64_t skip):
+        """Rebuild the object, then finish the record: it is given back if a signal comes between."""
+        cdef Block block = None
+        cdef bint is_over = True
+        try:
+            if item.kind == Q_BLOCK:
+                block = self._lend(item, skip)
+            if block is None:
+                return self._unpack(item, False, skip)
+            if block.before == skip:
+                return serialize.loads(memoryview(block), self)
+            return self._with_kind(item, skip, serialize.loads(memoryview(block), self))
+        except BaseException as error:
+            if isinstance(error, MemoryError) or is_interrupt(error):
+                is_over = False
+                self._give_back(item, 0, 1)  # it waits for another call, or another reader
+            raise
         finally:
-            if finish:
-                self._finish(item)
+            if is_over:
+                self._finish(item, block is None)
+                if block is not None:
+                    self._own(block, item)
+
+    cdef object _with_kind(self, q_item *item, uint64_t skip, found):
+        """Return the parts of a message of `qmill.Q`: this, and what is written before it."""
+        cdef const uint8_t *data = <const uint8_t *>item.data + skip
+        cdef const uint8_t *at = data + 2
+        kind = codec_read(self.codec, &at, data + data[1])
+        order = codec_read(self.codec, &at, data + data[1])
+        return found, kind, order
+
+    cdef Block _lend(self, q_item *item, uint64_t skip):
+        """Return the memory of what `serialize` has packed, whose large buffers stay there."""
+        cdef const uint8_t *data = <const uint8_t *>item.data
+        cdef Block block
+        if data[skip] == 109 and item.size > skip + 2 and item.size > skip + data[skip + 1]:
+            skip += data[skip + 1]
+        if data[skip] >= 4 and data[skip] != 0x80:
+            return None
+        block = Block()
+        block.ring = self
+        block.before = skip
+        block.data = <void *>&data[skip]
+        block.size = item.size - skip
+        return block
 
     cdef bytes _copy(self, const uint8_t *data, Py_ssize_t size):
         cdef bytes copy = PyBytes_FromStringAndSize(NULL, size)
@@ -918,33 +949,17 @@ cdef class Ring:
                 memcpy(into, data, size)
         return copy
 
-    cdef object _load(self, q_item *item, bint finish, uint64_t skip):
-        """Rebuild what `serialize` has packed; its large buffers stay where they are."""
-        cdef bytearray copy
-        if item.kind == Q_BLOCK and finish:
-            return serialize.loads(self._own(item, skip), self)
-        try:
-            copy = bytearray(item.size - skip)
-        except MemoryError:
-            if finish:
-                self._give_back(item, 0, 1)
-            raise
+    cdef bytearray _copy_of(self, q_item *item, uint64_t skip):
+        cdef bytearray copy = bytearray(item.size - skip)
         memcpy(<char *>copy, <const uint8_t *>item.data + skip, item.size - skip)
-        if finish:
-            self._finish(item)
-        return serialize.loads(copy, self)
+        return copy
 
-    cdef object _own(self, q_item *item, uint64_t skip):
-        """Finish a large record; return its memory behind a head, this process's own from now."""
-        cdef Block block = Block()
-        self._finish(item)
-        block.ring = self
+    cdef int _own(self, Block block, q_item *item) except -1:
+        """Have a block free its memory when nobody looks at it any more; its record is finished."""
         block.address = item.block
-        block.data = <void *>(<const uint8_t *>item.data + skip)
-        block.size = item.size - skip
         block.generation = q_fork_generation()
         self.lent[item.block] = <uintptr_t>item.data, item.size
-        return memoryview(block)
+        return 0
 
     cdef int _finish(self, q_item *item, bint frees=False) except -1:
         cdef q_status status = q_done(self.q, item, 0)
@@ -1033,14 +1048,15 @@ cdef class Ring:
             return 0, END
         try:
             return item.record, self._unpack(&item, False)
-        except MemoryError:
-            self.lease_give_back(reader, item.record)
-            raise
-        except Exception:
-            self.lease_done(reader, item.record)
-            raise
-        except BaseException:
-            self.lease_give_back(reader, item.record)
+        except BaseException as error:
+            if (
+                not isinstance(error, Exception)
+                or isinstance(error, MemoryError)
+                or is_interrupt(error)
+            ):
+                self.lease_give_back(reader, item.record)
+            else:
+                self.lease_done(reader, item.record)
             raise
 
     def lease_done(self, uint32_t reader, uint64_t lease):
@@ -1132,13 +1148,19 @@ cdef class Ring:
         cdef q_item item
         cdef size_t number = 0
         cdef bytearray copy
+        cdef Block block
         self._take(0, &item, 1, &number, 0.0)
         if not number:
             raise Empty
         if item.kind == Q_BLOCK:
-            return self._own(&item, 0)
-        copy = bytearray(item.size)
-        memcpy(<char *>copy, item.data, item.size)
+            block = Block()
+            block.ring = self
+            block.data = <void *>item.data
+            block.size = item.size
+            self._finish(&item)
+            self._own(block, &item)
+            return memoryview(block)
+        copy = self._copy_of(&item, 0)
         self._finish(&item)
         return memoryview(copy)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._explain import is_interrupt
 from ..errors import Empty, Full, ShutDown
 from .base import END, Queue, Reader, check_items, check_max_items, check_maxsize, check_wait
 from .mailbox import LOCAL, GetCall, JoinCall, LocalAnswer, Mailbox, MailReader, PutCall
@@ -209,6 +210,9 @@ class MailboxQueue(Queue):
         if not self._access.put([self._pack(obj)], wait):
             raise Full
 
+    def put_nowait(self, obj: Any) -> None:
+        self.put(obj, False)
+
     def put_many(
         self, items: Iterable[Any], block: bool = True, timeout: float | None = None
     ) -> int:
@@ -222,7 +226,15 @@ class MailboxQueue(Queue):
         payloads = self._access.get(1, wait, False)
         if not payloads:
             raise Empty
-        return self._unpack(payloads[0])
+        try:
+            return self._unpack(payloads[0])
+        except BaseException as error:
+            if is_interrupt(error):
+                self._access.put_back(payloads)
+            raise
+
+    def get_nowait(self) -> Any:
+        return self.get(False)
 
     def get_many(
         self, max_items: int, block: bool = True, timeout: float | None = None
@@ -237,15 +249,15 @@ class MailboxQueue(Queue):
         for payload in payloads:
             try:
                 items.append(self._unpack(payload))
-            except Exception:
+            except BaseException as error:
+                if not isinstance(error, Exception) or is_interrupt(error):
+                    self._access.put_back(payloads)
+                    raise
                 bad = len(items)
                 self._access.put_back(payloads[bad + (bad == 0) :])
                 if not items:
                     raise
                 break
-            except BaseException:  # Ctrl-C
-                self._access.put_back(payloads)
-                raise
         return items
 
     def peek(self, block: bool = True, timeout: float | None = None) -> Any:

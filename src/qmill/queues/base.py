@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Iterable
 
-from ..errors import Empty, Full, ShutDown
+from ..errors import Empty, Full
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -240,12 +240,9 @@ class Queue:
 
     def __iter__(self) -> Iterator[Any]:
         """Take objects until the queue is shut down and empty."""
-        while True:
-            try:
-                item = self.get()
-            except ShutDown:
-                return
-            yield item
+        from .items import Items
+
+        return Items(self)
 
     # -- counting -----------------------------------------------------------------------------
 
