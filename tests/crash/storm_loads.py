@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy
+
+import qmill
 
 
 class Array:
@@ -30,5 +34,31 @@ def large(number):
     return makers[number % 4](number)
 
 
-EVERY = {small: 100, large: 20}
+def mixed(number):
+    """Mostly small ones, and one of up to 6 MB now and then."""
+    if number % 20:
+        return small(number)
+    chosen = random.Random(number)
+    return bytes([number % 251]) * chosen.choice((chosen.randrange(6_000_000), 40_000, 1))
+
+
+EVERY = {small: 100, large: 20, mixed: 20}
 """How many operations there are about between two reports of a process."""
+
+
+class Reopened:
+    """A named queue, as a program has it that opens and closes it for each operation."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def put(self, item):
+        queue = qmill.Queue(name=self._name)
+        queue.put(item)
+        queue.close()
+
+    def get(self):
+        queue = qmill.Queue(name=self._name)
+        item = queue.get()
+        queue.close()
+        return item
