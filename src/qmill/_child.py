@@ -228,6 +228,7 @@ def _leave(code: int) -> NoReturn:
         exits.leave()
         _streams.flush()
     finally:
+        _spare_group()
         _tell_status(code)
         if code < 0:
             signal.signal(-code, signal.SIG_DFL)
@@ -291,10 +292,11 @@ def _tell_wait() -> None:
 
 def _follow(lifeline: int) -> None:
     """Die with the parent, even while stuck in C code that holds the interpreter."""
-    global parent_sentinel
+    global parent_sentinel, _armed, _leads_group
     parent_sentinel = lifeline
+    _armed, _leads_group = -1, False
     try:
-        parent_sentinel = own = armed(lifeline, os.getpid())
+        parent_sentinel = _armed = own = armed(lifeline, os.getpid())
         os.close(lifeline)
     except (ImportError, AttributeError, OSError):  # not Linux, or /proc is not there
         threading.Thread(
@@ -305,6 +307,32 @@ def _follow(lifeline: int) -> None:
     poll.register(own, select.POLLIN)
     if poll.poll(0):  # it had closed before the signal was set up
         os._exit(1)
+
+
+_armed = -1
+"""This process's armed lifeline, if it has one."""
+
+_leads_group = False
+
+
+def lead_group() -> None:
+    """Put this process into a group of its own, all of which dies with the parent."""
+    global _leads_group
+    if not hasattr(os, "setpgid"):
+        return
+    os.setpgid(0, 0)
+    _leads_group = True
+    if _armed >= 0:
+        set_owner(_armed, -os.getpid())
+
+
+def _spare_group() -> None:
+    """Leave alone what this process leaves running: a forked process may hold the lifeline, too."""
+    if _leads_group and _armed >= 0:
+        try:
+            disarm(_armed)
+        except OSError:  # a job has closed it
+            pass
 
 
 def armed(lifeline: int, owner: int) -> int:
@@ -351,4 +379,6 @@ def disarm(armed: int) -> None:
 
 def _watch(lifeline: int) -> None:
     os.read(lifeline, 1)
+    if _leads_group:
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)

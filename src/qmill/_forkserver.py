@@ -4,13 +4,20 @@
           <── pid + pidfd ───────────────────
     server ── exit code, when the child has ended ──> status pipe
 
-It ends when the owner's end of the control socket closes. It ignores Ctrl-C, which the terminal
-sends to everybody: who has to stop is for the owner to say.
+It ignores Ctrl-C, which the terminal sends to everybody: who has to stop is for the owner to say.
+
+An owner that ends kills it. If the control socket closes, the owner has died without doing so, and
+the server ends what that has left. The kernel kills the workers; what these have started becomes by
+that the server's child, as it is their *subreaper*, and is killed if it is still in the owner's
+process group or in that of a worker.
+
+Source: prctl(2) PR_SET_CHILD_SUBREAPER.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import os
 import selectors
@@ -22,6 +29,10 @@ from typing import NoReturn
 from . import _child, _streams
 
 _NUMBER = struct.Struct("!i")
+_PR_SET_CHILD_SUBREAPER = 36
+
+_groups: set[int] = set()
+"""The process groups that children may have made for themselves, by their leaders' numbers."""
 
 
 def main(control_fd: int, lifeline: int, modules: list[str]) -> NoReturn:
@@ -29,6 +40,7 @@ def main(control_fd: int, lifeline: int, modules: list[str]) -> NoReturn:
     for module in modules:
         importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _adopt_orphans()
     control = socket.socket(fileno=control_fd)
     woken, waker = socket.socketpair()
     for sock in (woken, waker):
@@ -60,6 +72,7 @@ def _serve(
     except ConnectionError:
         request = b""
     if not request:
+        _end_orphans()
         os._exit(0)
     channel, status = fds
     for descriptor in fds:
@@ -76,6 +89,7 @@ def _serve(
         _be_child(channel, lifeline, [control, *ours], [status, *statuses.values()])
     os.close(channel)
     statuses[pid] = status
+    _groups.add(pid)
     if hasattr(os, "pidfd_open"):
         pidfd = os.pidfd_open(pid)
         socket.send_fds(control, [_NUMBER.pack(pid)], [pidfd])
@@ -108,8 +122,58 @@ def _reap(statuses: dict[int, int]) -> None:
             return
         if pid == 0:
             return
-        descriptor = statuses.pop(pid)
+        if not _has_members(pid):
+            _groups.discard(pid)
+        descriptor = statuses.pop(pid, None)
+        if descriptor is None:  # it was adopted
+            continue
         with contextlib.suppress(BrokenPipeError):
             code, rss_bytes = os.waitstatus_to_exitcode(status), _child.max_rss_bytes(usage)
             os.write(descriptor, _child.STATUS.pack(code, rss_bytes))
         os.close(descriptor)
+
+
+# -- what a dead owner has left ----------------------------------------------------------------
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what children leave behind, where the system has that."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_orphans() -> None:
+    """Kill what is left in the groups of the owner and its workers, and what comes up by that."""
+    _groups.add(os.getpgrp())
+    while orphans := [pid for pid in _children() if _group_of(pid) in _groups]:
+        for pid in orphans:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in orphans:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _has_members(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -8,13 +8,14 @@ Where no interpreter is known that could be started (see _interpreter.py), only 
 
 What a child does is in _child.py. It gets two things: a *channel*, a socket to whoever started it,
 on which its setup comes first, and the *lifeline*, a pipe whose other end only this process holds.
-When this process ends, however it ends, the kernel kills every child through the lifeline.
+When this process ends, however it ends, the kernel kills every child through the lifeline. The fork
+server then kills what its children have started (see _forkserver.py).
 
 Nobody's `__main__` is ever imported in a child. `forkserver` is safe whatever threads run here,
 since the server has one; `fork` shares this process's memory and is as safe as `os.fork`.
 
-A fork server belongs to the process that started it; it is started when first needed, and ends
-when its control socket closes.
+A fork server belongs to the process that started it; it is started when first needed, and killed
+when that process ends.
 
 Source: pidfd_open(2), fcntl(2) F_SETSIG and O_ASYNC.
 """
@@ -56,6 +57,12 @@ METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
 
 PRELOADED = ["qmill.workers", "qmill.queues.portable"]
 """Modules that the fork server imports once, for all children; those above this one add theirs."""
+
+SERVER_TRIES = 3
+"""So many fork servers in a row have to end before they answer for a start to fail."""
+
+STOP_CHECK_S = 1.0
+"""After so many seconds without an answer it is seen whether the fork server is stopped."""
 
 UNKNOWN_EXIT = 255
 """The exit code of a process of which nobody could tell how it ended."""
@@ -136,6 +143,7 @@ class Process:
         self.channel = channel
         self.sentinel = sentinel
         self._is_ours = is_ours  # a child of this process, else of the fork server
+        self._server = None if is_ours else _fork_server.current()
         # Where the fork server, or our own child as the last thing it does, writes how it ends.
         self._status: int | None = status
         self._exitcode: int | None = None
@@ -173,6 +181,9 @@ class Process:
 
     def _read_status(self) -> int | None:
         assert self._status is not None
+        while not wait_readable([self._status], STOP_CHECK_S):
+            if self._server is not None and _is_stopped(self._server):
+                return None
         told = os.read(self._status, _child.STATUS.size)
         if not told:
             return None
@@ -267,7 +278,7 @@ def start(
     with _inherited.Estate() as estate:
         with estate.packing():
             packed = pack(job)
-        process = _start(_spawn if method == "spawn" else _fork_server.fork)
+        process = _start(_spawn) if method == "spawn" else _start_by_server()
         _send_setup(process.channel, work, packed, estate)
         process.keep(estate.kept)
     return process
@@ -283,6 +294,25 @@ def _start(how: Callable[[socket.socket, socket.socket], Process]) -> Process:
         raise
     finally:
         theirs.close()
+
+
+def _start_by_server() -> Process:
+    """Start a process by the fork server, or by another one if that is killed meanwhile.
+
+    Each try has a channel of its own: the server may have died after the fork, and its child, which
+    nobody knows, has the old one.
+    """
+    _fork_server.forget_ended()
+    for _ in range(SERVER_TRIES):
+        try:
+            return _start(_fork_server.fork)
+        except _ServerGoneError:
+            pass
+    raise ChildProcessError(
+        f"the fork server, which starts processes, has ended {SERVER_TRIES} times in a row before "
+        "it had started one: something kills it, or it cannot begin, and what it has printed may "
+        'tell why; start_method="spawn" does without it'
+    )
 
 
 def _send_setup(
@@ -409,11 +439,23 @@ def _start_interpreter(
     return _interpreter.start(main, arguments, fds, cwd=cwd)
 
 
-_NO_SERVER = "the fork server ends before it has begun; what it has printed may tell why"
+class _ServerGoneError(Exception):
+    """The fork server ended, or was stopped, before it answered."""
+
+
+def _is_stopped(server: subprocess.Popen[bytes]) -> bool:
+    """Whether a signal has stopped a child of this process."""
+    if not hasattr(os, "waitid"):
+        return False
+    try:
+        how = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, server.pid, how) is not None
+    except ChildProcessError:
+        return False
 
 
 class _ForkServer:
-    """This process's fork server, started when first needed, again if it was killed.
+    """This process's fork server, started when first needed, again if it was killed or stopped.
 
     What it forks has its user and its root folder. So if this process has changed these, it starts
     another one. The older one stays, to tell how its children end.
@@ -425,47 +467,61 @@ class _ForkServer:
         self._server: subprocess.Popen[bytes] | None = None
         self._identity: object = None  # of this process when it started the server
         self._older: list[tuple[socket.socket, subprocess.Popen[bytes] | None]] = []
-        self._has_answered = False  # the server; until then it may be anything
+
+    def current(self) -> subprocess.Popen[bytes] | None:
+        """Return the server's process."""
+        return self._server
+
+    def forget_ended(self) -> None:
+        """Forget a server that was killed while nobody needed it."""
+        with self._lock:
+            if self._server is not None and self._server.poll() is not None:
+                self._drop()
 
     def fork(self, ours: socket.socket, theirs: socket.socket) -> Process:
-        """Have the server fork a child that holds `theirs`."""
+        """Have the server fork a child that holds `theirs`.
+
+        Raises:
+            _ServerGoneError: It was killed, or is stopped.
+            OSError: It cannot fork, or cannot be started.
+        """
         status, status_there = os.pipe()
         try:
             with self._lock:
-                told = self._ask(theirs.fileno(), status_there)
-                if told is None:  # it was killed
-                    told = self._ask(theirs.fileno(), status_there)
-                if told is None:
-                    raise ChildProcessError(_NO_SERVER)
+                pid, sentinel = self._ask(theirs.fileno(), status_there)
+                sentinel = status if sentinel is None else sentinel
+                return Process(pid, ours, sentinel, status, is_ours=False)
         except BaseException:
             os.close(status)
             raise
         finally:
             os.close(status_there)
-        pid, sentinel = told
-        sentinel = status if sentinel is None else sentinel
-        return Process(pid, ours, sentinel, status, is_ours=False)
 
-    def _ask(self, *fds: int) -> tuple[int, int | None] | None:
-        """Return a new child's pid and pidfd, if the system has these; None if the server ended."""
+    def _ask(self, *fds: int) -> tuple[int, int | None]:
+        """Return a new child's pid and pidfd, if the system has these."""
         if self._control is not None and self._identity != _identity():
-            self._older.append((self._control, self._server))
-            self._control = self._server = None
+            self._set_aside()
         if self._control is None:
             self._start()
         assert self._control is not None
+        assert self._server is not None
         try:
             socket.send_fds(self._control, [b"f"], list(fds))
+            while not wait_readable([self._control], STOP_CHECK_S):
+                if _is_stopped(self._server):
+                    self._set_aside()
+                    raise _ServerGoneError
             answer, received, _, _ = socket.recv_fds(self._control, _PID.size, 1)
         except ConnectionError:
             answer = b""
-        except KeyboardInterrupt:  # an answer is under way that nobody will read
+        except _ServerGoneError:
+            raise
+        except BaseException:  # an answer is under way that nobody will read
             self._drop()
             raise
         if not answer:
             self._drop()
-            return None
-        self._has_answered = True
+            raise _ServerGoneError
         (pid,) = _PID.unpack(answer)
         if pid < 0:
             raise OSError(-pid, f"the fork server cannot fork: {os.strerror(-pid)}")
@@ -478,7 +534,6 @@ class _ForkServer:
         with wire.fork_lock:  # a child must find our end, and close it
             self._control, theirs = _native.socketpair()
         self._identity = _identity()
-        self._has_answered = False
         with theirs:
             fds = [theirs.fileno(), lifeline()]
             try:
@@ -487,21 +542,29 @@ class _ForkServer:
                 self._drop()
                 raise
 
+    def _set_aside(self) -> None:
+        """Ask the server for nothing more; it stays, to tell how its children end."""
+        assert self._control is not None
+        self._older.append((self._control, self._server))
+        self._control = self._server = None
+
     def _drop(self) -> None:
+        """End the server; it may be stopped, or a program that is no server.
+
+        It is killed first: where it sees the control socket close, this process has died.
+        """
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._server = None
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._server is not None:
-            if not self._has_answered:
-                self._server.kill()  # a program that is no server does not see the end
-            self._server.wait()
-            self._server = None
 
     def stop(self) -> None:
         """End the server; its children are not affected."""
         with self._lock:
             self._drop()
-            self._has_answered = True  # as all the older ones have
             while self._older:
                 self._control, self._server = self._older.pop()
                 self._drop()

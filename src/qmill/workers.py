@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
-from . import _child, _native, _streams, processes, serialize
+from . import _child, _native, _processors, _streams, processes, serialize
 from ._environment import dumps_for_process
 from ._explain import describe
 from ._guesses import check_function
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("qmill")
 
-NUM_CPUS: int = (
-    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-)
-"""How many processors this process may use."""
+NUM_CPUS: int = _processors.count()
+"""How many processors this process may use, by its affinity and the quota of its control groups."""
 
 NUM_THREADS: int = min(32, NUM_CPUS + 4)
 """A number of threads for work that waits: as `concurrent.futures` chooses it."""

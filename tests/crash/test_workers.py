@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import logging
@@ -938,6 +939,99 @@ def test_a_worker_that_dies_after_its_fork_server(fork_server, run):
     with pytest.raises(qmill.WorkerDied) as info:
         worker.result()
     assert info.value.pid == worker.pid
+
+
+def test_a_fork_server_that_is_stopped_is_replaced(fork_server, run):
+    os.kill(fork_server, signal.SIGSTOP)
+    assert run(functions.parent_pid).result() not in (fork_server, os.getpid())
+    watch = Watch([fork_server])
+    processes.stop_fork_server()
+    assert watch.wait() == []
+
+
+def test_a_worker_of_a_stopped_fork_server_ends(fork_server, run):
+    ready, gate = qmill.Queue(), qmill.Queue()
+    worker = run(functions.tell_and_wait, ready, gate)
+    ready.get()
+    os.kill(fork_server, signal.SIGSTOP)
+    gate.put("open")
+    assert worker.result() == "open"
+    worker.join()
+    assert worker.exitcode == processes.UNKNOWN_EXIT
+    processes.stop_fork_server()
+
+
+def test_fork_servers_that_all_end_are_told(fork_server, run, monkeypatch):
+    processes.stop_fork_server()
+    monkeypatch.setattr(processes, "PRELOADED", ["no_such_module_of_a_test"])
+    with pytest.raises(ChildProcessError, match="has ended 3 times in a row .*spawn"):
+        run(functions.parent_pid)
+
+
+STOPS_ITS_SERVER = """
+server = qmill.run(functions.parent_pid).result()
+if server != os.getpid():
+    os.kill(server, signal.SIGSTOP)
+print("the end", flush=True)
+"""
+
+
+def test_a_program_ends_although_its_fork_server_is_stopped(start_program):
+    assert start_program(STOPS_ITS_SERVER).finish() == ("the end\n", "")
+
+
+STARTS_OTHERS = """
+import subprocess
+def start_another(n, **how):
+    other = subprocess.Popen(["sleep", "600"], **how)
+    print(other.pid, flush=True)
+    other.wait()
+"""
+
+
+def pids_left_by(program):
+    pids = [pid for _ in range(2) for pid in program.hear_pids()]
+    watch = Watch(pids)
+    program.kill()
+    left = watch.wait()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "jobs = qmill.JobQueue(2); [jobs.submit(start_another, n) for n in range(2)]",
+        "list(qmill.map(start_another, range(2), max_workers=2))",
+    ],
+)
+def test_what_jobs_have_started_does_not_outlive_the_parent(start_program, start):
+    assert pids_left_by(start_program(f"{STARTS_OTHERS}{start}\nsignal.pause()")) == []
+
+
+def test_what_workers_of_a_fork_server_have_started_does_not_outlive_the_parent(
+    start_program, method
+):
+    if method != "forkserver":
+        pytest.skip("workers that have no fork server leave what they have started")
+    start = "workers = [qmill.run(start_another, n) for n in range(2)]"
+    assert pids_left_by(start_program(f"{STARTS_OTHERS}{start}\nsignal.pause()")) == []
+
+
+def test_what_has_a_session_of_its_own_outlives_the_parent(start_program):
+    start = "qmill.run(start_another, 1, start_new_session=True)"
+    program = start_program(f"{STARTS_OTHERS}{start}\nqmill.run(start_another, 2)\nsignal.pause()")
+    pids = [pid for _ in range(2) for pid in program.hear_pids()]
+    [alone] = [pid for pid in pids if os.getsid(pid) == pid]
+    watch = Watch([alone])
+    program.kill()
+    os.kill(alone, 0)
+    os.kill(alone, signal.SIGKILL)
+    assert watch.wait() == []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_several_threads_start_workers_at_once(method):

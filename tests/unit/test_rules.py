@@ -38,6 +38,7 @@ LEVELS = [
         "_watch",
         "_bindings",
         "_native",
+        "_processors",
         "_opened",
         "_streams",
         "_frozen",

@@ -87,8 +87,7 @@ class _Worker:
     by_value_first = True  # of what `serialize` wants to know
 
     def __init__(self, channel: socket.socket) -> None:
-        if hasattr(os, "setpgid"):
-            os.setpgid(0, 0)  # what jobs start can be killed with them; Ctrl-C is for the parent
+        _child.lead_group()  # what jobs start can be killed with them; Ctrl-C is for the parent
         self._channel = channel
         self._sending = threading.RLock()  # a job's threads may log
         self._records: list[tuple[int, int, list[Any], float, float]] = []  # to be sent
