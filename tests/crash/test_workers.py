@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import logging
@@ -1020,18 +1019,16 @@ def test_what_workers_of_a_fork_server_have_started_does_not_outlive_the_parent(
 
 
 def test_what_has_a_session_of_its_own_outlives_the_parent(start_program):
-    start = "qmill.run(start_another, 1, start_new_session=True)"
-    program = start_program(f"{STARTS_OTHERS}{start}\nqmill.run(start_another, 2)\nsignal.pause()")
+    start = "jobs = qmill.JobQueue(2)\nfor alone in (True, False):\n"
+    start += "    jobs.submit(start_another, 0, start_new_session=alone)"
+    program = start_program(f"{STARTS_OTHERS}{start}\nsignal.pause()")
     pids = [pid for _ in range(2) for pid in program.hear_pids()]
     [alone] = [pid for pid in pids if os.getsid(pid) == pid]
-    watch = Watch([alone])
+    watch, others = Watch([alone]), Watch([pid for pid in pids if pid != alone])
     program.kill()
-    os.kill(alone, 0)
-    os.kill(alone, signal.SIGKILL)
+    assert others.wait() == []
+    os.kill(alone, signal.SIGKILL)  # which raises if it has gone
     assert watch.wait() == []
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def test_several_threads_start_workers_at_once(method):
