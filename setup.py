@@ -23,7 +23,7 @@ core = [
 # two lines would leave half of what they do. Without a compiler it is imported as Python.
 whole = [
     Extension(f"qmill.queues.{name}", [f"src/qmill/queues/{name}.py"])
-    for name in ("access", "items", "mailbox", "portable", "thread", "wire")
+    for name in ("access", "items", "leases", "mailbox", "portable", "thread", "wire")
 ]
 DIRECTIVES = {"language_level": 3, "freethreading_compatible": True, "annotation_typing": False}
 extensions = []

@@ -2,10 +2,10 @@
 
     q.put(...) ──> [ msg | msg | END | END ] ──lease──> for msg in q: ...
                         ^                                  │ asks for the next: done
-                        └────────── the reader died ───────┘
+                        └── the reader ended in the middle ┘
 
-One END ends one reader. A reader holds the message that it works on under a lease: if it is
-killed, another reader gets the message; after three deaths the message is set aside as poison.
+One END ends one reader. A reader holds the message that it works on under a lease: if it ends in
+the middle, another reader gets the message; after three deaths the message is set aside as poison.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from .errors import Poisoned, ShutDown
 from .queues.base import END, Queue, Reader, check_items
+from .queues.leases import Hold, leave, loop
 from .workers import Worker
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ class Q:
     Raises:
         TypeError, ValueError, PermissionError: As `qmill.Queue`.
 
-    Crash: a reader that is killed while it works on a message costs nothing: another reader gets
-    the message. So a message is handled at least once, and exactly once if nobody is killed. A
-    message that killed its readers three times is set aside; `stop` raises `Poisoned`.
+    Crash: a reader that is killed, exits or fails while it works on a message costs nothing:
+    another reader gets the message. So a message is handled at least once, and exactly once if no
+    reader ends in the middle of one. A message with which three readers died is set aside, and
+    logged; `stop` raises `Poisoned`.
     """
 
     def __init__(self, kind: str = "process", *, maxsize: int = 0, name: str | None = None) -> None:
@@ -77,6 +79,7 @@ class Q:
         self._ring = queue._ring  # for `quick_put`
         self._kind = kind
         self._cached: list[Msg] | None = None
+        self._listed: dict[int, tuple[Msg, int]] = {}  # of those set aside, for `requeue`
 
     @classmethod
     def _from_queue(cls, queue: Queue) -> Q:
@@ -199,7 +202,7 @@ class Q:
         finally:
             self._queue._withdraw_ends(tag)
         failures = [error for worker in crew if (error := worker._failure()) is not None]
-        if poisoned := self.poisoned():
+        if poisoned := self._list_aside(True):
             failures.append(Poisoned(poisoned))
         if len(failures) == 1:
             raise failures[0]
@@ -208,28 +211,59 @@ class Q:
         return self
 
     def poisoned(self) -> list[Msg]:
-        """Take the messages that killed three readers each and were set aside."""
-        return [self._unpacked(item) for item in self._queue._take_poisoned()]
+        """List the messages that were set aside, as three readers died with each; leaves them."""
+        return self._list_aside(False)
+
+    def _list_aside(self, only_new: bool) -> list[Msg]:
+        found = [(self._unpacked(i), number) for i, number in self._queue._set_aside(only_new)]
+        listed = {id(msg): (msg, number) for msg, number in found}
+        self._listed = {**self._listed, **listed} if only_new else listed
+        return [msg for msg, _ in found]
+
+    def requeue(self, msg: Msg) -> None:
+        """Put back a message that was set aside, to its place and with its deaths counted anew.
+
+        Args:
+            msg: The very message that `poisoned` or `stop` of this handle has told of.
+
+        Raises:
+            ValueError: It has not, or somebody else has put it back.
+        """
+        _, number = self._listed.pop(id(msg), (None, None))
+        if number is None or not self._queue._requeue(number):
+            raise ValueError(
+                f"msg is not set aside, or not from this handle's poisoned(): {msg!r:.100}"
+            )
+
+    def release(self, msg: Msg, delay: float = 0.0) -> None:
+        """Give back a message in the middle of a loop: it waits again, for any reader.
+
+        The loop goes on, and asking for the next message does not count this one as done.
+
+        Args:
+            msg: The very message that a loop of this thread over this queue has in hand; or has
+                had, if an exception ended it.
+            delay: Seconds for which nobody gets it. It counts as waiting all the while.
+
+        Raises:
+            ValueError: No such loop holds it, or the delay is negative.
+            TypeError: The delay is no number.
+        """
+        self._queue.release(msg, delay)
 
     # -- reading --------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Msg]:
         """Read messages until an END, or until the queue is shut down and empty.
 
-        Asking for the next message says that the last one is done. Leaving the loop says so, too,
-        however it is left; only the death of this process returns the message to the queue.
+        Asking for the next message says that the last one is done, and so does `break`. After an
+        exception the last one stays held until this thread's next call on the queue, which says
+        that it is done, or the end of the thread or process, which gives it back.
         """
         return self._queue._messages(Msg, _SLOTS) or self._read()
 
     def _read(self) -> Iterator[Msg]:
-        reader = self._queue._reader()
-        lease: int | None = None
-        try:
-            while (taken := self._take(reader, lease)) is not None:
-                lease, message = taken
-                yield message
-        finally:
-            reader.close()
+        return self._queue._loop(self._unpacked)
 
     def sorted(self, start: int = 0) -> Iterator[Msg]:
         """Read messages in the order of `Msg.order`, until an END.
@@ -242,9 +276,11 @@ class Q:
             start: The order of the first message; each following one counts one up.
         """
         _check_order("start", start)
-        return self._sorted(start)
+        self._queue._check_open()
+        hold = Hold(self._queue._left)
+        return loop(self._sort_with(hold, start), hold)
 
-    def _take(self, reader: Reader, done: int | None) -> tuple[int, Msg] | None:
+    def _take(self, reader: Reader, done: int) -> tuple[int, Msg] | None:
         """Take the next message under a lease; None at the end."""
         try:
             lease, item = reader.take(done)
@@ -252,30 +288,27 @@ class Q:
             return None
         return None if item is END else (lease, self._unpacked(item))
 
-    def _sorted(self, start: int) -> Iterator[Msg]:
+    def _sort_with(self, hold: Hold, start: int) -> Generator[Msg, None, None]:
         reader = self._queue._reader()
-        early: list[tuple[int, int, int, Msg]] = []  # a heap of (order, tie, lease, message)
+        hold.begin(reader)
+        early = hold.early  # a heap
         ties = itertools.count()
         due = start
-        done: int | None = None
-        try:
-            while (taken := self._take(reader, done)) is not None:
-                lease, message = taken
-                done = None
-                heapq.heappush(early, (message.order, next(ties), lease, message))
-                while early and early[0][0] <= due:
-                    if done is not None:
-                        reader.done(done)
-                    order, _, done, message = heapq.heappop(early)
-                    due = max(due, order + 1)
-                    yield message
-            while early:
-                if done is not None:
+        while (taken := self._take(reader, hold.finish())) is not None:
+            lease, message = taken
+            heapq.heappush(early, (message.order, next(ties), lease, message))
+            while early and early[0][0] <= due:
+                if done := hold.finish():
                     reader.done(done)
-                _, _, done, message = heapq.heappop(early)
-                yield message
-        finally:
-            reader.close([lease for _, _, lease, _ in early])
+                order, _, lease, message = heapq.heappop(early)
+                due = max(due, order + 1)
+                yield hold.give((lease, message))
+        while early:
+            _, _, lease, message = heapq.heappop(early)
+            yield hold.give((lease, message))
+            if done := hold.finish():
+                reader.done(done)
+        leave(hold, False)
 
     def items(self, cache: bool = False, sort: bool = False) -> Iterator[Msg]:
         """End the queue and read what is in it.

@@ -28,7 +28,7 @@ from ._environment import dumps_for_process
 from ._explain import describe
 from ._guesses import check_function
 from .errors import SerializationError, WorkerDied
-from .queues import wire
+from .queues import leases, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -334,8 +334,10 @@ class _ThreadRunner:
         try:
             self._outcome = "result", fn(*args, **kwargs)
         except SystemExit as error:
+            leases.give_back()
             self._outcome = ("result", None) if not error.code else ("error", error)
         except BaseException as error:
+            leases.give_back()
             self._outcome = "error", error
             let_go(error)
             if self._worker() is None:
@@ -507,12 +509,15 @@ def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int
         fn, args, kwargs, _child.worker_name = get_job()
         value = fn(*args, **kwargs)
     except KeyboardInterrupt:
+        leases.give_back()
         return _child.INTERRUPTED
     except SystemExit as error:
+        leases.give_back()
         if (code := exit_code(error)) == 0:
             _send(channel, "result", serialize.dumps(None))
         return code
     except BaseException as error:
+        leases.give_back()
         _send(channel, "error", serialize.dump_error(error))
         let_go(error)
         return 1

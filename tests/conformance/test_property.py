@@ -43,7 +43,7 @@ class QueueAndModel(RuleBasedStateMachine):
         self.queue = qmill.Queue(maxsize, kind=self.kind)
         self.maxsize = max(0, maxsize)
         self.waiting = deque()
-        self.counts = dict.fromkeys(("put", "taken", "done"), 0)
+        self.counts = dict.fromkeys(("put", "taken", "done", "redelivered"), 0)
         self.shut = False
 
     def room(self):
@@ -120,7 +120,22 @@ class QueueAndModel(RuleBasedStateMachine):
     def iterate(self):
         assert list(self.queue) == list(self.waiting)
         self.counts["taken"] += len(self.waiting)
+        self.counts["done"] += min(len(self.waiting), self.unfinished())
         self.waiting.clear()
+
+    @precondition(lambda self: self.waiting)
+    @rule(releases=st.booleans())
+    def read_one(self, releases):
+        for item in self.queue:
+            assert item == self.waiting[0]
+            if releases:
+                self.queue.release(item)
+            break
+        self.counts["taken"] += 1
+        self.counts["redelivered"] += releases
+        if not releases:
+            self.waiting.popleft()
+            self.counts["done"] += min(1, self.unfinished())
 
     @precondition(lambda self: self.counts["put"] > 3)
     @rule(immediate=st.booleans())

@@ -265,6 +265,19 @@ def read_one(q):
     return None
 
 
+def read_and_hold_politely(q, ready, gate):
+    """Keep the first message; SIGTERM ends this as `sys.exit` does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for message in q:
+        ready.put(message.data)
+        gate.get()
+
+
+def read_and_fail_with_an_iterator(q):
+    messages = iter(q)
+    raise ValueError(next(messages).data)
+
+
 def read_and_fail(q):
     for message in q:
         raise ValueError(message.data)

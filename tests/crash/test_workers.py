@@ -639,7 +639,7 @@ def test_stop_raises_one_failure_as_itself(method, run):
     with pytest.raises(ValueError, match="one failure") as info:
         q.stop([run(functions.read_and_fail, q)])
     assert isinstance(info.value.__cause__, RemoteTraceback)
-    assert q.empty()
+    assert data_of(q.items()) == ["one failure"]  # it came back, and no END is left over
 
 
 def test_stop_raises_several_failures_as_a_group(method, run):
@@ -649,7 +649,32 @@ def test_stop_raises_several_failures_as_a_group(method, run):
     with pytest.raises(ExceptionGroup) as info:
         q.stop(crew)
     assert {type(error) for error in info.value.exceptions} == {ValueError}
-    assert sorted(str(error) for error in info.value.exceptions) == ["one", "two"]
+    assert {str(error) for error in info.value.exceptions} <= {"one", "two"}
+    assert data_of(q.items()) == ["one", "two"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_ends_politely_gives_its_message_back(method, run, number):
+    q, ready, gate = qmill.Q(), qmill.Queue(), qmill.Queue()
+    q.put("in hand")
+    worker = run(functions.read_and_hold_politely, q, ready, gate)
+    assert ready.get(timeout=LIMIT_S) == "in hand"
+    os.kill(worker.pid, number)
+    worker.join()
+    q._queue._settle()
+    assert (q.statistics().leased, q.statistics().redelivered) == (0, 1)
+    assert q.get(block=False).data == "in hand"
+
+
+def test_a_message_whose_handling_always_raises_ends_each_worker_once(method, run):
+    q = qmill.Q()
+    q.put("bad")
+    reads = [functions.read_and_fail, functions.read_and_fail_with_an_iterator] * 2
+    with pytest.raises(ExceptionGroup) as info:
+        q.stop([run(read, q) for read in reads])
+    assert [str(error) for error in info.value.exceptions] == ["bad"] * 4
+    assert (q.statistics().poisoned, q.statistics().redelivered) == (0, 4)
+    assert q.get(block=False).data == "bad"
 
 
 def test_stop_with_a_dead_worker(method, run):
@@ -814,8 +839,10 @@ def test_a_message_that_kills_its_readers_is_set_aside_and_told(method, run):
     assert poisoned.messages == [qmill.Msg("deadly", "k", 5)]
     assert "deadly" in str(poisoned)
     assert sorted(data_of(out.items())) == [1, 2]
-    assert q.poisoned() == []
     assert q.empty()
+    q.requeue(poisoned.messages[0])
+    assert q.poisoned() == []
+    assert (q.get(), q.unfinished_tasks) == (qmill.Msg("deadly", "k", 5), 1)
 
 
 def test_a_message_that_kills_all_readers_is_told_by_stop_at_once(method, run):

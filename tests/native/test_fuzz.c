@@ -94,7 +94,7 @@ static void call_everything(int fd) {
     q_queue *q;
     if (q_attach(dup(fd), UUID, &q) != Q_OK) return;
     for (int round = 0; round < 3; round++) {
-        q_item items[8], item;
+        q_item items[8];
         size_t number = 0, done = 0;
         uint64_t size, block, withdrawn;
         uint32_t kind, reader = 0;
@@ -122,7 +122,10 @@ static void call_everything(int fd) {
                 for (size_t i = 0; i < number; i++) {
                     if (items[i].kind == Q_END) continue;
                     if (items[i].size) memcpy(into, items[i].data, 1);
-                    (i % 2 ? q_lease_done : q_lease_give_back)(q, reader, items[i].record, 0);
+                    if (i == 3)
+                        q_release(q, reader, items[i].record, 1000, 0);
+                    else
+                        (i % 2 ? q_lease_done : q_lease_give_back)(q, reader, items[i].record, 0);
                 }
             }
         }
@@ -136,7 +139,9 @@ static void call_everything(int fd) {
                 q_task_done(q, 0);
             }
         }
-        if (q_take_poisoned(q, &item, 0) == Q_OK) q_done(q, &item, 0);
+        q_aside found = {into, sizeof into, 0, 0, 0};
+        if (q_look_aside(q, 0, Q_LOGGED, &found, 0) == Q_OK) q_requeue(q, found.record, 0);
+        q_newly_aside(q);
         q_end(q, "tag", 3, 0);
         q_withdraw(q, "tag", 3, &withdrawn, 0);
         q_sweep(q, 0, 0);

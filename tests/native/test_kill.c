@@ -3,6 +3,8 @@
  * operation behind that, only this one. */
 #include "native.h"
 
+#include <poll.h>
+
 #define NUM_POINTS 64
 #define OTHER_MAXSIZE 20
 #define BIG 16000   /* four fit into a chunk */
@@ -133,6 +135,31 @@ static void lease_done_last(q_queue *q) {
 static void lease_given_back(q_queue *q) {
     for (size_t i = 0; i < num_items; i++) MUST(q_lease_give_back(q, reader, items[i].record, 1));
 }
+static void release_all(q_queue *q) {
+    for (size_t i = 0; i < num_items; i++) MUST(q_release(q, reader, items[i].record, i % 2, 1));
+}
+static void release_and_wait(q_queue *q) {
+    lease_four(q);
+    release_all(q);
+    poll(NULL, 0, 3);
+}
+static void one_aside(q_queue *q) {
+    parent_puts(q, 2, LARGE);
+    for (int i = 0; i < POISON_DEATHS; i++) {
+        pid_t child = fork();
+        if (!child) {
+            lease_one(q);
+            raise(SIGKILL);
+        }
+        SAME(end_of(child), KILLED);
+        MUST(q_sweep(q, 0, 1));
+    }
+}
+static void requeue(q_queue *q) {
+    q_aside found = {NULL, 0, 0, 0, 0};
+    MUST(q_look_aside(q, 0, Q_ANY, &found, 1));
+    MUST(q_requeue(q, found.record, 1));
+}
 static void take_returned_one(q_queue *q) {
     takes(q, reader, 4);
     MUST(q_lease_done(q, reader, items[0].record, 1));
@@ -245,8 +272,11 @@ static const operation OPERATIONS[] = {
     {"next bounded", some, lease_one, next, 1, 0, AT_ONCE, NONE_LOST, 0, 9},
     {"lease done large", large_first, lease_one, lease_done_one, 1, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"lease given back", some, lease_four, lease_given_back, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"release", some, lease_four, release_all, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"take released", some, release_and_wait, take_returned_one, 1, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"requeue", one_aside, nothing, requeue, 1, 0, AT_ONCE, SOME_LOST, 0, 0},
     {"take returned", some, lease_and_return, take_returned_one, 1, 0, AT_ONCE, NONE_LOST, 0, 0},
-    {"reader close", some, lease_four, close_reader, 4, 0, ONE_BY_ONE, NONE_LOST, 0, 0},
+    {"reader close", some, lease_four, close_reader, 0, 0, ONE_BY_ONE, NONE_LOST, 0, 0},
     {"compact", bigs, lease_most, lease_done_last, 6, 0, ONE_BY_ONE, NONE_LOST, 0, 0},
     {"end", some, nothing, end, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"withdraw", ends, nothing, withdraw, 0, 0, ONE_BY_ONE, NONE_LOST, 0, 0},
@@ -260,7 +290,7 @@ static const operation OPERATIONS[] = {
     {"peek", some, nothing, peek, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"statistics", some, nothing, statistics, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"sweep", with_a_dead_one, nothing, sweeps, 2, 0, AT_ONCE, ALL_LOST, 2, 0},
-    {"leave", some, take_and_lease, leave, 3, 0, ONE_BY_ONE, SOME_LOST, 2, 0},
+    {"leave", some, take_and_lease, leave, 2, 0, ONE_BY_ONE, SOME_LOST, 2, 0},
     {"compact and take", bigs, lease_one, compacts, 5, 0, ONE_BY_ONE, ALL_LOST, 0, 0},
     {"punch", some, two_huge, punch, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
 };
@@ -274,6 +304,7 @@ typedef struct {
 } drained;
 
 static void drain(q_queue *q, drained *d, int in_order) {
+    if (get(&q->h->num_delayed)) poll(NULL, 0, 5); /* those of a release are due then */
     for (;;) {
         mark m;
         q_status status = try_take(q, &m);
@@ -344,7 +375,7 @@ static void verify(q_queue *q, const operation *o, int sweep_first) {
     SAME(c.unfinished, 0);
     SAME(c.size, 0);
     SAME(c.leased, 0);
-    SAME(c.poisoned, 0);
+    SAME(c.poisoned, o->before == one_aside);
     CHECK(c.maxsize == o->maxsize || (o->act == set_maxsize && c.maxsize == OTHER_MAXSIZE) ||
           (o->act == unset_maxsize && !c.maxsize));
     if (o->lost == ALL_LOST) SAME(c.lost, missing);

@@ -2,6 +2,7 @@
  * `test_ring NAME...` runs some of the tests, `test_ring quick` all of them with less of each. */
 #include "native.h"
 
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
@@ -154,10 +155,126 @@ static void leases(void) {
     SAME(c.leased, 2);
     SAME(c.unfinished, 2);
     SAME(c.taken, 4);
-    MUST(q_reader_close(q, a, 1)); /* finishes what it holds */
+    MUST(q_lease_done(q, a, items[1].record, 1));
+    MUST(q_reader_close(q, a, 1)); /* gives back what it holds, as if it had not been taken */
     MUST(q_reader_close(q, b, 1));
-    SAME(counts_of(q).unfinished, 0);
+    c = counts_of(q);
+    SAME(c.unfinished, 1);
+    SAME(c.taken, 3);
+    SAME(c.redelivered, 0);
+    mark m;
+    MUST(try_take(q, &m));
+    SAME(m.number, 3);
     SAME(q_task_done(q, 1), Q_TOO_OFTEN);
+    audit(q, 0);
+    q_detach(q);
+}
+
+static void wait_ms(int milliseconds) { poll(NULL, 0, milliseconds); }
+
+static void releases(void) {
+    q_queue *q = new_ring(0);
+    uint32_t reader;
+    q_item item, other;
+    size_t number;
+    uint64_t size;
+    uint32_t kind;
+    mark m;
+    MUST(q_reader_new(q, &reader, 1));
+    put(q, 40000, 0, 0);
+    put(q, 40, 0, 1);
+    MUST(q_take(q, reader, &item, 1, &number, 1));
+    MUST(q_release(q, reader, item.record, 0, 1));
+    SAME(q_release(q, reader, item.record, 0, 1), Q_EMPTY); /* it is not held any more */
+    q_counts c = counts_of(q);
+    SAME(c.redelivered, 1);
+    SAME(c.taken, 1);
+    SAME(c.size, 2);
+    SAME(c.leased, 0);
+    MUST(q_take(q, reader, &item, 1, &number, 1));
+    SAME(marked(item.data, item.size).number, 0);
+    /* Until it is due nobody gets it: not before an END, and it is no reason to stop. */
+    MUST(q_end(q, "a", 1, 1));
+    MUST(q_shutdown(q, 0, 1));
+    int64_t before = now_ns();
+    MUST(q_release(q, reader, item.record, 200, 1));
+    SAME(counts_of(q).size, 3);
+    MUST(q_take(q, reader, &other, 1, &number, 1));
+    SAME(marked(other.data, other.size).number, 1);
+    MUST(q_lease_done(q, reader, other.record, 1));
+    q_status taken, looked = q_peek(q, NULL, 0, &size, &kind, 1);
+    while ((taken = q_take(q, 0, &other, 1, &number, 1)) != Q_OK) {
+        SAME(taken, Q_NOT_YET);
+        SAME(looked, Q_NOT_YET);
+        q_sleep(q, Q_ITEMS, q_announce(q, Q_ITEMS), 100000000);
+    }
+    CHECK(now_ns() - before >= 200000000);
+    SAME(marked(other.data, other.size).number, 0);
+    MUST(q_done(q, &other, 1));
+    MUST(q_block_free(q, other.block, 1));
+    MUST(try_take(q, &m));
+    SAME(m.producer, UINT32_MAX);
+    SAME(try_take(q, &m), Q_SHUT);
+    MUST(q_reader_close(q, reader, 1));
+    audit(q, 0);
+    q_detach(q);
+}
+
+static void delays(void) {
+    q_queue *q = new_ring(0), *other;
+    uint32_t reader;
+    q_item items[3];
+    size_t number;
+    mark m;
+    MUST(q_reader_new(q, &reader, 1));
+    for (uint32_t i = 0; i < 3; i++) put(q, 40, 0, i);
+    MUST(q_take(q, reader, items, 3, &number, 1));
+    MUST(q_release(q, reader, items[0].record, 3600000, 1));
+    MUST(q_release(q, reader, items[1].record, 1, 1));
+    wait_ms(3);
+    MUST(try_take(q, &m)); /* the one that is due, and not the first */
+    SAME(m.number, 1);
+    SAME(try_take(q, &m), Q_EMPTY);
+    MUST(q_release(q, reader, items[2].record, 3600000, 1));
+    SAME(try_take(q, &m), Q_EMPTY);
+    SAME(counts_of(q).unfinished, 2);
+    MUST(q_leave(q, 1));
+    MUST(q_adopt(dup(q_fd(q)), &other)); /* the time of a kept file means nothing to the next */
+    for (uint32_t i = 0; i < 3; i += 2) {
+        MUST(try_take(other, &m));
+        SAME(m.number, i);
+    }
+    q_detach(other);
+    q_detach(q);
+    q = new_ring(0);
+    put(q, 40, 0, 0);
+    MUST(q_reader_new(q, &reader, 1));
+    MUST(q_take(q, reader, items, 1, &number, 1));
+    MUST(q_release(q, reader, items[0].record, 3600000, 1));
+    MUST(q_shutdown(q, 1, 1)); /* throws it away, too */
+    SAME(counts_of(q).unfinished, 0);
+    SAME(try_take(q, &m), Q_SHUT);
+    audit(q, 0);
+    q_detach(q);
+}
+
+static void who_leaves_gives_back(void) {
+    q_queue *q = new_ring(0);
+    uint32_t reader;
+    q_item item;
+    size_t number;
+    put(q, 40000, 0, 0);
+    for (int i = 0; i < 5; i++) { /* often, and it counts as no death */
+        MUST(q_reader_new(q, &reader, 1));
+        MUST(q_take(q, reader, &item, 1, &number, 1));
+        MUST(q_leave(q, 1));
+    }
+    q_counts c = counts_of(q);
+    SAME(c.redelivered, 5);
+    SAME(c.unfinished, 1);
+    SAME(c.poisoned, 0);
+    mark m;
+    MUST(try_take(q, &m));
     audit(q, 0);
     q_detach(q);
 }
@@ -221,6 +338,8 @@ static void ends(void) {
     SAME(end_of(child), 0);
     for (int i = 0; i < 2; i++) close(ready[i]), close(go[i]);
     MUST(q_sweep(q, 0, 1));
+    MUST(try_take(q, &m)); /* what it held when it left */
+    SAME(m.number, 1);
     SAME(counts_of(q).unfinished, 0);
     audit(q, 0);
     q_detach(q);
@@ -336,11 +455,32 @@ static void poison(void) {
     mark m;
     MUST(try_take(q, &m));
     SAME(m.number, 1);
-    MUST(q_take_poisoned(q, &item, 1));
+    SAME(q_newly_aside(q), 1);
+    SAME(q_newly_aside(q), 0);
+    static uint8_t into[50000];
+    q_aside found = {into, 10, 0, 0, 0};
+    MUST(q_look_aside(q, 0, Q_RAISED, &found, 1)); /* too small: it is not marked */
+    SAME(found.size, 50000);
+    found.capacity = found.size;
+    for (q_mark mark = Q_RAISED; mark <= Q_LOGGED; mark = (q_mark)(mark + 1)) {
+        MUST(q_look_aside(q, 0, mark, &found, 1));
+        SAME(q_look_aside(q, 0, mark, &found, 1), Q_EMPTY);
+        SAME(found.deaths, 3);
+    }
+    for (int i = 0; i < 2; i++) MUST(q_look_aside(q, 0, Q_ANY, &found, 1));
+    SAME(q_look_aside(q, 1, Q_ANY, &found, 1), Q_EMPTY);
+    SAME(marked(into, found.size).number, 0);
+    SAME(q_requeue(q, found.record + 8, 1), Q_EMPTY);
+    MUST(q_requeue(q, found.record, 1));
+    SAME(q_requeue(q, found.record, 1), Q_EMPTY);
+    SAME(counts_of(q).unfinished, 1);
+    uint32_t reader;
+    MUST(q_reader_new(q, &reader, 1));
+    MUST(q_take(q, reader, &item, 1, &number, 1));
     SAME(marked(item.data, item.size).number, 0);
-    MUST(q_done(q, &item, 1));
-    MUST(q_block_free(q, item.block, 1));
-    SAME(q_take_poisoned(q, &item, 1), Q_EMPTY);
+    SAME(deaths_of(get(&((struct record *)at(q, item.record, 16))->state)), 0);
+    MUST(q_lease_done(q, reader, item.record, 1));
+    MUST(q_reader_close(q, reader, 1));
     audit(q, 0);
     q_detach(q);
 }
@@ -912,7 +1052,8 @@ static const struct {
     void (*run)(void);
 } TESTS[] = {
 #define TEST(name) {#name, name}
-    TEST(sizes), TEST(batches), TEST(bounded), TEST(another_limit), TEST(leases), TEST(ends), TEST(shutdowns),
+    TEST(sizes), TEST(batches), TEST(bounded), TEST(another_limit), TEST(leases), TEST(releases),
+    TEST(delays), TEST(who_leaves_gives_back), TEST(ends), TEST(shutdowns),
     TEST(peeks), TEST(definitions), TEST(poison), TEST(growth), TEST(held_for_ever),
     TEST(large_over_many_borders), TEST(threads), TEST(processes), TEST(forks),
     TEST(no_wake_up_is_lost_while_one_announces), TEST(without_descriptors_nobody_is_dead),

@@ -283,7 +283,7 @@ def test_a_message_comes_with_its_kind_and_order_whatever_its_data(queue, size, 
         assert q.peek() == expected
         assert q.get() == expected
         assert [next(messages), next(messages)] == 2 * [expected]
-    messages.close()
+    del messages
     assert queue.empty()
     assert queue.statistics().leased == 0
 
@@ -297,7 +297,7 @@ def test_a_subclass_of_msg_is_put_as_it_is(queue):
     first, second = next(messages), next(messages)
     assert type(first) is Remark
     assert (first, second) == (Remark(1, "a", 2), Msg(3, "b", 4))
-    messages.close()
+    del messages
 
 
 def _remark():

@@ -459,8 +459,9 @@ def test_sorted_keeps_its_lease_on_what_it_buffers(q):
     next(messages)
     assert counts(q) == (2, 2)
     messages.close()
-    assert counts(q) == (0, 1)  # 2 was never handed out: it is there for the next reader
+    assert counts(q) == (1, 2)  # 2 was never handed out: it is there for the next reader
     assert q.get().order == 2
+    assert counts(q)[0] == 0
 
 
 def test_sorted_lets_go_one_by_one_at_the_end(q):
@@ -484,24 +485,30 @@ def test_break_acknowledges(q, read):
     assert q.get().order == 1
 
 
-def test_an_exception_acknowledges(q, read):
-    fill(q, [0, 1])
-
-    def work():
+def left_by(q, read, error):
+    """Leave a loop over a queue by an exception, and handle it."""
+    with pytest.raises(type(error), match="of the user's"):
         for _ in read(q):
-            raise ValueError("of the user's")
-
-    with pytest.raises(ValueError, match="of the user's"):
-        work()
+            raise error
     gc.collect()
-    assert counts(q) == (0, 1)
 
 
-def test_closing_the_iterator_acknowledges(q, read):
+def test_an_exception_keeps_the_message_until_the_next_call(q, read):
+    fill(q, [0, 1])
+    left_by(q, read, ValueError("of the user's"))
+    assert counts(q) == (1, 2)  # telling is no call that goes on
+    assert q.qsize() == 1
+    q.put("on")
+    assert counts(q) == (0, 2)
+
+
+def test_closing_the_iterator_keeps_the_message_until_the_next_call(q, read):
     fill(q, [0])
     messages = read(q)
     next(messages)
     messages.close()
+    assert counts(q) == (1, 1)
+    q.join()
     assert counts(q) == (0, 0)
 
 
@@ -537,9 +544,9 @@ def test_two_iterators_share_the_messages(q):
     one, other = iter(q), iter(q)
     assert [next(one).order, next(other).order, next(one).order] == [0, 1, 2]
     assert counts(q) == (2, 3)
-    one.close()
+    del one
     assert counts(q) == (1, 2)
-    other.close()
+    del other
 
 
 def test_an_end_is_given_to_a_reader_of_the_process_that_put_it(q):
@@ -851,7 +858,8 @@ class BoxReader:
         self.mailbox.client_gone(self.client, [self.reader], clean)
 
     def close(self):
-        self.mailbox.close_reader(self.reader)
+        """Leave the loop alive, with all in hand finished."""
+        self.mailbox.close_reader(self.reader, list(self.reader.leases))
 
 
 def test_an_end_waits_while_another_process_holds_a_message():
@@ -1013,14 +1021,15 @@ def test_redelivered_messages_need_no_room():
     assert box.mailbox.full()
 
 
-def test_a_reader_that_says_good_bye_has_done_its_messages():
+def test_a_reader_that_says_good_bye_gives_back_its_messages_and_has_not_died():
     box = Box("ab")
-    reader = box.reader()
-    reader.take()
-    reader.die(clean=True)
-    assert box.waiting == ["b"]
-    assert box.counts.unfinished == 1
-    assert box.counts.lost == 0
+    for _ in range(5):
+        reader = box.reader()
+        reader.take()
+        reader.die(clean=True)
+    assert box.waiting == ["a", "b"]
+    assert box.counts.unfinished == 2
+    assert (box.counts.lost, box.counts.poisoned, box.counts.redelivered) == (0, 0, 5)
 
 
 def test_three_deaths_poison_a_message():
@@ -1033,8 +1042,18 @@ def test_three_deaths_poison_a_message():
     assert box.waiting == ["b"]
     assert box.counts.poisoned == 1
     assert box.counts.unfinished == 1
-    assert box.mailbox.take_poisoned() == ["a"]
-    assert box.mailbox.take_poisoned() == []
+    assert box.mailbox.set_aside(True) == [(1, "a")]
+    assert box.mailbox.set_aside(True) == []
+    assert box.mailbox.set_aside(False) == [(1, "a")]
+    assert box.mailbox.requeue(1)
+    assert not box.mailbox.requeue(1)
+    assert box.mailbox.set_aside(False) == []
+    assert box.waiting == ["a", "b"]
+    assert box.counts.unfinished == 2
+    reader = box.reader()
+    reader.take()
+    reader.die()  # the first death again
+    assert box.waiting == ["a", "b"]
 
 
 def test_a_poisoned_message_releases_joiners():
@@ -1063,12 +1082,82 @@ def test_closing_a_reader_gives_back_what_it_never_saw():
     box = Box("abc")
     reader = box.reader()
     reader.take()
-    seen = {reader.lease}
+    done = [reader.lease]
     reader.take()  # its answer was lost on the way
-    box.mailbox.close_reader(reader.reader, seen=seen)
+    box.mailbox.close_reader(reader.reader, done)
     assert box.waiting == ["b", "c"]
     assert box.counts.unfinished == 2
     assert box.counts.leased == 0
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_what_is_released_waits_again_in_its_place():
+    box = Box("abc")
+    reader = box.reader()
+    assert reader.take() == "a"
+    lease = reader.lease
+    assert reader.take() == "b"
+    assert box.mailbox.release(reader.reader, lease, 0.0)
+    assert not box.mailbox.release(reader.reader, lease, 0.0)
+    assert box.waiting == ["a", "c"]
+    assert (box.counts.leased, box.counts.unfinished, box.counts.redelivered) == (1, 3, 1)
+    assert box.counts.taken == 2
+
+
+def test_what_is_released_with_a_delay_comes_when_it_is_due_and_is_waited_for():
+    clock = Clock()
+    box = Box("ab")
+    box.mailbox._clock = clock
+    told = []
+    box.mailbox.on_delay = lambda: told.append(box.mailbox.next_due())
+    box.end()
+    reader, other = box.reader(), box.reader()
+    reader.take()
+    box.mailbox.release(reader.reader, reader.lease, 10.0)
+    assert told == [10.0]
+    assert box.counts.size == 3
+    assert box.counts.leased == 0
+    assert reader.take() == "b"
+    reader.done()
+    answer = other.wait()  # an END is there, but not due before the message
+    box.mailbox.shutdown(False)
+    clock.now = 9.9
+    box.mailbox.admit_due()
+    assert answer.calls == []
+    assert box.mailbox.next_due() == pytest.approx(0.1)
+    clock.now = 10.0
+    box.mailbox.admit_due()
+    assert answer.payloads == ["a"]
+    assert box.mailbox.next_due() is None
+
+
+def test_delayed_messages_take_room_and_are_kept_and_thrown_away_with_the_others():
+    box = Box("ab", maxsize=2)
+    reader = box.reader()
+    reader.take()
+    box.mailbox.release(reader.reader, reader.lease, 3600.0)
+    assert box.mailbox.full()
+    assert box.waiting == ["a", "b"]
+    box.mailbox.shutdown(True)
+    assert box.waiting == []
+    assert (box.counts.size, box.counts.unfinished) == (0, 0)
+
+
+def test_a_call_that_takes_finds_what_has_become_due():
+    clock = Clock()
+    box = Box("a")
+    box.mailbox._clock = clock
+    reader = box.reader()
+    reader.take()
+    box.mailbox.release(reader.reader, reader.lease, 1.0)
+    clock.now = 1.0
+    assert reader.take() == "a"
 
 
 def test_a_reader_that_dies_while_it_waits_gets_nothing():

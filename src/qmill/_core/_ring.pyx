@@ -15,6 +15,7 @@ No Python code runs while a lock of the ring is held: everything is packed befor
 import copyreg
 import os
 from functools import update_wrapper
+from sys import is_finalizing
 from weakref import ref
 
 from cpython.buffer cimport (
@@ -31,9 +32,10 @@ from libc.string cimport memcmp, memcpy
 cimport cython
 
 from .. import _multiprocessing, _pickling, serialize
-from .._explain import is_interrupt
+from .._explain import describe, is_interrupt
 from ..errors import Empty, Full, QueueGone, SerializationError, ShutDown
 from ..queues.base import END, Statistics, check_items, check_max_items, check_wait
+from ..queues.leases import NOTHING, acknowledge, begin, leave, task_done
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -41,6 +43,11 @@ cdef extern from "Python.h":
     bint PyObject_TypeCheck(object, PyTypeObject *)
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
     long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
+    unsigned long PyThread_get_thread_ident()
+
+cdef extern from "_leaving.h":
+    int left_by_exception
+    void tell_leaving(PyTypeObject *messages, PyTypeObject *loop)
 
 cdef extern from "_codec.h":
     ctypedef struct codec:
@@ -113,6 +120,7 @@ cdef extern from "ring.h" nogil:
     q_status q_lease_done(q_queue *, uint32_t, uint64_t, int)
     q_status q_next(q_queue *, uint32_t, uint64_t, q_item *, int)
     q_status q_lease_give_back(q_queue *, uint32_t, uint64_t, int)
+    q_status q_release(q_queue *, uint32_t, uint64_t, uint64_t, int)
     q_status q_reader_close(q_queue *, uint32_t, int)
     q_status q_end(q_queue *, const void *, uint32_t, int)
     q_status q_withdraw(q_queue *, const void *, uint32_t, uint64_t *, int)
@@ -122,7 +130,14 @@ cdef extern from "ring.h" nogil:
     uint64_t q_unfinished(const q_queue *)
     int q_full(q_queue *)
     int q_is_shut(const q_queue *)
-    q_status q_take_poisoned(q_queue *, q_item *, int)
+    ctypedef enum q_mark:
+        Q_ANY, Q_RAISED, Q_LOGGED
+    ctypedef struct q_aside:
+        void *into
+        uint64_t capacity, size, record, deaths
+    q_status q_look_aside(q_queue *, uint64_t, q_mark, q_aside *, int)
+    q_status q_requeue(q_queue *, uint64_t, int)
+    uint64_t q_newly_aside(q_queue *)
     q_status q_define(q_queue *, const void *, uint32_t, const void *, uint64_t, int)
     q_status q_fetch(q_queue *, const void *, uint32_t, const void **, uint64_t *)
     uint32_t q_announce(q_queue *, q_event)
@@ -247,9 +262,11 @@ cdef class Ring:
     cdef int fd  # a descriptor that is not the queue's yet; else -1
     cdef codec *codec
     cdef readonly bytes uuid
+    cdef public object name  # of a queue with a name
     cdef public object hold  # what keeps a queue with a name, as long as this lives
     cdef object exports, definitions
     cdef dict classes
+    cdef readonly list left  # see queues/leases.py
     cdef dict lent  # the blocks that objects here look at: where they are, and how large
     cdef object __weakref__
 
@@ -260,6 +277,7 @@ cdef class Ring:
         self.classes = {}
         self.codec = NULL
         self.lent = {}
+        self.left = []
 
     @staticmethod
     def create(path, uint64_t maxsize, bytes uuid):
@@ -382,6 +400,7 @@ cdef class Ring:
             with nogil:
                 q_sleep(self.q, event, sequence, nanoseconds)
                 q_sweep(self.q, 1, 1)
+            self._tell_aside()
         PyErr_CheckSignals()
         return 0
 
@@ -417,6 +436,8 @@ cdef class Ring:
         cdef int overflow
         if timeout is not None or not block:
             timeout = check_wait(block, timeout)
+        if self.left:
+            acknowledge(self.left)
         if type(obj) is int:
             number = PyLong_AsLongLongAndOverflow(obj, &overflow)
             if not overflow:
@@ -439,6 +460,8 @@ cdef class Ring:
             return False
         if timeout is not None or not block:
             timeout = check_wait(block, timeout)
+        if self.left:
+            acknowledge(self.left)
         if not kind and order == 0:
             memcpy(small, PLAIN_PREFIX, PLAIN_BYTES)
             at = small + PLAIN_BYTES
@@ -679,6 +702,8 @@ cdef class Ring:
         """See `Queue.put_many`."""
         wait = check_wait(block, timeout)
         cdef list objects = list(check_items(items))
+        if self.left:
+            acknowledge(self.left)
         cdef size_t number = len(objects), done = 0, i = 0
         if not number:
             if q_is_shut(self.q):
@@ -779,6 +804,8 @@ cdef class Ring:
         cdef size_t number = 0
         if timeout is not None or not block:
             timeout = check_wait(block, timeout)
+        if self.left:
+            acknowledge(self.left)
         if q_take(self.q, 0, &item, 1, &number, 0) != Q_OK:
             self._take(0, &item, 1, &number, timeout)
             if not number:
@@ -798,6 +825,8 @@ cdef class Ring:
         cdef list objects = []
         wait = check_wait(block, timeout)
         limit = min(check_max_items(max_items), max(1, q_size_hint(self.q)))
+        if self.left:
+            acknowledge(self.left)
         items = <q_item *>PyMem_Malloc(limit * sizeof(q_item))
         if items == NULL:
             raise MemoryError
@@ -1043,6 +1072,8 @@ cdef class Ring:
         """Take a message under a lease: the lease and the object, or (0, END)."""
         cdef q_item item
         cdef size_t number = 0
+        if self.left:
+            acknowledge(self.left)
         self._take(reader, &item, 1, &number, None)
         if item.kind == Q_END:
             return 0, END
@@ -1059,15 +1090,15 @@ cdef class Ring:
                 self.lease_done(reader, item.record)
             raise
 
-    def lease_done(self, uint32_t reader, uint64_t lease):
-        """End a lease: its message is finished."""
+    def lease_done(self, uint32_t reader, uint64_t lease, bint surely=True):
+        """End a lease: its message is finished. If not `surely`, a process that is stopped may hinder."""
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_lease_done(self.q, reader, lease, 1)
-            if status == Q_BUSY:
-                self._held_up(&tries)
+            if status == Q_BUSY and self._held_up(&tries) and not surely and tries >= LEAVE_TRIES:
+                return  # as in close_reader
         if status != Q_OK:
             _fail(status)
 
@@ -1081,8 +1112,22 @@ cdef class Ring:
             if status == Q_BUSY and self._held_up(&tries) and tries >= LEAVE_TRIES:
                 return  # as in close_reader
 
+    def lease_release(self, uint32_t reader, uint64_t lease, double delay):
+        """End a lease of a message that was got: it waits again; return whether there was one."""
+        cdef q_status status = Q_BUSY
+        cdef int tries = 0
+        cdef uint64_t delay_ms = <uint64_t>(delay * 1000 + 0.999)
+        while status == Q_BUSY:
+            with nogil:
+                status = q_release(self.q, reader, lease, delay_ms, 1)
+            if status == Q_BUSY and self._held_up(&tries) and tries >= LEAVE_TRIES:
+                return True  # as in close_reader
+        if status != Q_OK and status != Q_EMPTY:
+            _fail(status)
+        return status == Q_OK
+
     def close_reader(self, uint32_t reader):
-        """End all leases of a reader, and the reader."""
+        """End a reader; what it still holds goes back, as if it had not been taken."""
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         while status == Q_BUSY:
@@ -1121,21 +1166,92 @@ cdef class Ring:
             _fail(status)
         return number
 
-    def take_poisoned(self):
-        """Return one of the messages that were set aside, in a list, or an empty list."""
+    cdef bytes _look_aside(self, uint64_t skip, q_mark mark, q_aside *found):
+        """Return the bytes of a message that was set aside, and mark it; None if there is none."""
+        cdef bytearray copy = bytearray(256)
+        cdef char *into = copy
+        cdef q_status status = Q_BUSY
+        cdef int tries = 0
+        found.capacity = 256
+        while True:
+            found.into = into
+            with nogil:
+                status = q_look_aside(self.q, skip, mark, found, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
+            elif status == Q_EMPTY:
+                return None
+            elif status != Q_OK:
+                _fail(status)
+            elif found.size <= found.capacity:
+                return PyBytes_FromStringAndSize(into, found.size)
+            else:
+                copy = bytearray(found.size)
+                into = copy
+                found.capacity = found.size
+
+    def set_aside(self, bint only_new):
+        """List the messages that were set aside, each with what `requeue` takes.
+
+        If `only_new`, those that no such call has returned before.
+        """
+        cdef q_aside found
         cdef q_item item
+        cdef list messages = []
+        cdef bytes copy
+        while (copy := self._look_aside(
+            0 if only_new else len(messages), Q_RAISED if only_new else Q_ANY, &found
+        )) is not None:
+            item.kind = Q_INLINE
+            item.data = PyBytes_AS_STRING(copy)
+            item.size = len(copy)
+            messages.append((self._unpack(&item, False), found.record))
+        return messages
+
+    def requeue(self, uint64_t record):
+        """Put back a message that was set aside; return whether it still was."""
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
-                status = q_take_poisoned(self.q, &item, 1)
+                status = q_requeue(self.q, record, 1)
             if status == Q_BUSY:
                 self._held_up(&tries)
-        if status == Q_EMPTY:
-            return []
-        if status != Q_OK:
+        if status != Q_OK and status != Q_EMPTY:
             _fail(status)
-        return [self._unpack(&item)]
+        return status == Q_OK
+
+    cdef int _tell_aside(self) except -1:
+        """Log the messages that were set aside and are not logged, if this process has done one."""
+        cdef q_aside found
+        cdef bytes copy
+        if q_newly_aside(self.q):
+            from ..queues.leases import log_set_aside
+
+            while (copy := self._look_aside(0, Q_LOGGED, &found)) is not None:
+                log_set_aside(self.name, self._shown(copy), found.deaths)
+        return 0
+
+    cdef object _shown(self, bytes data):
+        """Show a message in brief, without running code for it: that may be what kills."""
+        cdef const uint8_t *at
+        cdef codec *plain
+        if data[:1] == b"m":
+            data = data[data[1]:]
+        if data[:1] == b"b":
+            return describe(data[1:])
+        if data[:1] == b"s":
+            return describe(data[1:].decode())
+        if data[0] < 4 or data[0] == 0x80:
+            return serialize.shown(data)
+        plain = codec_new(self.exports.done, copyreg.dispatch_table, {}, _refuse)
+        at = <const uint8_t *>PyBytes_AS_STRING(data)
+        try:
+            return describe(codec_read(plain, &at, at + len(data)))
+        except Exception:
+            return "an instance of " + _class_name(at, len(data))
+        finally:
+            codec_free(plain)
 
     # -- bytes -------------------------------------------------------------------------------------
 
@@ -1170,6 +1286,8 @@ cdef class Ring:
         """See `Queue.task_done`."""
         cdef q_status status = Q_BUSY
         cdef int tries = 0
+        if task_done(self.left):
+            return
         while status == Q_BUSY:
             with nogil:
                 status = q_task_done(self.q, 1)
@@ -1181,6 +1299,8 @@ cdef class Ring:
     def join(self):
         """See `Queue.join`."""
         cdef uint32_t sequence
+        if self.left:  # else it would wait for what it holds itself
+            acknowledge(self.left)
         while True:
             sequence = q_announce(self.q, Q_IDLE)
             if not q_unfinished(self.q):
@@ -1229,6 +1349,7 @@ cdef class Ring:
                 status = q_sweep(self.q, 0, 1)
             if status == Q_BUSY:
                 self._held_up(&tries)
+        self._tell_aside()
 
     def size_hint(self):
         """Return how many wait, give or take a few; without taking part, or waiting."""
@@ -1321,26 +1442,98 @@ cdef class _Resolver:
 
 
 @cython.no_gc_clear
+cdef class _Hold:
+    """What a loop over `Messages` has in hand: see `queues.leases.Hold`."""
+
+    cdef Ring ring
+    cdef readonly list left
+    cdef public list among
+    cdef public object given
+    cdef public unsigned long thread
+    cdef uint32_t number, generation
+    cdef uint64_t lease
+
+    cdef int begin(self) except -1:
+        """Begin to read, in this thread."""
+        self.lease = 0
+        self.given = NOTHING
+        self.number = self.ring.new_reader()
+        self.generation = q_fork_generation()
+        self.thread = PyThread_get_thread_ident()
+        begin(self)
+        return 0
+
+    def done(self):
+        """Finish what is in hand, and go on."""
+        cdef uint64_t lease = self.lease
+        self.lease = 0
+        self.given = NOTHING
+        if lease and self.number and self.generation == q_fork_generation():
+            self.ring.lease_done(self.number, lease)
+
+    def release(self, double delay):
+        """Give back what is in hand; False if it is not this process's."""
+        cdef uint64_t lease = self.lease
+        self.lease = 0
+        self.given = NOTHING
+        if not lease or not self.number or self.generation != q_fork_generation():
+            return False
+        return self.ring.lease_release(self.number, lease, delay)
+
+    def end(self):
+        """End the loop: what is in hand is finished."""
+        cdef uint32_t number = self.number
+        cdef uint64_t lease = self.lease
+        self.number = 0
+        self.lease = 0
+        self.given = NOTHING
+        if number and self.generation == q_fork_generation():
+            if lease:
+                self.ring.lease_done(number, lease, False)
+            self.ring.close_reader(number)
+
+    def give_back(self):
+        """End the loop: what is in hand goes back."""
+        if self.lease:
+            self.release(0.0)
+        self.end()
+
+    cdef int leave(self, bint by_exception) except -1:
+        """As `queues.leases.leave`, but no signal handler runs on the way."""
+        if by_exception and self.lease:
+            self.thread = PyThread_get_thread_ident()
+            self.left.append(self)
+            return 0
+        if self.among is not None and self in self.among:
+            self.among.remove(self)
+        self.end()
+        return 0
+
+
+@cython.no_gc_clear
 cdef class Messages:
-    """Iterates over the messages of `qmill.Q`, each under a lease until the next is asked for.
+    """Iterates over messages, each under a lease until the next is asked for.
 
     Args:
         ring: Where they come from.
-        cls: Their class, with slots.
+        cls: The class of those of `qmill.Q`, with slots; None for whatever was put.
         members: The slots of data, kind and order.
     """
 
     cdef Ring ring
     cdef object cls
     cdef tuple members
-    cdef uint32_t number, generation
-    cdef uint64_t lease
+    cdef _Hold hold
     cdef bint is_over
 
     def __init__(self, Ring ring, cls, tuple members):
-        self.ring = ring
+        cdef _Hold hold = _Hold()
+        self.ring = hold.ring = ring
         self.cls = cls
         self.members = members
+        hold.left = ring.left
+        hold.given = NOTHING
+        self.hold = hold
 
     def __iter__(self):
         return self
@@ -1349,38 +1542,46 @@ cdef class Messages:
         cdef q_item item
         cdef size_t number = 0
         cdef bint is_unread = False  # whether the lease is of a message that nobody got
+        cdef _Hold hold = self.hold
         if self.is_over:
             raise StopIteration
         try:
-            if not self.number or self.generation != q_fork_generation():
-                self.number = self.ring.new_reader()  # a forked child begins anew
-                self.generation = q_fork_generation()
-            elif self.lease and q_next(self.ring.q, self.number, self.lease, &item, 0) == Q_OK:
-                self.lease = item.record
+            if self.ring.left:
+                acknowledge(self.ring.left)
+            if not hold.number or hold.generation != q_fork_generation():
+                hold.begin()  # a forked child begins anew
+            elif hold.lease and q_next(self.ring.q, hold.number, hold.lease, &item, 0) == Q_OK:
+                hold.lease = item.record
                 is_unread = True
-                return self._message(&item)
-            elif self.lease:
-                self.ring.lease_done(self.number, self.lease)
-            self.lease = 0
-            self.ring._take(self.number, &item, 1, &number, None)
+                found = self._message(&item)
+                hold.given = found
+                return found
+            elif hold.lease:
+                self.ring.lease_done(hold.number, hold.lease)
+            hold.lease = 0
+            hold.given = NOTHING
+            self.ring._take(hold.number, &item, 1, &number, None)
             if item.kind == Q_END:
-                self.close()
+                self._end()
                 raise StopIteration
-            self.lease = item.record
+            hold.lease = item.record
             is_unread = True
-            return self._message(&item)
+            found = self._message(&item)
+            hold.given = found
+            return found
         except StopIteration:
             raise
         except ShutDown:
-            self.close()
+            self._end()
             raise StopIteration from None
-        except Exception:
-            self.close()
-            raise
-        except BaseException:
-            if is_unread:
-                self.ring.lease_give_back(self.number, self.lease)
-            self.close()
+        except BaseException as error:
+            if is_unread and (
+                not isinstance(error, Exception)
+                or isinstance(error, MemoryError)
+                or is_interrupt(error)
+            ):
+                hold.lease = 0  # so that it goes back
+            self._end()
             raise
 
     cdef object _message(self, q_item *item):
@@ -1388,6 +1589,8 @@ cdef class Messages:
         cdef const uint8_t *at = data + 2
         cdef const uint8_t *end
         cdef PyTypeObject *cls = <PyTypeObject *>self.cls
+        if self.cls is None:
+            return self.ring._unpack(item, False)
         if item.size > PLAIN_BYTES and not memcmp(data, PLAIN_PREFIX, PLAIN_BYTES):
             found = self.ring._unpack(item, False, PLAIN_BYTES)
             return codec_make(cls, self.members, found, "", 0)
@@ -1403,15 +1606,62 @@ cdef class Messages:
             return codec_make(cls, self.members, found[0], found[1], found[2])
         return found
 
-    def close(self):
-        """End the lease and the reader."""
+    cdef int _end(self) except -1:
         self.is_over = True
-        if self.number and self.generation == q_fork_generation():
-            self.ring.close_reader(self.number)
-        self.number = 0
+        return self.hold.leave(False)
+
+    def close(self):
+        """Leave the loop, as an exception does: a generator that is closed calls this, too."""
+        if not self.is_over:
+            self.is_over = True
+            self.hold.leave(True)
 
     def __dealloc__(self):
-        self.close()
+        cdef bint by_exception = left_by_exception
+        if not self.is_over and self.hold is not None:
+            self.hold.leave(by_exception)
+
+
+@cython.no_gc_clear
+cdef class Loop:
+    """Iterates over what a generator gives, and settles its hold when the loop is left.
+
+    Args:
+        messages: The generator.
+        hold: As of `queues.leases`.
+    """
+
+    cdef object messages, hold
+    cdef bint is_over
+
+    def __init__(self, messages, hold):
+        self.messages = messages
+        self.hold = hold
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.messages)
+
+    def close(self):
+        """Leave the loop, as an exception does: a generator that is closed calls this, too."""
+        if not self.is_over:
+            self.is_over = True
+            leave(self.hold, True)
+
+    def __dealloc__(self):
+        cdef bint by_exception = left_by_exception
+        if self.hold is not None and not self.is_over and not is_finalizing():
+            leave(self.hold, by_exception)
+
+
+tell_leaving(<PyTypeObject *>Messages, <PyTypeObject *>Loop)
+
+
+def _refuse(name):
+    """Find no class: a codec with this reads built-in types only."""
+    raise LookupError(name)
 
 
 cdef bint data_is_plain(q_item *item) noexcept:

@@ -139,6 +139,7 @@ static q_status attach(int fd, const uint8_t *uuid, int alone, int any_user, q_q
         q_detach(q);
         return status;
     }
+    if (alone) forget_delays(q);
     *made = q;
     return Q_OK;
 }

@@ -119,6 +119,8 @@ struct header {
         num_poisoned, num_set_aside, oldest, oldest_chunk, num_chunks, compact_at, num_slots;
     struct side gets;
     word num_returned __attribute__((aligned(CACHE_LINE)));
+    word num_delayed; /* of the returned, those that nobody gets before their time */
+    word next_due_ms; /* none of these is due before; it may be too early */
 
     struct lock allocate;
     word num_segments, file_bytes, bump;
@@ -131,8 +133,10 @@ struct header {
 };
 
 /* state: what | deaths << 8 | owner << 32. A record at or behind the cursor waits, whatever its
- * state says (a killed taker may have marked it), unless that is WITHDRAWN. */
-enum { WAITING, LEASED, DONE, RETURNED, SET_ASIDE, WITHDRAWN };
+ * state says (a killed taker may have marked it), unless that is WITHDRAWN. One that is DELAYED has
+ * been returned, too, and has in the bits from 16 on when it is due; the owner of one that is
+ * SET_ASIDE are marks of who has been told (`q_mark`). */
+enum { WAITING, LEASED, DONE, RETURNED, SET_ASIDE, WITHDRAWN, DELAYED };
 
 struct record {
     uint32_t bytes; /* of all of it, a multiple of 8 */
@@ -177,6 +181,7 @@ struct q_queue {
      * other writes only when what it knows does not do. */
     word passed; /* messages of `gets` */
     word known;  /* records of `puts` */
+    word num_newly_aside; /* set aside by this process, and not yet told of */
     uint8_t *_Atomic base[MAX_SEGMENTS];
     word bytes[MAX_SEGMENTS];
 };
@@ -385,6 +390,14 @@ static inline uint64_t deaths_of(uint64_t state) { return state >> 8 & 0xff; }
 
 static inline uint32_t owner_of(uint64_t state) { return (uint32_t)(state >> 32); }
 
+static inline uint64_t delayed_until(uint64_t due_ms, uint64_t deaths) {
+    return DELAYED | deaths << 8 | due_ms << 16;
+}
+
+static inline uint64_t due_of(uint64_t state) { return state >> 16; }
+
+static inline uint64_t now_ms(void) { return (uint64_t)(now_ns() / 1000000); }
+
 /* The record at an address, or behind the link that is there, which *links counts. */
 static inline struct record *follow(q_queue *q, uint64_t *address, uint64_t *links) {
     struct record *r = record_at(q, *address);
@@ -400,12 +413,14 @@ static inline struct record *follow(q_queue *q, uint64_t *address, uint64_t *lin
 void reap(q_queue *q);
 void compact(q_queue *q);
 q_status fill_item(q_queue *q, struct record *r, uint64_t address, uint32_t owner, q_item *item);
-q_status take_returned(q_queue *q, uint32_t reader, q_item *item);
+struct record *first_returned(q_queue *q, int whenever, uint64_t *address);
+q_status take_returned(q_queue *q, uint32_t reader, int whenever, q_item *item);
 q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number);
 
-enum { CLOSED = 1, DIED, TAKEN }; /* what the mark of a slot means for what it holds */
+enum { CLOSED = 1, DIED, TAKEN, LEFT }; /* what the mark of a slot means for what it holds */
 
 void settle(q_queue *q, const uint8_t *marked);
+void forget_delays(q_queue *q);
 void plan_done(q_queue *q, struct change *c, uint64_t number);
 void plan_block(q_queue *q, struct change *c, struct record *r, uint32_t owner, uint64_t *block);
 q_status find_leased(q_queue *q, uint64_t address, uint32_t owner, struct record **found);

@@ -50,43 +50,55 @@ void plan_block(q_queue *q, struct change *c, struct record *r, uint32_t owner,
 }
 
 
-/* Under the get lock: a leased record waits again. */
-static void put_back(q_queue *q, struct record *r, uint64_t address, uint64_t deaths,
-                     uint32_t owner, int was_lease, int died) {
+/* Under the get lock: a leased record waits again, with this as its state. What its taker `got` comes
+ * back; else it is as if it had not been taken. */
+static void put_back(q_queue *q, struct record *r, uint64_t address, uint64_t state, uint32_t owner,
+                     int was_lease, int got) {
     struct header *h = q->h;
     struct slot *s = &h->slots[owner];
     struct change c;
     begin(&c, &h->get);
-    plan(&c, address + offsetof(struct record, state), &r->state, state_of(RETURNED, deaths, 0));
+    plan(&c, address + offsetof(struct record, state), &r->state, state);
     PLAN(&c, h->num_returned, get(&h->num_returned) + 1);
+    if (what_of(state) == DELAYED) {
+        uint64_t others = get(&h->num_delayed), next = get(&h->next_due_ms), due = due_of(state);
+        PLAN(&c, h->num_delayed, others + 1);
+        PLAN(&c, h->next_due_ms, others && next < due ? next : due);
+    }
     if (was_lease) {
         PLAN(&c, s->leases, get(&s->leases) - 1);
         PLAN(&c, h->num_leased, get(&h->num_leased) - 1);
     } else if (get(&s->taken)) {
         PLAN(&c, s->taken, get(&s->taken) - 1);
     }
-    if (died)
+    if (got)
         PLAN(&c, h->num_redelivered, get(&h->num_redelivered) + 1);
     else
         PLAN(&c, h->num_taken_extra, get(&h->num_taken_extra) - 1);
     commit(&c);
 }
 
-static q_status give_back(q_queue *q, uint32_t owner, uint64_t record, int was_lease, int patient) {
+static q_status give_back(q_queue *q, uint32_t owner, uint64_t record, int was_lease, int got,
+                          uint64_t due_ms, int patient) {
     if (q->generation != fork_generation()) return Q_OK;
     struct header *h = q->h;
     q_status status = take_lock(q, &h->get, patient);
     if (status != Q_OK) return status;
     struct record *r;
     status = find_leased(q, record, owner, &r);
-    if (status == Q_OK) put_back(q, r, record, deaths_of(get(&r->state)), owner, was_lease, 0);
+    if (status == Q_OK) {
+        uint64_t deaths = deaths_of(get(&r->state));
+        uint64_t state = due_ms ? delayed_until(due_ms, deaths) : state_of(RETURNED, deaths, 0);
+        put_back(q, r, record, state, owner, was_lease, got);
+    }
     unlock(&h->get);
-    if (status == Q_OK) wake(q, Q_ITEMS, 1);
+    /* All of those who sleep are to know when one is due. */
+    if (status == Q_OK) wake(q, Q_ITEMS, due_ms ? INT_MAX : 1);
     return status;
 }
 
 q_status q_give_back(q_queue *q, const q_item *item, int patient) {
-    return give_back(q, item->owner, item->record, 0, patient);
+    return give_back(q, item->owner, item->record, 0, 0, 0, patient);
 }
 
 /* -- leases ------------------------------------------------------------------------------------- */
@@ -180,8 +192,14 @@ q_status q_next(q_queue *q, uint32_t reader, uint64_t lease, q_item *item, int p
 }
 
 q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int patient) {
-    q_status status = give_back(q, reader, record, 1, patient);
+    q_status status = give_back(q, reader, record, 1, 0, 0, patient);
     return status == Q_EMPTY ? Q_OK : status;
+}
+
+q_status q_release(q_queue *q, uint32_t reader, uint64_t record, uint64_t delay_ms, int patient) {
+    /* One more, as a part of a millisecond has gone. */
+    uint64_t due_ms = delay_ms ? now_ms() + delay_ms + 1 : 0;
+    return give_back(q, reader, record, 1, 1, due_ms, patient);
 }
 
 /* Under the get lock: the next record from an address on that is leased to a reader whose slot is
@@ -211,17 +229,19 @@ void settle(q_queue *q, const uint8_t *marked) {
     while ((r = next_leased(q, &address, marked))) {
         uint64_t state = get(&r->state), block = 0, deaths = deaths_of(state) + 1;
         uint32_t owner = owner_of(state);
-        if (marked[owner] == CLOSED) {
-            lease_done(q, r, address, owner, &block);
+        if (marked[owner] == CLOSED) { /* its loop was left, and these were not handed out */
+            put_back(q, r, address, state_of(RETURNED, deaths - 1, 0), owner, 1, 0);
         } else if (marked[owner] == TAKEN) { /* its `taken` has it, and is settled by its slot */
             struct change c;
             begin(&c, &h->get);
             plan_block(q, &c, r, owner, &block);
             plan(&c, address + offsetof(struct record, state), &r->state, DONE);
             commit(&c);
-            block = 0; /* freed with all that the slot owns, when its process is dead */
+            /* The block is freed with all that the slot owns, when its process is dead. */
+        } else if (marked[owner] == LEFT) { /* by a process that ended politely: no death */
+            put_back(q, r, address, state_of(RETURNED, deaths - 1, 0), owner, 1, 1);
         } else if (deaths < POISON_DEATHS) {
-            put_back(q, r, address, deaths, owner, 1, 1);
+            put_back(q, r, address, state_of(RETURNED, deaths, 0), owner, 1, 1);
         } else {
             struct slot *s = &h->slots[owner];
             struct change c;
@@ -234,8 +254,8 @@ void settle(q_queue *q, const uint8_t *marked) {
             PLAN(&c, h->num_set_aside, get(&h->num_set_aside) + 1);
             plan_done(q, &c, 1);
             commit(&c);
+            atomic_fetch_add(&q->num_newly_aside, 1);
         }
-        if (block) release_surely(q, block);
         POINT(40);
     }
 }
@@ -263,30 +283,97 @@ q_status q_reader_close(q_queue *q, uint32_t reader, int patient) {
     return Q_OK;
 }
 
-q_status q_take_poisoned(q_queue *q, q_item *item, int patient) {
+/* -- what was set aside -------------------------------------------------------------------------- */
+
+uint64_t q_newly_aside(q_queue *q) {
+    return get(&q->num_newly_aside) ? atomic_exchange(&q->num_newly_aside, 0) : 0;
+}
+
+/* Under the get lock: the first record from an address on that is in this state and has none of these
+ * marks; NULL if there is none. */
+static struct record *next_in(q_queue *q, uint64_t *address, unsigned what, uint32_t without) {
+    uint64_t cursor = cursor_of(q->h);
+    while (*address != cursor) {
+        struct record *r = record_at(q, *address);
+        if (!r) return NULL;
+        uint64_t state = get(&r->state);
+        if (kind_of(r) == Q_LINK) {
+            *address = state;
+            continue;
+        }
+        if (what_of(state) == what && !(owner_of(state) & without)) return r;
+        *address += r->bytes;
+    }
+    return NULL;
+}
+
+q_status q_look_aside(q_queue *q, uint64_t skip, q_mark mark, q_aside *found, int patient) {
     TAKE_PART(q, patient);
     struct header *h = q->h;
     q_status status = take_lock(q, &h->get, patient);
     if (status != Q_OK) return status;
-    status = Q_EMPTY;
+    struct record *r = NULL;
+    uint64_t address = get(&h->oldest);
     if (get(&h->num_set_aside)) {
-        uint64_t address = get(&h->oldest), cursor = cursor_of(h);
-        struct record *r;
-        while (address != cursor && (r = follow(q, &address, NULL)) && address != cursor) {
-            if (what_of(get(&r->state)) == SET_ASIDE) {
-                status = fill_item(q, r, address, q->slot, item);
-                if (status != Q_OK) break;
-                struct change c;
-                begin(&c, &h->get);
-                plan(&c, address + offsetof(struct record, state), &r->state,
-                     state_of(LEASED, 0, q->slot));
-                PLAN(&c, h->num_set_aside, get(&h->num_set_aside) - 1);
-                commit(&c);
-                break;
-            }
+        r = next_in(q, &address, SET_ASIDE, mark);
+        for (; r && skip; skip--) {
             address += r->bytes;
+            r = next_in(q, &address, SET_ASIDE, mark);
+        }
+    }
+    q_item item;
+    status = r ? fill_item(q, r, address, 0, &item) : Q_EMPTY;
+    if (status == Q_OK) {
+        uint64_t state = get(&r->state);
+        found->record = address;
+        found->deaths = deaths_of(state);
+        found->size = item.size;
+        if (item.size <= found->capacity) {
+            memcpy(found->into, item.data, item.size);
+            /* Only who asks reads the marks, under this lock. */
+            set(&r->state, state | (uint64_t)mark << 32);
         }
     }
     unlock(&h->get);
     return status;
+}
+
+q_status q_requeue(q_queue *q, uint64_t record, int patient) {
+    TAKE_PART(q, patient);
+    struct header *h = q->h;
+    q_status status = take_lock(q, &h->get, patient);
+    if (status != Q_OK) return status;
+    struct record *r = NULL;
+    uint64_t address = get(&h->oldest); /* the record may have gone since it was looked at */
+    while ((r = next_in(q, &address, SET_ASIDE, 0)) && address != record) address += r->bytes;
+    if (r) {
+        struct change c;
+        begin(&c, &h->get);
+        plan(&c, address + offsetof(struct record, state), &r->state, state_of(RETURNED, 0, 0));
+        PLAN(&c, h->num_set_aside, get(&h->num_set_aside) - 1);
+        PLAN(&c, h->num_returned, get(&h->num_returned) + 1);
+        PLAN(&c, h->num_redelivered, get(&h->num_redelivered) + 1);
+        PLAN(&c, h->num_done, get(&h->num_done) - 1);
+        commit(&c);
+    }
+    unlock(&h->get);
+    if (r) wake(q, Q_ITEMS, 1);
+    return r ? Q_OK : Q_EMPTY;
+}
+
+/* Whoever opens a kept file alone cannot tell the time that these were given: they wait no longer. */
+void forget_delays(q_queue *q) {
+    struct header *h = q->h;
+    if (!get(&h->num_delayed) || take_lock(q, &h->get, 1) != Q_OK) return;
+    uint64_t address;
+    struct record *r;
+    for (address = get(&h->oldest); (r = next_in(q, &address, DELAYED, 0)); address += r->bytes) {
+        struct change c;
+        begin(&c, &h->get);
+        plan(&c, address + offsetof(struct record, state), &r->state,
+             state_of(RETURNED, deaths_of(get(&r->state)), 0));
+        PLAN(&c, h->num_delayed, get(&h->num_delayed) - 1);
+        commit(&c);
+    }
+    unlock(&h->get);
 }

@@ -153,6 +153,11 @@ uint32_t q_announce(q_queue *q, q_event number) {
 }
 
 void q_sleep(q_queue *q, q_event number, uint32_t sequence, int64_t nanoseconds) {
+    if (number == Q_ITEMS && get(&q->h->num_delayed)) {
+        int64_t left = (int64_t)(get(&q->h->next_due_ms) * 1000000) - now_ns();
+        if (left <= 0) return;
+        if (left < nanoseconds) nanoseconds = left;
+    }
     struct timespec timeout = {nanoseconds / 1000000000, nanoseconds % 1000000000};
     futex(&q->h->events[number].sequence, FUTEX_WAIT, sequence, &timeout);
 }

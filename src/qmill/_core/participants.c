@@ -229,7 +229,7 @@ q_status q_leave(q_queue *q, int patient) {
         struct slot *s = &h->slots[i];
         uint64_t kind_pid = get(&s->kind_pid);
         if (kind_pid >> 8 != q->pid || get(&s->started) != started) continue;
-        if ((kind_pid & 0xff) == SLOT_READER) marked[i] = CLOSED;
+        if ((kind_pid & 0xff) == SLOT_READER) marked[i] = LEFT;
         if (i == q->slot) marked[i] = TAKEN;
     }
     settle(q, marked);

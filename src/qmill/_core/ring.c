@@ -209,6 +209,7 @@ q_status fill_item(q_queue *q, struct record *r, uint64_t address, uint32_t owne
 /* Under the get lock: whether an END of this sender may be given to a process. */
 static int end_is_ready(q_queue *q, uint64_t sender) {
     struct header *h = q->h;
+    if (get(&h->num_delayed)) return 0; /* an earlier message, which somebody is to get */
     if (!get(&h->num_leased)) return 1;
     uint64_t number = get(&h->num_slots);
     for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
@@ -221,42 +222,63 @@ static int end_is_ready(q_queue *q, uint64_t sender) {
     return 1;
 }
 
-/* Under the get lock: take one that came back, the oldest. */
-q_status take_returned(q_queue *q, uint32_t reader, q_item *item) {
+/* Under the get lock: the oldest record that came back and is due, or `whenever` it is; NULL if there
+ * is none. */
+struct record *first_returned(q_queue *q, int whenever, uint64_t *address) {
     struct header *h = q->h;
-    uint64_t address = get(&h->oldest), cursor = cursor_of(h);
-    for (;;) {
-        if (address == cursor) return Q_CORRUPT;
-        struct record *r = record_at(q, address);
-        if (!r) return Q_CORRUPT;
-        if (kind_of(r) == Q_LINK) {
-            address = get(&r->state);
-            continue;
-        }
-        uint64_t state = get(&r->state);
-        if (what_of(state) != RETURNED) {
-            address += r->bytes;
-            continue;
-        }
-        uint32_t owner = reader ? reader : q->slot;
-        q_status status = fill_item(q, r, address, owner, item);
-        if (status != Q_OK) return status;
-        struct slot *s = &h->slots[owner];
-        struct change c;
-        begin(&c, &h->get);
-        plan(&c, address + offsetof(struct record, state), &r->state,
-             state_of(LEASED, deaths_of(state), owner));
-        PLAN(&c, h->num_returned, get(&h->num_returned) - 1);
-        PLAN(&c, h->num_taken_extra, get(&h->num_taken_extra) + 1);
-        if (reader) {
-            PLAN(&c, s->leases, get(&s->leases) + 1);
-            PLAN(&c, h->num_leased, get(&h->num_leased) + 1);
-        } else {
-            PLAN(&c, s->taken, get(&s->taken) + 1);
-        }
-        commit(&c);
-        return Q_OK;
+    uint64_t cursor = cursor_of(h), now = 0, next_due = UINT64_MAX;
+    if (get(&h->num_delayed)) {
+        now = now_ms();
+        if (!whenever && get(&h->num_delayed) == get(&h->num_returned) &&
+            get(&h->next_due_ms) > now)
+            return NULL;
     }
+    *address = get(&h->oldest);
+    while (*address != cursor) {
+        struct record *r = record_at(q, *address);
+        if (!r) return NULL;
+        uint64_t state = get(&r->state);
+        if (kind_of(r) == Q_LINK) {
+            *address = state;
+            continue;
+        }
+        if (what_of(state) == RETURNED) return r;
+        if (what_of(state) == DELAYED) {
+            if (whenever || due_of(state) <= now) return r;
+            if (due_of(state) < next_due) next_due = due_of(state);
+        }
+        *address += r->bytes;
+    }
+    set(&h->next_due_ms, next_due);
+    return NULL;
+}
+
+/* Under the get lock: take the first that came back; Q_EMPTY if none is due. */
+q_status take_returned(q_queue *q, uint32_t reader, int whenever, q_item *item) {
+    struct header *h = q->h;
+    uint64_t address;
+    struct record *r = first_returned(q, whenever, &address);
+    if (!r) return get(&h->num_delayed) ? Q_EMPTY : Q_CORRUPT;
+    uint32_t owner = reader ? reader : q->slot;
+    q_status status = fill_item(q, r, address, owner, item);
+    if (status != Q_OK) return status;
+    uint64_t state = get(&r->state);
+    struct slot *s = &h->slots[owner];
+    struct change c;
+    begin(&c, &h->get);
+    plan(&c, address + offsetof(struct record, state), &r->state,
+         state_of(LEASED, deaths_of(state), owner));
+    PLAN(&c, h->num_returned, get(&h->num_returned) - 1);
+    if (what_of(state) == DELAYED) PLAN(&c, h->num_delayed, get(&h->num_delayed) - 1);
+    PLAN(&c, h->num_taken_extra, get(&h->num_taken_extra) + 1);
+    if (reader) {
+        PLAN(&c, s->leases, get(&s->leases) + 1);
+        PLAN(&c, h->num_leased, get(&h->num_leased) + 1);
+    } else {
+        PLAN(&c, s->taken, get(&s->taken) + 1);
+    }
+    commit(&c);
+    return Q_OK;
 }
 
 q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit,
@@ -371,14 +393,15 @@ q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t
         return Q_OK;
     }
     while (unlikely(get(&h->num_returned)) && *number < limit && status == Q_OK) {
-        status = take_returned(q, reader, &items[*number]);
+        status = take_returned(q, reader, 0, &items[*number]);
         if (status == Q_OK) ++*number;
     }
+    if (unlikely(status == Q_EMPTY)) status = Q_OK; /* those that are left are not due */
     if (status == Q_OK && *number < limit) {
         status = take_fresh(q, reader, items, limit, number);
         if (*number && status != Q_CORRUPT) status = Q_OK;
     }
-    int shut = status == Q_EMPTY && get(&h->shut);
+    int shut = status == Q_EMPTY && get(&h->shut) && !get(&h->num_delayed);
     if (unlikely(status == Q_EMPTY)) reap(q);
     unlock(&h->get);
     if (*number && get(&h->maxsize)) wake(q, Q_SPACE, *number);
@@ -391,15 +414,11 @@ q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint3
     struct header *h = q->h;
     q_status status = take_lock(q, &h->get, patient);
     if (status != Q_OK) return status;
-    uint64_t address = cursor_of(h), cursor = address, seen = num_records(&h->gets);
-    uint64_t records = num_records(&h->puts);
+    uint64_t address, seen = num_records(&h->gets), records = num_records(&h->puts);
     struct record *r = NULL;
-    if (get(&h->num_returned)) {
-        address = get(&h->oldest);
-        while (address != cursor && (r = follow(q, &address, NULL)) && address != cursor &&
-               what_of(get(&r->state)) != RETURNED)
-            address += r->bytes;
-    } else {
+    if (get(&h->num_returned)) r = first_returned(q, 0, &address);
+    if (!r) {
+        address = cursor_of(h);
         while (seen != records && (r = follow(q, &address, NULL)) &&
                what_of(get(&r->state)) == WITHDRAWN) {
             address += r->bytes;
@@ -408,7 +427,7 @@ q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint3
         }
     }
     if (!r) {
-        status = get(&h->shut) ? Q_SHUT : Q_EMPTY;
+        status = get(&h->shut) && !get(&h->num_delayed) ? Q_SHUT : Q_EMPTY;
     } else if (kind_of(r) == Q_END) {
         const struct end *end = (const void *)(r + 1);
         *kind = Q_END;

@@ -101,6 +101,9 @@ q_status q_lease_done(q_queue *q, uint32_t reader, uint64_t record, int patient)
 /* End a lease and take the next one, in one go; Q_EMPTY if that takes more than a step of each. */
 q_status q_next(q_queue *q, uint32_t reader, uint64_t lease, q_item *item, int patient);
 q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int patient);
+/* End a lease of a message that was got: it waits again, and nobody gets it before the delay is over.
+ * Q_EMPTY if there is no such lease. */
+q_status q_release(q_queue *q, uint32_t reader, uint64_t record, uint64_t delay_ms, int patient);
 q_status q_reader_close(q_queue *q, uint32_t reader, int patient);
 
 q_status q_end(q_queue *q, const void *tag, uint32_t size, int patient);
@@ -111,8 +114,17 @@ q_status q_statistics(q_queue *q, q_counts *counts, int patient);
 uint64_t q_unfinished(const q_queue *q);
 int q_full(q_queue *q);
 int q_is_shut(const q_queue *q);
-/* Takes one that was set aside; Q_EMPTY when there are none. */
-q_status q_take_poisoned(q_queue *q, q_item *item, int patient);
+
+/* Messages that were set aside. Who tells somebody of them marks them, and finds them once. */
+typedef enum { Q_ANY = 0, Q_RAISED = 1, Q_LOGGED = 2 } q_mark;
+typedef struct {
+    void *into; /* takes the message if it has room for it */
+    uint64_t capacity, size, record, deaths;
+} q_aside;
+/* Look at one, behind so many; if there is room for it, mark it. Q_EMPTY when there are no more. */
+q_status q_look_aside(q_queue *q, uint64_t skip, q_mark mark, q_aside *found, int patient);
+q_status q_requeue(q_queue *q, uint64_t record, int patient); /* Q_EMPTY if it is not set aside */
+uint64_t q_newly_aside(q_queue *q); /* how many this process has set aside since it last asked */
 
 q_status q_define(q_queue *q, const void *key, uint32_t key_size, const void *data, uint64_t size,
                   int patient);
@@ -128,7 +140,7 @@ uint32_t q_holder(const q_queue *q, unsigned lock);
 int q_watch(q_queue *q, q_event event);
 
 q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle what dead processes hold */
-q_status q_leave(q_queue *q, int patient); /* this process ends: what it holds counts as done */
+q_status q_leave(q_queue *q, int patient); /* this process ends: what it took counts as done, what it leases goes back */
 
 #ifdef QMILL_POINTS
 extern void (*q_at_point)(int number); /* called at each numbered point, for tests that kill */

@@ -60,7 +60,7 @@ static q_status discard(q_queue *q) {
     for (;;) {
         q_item item;
         size_t number = 0;
-        q_status status = get(&h->num_returned) ? take_returned(q, 0, &item)
+        q_status status = get(&h->num_returned) ? take_returned(q, 0, 1, &item)
                                                 : take_fresh(q, 0, &item, 1, &number);
         if (status == Q_EMPTY) return Q_OK;
         if (status == Q_NOT_YET) { /* an END that nobody will wait for */

@@ -10,10 +10,12 @@ An access speaks of payloads, not objects, and its calls wait: `timeout` None fo
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._explain import is_interrupt
 from ..errors import Empty, Full, ShutDown
+from . import leases
 from .base import END, Queue, Reader, check_items, check_max_items, check_maxsize, check_wait
 from .mailbox import LOCAL, GetCall, JoinCall, LocalAnswer, Mailbox, MailReader, PutCall
 
@@ -26,18 +28,23 @@ if TYPE_CHECKING:
 class AccessReader(Protocol):
     """A reader's leases, wherever they are kept."""
 
-    def take(self, done: int | None) -> tuple[int, Any]:
+    def take(self, done: int) -> tuple[int, Any]:
         """End the lease `done`, wait for a record, and return its lease and payload or END."""
 
     def done(self, lease: int) -> None:
         """End one lease."""
 
-    def close(self, unread: Iterable[int] = ()) -> None:
-        """End all leases, but give back those `unread`. May run in a garbage collection."""
+    def release(self, lease: int, delay: float) -> bool:
+        """End one lease, whose message waits again after the delay."""
+
+    def close(self, done: Iterable[int] = ()) -> None:
+        """End the leases in `done`, and give back all others. May run in a garbage collection."""
 
 
 class Access(Protocol):
     """What `MailboxQueue` asks of a mailbox, near or far."""
+
+    left: list[Any]  # see leases.py
 
     def put(self, payloads: list[Any], timeout: float | None) -> int:
         """Put payloads, and return how many went in."""
@@ -81,8 +88,11 @@ class Access(Protocol):
     def settle(self) -> None:
         """Wait until what has happened so far, such as deaths, is counted."""
 
-    def take_poisoned(self) -> list[Any]:
-        """Take the payloads that were set aside."""
+    def set_aside(self, only_new: bool) -> list[tuple[int, Any]]:
+        """List the payloads that were set aside, with their numbers."""
+
+    def requeue(self, number: int) -> bool:
+        """Put back what was set aside."""
 
 
 class LocalReader:
@@ -92,7 +102,7 @@ class LocalReader:
         self._mailbox = mailbox
         self._reader = MailReader(LOCAL)
 
-    def take(self, done: int | None) -> tuple[int, Any]:
+    def take(self, done: int) -> tuple[int, Any]:
         """See `AccessReader`."""
         if done:
             self._mailbox.lease_done(self._reader, done)
@@ -105,9 +115,13 @@ class LocalReader:
         """See `AccessReader`."""
         self._mailbox.lease_done(self._reader, lease)
 
-    def close(self, unread: Iterable[int] = ()) -> None:
+    def release(self, lease: int, delay: float) -> bool:
         """See `AccessReader`."""
-        self._mailbox.close_reader(self._reader, unread)
+        return self._mailbox.release(self._reader, lease, delay)
+
+    def close(self, done: Iterable[int] = ()) -> None:
+        """See `AccessReader`."""
+        self._mailbox.close_reader(self._reader, done)
 
 
 class LocalAccess:
@@ -115,6 +129,7 @@ class LocalAccess:
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
+        self.left = mailbox.left
         self.reader = lambda: LocalReader(mailbox)
         self.withdraw_ends = mailbox.withdraw_ends
         self.shutdown = mailbox.shutdown
@@ -122,7 +137,8 @@ class LocalAccess:
         self.set_maxsize = mailbox.set_maxsize
         self.full = mailbox.full
         self.statistics = mailbox.statistics
-        self.take_poisoned = mailbox.take_poisoned
+        self.set_aside = mailbox.set_aside
+        self.requeue = mailbox.requeue
 
     def put(self, payloads: list[Any], timeout: float | None) -> int:
         mailbox = self.mailbox
@@ -184,8 +200,18 @@ def _wait(mailbox: Mailbox, call: GetCall | PutCall | JoinCall, timeout: float |
     """Wait for the answer to a call of this process; when time is up, take it out of its line."""
     answer = call.answer
     assert isinstance(answer, LocalAnswer)
-    if answer.wait(timeout) or not mailbox.withdraw(call):
-        answer.result()
+    deadline = None if timeout is None else monotonic() + timeout
+    while True:
+        due = mailbox.next_due()
+        if answer.wait(min((s for s in (due, timeout) if s is not None), default=None)):
+            break
+        if deadline is not None and (timeout := deadline - monotonic()) <= 0:
+            if mailbox.withdraw(call):
+                return
+            break
+        if due is not None:
+            mailbox.admit_due()
+    answer.result()
 
 
 class MailboxQueue(Queue):
@@ -204,10 +230,17 @@ class MailboxQueue(Queue):
         """Turn a payload into the object; a peeked one stays in the queue, too."""
         raise NotImplementedError
 
+    def _next_call(self) -> Access:
+        """Return the way to the mailbox for a call that ends what this thread's loops have left."""
+        access = self._access
+        if access.left:
+            leases.acknowledge(access.left)
+        return access
+
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         wait = check_wait(block, timeout)
         self._check_open()
-        if not self._access.put([self._pack(obj)], wait):
+        if not self._next_call().put([self._pack(obj)], wait):
             raise Full
 
     def put_nowait(self, obj: Any) -> None:
@@ -218,12 +251,12 @@ class MailboxQueue(Queue):
     ) -> int:
         wait = check_wait(block, timeout)
         self._check_open()
-        return self._access.put([self._pack(item) for item in check_items(items)], wait)
+        return self._next_call().put([self._pack(item) for item in check_items(items)], wait)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         wait = check_wait(block, timeout)
         self._check_open()
-        payloads = self._access.get(1, wait, False)
+        payloads = self._next_call().get(1, wait, False)
         if not payloads:
             raise Empty
         try:
@@ -242,7 +275,7 @@ class MailboxQueue(Queue):
         limit = check_max_items(max_items)
         wait = check_wait(block, timeout)
         self._check_open()
-        payloads = self._access.get(limit, wait, False)
+        payloads = self._next_call().get(limit, wait, False)
         if not payloads:
             raise Empty
         items: list[Any] = []
@@ -278,11 +311,12 @@ class MailboxQueue(Queue):
 
     def task_done(self) -> None:
         self._check_open()
-        self._access.task_done()
+        if not leases.task_done(self._access.left):
+            self._access.task_done()
 
     def join(self) -> None:
         self._check_open()
-        self._access.join()
+        self._next_call().join()  # else it would wait for what it holds itself
 
     def shutdown(self, immediate: bool = False) -> None:
         self._check_open()
@@ -318,9 +352,18 @@ class MailboxQueue(Queue):
         self._check_open()
         return self._access.withdraw_ends(tag)
 
-    def _take_poisoned(self) -> list[Any]:
+    @property
+    def _left(self) -> list[Any]:
+        return self._access.left
+
+    def _set_aside(self, only_new: bool) -> list[tuple[Any, int]]:
         self._check_open()
-        return [self._unpack(payload) for payload in self._access.take_poisoned()]
+        found = self._access.set_aside(only_new)
+        return [(self._unpack(payload, peeked=True), number) for number, payload in found]
+
+    def _requeue(self, number: int) -> bool:
+        self._check_open()
+        return self._access.requeue(number)
 
     def _reader(self) -> Reader:
         self._check_open()
@@ -332,14 +375,23 @@ class _UnpackingReader(Reader):
         self._queue = queue
         self._reader = reader
 
-    def take(self, done: int | None) -> tuple[int, Any]:
+    def take(self, done: int) -> tuple[int, Any]:
+        self._queue._next_call()
         lease, payload = self._reader.take(done)
         if payload is END:
             return 0, END
-        return lease, self._queue._unpack(payload)
+        try:
+            return lease, self._queue._unpack(payload)
+        except Exception as error:
+            if not isinstance(error, MemoryError) and not is_interrupt(error):
+                self._reader.done(lease)  # else it goes back when the loop has been left
+            raise
 
     def done(self, lease: int) -> None:
         self._reader.done(lease)
 
-    def close(self, unread: Iterable[int] = ()) -> None:
-        self._reader.close(unread)
+    def release(self, lease: int, delay: float) -> bool:
+        return self._reader.release(lease, delay)
+
+    def close(self, done: Iterable[int] = ()) -> None:
+        self._reader.close(done)

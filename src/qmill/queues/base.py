@@ -23,10 +23,11 @@ from collections import namedtuple
 from collections.abc import Iterable
 
 from ..errors import Empty, Full
+from .leases import Hold, loop, release
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, NamedTuple
 
     class Statistics(NamedTuple):
@@ -57,7 +58,8 @@ else:
         taken: Deliveries to readers, redeliveries included.
         done: Messages finished: `task_done`, an ended lease, or a dead process's share.
         lost: Those of `done` that a process took and died with.
-        redelivered: Messages that came back because their reader died.
+        redelivered: Messages that came back: their reader died, ended or failed in the middle, or
+            gave them back; or they were put back after they were set aside.
         poisoned: Messages set aside because their readers died each time.
         maxsize: The limit of waiting messages; 0 is none.
     """
@@ -111,6 +113,7 @@ class Queue:
     """
 
     _closed = False
+    _listed: dict[int, tuple[Any, int]] = {}  # noqa: RUF012 (replaced, never changed, when empty)
     _ring: Any = None  # what has the messages, in shared memory
 
     def __new__(
@@ -239,10 +242,60 @@ class Queue:
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Any]:
-        """Take objects until the queue is shut down and empty."""
-        from .items import Items
+        """Read objects until the queue is shut down and empty; each is held until it is done.
 
-        return Items(self)
+        Asking for the next object says that the last one is done, and so does `break`. After an
+        exception the last one stays held until this thread's next call on the queue, which says
+        that it is done, or the end of the thread or process, which gives it back.
+        """
+        self._check_open()
+        return self._messages(None, ()) or self._loop(lambda item: item)
+
+    def _loop(self, unpacked: Callable[[Any], Any]) -> Iterator[Any]:
+        """Return an iterator over what a reader takes."""
+        from .items import read
+
+        hold = Hold(self._left)
+        return loop(read(self, hold, unpacked), hold)
+
+    def release(self, obj: Any, delay: float = 0.0) -> None:
+        """Give back an object in the middle of a loop: it waits again, for any reader.
+
+        The loop goes on, and asking for the next object does not count this one as done.
+
+        Args:
+            obj: The very object that a loop of this thread over this queue has in hand; or has had,
+                if an exception ended it.
+            delay: Seconds for which nobody gets it. It counts as waiting all the while.
+
+        Raises:
+            ValueError: No such loop holds it, or the delay is negative.
+            TypeError: The delay is no number.
+        """
+        self._check_open()
+        release(self._left, obj, delay)
+
+    def poisoned(self) -> list[Any]:
+        """List the objects that were set aside, as three readers died with each, and leave them."""
+        found = self._set_aside(False)
+        self._listed = {id(obj): (obj, number) for obj, number in found}
+        return [obj for obj, _ in found]
+
+    def requeue(self, obj: Any) -> None:
+        """Put back what was set aside, to its place and with its deaths counted anew.
+
+        Args:
+            obj: The very object that the last `poisoned()` of this handle has listed.
+
+        Raises:
+            ValueError: It has not, or somebody else has put it back.
+        """
+        _, number = self._listed.pop(id(obj), (None, None))
+        if number is None or not self._requeue(number):
+            raise ValueError(
+                "obj is not set aside, or not from the last poisoned() of this handle: "
+                f"{obj!r:.100}"
+            )
 
     # -- counting -----------------------------------------------------------------------------
 
@@ -349,15 +402,28 @@ class Queue:
         """Take back the ENDs of this tag that nobody has read, and return how many."""
         raise NotImplementedError
 
-    def _take_poisoned(self) -> list[Any]:
-        """Take the messages that were set aside."""
+    @property
+    def _left(self) -> list[Any]:
+        """The holds of loops that this process has left by an exception; see leases.py."""
+        raise NotImplementedError
+
+    def _set_aside(self, only_new: bool) -> list[tuple[Any, int]]:
+        """List the messages that were set aside, each with a number for `_requeue`.
+
+        Args:
+            only_new: Only those that no such call has returned before.
+        """
+        raise NotImplementedError
+
+    def _requeue(self, number: int) -> bool:
+        """Put back a message that was set aside; return whether it still was."""
         raise NotImplementedError
 
     def _reader(self) -> Reader:
         """Return a new reader, which takes messages under leases."""
         raise NotImplementedError
 
-    def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any] | None:
+    def _messages(self, cls: type | None, slots: tuple[Any, ...]) -> Iterator[Any] | None:
         """Return a reader's iterator over such tuples, made instances of a class; None if none."""
         return None
 
@@ -372,8 +438,8 @@ class Queue:
 class Reader:
     """One iteration over a queue: it holds what it took until it says that it is done with it."""
 
-    def take(self, done: int | None) -> tuple[int, Any]:
-        """End the lease `done`, if given, and wait for the next message.
+    def take(self, done: int) -> tuple[int, Any]:
+        """End the lease `done`, unless it is 0, and wait for the next message.
 
         Returns:
             The new lease and the object, or (0, END).
@@ -388,11 +454,24 @@ class Reader:
         """End one lease: its message is finished."""
         raise NotImplementedError
 
-    def close(self, unread: Iterable[int] = ()) -> None:
-        """End all leases of this reader: its loop was left alive. Safe in a garbage collection.
+    def release(self, lease: int, delay: float) -> bool:
+        """End one lease of a message that the caller got: it waits again.
 
         Args:
-            unread: Leases of messages that its caller never got: these go back.
+            lease: The lease.
+            delay: Seconds for which nobody gets it.
+
+        Returns:
+            Whether there was such a lease.
+        """
+        raise NotImplementedError
+
+    def close(self, done: Iterable[int] = ()) -> None:
+        """End all leases: its loop was left alive. Safe in a garbage collection.
+
+        Args:
+            done: Leases of messages that are finished. All others go back, as its caller never got
+                them.
         """
         raise NotImplementedError
 

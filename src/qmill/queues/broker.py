@@ -9,7 +9,8 @@
 
 A client is a process. It holds one *anchor*, which carries nothing but its greeting and its
 good-bye, and any number of connections with one request under way each. What it held is settled
-when the anchor ends: after a good-bye as done, without one as lost or, under a lease, redelivered.
+when the anchor ends: what it had under a lease goes back, and without a good-bye with one more
+death; what it took otherwise counts as done, and without a good-bye as lost.
 
 The broker never waits for one client: sockets do not block, a reply that does not fit waits in its
 connection, and a client that is stopped or slow keeps only itself waiting.
@@ -34,8 +35,10 @@ from weakref import ref
 
 from .. import _native
 from ..errors import ShutDown
+from ..serialize import shown
 from . import wire
 from .base import END
+from .leases import log_set_aside
 from .mailbox import Client, GetCall, JoinCall, Mailbox, MailReader, PutCall, Record
 
 if TYPE_CHECKING:
@@ -79,22 +82,36 @@ class Broker:
         self._calls: deque[Callable[[], None]] = deque()
         self.greeting: set[Connection] = set()  # of no client yet; and all anchors
         self._settled: list[Callable[[], None]] = []  # called after the present round of events
+        self._delaying: set[ref[Mailbox]] = set()  # those in which something may be delayed
         self._accepting = True
         self._starved = False  # of descriptors, at the last try to accept
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._running = False
         self.address: wire.Address | None = None
+        self.name: str | None = None
 
     def add(self, mailbox: Mailbox) -> int:
         """Number a mailbox. It lives while somebody here holds it, or once pinned, for good."""
         number = next(self._numbers)
         self._mailboxes[number] = ref(mailbox, lambda _: self._mailboxes.pop(number, None))
+        self._watch_delays(mailbox)
         return number
 
     def replace(self, number: int, mailbox: Mailbox) -> None:
         """Put another mailbox in the place of one."""
         self._mailboxes[number] = ref(mailbox)
+        self._watch_delays(mailbox)
+
+    def _watch_delays(self, mailbox: Mailbox) -> None:
+        weak = ref(mailbox)
+
+        def on_delay() -> None:
+            self._delaying.add(weak)
+            if self._running:  # its thread may just be about to forget it
+                self.call_soon(lambda: self._delaying.add(weak))
+
+        mailbox.on_delay = on_delay
 
     def find(self, number: int) -> Mailbox | None:
         """Return a mailbox by its number, if it still exists."""
@@ -140,17 +157,32 @@ class Broker:
         self._running = True
         try:
             while self._running:
-                for key, events in self._selector.select(None if self._accepting else _RETRY_S):
+                for key, events in self._selector.select(self._patience()):
                     try:
                         key.data(events)
                     except Exception:  # whatever it is, the other clients are not to suffer
                         _complain("the queue broker met an error")
                 self._accept_again()
+                for weak in list(self._delaying):
+                    if (mailbox := weak()) is not None:
+                        mailbox.admit_due()
                 while self._settled:
                     self._settled.pop()()
                 self.on_settled()
         finally:
             self._close_sockets()
+
+    def _patience(self) -> float | None:
+        """How long to wait for events at most: until there is something to do without one."""
+        least = None if self._accepting else _RETRY_S
+        for weak in list(self._delaying):
+            mailbox = weak()
+            due = mailbox.next_due() if mailbox is not None else None
+            if due is None:
+                self._delaying.discard(weak)
+            elif least is None or due < least:
+                least = due
+        return least
 
     def stop(self) -> None:
         """Make `run` return; called by its own thread."""
@@ -270,7 +302,8 @@ class Broker:
             connection.drain_and_close()
         for mailbox in client.mailboxes:
             readers = [reader for box, reader in client.readers.values() if box is mailbox]
-            mailbox.client_gone(client, readers, clean)
+            for record in mailbox.client_gone(client, readers, clean):
+                log_set_aside(self.name, shown(record.payload), record.deaths)
 
     @property
     def client_count(self) -> int:
@@ -520,7 +553,7 @@ class Connection:
         blobs: list[wire.Blob],
         number: int,
         reader_number: int,
-        done: int | None,
+        done: int,
     ) -> None:
         assert self._client is not None
         reader = self._reader(mailbox, number, reader_number)
@@ -566,13 +599,24 @@ class Connection:
         blobs: list[wire.Blob],
         number: int,
         reader_number: int,
-        unread: set[int],
-        seen: set[int],
+        done: tuple[int, ...],
     ) -> None:
         assert self._client is not None
         found = self._client.readers.pop((number, reader_number), None)
         if found is not None:
-            mailbox.close_reader(found[1], unread, seen)
+            mailbox.close_reader(found[1], done)
+
+    def _on_release(
+        self,
+        mailbox: Mailbox,
+        blobs: list[wire.Blob],
+        number: int,
+        reader_number: int,
+        lease: int,
+        delay: float,
+    ) -> None:
+        reader = self._reader(mailbox, number, reader_number)
+        self._reply("ok", mailbox.release(reader, lease, delay))
 
     def _on_put_back(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
         assert self._client is not None
@@ -644,8 +688,17 @@ class Connection:
     def _on_statistics(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
         self._reply("ok", tuple(mailbox.statistics()))
 
-    def _on_take_poisoned(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
-        self._reply("ok", None, blobs=mailbox.take_poisoned())
+    def _on_set_aside(
+        self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, only_new: bool
+    ) -> None:
+        found = mailbox.set_aside(only_new)
+        numbers = [aside for aside, _ in found]
+        self._reply("ok", numbers, blobs=[payload for _, payload in found])
+
+    def _on_requeue(
+        self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, aside: int
+    ) -> None:
+        self._reply("ok", mailbox.requeue(aside))
 
     def _on_open(
         self,

@@ -1,30 +1,34 @@
-"""The iterator over a queue."""
+"""What a loop over a queue reads."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ShutDown
+from .base import END
+from .leases import leave
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
     from .base import Queue
+    from .leases import Hold
 
 
-class Items:
-    """Takes objects until a queue is shut down and empty.
+def read(queue: Queue, hold: Hold, unpacked: Callable[[Any], Any]) -> Generator[Any, None, None]:
+    """Give objects, each under a lease, until a queue is shut down and empty or an END comes.
 
     Args:
         queue: The queue.
+        hold: What the loop has in hand.
+        unpacked: Makes of what was put what is given.
     """
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-
-    def __iter__(self) -> Items:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return self._queue.get()
-        except ShutDown:
-            raise StopIteration from None
+    reader = queue._reader()
+    hold.begin(reader)
+    try:
+        while (taken := reader.take(hold.finish()))[1] is not END:
+            lease, item = taken
+            yield hold.give((lease, unpacked(item)))
+    except ShutDown:
+        pass
+    leave(hold, False)

@@ -2,7 +2,11 @@
 
     put ──> [waiting records] ──take──> leased to a reader ──done──> finished
                  ^                          │
-                 └───── the reader died ────┘   (after 3 deaths: set aside as poison)
+                 └── died, or gave it back ─┘   (after 3 deaths: set aside as poison)
+
+A record that was given back with a delay is among the `_delayed` until it is due. Nothing here
+waits for that moment: callers in this process and the broker ask for `next_due`, and call
+`admit_due`.
 
 Both transports of this folder are a `Mailbox` with something around it: `ThreadQueue` gives it
 objects, `PortableQueue` bytes and, through the broker, callers in other processes.
@@ -29,7 +33,9 @@ import sys
 from _thread import TIMEOUT_MAX, allocate_lock, get_ident
 from collections import deque
 from functools import wraps
+from heapq import heappop, heappush
 from itertools import count
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ShutDown
@@ -147,11 +153,12 @@ class JoinCall:
 class LocalAnswer:
     """Where a thread of this process waits for the answer to its call."""
 
-    __slots__ = ("_lock", "error", "value")
+    __slots__ = ("_lock", "error", "is_there", "value")
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
         self._lock.acquire()
+        self.is_there = False
         self.value: Any = None
         self.error: Exception | None = None
 
@@ -159,13 +166,23 @@ class LocalAnswer:
         """Give the answer."""
         self.value = value
         self.error = error
-        self._lock.release()
+        self.is_there = True
+        self.wake()
+
+    def wake(self) -> None:
+        """End a `wait`, whether the answer is there or not."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it has been woken and has not gone on yet
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait for the answer; False when `timeout` seconds passed first."""
+        """Wait for the answer, or until `timeout` seconds have passed, or `wake` was called."""
         if timeout is None:
-            return self._lock.acquire()
-        return self._lock.acquire(True, min(timeout, TIMEOUT_MAX))
+            self._lock.acquire()
+        else:
+            self._lock.acquire(True, min(timeout, TIMEOUT_MAX))
+        return self.is_there
 
     def result(self) -> Any:
         """Return the answer or raise its error."""
@@ -206,10 +223,19 @@ class Mailbox:
 
     Args:
         maxsize: The most messages that may wait; 0 is no limit.
+        clock: Tells the time in seconds.
+
+    Attributes:
+        left: See leases.py.
+        on_delay: Called when a record is to wait, as others than callers here may have to wake.
     """
 
-    def __init__(self, maxsize: int) -> None:
+    def __init__(self, maxsize: int, clock: Callable[[], float] = monotonic) -> None:
         self.maxsize = maxsize
+        self.left: list[Any] = []
+        self.on_delay: Callable[[], None] | None = None
+        self._clock = clock
+        self._delayed: list[tuple[float, int, Record]] = []  # a heap
         self.definitions: dict[bytes, Any] = {}  # see serialize.py; entries are only added
         self._lock = allocate_lock()
         self._owner = 0  # the thread that holds the lock, 0 for none
@@ -222,7 +248,9 @@ class Mailbox:
         self._readers: set[MailReader] = set()  # those that hold a lease
         self._leased = 0
         self._taken: dict[Client, int] = {}  # taken by `get` and not yet done
-        self._poisoned: list[Record] = []
+        self._aside: dict[int, Record] = {}
+        self._raised = 0  # the last of these that has been told
+        self._aside_numbers = count(1)
         self._shut = False
         self._numbers = count()
         self._lease_numbers = count(1)
@@ -278,7 +306,11 @@ class Mailbox:
         self._n_put += added
 
     def _room(self) -> int:
-        return (self.maxsize or sys.maxsize) - (len(self._records) - self._ends)
+        return (self.maxsize or sys.maxsize) - self._waiting()
+
+    def _waiting(self) -> int:
+        """How many messages wait."""
+        return len(self._records) - self._ends + len(self._delayed)
 
     @_locked
     def set_maxsize(self, maxsize: int) -> None:
@@ -316,6 +348,8 @@ class Mailbox:
         Raises:
             ShutDown: The queue is shut down and empty.
         """
+        if self._delayed:
+            self._admit_due()
         if self._getters or not self._ready(call):
             self._getters.append(call)
             if call.reader is not None:
@@ -337,11 +371,11 @@ class Mailbox:
     def _ready(self, call: GetCall) -> bool:
         """Whether the call can be answered now, be it by `ShutDown`."""
         if not self._records:
-            return self._shut
+            return self._shut and not self._delayed
         first = self._records[0]
         if first.tag is None:
             return True
-        return all(
+        return not self._delayed and all(
             reader.waiting or reader.client is first.sender or reader.client is call.client
             for reader in self._readers
         )
@@ -401,6 +435,35 @@ class Mailbox:
             if call.answer is not None:
                 call.answer(call.admitted, None)
             self._leave_line(call)
+
+    # -- delays ---------------------------------------------------------------------------------
+
+    def next_due(self) -> float | None:
+        """In how many seconds `admit_due` has something to do; None if nothing is delayed."""
+        delayed = self._delayed
+        try:
+            return max(0.0, delayed[0][0] - self._clock())
+        except IndexError:  # another thread has just taken the last
+            return None
+
+    @_locked
+    def admit_due(self) -> None:
+        """Let those wait like all others whose delay is over."""
+        self._admit_due()
+        self._pump()
+
+    def _admit_due(self) -> None:
+        now = self._clock()
+        while self._delayed and self._delayed[0][0] <= now:
+            self._put_back(heappop(self._delayed)[2])
+
+    def _delay(self, record: Record, delay: float) -> None:
+        heappush(self._delayed, (self._clock() + delay, next(self._lease_numbers), record))
+        for call in self._getters:
+            if isinstance(call.answer, LocalAnswer):
+                call.answer.wake()
+        if self.on_delay is not None:
+            self.on_delay()
 
     # -- leaving a line -------------------------------------------------------------------------
 
@@ -478,22 +541,37 @@ class Mailbox:
         if self._getters:
             self._pump()
 
-    def close_reader(
-        self,
-        reader: MailReader,
-        unread: Iterable[int] = (),
-        seen: set[int] | None = None,
-    ) -> None:
+    @_locked
+    def release(self, reader: MailReader, lease: int, delay: float) -> bool:
+        """End one lease of a reader: its message waits again; False if there is no such lease.
+
+        Args:
+            reader: The reader.
+            lease: Its lease.
+            delay: Seconds for which nobody gets the message.
+        """
+        record = reader.leases.pop(lease, None)
+        if record is None:
+            return False
+        self._n_redelivered += 1
+        if delay:
+            self._delay(record, delay)
+        else:
+            self._put_back(record)
+        self._leased -= 1
+        self._leases_ended(reader, 0)
+        return True
+
+    def close_reader(self, reader: MailReader, done: Iterable[int] = ()) -> None:
         """End all leases of a reader that left its loop alive.
 
         Args:
             reader: The reader.
-            unread: Leases whose messages it has not handed to its caller: they go back.
-            seen: The leases that it knows of, if it may have missed some: the others go back.
+            done: Leases whose messages are finished. Its caller never got the others: they go back.
         """
-        self._later(lambda: self._close_reader(reader, set(unread), seen))
+        self._later(lambda: self._close_reader(reader, set(done)))
 
-    def _close_reader(self, reader: MailReader, unread: set[int], seen: set[int] | None) -> None:
+    def _close_reader(self, reader: MailReader, done: set[int]) -> None:
         if reader.waiting:  # its caller was interrupted
             for call in [call for call in self._getters if call.reader is reader]:
                 self._leave_line(call)
@@ -501,7 +579,7 @@ class Mailbox:
         reader.leases = {}
         ended = 0
         for lease, record in leases.items():
-            if lease not in unread and (seen is None or lease in seen):
+            if lease in done:
                 ended += 1
             else:
                 self._leased -= 1
@@ -510,41 +588,47 @@ class Mailbox:
         self._leases_ended(reader, ended)
 
     @_locked
-    def client_gone(self, client: Client, readers: Iterable[MailReader], clean: bool) -> None:
-        """Settle what a process held when it ended.
+    def client_gone(
+        self, client: Client, readers: Iterable[MailReader], clean: bool
+    ) -> list[Record]:
+        """Settle what a process held when it ended: what it leased goes back.
 
         Args:
             client: The process.
             readers: Its readers.
-            clean: It said so before it ended: what it held counts as done, and not as lost.
+            clean: It said so before it ended: that is no death, and what it took is not lost.
+
+        Returns:
+            Messages that were set aside now.
         """
+        aside: list[Record] = []
         for reader in readers:
-            if clean:
-                self._close_reader(reader, set(), None)
-            else:
-                self._reader_died(reader)
+            aside += self._reader_ended(reader, died=not clean)
         taken = self._taken.pop(client, 0)
-        waiting = len(self._records) - self._ends
-        lost = max(0, min(taken, self._unfinished - waiting - self._leased))
+        lost = max(0, min(taken, self._unfinished - self._waiting() - self._leased))
         if not clean:
             self._n_lost += lost
         self._finish(lost)
         self._pump()
+        return aside
 
-    def _reader_died(self, reader: MailReader) -> None:
+    def _reader_ended(self, reader: MailReader, died: bool) -> list[Record]:
         leases = reader.leases
         reader.leases = {}
         self._readers.discard(reader)
         self._leased -= len(leases)
+        aside = []
         for record in leases.values():
-            record.deaths += 1
+            record.deaths += died
             if record.deaths < POISON_DEATHS:
                 self._n_redelivered += 1
                 self._put_back(record)
             else:
                 self._n_poisoned += 1
-                self._poisoned.append(record)
+                self._aside[next(self._aside_numbers)] = record
+                aside.append(record)
                 self._finish(1)
+        return aside
 
     def _finish(self, number: int) -> None:
         number = min(number, self._unfinished)
@@ -583,8 +667,9 @@ class Mailbox:
                 call.answer(call.admitted, None if call.admitted else ShutDown())
             self._leave_line(call)
         if immediate:
-            thrown_away = len(self._records) - self._ends
+            thrown_away = self._waiting()
             self._records.clear()
+            self._delayed.clear()
             self._ends = 0
             self._finish(thrown_away)
         self._pump()
@@ -599,7 +684,7 @@ class Mailbox:
     def statistics(self) -> Statistics:
         """Return all counts, of one moment."""
         return Statistics(
-            size=len(self._records),
+            size=len(self._records) + len(self._delayed),
             leased=self._leased,
             unfinished=self._unfinished,
             put=self._n_put,
@@ -617,10 +702,31 @@ class Mailbox:
         return self._room() <= 0
 
     @_locked
-    def take_poisoned(self) -> list[Any]:
-        """Return the payloads that were set aside, and forget them."""
-        poisoned, self._poisoned = self._poisoned, []
-        return [record.payload for record in poisoned]
+    def set_aside(self, only_new: bool) -> list[tuple[int, Any]]:
+        """List the payloads that were set aside, each with its number.
+
+        Args:
+            only_new: Only those that no such call has returned before.
+        """
+        after = self._raised if only_new else 0
+        found = [(number, each.payload) for number, each in self._aside.items() if number > after]
+        if only_new and found:
+            self._raised = found[-1][0]
+        return found
+
+    @_locked
+    def requeue(self, number: int) -> bool:
+        """Put back what was set aside, its deaths counted anew; return whether it still was."""
+        record = self._aside.pop(number, None)
+        if record is None:
+            return False
+        record.deaths = 0
+        self._n_redelivered += 1
+        self._n_done -= 1
+        self._unfinished += 1
+        self._put_back(record)
+        self._pump()
+        return True
 
     @_locked
     def restore(self, payloads: list[Any]) -> None:
@@ -629,8 +735,10 @@ class Mailbox:
 
     @_locked
     def snapshot(self) -> list[Any]:
-        """Return the payloads of all messages that wait, in order."""
-        return [record.payload for record in self._records if record.tag is None]
+        """Return the payloads of all messages that wait, in order, delayed or not."""
+        waiting = [*(record for _, _, record in self._delayed), *self._records]
+        waiting.sort(key=lambda record: record.number)
+        return [record.payload for record in waiting if record.tag is None]
 
     # -- calls from a garbage collection ----------------------------------------------------------
 

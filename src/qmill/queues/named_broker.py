@@ -231,6 +231,7 @@ class NamedBroker(Broker):
 
     def __init__(self, folder: str, name: str, place: str, maxsize: int) -> None:
         super().__init__(place, _NO_SECRET)
+        self.name = name
         self._folder = folder
         self._name = name
         self._file = names.file_of(folder, name, ".queue")

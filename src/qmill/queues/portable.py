@@ -119,6 +119,7 @@ class Endpoint:
         self._end.atexit = False  # `leave` does it, after whoever may still need it
         exits.hook_exit()
         self.reader_numbers = itertools.count(1)
+        self.left: dict[int, list[Any]] = {}  # of each queue: see leases.py
         self.forked_away = False
 
     def call(
@@ -294,27 +295,25 @@ class RemoteReader:
         self._endpoint = end
         self._queue = queue_number
         self._number = next(end.reader_numbers)
-        self._leases: set[int] = set()
 
-    def take(self, done: int | None) -> tuple[int, Any]:
+    def take(self, done: int) -> tuple[int, Any]:
         """See `AccessReader`."""
         lease, blobs = self._endpoint.call(
             "take", self._queue, self._number, done, acknowledge=True
         )
-        self._leases.discard(done or 0)
-        if lease is END:
-            return 0, END
-        self._leases.add(lease)
-        return lease, blobs[0]
+        return (0, END) if lease is END else (lease, blobs[0])
 
     def done(self, lease: int) -> None:
         """See `AccessReader`."""
         self._endpoint.call("lease_done", self._queue, self._number, lease)
-        self._leases.discard(lease)
 
-    def close(self, unread: Iterable[int] = ()) -> None:
+    def release(self, lease: int, delay: float) -> bool:
         """See `AccessReader`."""
-        self._endpoint.tell("close_reader", self._queue, self._number, set(unread), self._leases)
+        return bool(self._endpoint.call("release", self._queue, self._number, lease, delay)[0])
+
+    def close(self, done: Iterable[int] = ()) -> None:
+        """See `AccessReader`."""
+        self._endpoint.tell("close_reader", self._queue, self._number, tuple(done))
 
 
 class RemoteAccess:
@@ -324,6 +323,7 @@ class RemoteAccess:
         self.endpoint = end
         self._queue = queue_number
         self._named = named
+        self.left = end.left.setdefault(queue_number, [])
 
     def _call(self, request: str, *arguments: Any, blobs: list[Blob] | None = None) -> Any:
         return self.endpoint.call(request, self._queue, *arguments, blobs=blobs)[0]
@@ -378,8 +378,12 @@ class RemoteAccess:
     def statistics(self) -> Statistics:
         return Statistics(*self._call("statistics"))
 
-    def take_poisoned(self) -> list[Any]:
-        return self.endpoint.call("take_poisoned", self._queue)[1]
+    def set_aside(self, only_new: bool) -> list[tuple[int, Any]]:
+        numbers, payloads = self.endpoint.call("set_aside", self._queue, only_new)
+        return list(zip(numbers, payloads, strict=True))
+
+    def requeue(self, number: int) -> bool:
+        return bool(self._call("requeue", number))
 
     def define(self, definitions: dict[bytes, bytes]) -> None:
         """Give the queue definitions that messages will refer to."""
@@ -561,19 +565,22 @@ class _ForkAwareReader(_UnpackingReader):
         super().__init__(queue, queue._access.reader())
         self._generation = _fork_generation
 
-    def take(self, done: int | None) -> tuple[int, Any]:
+    def take(self, done: int) -> tuple[int, Any]:
         if self._generation != _fork_generation:
             _ForkAwareReader.__init__(self, self._queue)  # type: ignore[arg-type]
-            done = None
+            done = 0
         return super().take(done)
 
     def done(self, lease: int) -> None:
         if self._generation == _fork_generation:
             super().done(lease)
 
-    def close(self, unread: Iterable[int] = ()) -> None:
+    def release(self, lease: int, delay: float) -> bool:
+        return self._generation == _fork_generation and super().release(lease, delay)
+
+    def close(self, done: Iterable[int] = ()) -> None:
         if self._generation == _fork_generation:
-            super().close(unread)
+            super().close(done)
 
 
 def _attach(address: Address, number: int, name: str | None) -> PortableQueue:

@@ -59,6 +59,8 @@ class SharedQueue(Queue):
 
     def _use(self, ring: Any, name: str | None = None, hold: Hold | None = None) -> None:
         self._ring = ring
+        if name is not None:
+            ring.name = name
         self._name = name
         self._hold = hold
         if type(self) is SharedQueue:  # a subclass may have methods of its own
@@ -174,17 +176,24 @@ class SharedQueue(Queue):
     def _withdraw_ends(self, tag: bytes) -> int:
         return int(self._open_ring.withdraw_ends(tag))
 
-    def _take_poisoned(self) -> list[Any]:
-        found: list[Any] = []
-        while one := self._open_ring.take_poisoned():
-            found += one
+    @property
+    def _left(self) -> list[Any]:
+        found: list[Any] = self._open_ring.left
         return found
+
+    def _set_aside(self, only_new: bool) -> list[tuple[Any, int]]:
+        found: list[tuple[Any, int]] = self._open_ring.set_aside(only_new)
+        return found
+
+    def _requeue(self, number: int) -> bool:
+        return bool(self._open_ring.requeue(number))
 
     def _reader(self) -> Reader:
         return _SharedReader(self._open_ring)
 
-    def _messages(self, cls: type, slots: tuple[Any, ...]) -> Iterator[Any]:
-        return Messages(self._open_ring, cls, slots)
+    def _messages(self, cls: type | None, slots: tuple[Any, ...]) -> Iterator[Any]:
+        ring = self._open_ring
+        return Messages(ring, cls, slots) if type(ring) is not _Gone else ring.messages()
 
 
 class _SharedReader(Reader):
@@ -195,7 +204,10 @@ class _SharedReader(Reader):
         self._generation = ring.generation()
         self._number = ring.new_reader()
 
-    def take(self, done: int | None) -> tuple[int, Any]:
+    def _is_own(self) -> bool:
+        return bool(self._number) and self._generation == self._ring.generation()
+
+    def take(self, done: int) -> tuple[int, Any]:
         ring = self._ring
         if self._generation != ring.generation():
             _SharedReader.__init__(self, ring)
@@ -205,13 +217,16 @@ class _SharedReader(Reader):
         return taken
 
     def done(self, lease: int) -> None:
-        if self._generation == self._ring.generation():
+        if self._is_own():
             self._ring.lease_done(self._number, lease)
 
-    def close(self, unread: Iterable[int] = ()) -> None:
-        if self._number and self._generation == self._ring.generation():
-            for lease in unread:
-                self._ring.lease_give_back(self._number, lease)
+    def release(self, lease: int, delay: float) -> bool:
+        return self._is_own() and bool(self._ring.lease_release(self._number, lease, delay))
+
+    def close(self, done: Iterable[int] = ()) -> None:
+        if self._is_own():
+            for lease in done:
+                self._ring.lease_done(self._number, lease, False)
             self._ring.close_reader(self._number)
             self._number = 0
 
