@@ -59,7 +59,8 @@ class Q:
     Args:
         kind: "process" for readers anywhere; "thread" for those of this process, which get the
             very objects that were put.
-        maxsize: The most messages that may wait; 0 is no limit but memory. ENDs need no room.
+        maxsize: The most messages that may wait; 0 is no limit but memory. ENDs need no room. None
+            opens a named queue with the limit that it has, and makes any other one without a limit.
         name: Opens the queue of this name for the programs of one user, or creates it.
 
     Raises:
@@ -71,7 +72,9 @@ class Q:
     logged; `stop` raises `Poisoned`.
     """
 
-    def __init__(self, kind: str = "process", *, maxsize: int = 0, name: str | None = None) -> None:
+    def __init__(
+        self, kind: str = "process", *, maxsize: int | None = None, name: str | None = None
+    ) -> None:
         self._use(Queue(maxsize, kind=kind, name=name), kind)
 
     def _use(self, queue: Queue, kind: str) -> None:

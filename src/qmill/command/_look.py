@@ -58,6 +58,8 @@ def queues(options: argparse.Namespace) -> int:
     if options.clean:
         for name in listing.remove_leftovers():
             print(f"removed what was left of {name}")
+    for told in listing.odd_entries():
+        say(f"skipped: {told}")
     status = 0
     for name in options.remove:
         try:
@@ -75,16 +77,18 @@ def _list(found: list[Found]) -> None:
     if not found:
         print("no named queues")
         return
-    rows = [("NAME", "ITEMS", "MAXSIZE", "OPEN IN")]
+    rows = [("NAME", "ITEMS", "MAXSIZE", "OPEN IN", "FILE")]
     for each in found:
         size = "?" if each.size is None else f"{each.size:,}"
         limit = "-" if not each.maxsize else f"{each.maxsize:,}"
-        rows.append((_plain(each.name), size, limit, _state(each)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for name, size, limit, state in rows:
-        print(f"{name:<{widths[0]}}  {size:>{widths[1]}}  {limit:>{widths[2]}}  {state}")
+        files = ", ".join(map(_plain, each.files))
+        rows.append((_plain(each.name), size, limit, _state(each), files))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for name, size, limit, state, files in rows:
+        numbers = f"{size:>{widths[1]}}  {limit:>{widths[2]}}"
+        print(f"{name:<{widths[0]}}  {numbers}  {state:<{widths[3]}}  {files}")
     if any(each.state == "abandoned" for each in found):
-        say("abandoned: its broker was killed; qmill queues --clean removes what is left")
+        say("abandoned: its last process was killed; qmill queues --clean removes what is left")
 
 
 def _state(queue: Found) -> str:

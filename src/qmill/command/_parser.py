@@ -24,8 +24,9 @@ examples:
 
 _RUN = """\
 Run a shell command for each input. {} stands for the input, anywhere in the command. The shell,
-/bin/sh, has the input as $1 as well, so "${1%.txt}.pdf" and the like work. To a command with
-neither the input is appended. An input is data: spaces, quotes, ; and $() in it are never code.
+dash or else /bin/sh, has the input as $1 as well, so "${1%.txt}.pdf" and the like work. To a
+command with neither the input is appended. An input is data: spaces, quotes, ; and $() in it are
+never code, and a command in which they would be is refused.
 """
 
 _RUN_EXAMPLES = """\
@@ -149,7 +150,12 @@ def _add_run(commands: Any) -> None:
         epilog=_RUN_EXAMPLES,
         usage="qmill run [OPTION ...] 'COMMAND {}' [INPUT ...]",
     )
-    _add_inputs(parser, "COMMAND", "what /bin/sh is to run, then the inputs")
+    _add_inputs(parser, "COMMAND", "what the shell is to run, then the inputs")
+    parser.add_argument(
+        "--shell",
+        metavar="PATH",
+        help="the shell that runs the command: dash where there is one, else /bin/sh, unless given",
+    )
     _add_work(parser, "COMMAND", "run")
 
 

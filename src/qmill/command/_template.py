@@ -1,7 +1,8 @@
 """A shell command with places for an input, where the input is data and never code.
 
 The shell gets the input as its first positional parameter. Each place becomes an expansion of that,
-and what a shell has expanded it does not read as code again:
+and what a shell has expanded it does not read as code again, unless a command has it do so
+(`_evaluated`):
 
     plain {}    "$1"        'single {}'    'single '"$1"''        "double {}"    "double ${1}"
 """
@@ -11,10 +12,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
+from functools import cached_property
 from typing import NamedTuple
 
-SHELL = "/bin/sh"
+from . import _evaluated
+from ._evaluated import why_code
+
+_SHELLS = ("/bin/dash", "/usr/bin/dash")
+"""What runs commands where there is one: quick, and it never computes with text as code."""
 
 _GATE = "read -r _ && exec </dev/null || exit; "
 """What the engine's programs do first: see `ProgramEngine`."""
@@ -41,12 +48,12 @@ _FUNCTION = re.compile(r"\w\s*\(\s*\)")
 _OF_BASH = re.compile(r"[<>]\(|<<<|&>")
 """What bash understands, and a shell that has no more than POSIX does not."""
 
-_COMMANDS_OF_BASH = re.compile(r"(?:\[\[|source|function|shopt|declare|mapfile)(?=\s)")
+_COMMANDS_OF_BASH = re.compile(
+    r"(?:\[\[|source|function|shopt|declare|typeset|mapfile|readarray|let|compgen)(?=\s)"
+)
 """The same, where a command begins."""
 
 _BEFORE_A_COMMAND = re.compile(r"(?:^|[;&|(!{`\n]|\b(?:if|then|elif|else|while|until|do))[ \t]*\Z")
-
-_SHELLS_LIKE_BASH = {"bash", "ksh", "ksh93", "mksh", "zsh"}
 
 FOREIGN = re.compile(r"(?<!\$)\{(?:-?\d*(?:/?\.{1,3}|//?)|[#%]|=.+?=)\}|(?<!\S)\{-?\d+\}")
 """What GNU parallel replaces; a number is that only outside quotes, as it counts in patterns."""
@@ -87,13 +94,16 @@ class Template:
     Args:
         text: The command; without a place in it, the input is appended.
         mark: What stands for the input.
+        shell: The shell, a path or a name; None for dash, or /bin/sh where there is no dash.
 
     Raises:
-        BadTemplate: An input cannot stand there, or a shell finds a mistake in it.
+        BadTemplate: An input cannot stand there, or there is no such shell.
     """
 
-    def __init__(self, text: str, mark: str = "{}") -> None:
+    def __init__(self, text: str, mark: str = "{}", shell: str | None = None) -> None:
         self.__name__ = text  # what records call the function of a job
+        self._mark = mark
+        self.shell = find_shell(shell)
         reader = _Reader(text, mark)
         self._literals, self._places = reader.literals, reader.places
         self._takes_parameter = bool(reader.parameters)
@@ -141,37 +151,59 @@ class Template:
         self._literals, self._places = [f"{text} ", ""], [Place(PLAIN, 0)]
 
     def check(self) -> None:
-        """Have a shell read the command without running it.
+        """See that an input stays data, and have the shell read the command without running it.
 
         Raises:
-            BadTemplate: It is no command.
+            BadTemplate: The shell would read an input as code, or does not know the command.
         """
+        if why_code(self.__name__, self._mark, _evaluated.OTHER) and (why := self._why_code()):
+            raise BadTemplate(f"an input could be code in {self.__name__!r}: {why}")
+        if self._of_bash and self._kind == _evaluated.PLAIN and not self._is_busybox:
+            raise BadTemplate(
+                f"the command is run by {self.shell}, and {self._of_bash} is of bash: choose that "
+                """by --shell bash, or write bash -c '... "$1" ...' bash {}"""
+            )
         try:
             read = subprocess.run(
-                [SHELL, "-n", "-c", self.script, "sh"], capture_output=True, check=False
+                [self.shell, "-n", "-c", self.script, "sh"], capture_output=True, check=False
             )
         except OSError as error:
-            raise BadTemplate(f"cannot start {SHELL}: {error.strerror}") from None
+            raise BadTemplate(f"cannot start {self.shell}: {error.strerror}") from None
         if read.returncode:
             why = read.stderr.decode(errors="replace").strip().removeprefix("sh: ")
             told = "; ".join([why, *self.hints()])
             raise BadTemplate(f"the shell cannot read the command {self.__name__!r}: {told}")
 
+    @cached_property
+    def _kind(self) -> int:
+        try:
+            return _evaluated.ask_kind(self.shell)
+        except OSError as error:
+            raise BadTemplate(f"cannot start {self.shell}: {error.strerror}") from None
+
+    @property
+    def _is_busybox(self) -> bool:
+        return "busybox" in os.path.realpath(self.shell)
+
+    def _why_code(self) -> str:
+        why = why_code(self.__name__, self._mark, self._kind)
+        is_safe_elsewhere = not why_code(self.__name__, self._mark, _evaluated.PLAIN)
+        other = "" if not is_safe_elsewhere else "; --shell dash does not compute with text"
+        return why and f"{why} ({self.shell}){other}"
+
     def hints(self) -> list[str]:
-        """Tell what the shell may not know, though bash does."""
-        hints = []
-        if self._of_bash and os.path.basename(os.path.realpath(SHELL)) not in _SHELLS_LIKE_BASH:
-            hints.append(
-                f"the command is run by {SHELL}, and {self._of_bash} is of bash: for that write "
-                """bash -c '... "$1" ...' bash {}"""
-            )
-        for name in _exported_functions():
+        """Tell which functions the shell may not know, though bash does."""
+        hints: list[str] = []
+        names = _exported_functions()
+        if not names or self._kind == _evaluated.BASH:
+            return hints
+        for name in names:
             word = rf"(?<![\w/.-]){re.escape(name)}"
             is_defined = re.search(rf"{word}\s*\(\)", self.__name__)
             if not is_defined and re.search(rf"{word}(?![\w/.-])", self.__name__):
                 hints.append(
-                    f"{name} is a function of bash, which {SHELL} does not have: put it into a "
-                    f'script, or before the command: "$(declare -f {name}); ..."'
+                    f"{name} is a function of bash, which {self.shell} does not have: choose "
+                    f'--shell bash, or put it before the command: "$(declare -f {name}); ..."'
                 )
         return hints
 
@@ -188,7 +220,7 @@ class Template:
                 f"the input has {size:,} bytes, and an argument at most {MAX_INPUT_BYTES:,}: "
                 "put it in a file, and give the file's name"
             )
-        return [SHELL, "-c", _GATE + self.script, "sh", given]
+        return [self.shell, "-c", _GATE + self.script, "sh", given]
 
     def shown(self, given: str) -> str:
         """Return a command that does the same by itself, for a person to read."""
@@ -198,6 +230,20 @@ class Template:
     def _join(self, between: list[str]) -> str:
         first, *rest = self._literals
         return first + "".join(a + b for a, b in zip(between, rest, strict=True))
+
+
+def find_shell(shell: str | None) -> str:
+    """Return the path of a shell.
+
+    Raises:
+        BadTemplate: There is none.
+    """
+    if shell is None:
+        return next((path for path in _SHELLS if os.access(path, os.X_OK)), "/bin/sh")
+    found = shutil.which(shell)
+    if found is None:
+        raise BadTemplate(f"--shell: there is no program {shell!r}; name one, such as bash")
+    return found
 
 
 def _written(given: str, place: Place) -> str:

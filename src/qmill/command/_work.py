@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it does not learn how a child ends
     try:
-        template = Template(options.subject, options.mark)
+        template = Template(options.subject, options.mark, options.shell)
         template.check()
         for hint in template.hints():
             say(hint)

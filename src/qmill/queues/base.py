@@ -94,7 +94,8 @@ class Queue:
     argument of a pool's task, of an executor, of a process, inside a message on another queue.
 
     Args:
-        maxsize: The most messages that may wait; 0 or less is no limit but memory.
+        maxsize: The most messages that may wait; 0 or less is no limit but memory. None opens a
+            named queue with the limit that it has, and makes any other one without a limit.
         kind: "process" for any reader; "thread" for readers in this process only, which get the
             very object that was put (nothing is pickled).
         name: Opens the queue of this name, or creates it, for the programs of one user. 1 to 200
@@ -103,7 +104,8 @@ class Queue:
 
     Raises:
         TypeError: An argument of the wrong type.
-        ValueError: An unknown kind; a bad name; a name that is in use with another `maxsize`.
+        ValueError: An unknown kind; a bad name; a `maxsize` that is not the limit of the
+            named queue.
         PermissionError: The name is held by another user.
 
     Crash: a process that dies costs the others nothing: what it held under a lease goes back, what
@@ -118,7 +120,7 @@ class Queue:
 
     def __new__(
         cls,
-        maxsize: int = 0,
+        maxsize: int | None = None,
         *,
         kind: str = "process",
         name: str | None = None,
@@ -131,7 +133,7 @@ class Queue:
 
     def __init__(
         self,
-        maxsize: int = 0,
+        maxsize: int | None = None,
         *,
         kind: str = "process",
         name: str | None = None,
@@ -512,6 +514,11 @@ def check_maxsize(maxsize: object) -> int:
     return limit  # type: ignore[no-any-return]
 
 
+def check_new_maxsize(maxsize: object) -> int | None:
+    """Return a new queue's `maxsize` as `check_maxsize` does; None for the limit that is there."""
+    return None if maxsize is None else check_maxsize(maxsize)
+
+
 def check_wait(block: bool, timeout: float | None) -> float | None:
     """Return how long to wait: None for ever, 0.0 not at all, else seconds."""
     if timeout is not None:
@@ -570,6 +577,7 @@ __all__ = [
     "check_items",
     "check_max_items",
     "check_maxsize",
+    "check_new_maxsize",
     "check_name",
     "check_wait",
 ]

@@ -265,7 +265,7 @@ class Broker:
 
     # -- clients --------------------------------------------------------------------------------
 
-    def before_open(self, opener: Connection, maxsize: int, persistent: bool) -> None:
+    def before_open(self, opener: Connection, maxsize: int | None, persistent: bool) -> None:
         """Called when a client opens the queue by its name."""
         raise ValueError("the queue has no name to open it by")
 
@@ -705,7 +705,7 @@ class Connection:
         mailbox: Mailbox,
         blobs: list[wire.Blob],
         number: int,
-        maxsize: int,
+        maxsize: int | None,
         persistent: bool,
     ) -> None:
         self._broker.before_open(self, maxsize, persistent)

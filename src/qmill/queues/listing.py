@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from . import named_broker, names, wire
+from . import folders, named_broker, names
 from .names import ABANDONED, OPEN, SILENT, Found
 
 if TYPE_CHECKING:
@@ -17,26 +17,36 @@ def list_queues() -> list[Found]:
     """List this user's named queues, by name.
 
     Raises:
-        PermissionError: The runtime folder is not private.
+        PermissionError: There is no folder for them.
     """
-    with _listing() as folder:
-        return _found_in(folder)
+    found: list[Found] = []
+    for folder in _folders():
+        with _listing(folder):
+            found += _found_in(folder)
+    return sorted(found, key=lambda each: (each.name, each.files))
+
+
+def odd_entries() -> list[str]:
+    """Tell what in the folders of named queues is no file of a queue."""
+    return [told for folder in _folders() for told in names.odd_entries(folder)]
 
 
 def remove_leftovers() -> list[str]:
     """Remove what killed processes have left; what was saved is kept. Returns the queues' names.
 
     Raises:
-        PermissionError: The runtime folder is not private.
+        PermissionError: There is no folder for them.
     """
-    with _listing() as folder:
-        abandoned = [found for found in _found_in(folder) if found.state == ABANDONED]
-        for found in abandoned:
-            _remove(folder, found)
-        for entry in os.listdir(folder):
-            if entry.endswith(".new"):
+    removed = []
+    for folder in _folders():
+        with _listing(folder):
+            for found in _found_in(folder):
+                if found.state == ABANDONED:
+                    _remove(found)
+                    removed.append(found.name)
+            for entry in names.entries(folder, ".new"):
                 names.remove(os.path.join(folder, entry))
-        return [found.name for found in abandoned]
+    return removed
 
 
 def remove_queue(name: str) -> None:
@@ -48,42 +58,52 @@ def remove_queue(name: str) -> None:
     Raises:
         LookupError: There is none of this name.
         ValueError: Somebody has it open.
-        PermissionError: The runtime folder is not private.
+        PermissionError: There is no folder for them.
     """
-    with _listing() as folder:
-        every = [each for each in _found_in(folder) if each.name == name]
-        if not every:
-            raise LookupError(f"there is no queue of the name {name!r}")
-        for found in every:
-            if found.state in (OPEN, SILENT):
-                by = ", ".join(map(str, found.holders))
-                raise ValueError(
-                    f"the queue {name!r} is open{' in ' * bool(by)}{by}; "
-                    "Queue(name=...).unlink() takes its name from whoever has it open"
-                )
-        for found in every:
-            _remove(folder, found)
+    is_there = False
+    for folder in _folders():
+        with _listing(folder):
+            every = [each for each in _found_in(folder) if each.name == name]
+            _remove_closed(name, every)
+            is_there = is_there or bool(every)
+    if not is_there:
+        raise LookupError(f"there is no queue of the name {name!r}")
+
+
+def _remove_closed(name: str, every: list[Found]) -> None:
+    for found in every:
+        if found.state in (OPEN, SILENT):
+            by = ", ".join(map(str, found.holders))
+            raise ValueError(
+                f"the queue {name!r} is open{' in ' * bool(by)}{by}; "
+                "Queue(name=...).unlink() takes its name from whoever has it open"
+            )
+    for found in every:
+        _remove(found)
 
 
 @contextmanager
-def _listing() -> Iterator[str]:
-    folder = wire.runtime_folder()
+def _listing(folder: str) -> Iterator[None]:
     with names.locked(folder):
         try:
-            yield folder
+            yield
         finally:
             names.tidy(folder)
 
 
+def _folders() -> list[str]:
+    return [folders.names_folder(), *folders.old_folders()]
+
+
 def _found_in(folder: str) -> list[Found]:
     found = named_broker.found_in(folder)
-    if any(entry.endswith((".ring", ".kept")) for entry in os.listdir(folder)):
+    if names.entries(folder, ".ring", ".kept"):
         from . import named_file
 
         found += named_file.found_in(folder)
-    return sorted(found)
+    return found
 
 
-def _remove(folder: str, found: Found) -> None:
-    for file in found.files:
-        names.remove(os.path.join(folder, file))
+def _remove(found: Found) -> None:
+    for path in found.files:
+        names.remove(path)

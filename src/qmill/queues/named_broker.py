@@ -4,10 +4,10 @@
                                    │no
                                    └──> start the broker's process, then connect
 
-The lock is a file in the user's runtime folder, held by whoever opens a queue and by a broker that
-is about to end, so that neither sees the other half way. A persistent queue's broker ends, too,
-when nobody has it open; what is unread then waits in a file beside the lock. As long as a broker
-lives, a file with the queue's name is there, by which it is listed.
+The lock is a file in the user's folder of names, held by a process that opens a queue and by a
+broker that is about to end, so that neither sees the other half way. A persistent queue's broker
+ends, too, when nobody has it open; what is unread then waits in a file beside the lock. As long as
+a broker lives, a file with the queue's name is there, by which it is listed.
 
 Crash: an opener's death frees the lock; a program's death is the end of its connection. If the
 broker's process itself is killed, its queue is gone, and so is what was unread (a persistent
@@ -25,16 +25,17 @@ import subprocess
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _interpreter, _native, _streams
 from .._opened import pipe
 from ..errors import NotSupported, QueueGone
-from . import names, portable, wire
+from . import folders, names, portable, wire
 from .base import Statistics
 from .broker import Broker, Connection
 from .mailbox import Mailbox
-from .names import ABANDONED, OPEN, SAVED, SILENT, Found
+from .names import ABANDONED, DAMAGED, OPEN, SAVED, SILENT, Found
 from .portable import Endpoint, identified
 
 if TYPE_CHECKING:
@@ -44,19 +45,21 @@ _NO_SECRET = bytes(wire.SECRET_BYTES)
 """A name is no secret: the place of a named broker is closed to other users by itself."""
 
 
-def open_named(name: str, maxsize: int, persistent: bool) -> tuple[Endpoint, wire.Address]:
+def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Endpoint, wire.Address]:
     """Open the queue of this name, or create it.
 
     Raises:
         ValueError: It exists with another maxsize, or in shared memory.
-        PermissionError: Another user holds its place, or the runtime folder is not private.
+        PermissionError: Another user holds its place, or there is no folder for it.
         NotSupported: The platform has no file locks.
     """
-    folder = wire.runtime_folder()
+    folder = folders.names_folder()
     place = _place(folder, name)
     with names.locked(folder):
+        names.check_not_odd(folder, name)
+        names.bring(folder, name)
         _check_shared(folder, name)
-        anchor = _connect(place) or _start(folder, name, place, maxsize)
+        anchor = _connect(place) or _start(folder, name, place, maxsize or 0)
         end = Endpoint(wire.Address(place, _NO_SECRET, b""), anchor)
         try:
             anchor.send("open", 0, maxsize, persistent)
@@ -169,24 +172,34 @@ _ANSWER_S = 5.0  # a broker needs microseconds
 def found_in(folder: str) -> list[Found]:
     """List the queues in a folder, which the caller has locked."""
     found: list[Found] = []
-    entries = sorted(os.listdir(folder))
     of_brokers = set()
-    for entry in entries:
-        if entry.endswith(".live"):
-            name = _read_name(os.path.join(folder, entry))
-            told = _ask(name, _place(folder, name))
-            if told.state != ABANDONED:
-                of_brokers.add(entry.removesuffix(".live") + ".queue")
-            found.append(told._replace(files=(entry,)))
-    for entry in entries:
-        if entry.endswith(".queue") and entry not in of_brokers:
-            found.append(_saved(os.path.join(folder, entry))._replace(files=(entry,)))
+    for entry in names.entries(folder, ".live"):
+        path = os.path.join(folder, entry)
+        told = _live(folder, path)
+        if told.state != ABANDONED:
+            of_brokers.add(entry.removesuffix(".live") + ".queue")
+        found.append(told._replace(files=(path,)))
+    for entry in names.entries(folder, ".queue"):
+        if entry not in of_brokers:
+            path = os.path.join(folder, entry)
+            found.append(_saved(path)._replace(files=(path,)))
     return found
 
 
-def _read_name(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogatepass") as file:
-        return file.read()
+def _live(folder: str, path: str) -> Found:
+    """Ask the broker whose file this is."""
+    try:
+        name = Path(path).read_bytes().decode("utf-8", "surrogatepass")
+    except ValueError:
+        name = ""
+    if path != names.file_of(folder, name, ".live"):  # a broker that was killed had not written it
+        return Found(_shown_name(path), ABANDONED)
+    return _ask(name, _place(folder, name))
+
+
+def _shown_name(path: str) -> str:
+    """Return what the name of a queue's file shows of the queue's name."""
+    return os.path.basename(path).rpartition("-")[0] or os.path.basename(path)
 
 
 def _ask(name: str, place: str) -> Found:
@@ -210,10 +223,13 @@ def _ask(name: str, place: str) -> Found:
 
 
 def _saved(path: str) -> Found:
-    with open(path, "rb") as file:
-        saved = pickle.load(file)
-    name = saved.get("name") or os.path.basename(path).removesuffix(".queue")
-    return Found(name, SAVED, len(saved["payloads"]), saved["maxsize"], True)
+    try:
+        with open(path, "rb") as file:
+            saved = pickle.load(file)
+        name = saved.get("name") or os.path.basename(path).removesuffix(".queue")
+        return Found(name, SAVED, len(saved["payloads"]), saved["maxsize"], True)
+    except Exception:  # a pickle that was cut off may raise anything
+        return Found(_shown_name(path), DAMAGED, is_persistent=True)
 
 
 # -- in the broker's process -------------------------------------------------------------------
@@ -223,7 +239,7 @@ class NamedBroker(Broker):
     """The broker of one named queue.
 
     Args:
-        folder: The user's runtime folder.
+        folder: The user's folder of names.
         name: The queue's name.
         place: Where to listen.
         maxsize: Its limit, if it is new.
@@ -242,7 +258,7 @@ class NamedBroker(Broker):
         self._mailbox = self._load(maxsize)
         self.add(self._mailbox)
 
-    def before_open(self, opener: Connection, maxsize: int, persistent: bool) -> None:
+    def before_open(self, opener: Connection, maxsize: int | None, persistent: bool) -> None:
         """Begin anew if all who had the queue open are gone, else check that it is the same.
 
         Raises:
@@ -250,8 +266,8 @@ class NamedBroker(Broker):
         """
         self._hear_good_byes(opener)
         if self._used and self.client_count == 1 and not self.persistent:
-            self._begin_anew(maxsize)
-        if maxsize != self._mailbox.maxsize:
+            self._begin_anew(maxsize or 0)
+        if maxsize not in (None, self._mailbox.maxsize):
             raise ValueError(f"maxsize must be {self._mailbox.maxsize}, its limit, not {maxsize}")
         self._used = True
         self.persistent = self.persistent or persistent

@@ -20,8 +20,8 @@ from weakref import WeakSet, finalize
 
 from .._opened import opened
 from ..errors import QueueGone
-from . import exits, names, rings, wire
-from .names import ABANDONED, OPEN, SAVED, Found
+from . import exits, folders, names, rings
+from .names import ABANDONED, DAMAGED, OPEN, SAVED, Found
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -147,22 +147,24 @@ def leave() -> None:
 exits.leavers.append(leave)
 
 
-def open_named(name: str, maxsize: int, persistent: bool) -> tuple[Any, str, Hold]:
+def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Any, str, Hold]:
     """Open the queue of this name, or create it.
 
     Raises:
         ValueError: It exists with another maxsize, or on the portable transport.
-        PermissionError: The runtime folder is not private.
+        PermissionError: There is no folder for it.
         MemoryError: There is no room for its file.
         QueueGone: There is a file of this name that is no queue of this version.
     """
-    folder = wire.runtime_folder()
+    folder = folders.names_folder()
     with names.locked(folder):
+        names.check_not_odd(folder, name)
         _remove_leftovers(folder)
+        names.bring(folder, name)
         _check_portable(folder, name)
-        path = _find(folder, name) or _create(folder, name, maxsize)
+        path = _find(folder, name) or _create(folder, name, maxsize or 0)
         ring, hold = _attach(folder, path)
-        if ring.maxsize != maxsize:
+        if maxsize not in (None, ring.maxsize):
             hold.take_back_handle()
             raise ValueError(
                 f"the queue {name!r} is in use: maxsize must be {ring.maxsize}, its limit, "
@@ -193,11 +195,7 @@ def hold_again(name: str, folder: str, number: bytes, pid: int, file: Any) -> tu
 
 def found_in(folder: str) -> list[Found]:
     """List the queues in a folder, which the caller has locked."""
-    return [
-        _inspect(folder, entry)
-        for entry in os.listdir(folder)
-        if entry.endswith((".ring", ".kept"))
-    ]
+    return [_inspect(folder, entry) for entry in names.entries(folder, ".ring", ".kept")]
 
 
 # -- with the folder locked ------------------------------------------------------------------------
@@ -214,7 +212,7 @@ def _find(folder: str, name: str) -> str | None:
 
 def _paths(folder: str, state: os.stat_result, endings: tuple[str, ...]) -> list[str]:
     """Return the paths of one file, none or one."""
-    paths = [os.path.join(folder, entry) for entry in os.listdir(folder) if entry.endswith(endings)]
+    paths = [os.path.join(folder, entry) for entry in names.entries(folder, *endings)]
     return [path for path in paths if os.path.samestat(os.lstat(path), state)]
 
 
@@ -254,11 +252,10 @@ def _held(ring: Any, hold: Hold) -> Hold:
 
 
 def _remove_leftovers(folder: str) -> None:
-    for entry in os.listdir(folder):
-        if entry.endswith(".ring"):
-            _remove_if_free(os.path.join(folder, entry))
-        elif entry.endswith(".ring.new"):
-            names.remove(os.path.join(folder, entry))
+    for entry in names.entries(folder, ".ring"):
+        _remove_if_free(os.path.join(folder, entry))
+    for entry in names.entries(folder, ".ring.new", ".kept.new"):
+        names.remove(os.path.join(folder, entry))
 
 
 def _remove_if_free(path: str) -> None:
@@ -285,12 +282,12 @@ def _inspect(folder: str, entry: str) -> Found:
     free = names.is_file_free(path)
     state = OPEN if not free else SAVED if is_kept else ABANDONED
     holders = () if free else _holders(path)
-    found = Found(entry.rpartition("-")[0], state, None, None, is_kept, holders, (entry,))
+    found = Found(entry.rpartition("-")[0], state, None, None, is_kept, holders, (path,))
     try:
         ring = rings.open_path(path, flags=os.O_NOFOLLOW)
         name = ring.fetch(_NAME).decode("utf-8", "surrogatepass")
-    except (QueueGone, OSError, KeyError):
-        return found
+    except (QueueGone, OSError, KeyError, ValueError):
+        return found._replace(state=DAMAGED) if state == SAVED else found
     return found._replace(name=name, size=ring.size_hint(), maxsize=ring.maxsize)
 
 

@@ -1,19 +1,23 @@
 """The folder of the queues with a name: its lock, and the files in it.
 
-Whoever opens, lists or removes a queue holds the lock, a file that is removed when nothing else is
-in the folder. The rest of a file's name says what it is:
+A process that opens, lists or removes a queue holds the lock, a file that is removed when nothing
+else is in the folder. The ending of a file's name says what it is:
 
     .live              a broker has a queue of this name, and this is its process's
     .queue             what was unread in a persistent queue when its broker ended
     .ring              a queue in shared memory, which is gone when nobody has it open
     .kept              a persistent one
-    .new               none yet: whoever was writing it was killed, if nobody holds the lock
+    .new               none yet: its writer was killed, if nobody holds the lock
+
+Anything else, and what is no plain file of this user, is odd: it is left alone, and told.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
@@ -21,6 +25,7 @@ from weakref import WeakSet
 from .. import _frozen
 from .._opened import opened
 from ..errors import NotSupported
+from . import folders
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -30,7 +35,7 @@ try:
 except ImportError as _error:  # Windows
     raise NotSupported("named queues need file locks; this platform has none") from _error
 
-OPEN, SAVED, ABANDONED, SILENT = "open", "saved", "abandoned", "silent"
+OPEN, SAVED, ABANDONED, SILENT, DAMAGED = "open", "saved", "abandoned", "silent", "damaged"
 
 _LOCK = "lock"
 
@@ -41,13 +46,13 @@ class Found(NamedTuple):
     Attributes:
         name: Its name.
         state: "open": processes have it open; "saved": nobody has, and what is unread is in a
-            file; "abandoned": nobody has, or whoever kept it was killed; "silent": its broker does
-            not answer, perhaps it is stopped.
+            file; "abandoned": nobody has, or its broker was killed; "silent": its broker does not
+            answer, perhaps it is stopped; "damaged": its file cannot be read.
         size: How many messages wait in it; None if that is not known.
         maxsize: Its limit; None if that is not known.
         is_persistent: Whether it is kept when nobody has it open.
         holders: The processes that have it open.
-        files: All that there is of it in the folder: names.
+        files: All that there is of it: paths.
     """
 
     name: str
@@ -69,6 +74,101 @@ def _file_name(name: str) -> str:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{plain[:60]}-{digest[:12]}"
+
+
+_ENDINGS = (".live", ".queue", ".ring", ".kept", ".new", ".sock")
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFREG: "a file of another user",
+}
+
+
+def entries(folder: str, *endings: str) -> list[str]:
+    """Return the names of the queues' files in a folder, in order, that have one of the endings."""
+    found = (entry for entry in os.listdir(folder) if entry.endswith(endings))
+    return sorted(entry for entry in found if not _oddness(os.path.join(folder, entry)))
+
+
+def odd_entries(folder: str) -> list[str]:
+    """Tell what in a folder is no file of a queue, and why it is none."""
+    told = []
+    for entry in sorted(os.listdir(folder)):
+        path = os.path.join(folder, entry)
+        if entry.endswith(".sock") or entry == _LOCK:
+            continue
+        if why := _oddness(path) or ("" if entry.endswith(_ENDINGS) else "no file of a queue"):
+            told.append(f"{path} is {why}")
+    return told
+
+
+def _oddness(path: str) -> str:
+    """Return what a path is if it is no plain file of this user, else nothing."""
+    try:
+        state = os.lstat(path)
+    except FileNotFoundError:
+        return ""
+    kind = stat.S_IFMT(state.st_mode)
+    if kind == stat.S_IFREG and state.st_uid == os.geteuid():
+        return ""
+    return _KINDS.get(kind, "a device")
+
+
+def check_not_odd(folder: str, name: str) -> None:
+    """Refuse a name for whose files there is no room in the folder.
+
+    Raises:
+        ValueError: Something else is where one of them belongs.
+    """
+    for ending in (".live", ".queue", ".queue.new", ".ring", ".ring.new", ".kept"):
+        path = file_of(folder, name, ending)
+        if why := _oddness(path):
+            raise ValueError(
+                f"the queue {name!r} cannot be opened: {path} is {why}, and no file of a queue; "
+                "remove it, or use another name"
+            )
+
+
+def bring(folder: str, name: str) -> None:
+    """Move a queue that an earlier version has kept elsewhere into the folder, which is locked.
+
+    Raises:
+        ValueError: A program has it open there.
+    """
+    for old in folders.old_folders():
+        if not any(os.path.lexists(file_of(old, name, ending)) for ending in _ENDINGS):
+            continue
+        with lock(old):
+            check_not_odd(old, name)
+            for ending in (".live", ".ring", ".kept", ".queue"):
+                path = file_of(old, name, ending)
+                if not os.path.lexists(path):
+                    continue
+                if ending == ".live" or not is_file_free(path):
+                    raise ValueError(
+                        f"the queue {name!r} is open in the folder of an earlier version, {old}: "
+                        "end the programs that have it open, which `qmill queues` lists, or set "
+                        f"QMILL_DIR={old} for this one"
+                    )
+                if ending in (".kept", ".queue"):
+                    _move(path, file_of(folder, name, ending))
+            tidy(old)
+
+
+def _move(path: str, to: str) -> None:
+    """Move a file, perhaps to another file system; it is whole wherever it has its name."""
+    if os.path.lexists(to):
+        return
+    try:
+        os.rename(path, to)
+    except OSError:
+        shutil.copyfile(path, f"{to}.new", follow_symlinks=False)
+        os.chmod(f"{to}.new", 0o600)
+        os.rename(f"{to}.new", to)
+        os.unlink(path)
 
 
 def remove(path: str) -> None:
@@ -93,11 +193,16 @@ def lock(folder: str, wait: bool = True) -> FileIO:
 
     Raises:
         BlockingIOError: Somebody holds it, and `wait` is false.
+        PermissionError: Something else is in its place.
         RuntimeError: This process was to be a broker, and whoever started it holds the lock.
     """
     _frozen.check_has_begun()
     path = os.path.join(folder, _LOCK)
     while True:
+        if why := _oddness(path):
+            raise PermissionError(
+                f"no named queue can be opened: {path} is {why}, and no lock; remove it"
+            )
         file = opened(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         _locks.add(file)
         try:

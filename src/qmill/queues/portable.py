@@ -27,7 +27,7 @@ from .. import _native, serialize
 from ..errors import QmillError, QueueGone, ShutDown
 from . import exits, wire
 from .access import Access, LocalAccess, MailboxQueue, _UnpackingReader
-from .base import END, Statistics, check_maxsize, check_name
+from .base import END, Statistics, check_name, check_new_maxsize
 from .broker import Broker, end_broker, hosted_here, this_broker
 from .mailbox import Mailbox
 
@@ -419,13 +419,13 @@ class PortableQueue(MailboxQueue):
 
     def __init__(
         self,
-        maxsize: int = 0,
+        maxsize: int | None = None,
         *,
         kind: str = "process",
         name: str | None = None,
         persistent: bool = False,
     ) -> None:
-        limit = check_maxsize(maxsize)
+        limit = check_new_maxsize(maxsize)
         self._name = check_name(name)
         if persistent and name is None:
             raise ValueError("persistent=True needs a name, by which the queue is found again")
@@ -439,7 +439,7 @@ class PortableQueue(MailboxQueue):
             self._reached: Any = RemoteAccess(end, 0, named=True)
             _named.add(self)
         else:
-            mailbox = Mailbox(limit)
+            mailbox = Mailbox(limit or 0)
             self._broker = this_broker()
             self._number = self._broker.add(mailbox)
             self._reached = PortableAccess(mailbox)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .._core._ring import Messages
 from ..errors import QueueGone
 from . import rings
-from .base import Queue, Reader, check_maxsize, check_name
+from .base import Queue, Reader, check_maxsize, check_name, check_new_maxsize
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -41,21 +41,22 @@ class SharedQueue(Queue):
 
     def __init__(
         self,
-        maxsize: int = 0,
+        maxsize: int | None = None,
         *,
         kind: str = "process",
         name: str | None = None,
         persistent: bool = False,
     ) -> None:
         check_name(name)
+        limit = check_new_maxsize(maxsize)
         if name is not None:
             from .named_file import open_named
 
-            self._use(*open_named(name, check_maxsize(maxsize), bool(persistent)))
+            self._use(*open_named(name, limit, bool(persistent)))
         elif persistent:
             raise ValueError("persistent=True needs a name, by which the queue is found again")
         else:
-            self._use(rings.create(check_maxsize(maxsize)))
+            self._use(rings.create(limit or 0))
 
     def _use(self, ring: Any, name: str | None = None, hold: Hold | None = None) -> None:
         self._ring = ring

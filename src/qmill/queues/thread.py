@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from ..errors import ThreadQueueSent
 from ..serialize import check_stays_here
 from .access import LocalAccess, MailboxQueue
-from .base import check_maxsize
+from .base import check_new_maxsize
 from .mailbox import Mailbox
 
 
@@ -16,13 +16,13 @@ class ThreadQueue(MailboxQueue):
 
     def __init__(
         self,
-        maxsize: int = 0,
+        maxsize: int | None = None,
         *,
         kind: str = "thread",
         name: str | None = None,
         persistent: bool = False,
     ) -> None:
-        self._local = LocalAccess(Mailbox(check_maxsize(maxsize)))
+        self._local = LocalAccess(Mailbox(check_new_maxsize(maxsize) or 0))
 
     @property
     def _access(self) -> LocalAccess:

@@ -189,7 +189,7 @@ def private_place(token: str) -> str | tuple[str, int]:
 
 
 def runtime_folder() -> str:
-    """Return this user's folder for named queues, made if need be.
+    """Return this user's folder for the sockets of brokers, made if need be.
 
     `QMILL_DIR` if set, else a folder of mode 0700 below `XDG_RUNTIME_DIR` or the temporary folder.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import processes, workers
-from ..queues import broker, exits, wire
+from ..queues import broker, exits, folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,7 +184,7 @@ def _watched_files() -> set[Path]:
     """
     shared = set(_SHARED_MEMORY.iterdir()) if _SHARED_MEMORY.is_dir() else set()
     shared = {path for path in shared if not path.name.startswith(_OF_MULTIPROCESSING)}
-    folder = Path(wire.runtime_folder())
+    folder = Path(folders.names_folder())
     ours = {*folder.glob("*"), *Path(tempfile.gettempdir()).glob("qmill*")}
     return shared | ours
 
