@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 import signal
+import tempfile
 import threading
 
 import conformance_children as children
@@ -13,7 +14,7 @@ import pytest
 from conformance_support import LIMIT_S, PROCESS_HERE, blocked, wait_until_asleep
 
 import qmill
-from qmill.queues import names
+from qmill.queues import folders, listing, names
 
 PROGRAMS = 8
 
@@ -514,3 +515,107 @@ def test_each_start_method_can_open_a_name(start, directory):
     start(children.open_and_put, environ, "orders", "item").result()
     assert queue.get_nowait() == "item"
     queue.close()
+
+
+# -- the folder -----------------------------------------------------------------------------------
+
+
+def test_without_maxsize_a_name_is_opened_with_the_limit_that_it_has():
+    first = qmill.Queue(3, name="orders")
+    second, third = qmill.Queue(name="orders"), qmill.Q(name="orders")
+    assert (second.maxsize, third.maxsize) == (3, 3)
+    with pytest.raises(ValueError, match="maxsize must be 3"):
+        qmill.Queue(0, name="orders")
+    for queue in (first, second, third):
+        queue.close()
+    unlimited = qmill.Queue(name="orders")
+    assert unlimited.maxsize == qmill.Queue(kind="thread").maxsize == qmill.Queue().maxsize == 0
+    unlimited.close()
+
+
+@pytest.mark.parametrize("ending", ["live", "queue", "ring", "kept", "ring.new", "txt"])
+def test_an_odd_entry_blocks_no_other_name(directory, ending):
+    (directory / f"folder.{ending}").mkdir()
+    (directory / f"dangling.{ending}").symlink_to(directory / "nothing")
+    os.mkfifo(directory / f"pipe.{ending}")
+    (directory / f"bytes-x.{ending}").write_bytes(b"\xff\x00garbage")
+    queue = qmill.Queue(name="orders")
+    queue.put("item")
+    assert opened("orders") == ["item"]
+    assert "orders" in [found.name for found in listing.list_queues()]
+    told = "".join(listing.odd_entries())
+    assert all(f"{kind}.{ending} is" in told for kind in ("folder", "dangling", "pipe"))
+    queue.close()
+    listing.remove_leftovers()
+    assert (directory / f"folder.{ending}").is_dir()
+
+
+@pytest.mark.parametrize("ending", [".ring", ".kept", ".queue", ".live"])
+def test_an_odd_entry_in_the_place_of_a_name_is_told(directory, ending):
+    os.mkdir(names.file_of(str(directory), "orders", ending))
+    with pytest.raises(ValueError, match="is a folder, and no file of a queue; remove it"):
+        qmill.Queue(name="orders")
+    (directory / "lock").unlink(missing_ok=True)
+    (directory / "lock").mkdir()
+    with pytest.raises(PermissionError, match="lock is a folder"):
+        qmill.Queue(name="others")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder of this user, and none of the variables that tell other places."""
+    for name in ("QMILL_DIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_a_session_and_cron_find_one_queue(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    queue = qmill.Queue(name="orders", persistent=True)
+    queue.put("item")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert opened("orders") == ["item"]
+    state = home / ".local" / "state" / "qmill" / os.uname().nodename
+    assert folders.names_folder() == str(state)
+    assert [path.stat().st_mode & 0o777 for path in (state, state.parent)] == [0o700, 0o700]
+    queue.unlink()
+    queue.close()
+
+
+def test_a_queue_in_the_folder_of_an_earlier_version_is_found(home, tmp_path, monkeypatch):
+    old = tmp_path / f"qmill-{os.getuid()}"
+    monkeypatch.setenv("QMILL_DIR", str(old))
+    queue = qmill.Queue(2, name="orders", persistent=True)
+    queue.put("item")
+    monkeypatch.delenv("QMILL_DIR")
+    with pytest.raises(ValueError, match="open in the folder of an earlier version"):
+        qmill.Queue(name="orders")
+    queue.close()
+    while list(old.glob("*.live")):  # a broker ends by itself
+        os.sched_yield()
+    found = qmill.Queue(name="orders")
+    assert (found.maxsize, found.get_nowait()) == (2, "item")
+    found.unlink()
+    found.close()
+
+
+def test_a_home_that_is_none_is_told_or_done_without(home, tmp_path, monkeypatch):
+    (home / ".local").write_text("no folder")
+    with pytest.raises(PermissionError, match="cannot be made.*set QMILL_DIR"):
+        qmill.Queue(name="orders")
+    monkeypatch.setattr(folders, "_home", lambda: None)
+    assert folders.names_folder() == str(tmp_path / f"qmill-{os.getuid()}")
+
+
+def test_a_network_file_system_is_refused(home, monkeypatch):
+    monkeypatch.setattr(folders, "file_system", lambda folder: "nfs4")
+    with pytest.raises(PermissionError, match=r"network file system \(nfs4\).*set QMILL_DIR"):
+        qmill.Queue(name="orders")
+
+
+def test_the_file_system_of_a_folder_is_known():
+    assert folders.file_system("/proc") == "proc"
