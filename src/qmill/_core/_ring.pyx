@@ -1319,18 +1319,27 @@ cdef class Ring:
         if status != Q_OK:
             _fail(status)
 
-    def statistics(self):
-        """See `Queue.statistics`."""
-        cdef q_counts c
+    cdef int _count(self, q_counts *counts) except -1:
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
-                status = q_statistics(self.q, &c, 1)
+                status = q_statistics(self.q, counts, 1)
             if status == Q_BUSY:
                 self._held_up(&tries)
-        if status != Q_OK:
-            _fail(status)
+        return _fail(status) if status != Q_OK else 0
+
+    def qsize(self):
+        """See `Queue.qsize`; a death that nobody has noticed yet does not change it."""
+        cdef q_counts c
+        self._count(&c)
+        return c.size
+
+    def statistics(self):
+        """See `Queue.statistics`."""
+        cdef q_counts c
+        self.settle()
+        self._count(&c)
         return Statistics(
             c.size, c.leased, c.unfinished, c.put, c.taken, c.done, c.lost, c.redelivered,
             c.poisoned, c.maxsize,

@@ -314,7 +314,7 @@ class Queue:
         raise NotImplementedError
 
     def statistics(self) -> Statistics:
-        """Return the counts of this queue, all of one moment."""
+        """Return the counts of this queue, all of one moment; the dead are counted as such."""
         raise NotImplementedError
 
     # -- finishing ----------------------------------------------------------------------------

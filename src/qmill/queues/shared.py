@@ -28,6 +28,7 @@ _FAST = (
     "get_nowait",
     "get_many",
     "peek",
+    "qsize",
     "full",
     "statistics",
     "task_done",
@@ -148,6 +149,12 @@ class SharedQueue(Queue):
 
     def peek(self, block: bool = True, timeout: float | None = None) -> Any:
         return self._open_ring.peek(block, timeout)
+
+    def qsize(self) -> int:
+        return int(self._open_ring.qsize())
+
+    def empty(self) -> bool:
+        return not self.qsize()
 
     def full(self) -> bool:
         return bool(self._open_ring.full())
