@@ -255,6 +255,7 @@ def test_pains_1_a_killed_reader_of_a_named_queue_costs_nobody_anything(start_pr
     reader = open_in(start_program(SERVANT), "orders")
     assert do(reader, "get") == 1
     reader.kill()
+    assert queue.statistics().lost == 1
     assert queue.get_nowait() == 2
     queue.task_done()
     queue.join()

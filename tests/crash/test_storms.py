@@ -59,9 +59,9 @@ def rage(kills, shape, maxsize, payload, seed, reads, audit, endings=("kill",)):
     counts = queue.statistics()
     if reads is testing.get_each:
         report.assert_at_most_once()
-        assert report.overtaken == 0
         assert counts.lost <= report.killed_consumers
-        if endings == ("kill",):  # a reader that ends by itself may have done all that it took
+        if endings == ("kill",):  # else a get may be interrupted, and its message comes back
+            assert report.overtaken == 0
             assert report.lost <= counts.lost
     else:
         num_poisoned = len(queue.poisoned())  # not the list: arrays in it keep their blocks

@@ -307,7 +307,15 @@ class MailboxQueue(Queue):
 
     def statistics(self) -> Statistics:
         self._check_open()
+        self._access.settle()
         return self._access.statistics()
+
+    def qsize(self) -> int:
+        self._check_open()
+        return self._access.statistics().size
+
+    def empty(self) -> bool:
+        return not self.qsize()
 
     def task_done(self) -> None:
         self._check_open()
