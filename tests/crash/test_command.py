@@ -724,6 +724,19 @@ def test_resume_leaves_out_what_is_done_and_tries_again_what_failed():
     assert qmill(*arguments[:-1], "echo {}", "1").stdout == b"1\n"  # another command
 
 
+def test_resume_knows_the_command_of_a_log_for_a_spreadsheet():
+    arguments = ["run", "--log", "log.csv", "--spreadsheet", "--resume", "\necho {}", "1"]
+    assert qmill(*arguments).stdout == b"1\n"
+    assert [row["function"] for row in rows("log.csv")] == ["'\necho {}"]
+    assert qmill(*arguments).stdout == b""
+
+
+def test_a_log_for_a_spreadsheet_has_to_be_named():
+    done = qmill("run", "--spreadsheet", "echo", "1")
+    assert done.returncode == 2
+    assert b"--spreadsheet needs --log FILE.csv" in done.stderr
+
+
 def test_resume_knows_inputs_of_any_bytes():
     given = [item for item in EVIL if item]
     arguments = ["run", "-k", "--log", "log.csv", "--resume", "printf '%s\\0' {}", "--", *given]

@@ -600,7 +600,7 @@ def test_a_torn_header_is_written_again(path):
 def test_a_torn_row_of_any_size_is_cut_off(path, size):
     write(path, FIRST)
     before = path.read_bytes()
-    write(path, record(output=("ä\n" * size)[:size]))
+    write(path, dict.fromkeys(FIELDS, ("ä\n" * size)[: size // len(FIELDS)]))
     whole = path.read_bytes()
     for end in (len(before) + 1, len(whole) - size // 2, len(whole) - 2, len(whole) - 1):
         path.write_bytes(whole[:end])
@@ -948,7 +948,7 @@ def written(path, *names):
     return path.read_bytes()
 
 
-NAMES = ["plain", 'a "quote", and a comma', "two\nlines", "x" * 200_000, "", "\u00e9"]
+NAMES = ["plain", 'a "quote", and a comma', "two\nlines", "x" * 100_000, "", "\u00e9"]
 
 
 def test_a_log_is_read_as_it_was_written(tmp_path):
@@ -968,6 +968,28 @@ def test_a_row_that_is_cut_anywhere_is_left_out(tmp_path, end):
         (tmp_path / "log.csv").write_bytes(data[:size])
         names = [row["name"] for row in read_log(tmp_path / "log.csv")]
         assert names == NAMES[:2]
+
+
+def test_a_long_cell_is_cut_and_a_reader_with_the_usual_limit_reads_it(tmp_path):
+    written(tmp_path / "log.csv", "x" * 200_000)
+    with open(tmp_path / "log.csv", encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["name"] == "x" * 100_000 + "... (100000 characters left out)"
+
+
+FORMULAS = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\tx", "\r=1"]
+
+
+def test_formulas_are_texts_in_a_log_for_a_spreadsheet(tmp_path):
+    record = dict.fromkeys(FIELDS) | {"exitcode": -9, "priority": -0.5}
+    for spreadsheet, before in [(False, ""), (True, "'")]:
+        log = RecordLog(tmp_path / f"{spreadsheet}.csv", spreadsheet=spreadsheet)
+        log.write([record | {"name": name} for name in [*FORMULAS, "plain", "a=b"]])
+        log.close()
+        rows = list(read_log(tmp_path / f"{spreadsheet}.csv"))
+        expected = [before + name.replace("\r", "\n") for name in FORMULAS]
+        assert [row["name"] for row in rows] == [*expected, "plain", "a=b"]
+        assert {(row["exitcode"], row["priority"]) for row in rows} == {("-9", "-0.5")}
 
 
 def test_what_is_no_log_is_told(tmp_path):

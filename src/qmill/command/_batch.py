@@ -26,7 +26,7 @@ from .. import _native
 from ..engines.program import Output, pieces
 from ..errors import JobTimeout, WorkerDied
 from ..job_queue import JobQueue
-from ..jobs.records import RecordLog, read_log
+from ..jobs.records import RecordLog, as_text, cut, read_log
 from ..observe.trace import TraceWriter
 from ._template import BadInput
 
@@ -80,6 +80,7 @@ class Plan(NamedTuple):
         log, trace, plot: Paths of files to write, or None.
         resume: Whether to leave out inputs that the log has as done.
         progress: Whether to show a progress bar.
+        spreadsheet: Whether texts in the log are to be none that a spreadsheet evaluates.
     """
 
     function: Callable[[str], Any]
@@ -100,6 +101,7 @@ class Plan(NamedTuple):
     plot: str | None = None
     resume: bool = False
     progress: bool = False
+    spreadsheet: bool = False
 
 
 class Batch:
@@ -148,7 +150,7 @@ class Batch:
                 self._done = inputs_done(plan.log, plan.name)
         if plan.log is not None:
             with as_usage_error(f"cannot write the log {plan.log!r}"):
-                self._log = RecordLog(plan.log)
+                self._log = RecordLog(plan.log, spreadsheet=plan.spreadsheet)
                 self._files.callback(self._log.close)
         if plan.trace is not None:
             with as_usage_error(f"cannot write the trace {plan.trace!r}"):
@@ -413,13 +415,15 @@ def inputs_done(path: str, name: str) -> Counter[str]:
         ValueError: It is no log.
     """
     wanted = name.replace("\r\n", "\n").replace("\r", "\n")
-    wanted = wanted.encode("utf-8", "backslashreplace").decode()
+    wanted = cut(wanted.encode("utf-8", "backslashreplace").decode())
+    names = {wanted, as_text(wanted)}  # the log may be for a spreadsheet
     done: Counter[str] = Counter()
     with contextlib.suppress(FileNotFoundError):
         for row in read_log(path):
-            if row.get("state") == "done" and row.get("function") == wanted:
-                (given,) = ast.literal_eval(row["args"])
-                done[given] += 1
+            if row.get("state") == "done" and row.get("function") in names:
+                with contextlib.suppress(SyntaxError, ValueError):  # an input that was cut
+                    (given,) = ast.literal_eval(row["args"])
+                    done[given] += 1
     return done
 
 

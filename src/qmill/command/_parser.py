@@ -228,6 +228,11 @@ def _add_work(parser: argparse.ArgumentParser, subject: str, function: str) -> N
     add("--fail-fast", action="store_true", help="at the first failure end all jobs")
     add("-n", "--dry-run", action="store_true", help="write what would be run, and run nothing")
     add("--log", metavar="FILE.csv", help="append a record of each job")
+    add(
+        "--spreadsheet",
+        action="store_true",
+        help="write no text into the --log that a spreadsheet takes for a formula",
+    )
     add("--resume", action="store_true", help="leave out inputs that are done by the --log")
     add("--trace", metavar="FILE.json", help="write a timeline for ui.perfetto.dev")
     add("--plot", metavar="FILE.png", help="draw a Gantt chart; also .svg, .pdf")
@@ -268,6 +273,8 @@ def _checked(
 
         if options.resume and options.log is None:
             parser.error("--resume needs --log FILE.csv, which tells what is done")
+        if options.spreadsheet and options.log is None:
+            parser.error("--spreadsheet needs --log FILE.csv, which is to be read by one")
         if options.words[:1] == ["--"]:
             del options.words[0]
         if not options.words:

@@ -57,6 +57,9 @@ FIELDS = (
 
 _END = b"\r\n"
 
+CELL_CHARACTERS = 100_000
+"""A longer cell is cut: readers refuse one of more than 131,072, as Python's `csv` does."""
+
 _HEADER_BYTES = 1 << 16  # the most of a file that is looked at for its header
 _SHOWN_CHARACTERS = 200
 _SHOWN_COLUMNS = 3
@@ -162,6 +165,10 @@ class RecordLog:
         path: The file; made, with a header, where there is none or an empty one.
         fields: The columns.
         record_of: Makes a job's record, in which these are the keys.
+        spreadsheet: Whether to write texts that a spreadsheet would take for a formula, such as
+            `=HYPERLINK(...)`, with an apostrophe before them, so that it shows them.
+
+    A cell of more than `CELL_CHARACTERS` characters is cut, and ends with how many were left out.
 
     Raises:
         OSError: It cannot be opened or written.
@@ -173,8 +180,10 @@ class RecordLog:
         path: str | os.PathLike[str],
         fields: Sequence[str] = FIELDS,
         record_of: Callable[[Job], dict[str, Any]] = to_dict,
+        spreadsheet: bool = False,
     ) -> None:
         self._fields = fields
+        self._spreadsheet = spreadsheet
         self._header = _row(fields)
         self.record_of = record_of
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
@@ -192,7 +201,9 @@ class RecordLog:
         Raises:
             OSError: There is no room; nothing of the row that has none is left in the file.
         """
-        rows = [_row([record[field] for field in self._fields]) for record in records]
+        rows = [
+            _row([record[field] for field in self._fields], self._spreadsheet) for record in records
+        ]
         with _Locked(self._file):
             self._write(rows)
 
@@ -315,9 +326,14 @@ def _difference(fields: Sequence[str], found: list[str]) -> str:
     return "which has more columns, or another order"
 
 
-def _row(values: Any) -> bytes:
+def _row(values: Any, spreadsheet: bool = False) -> bytes:
     text = io.StringIO()
     cells = [_cell(value) for value in values]
+    if spreadsheet:
+        cells = [
+            cell if isinstance(value, (int, float)) else as_text(cell)
+            for cell, value in zip(cells, values, strict=True)
+        ]
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
@@ -329,4 +345,24 @@ def _cell(value: Any) -> str:
         text = str(value)
     except Exception as error:  # a record is written, whatever an object's __str__ does
         text = f"<{type(value).__name__}: {type(error).__name__} in __str__>"
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return cut(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def cut(text: str) -> str:
+    """Return what a cell has of a text: its beginning, if it is too long."""
+    if len(text) <= CELL_CHARACTERS:
+        return text
+    left_out = len(text) - CELL_CHARACTERS
+    return f"{text[:CELL_CHARACTERS]}... ({left_out} characters left out)"
+
+
+def as_text(text: str) -> str:
+    """Return a text as a spreadsheet takes for one, and not for a formula."""
+    return f"'{text}" if text.startswith(_FORMULAS) else text
+
+
+_FORMULAS = ("=", "+", "-", "@", "\t", "\n")
+"""With these begins a formula in one spreadsheet or another; a carriage return is a newline here.
+
+Source: OWASP, CSV Injection.
+"""
