@@ -173,6 +173,15 @@ def check_stays_here() -> None:
 # -- packing -----------------------------------------------------------------------------------
 
 
+class _Packing(threading.local):
+    """Whether this thread packs for a channel of qmill, and not for a pickle of somebody else's."""
+
+    depth = 0
+
+
+packing = _Packing()
+
+
 def dumps(
     obj: Any,
     exports: Exports | InlineExports | None = None,
@@ -220,6 +229,21 @@ def dump_parts(
     Raises:
         SerializationError: As `dumps`.
     """
+    packing.depth += 1
+    try:
+        return _dump_parts(obj, exports, touched, sent, is_environment, reducers)
+    finally:
+        packing.depth -= 1
+
+
+def _dump_parts(
+    obj: Any,
+    exports: Exports | InlineExports | None,
+    touched: list[Any] | None,
+    sent: dict[int, Any] | None,
+    is_environment: bool,
+    reducers: Mapping[type, Callable[[Any], Any]] | None,
+) -> list[bytes | memoryview]:
     buffers: list[memoryview] = []
     keep = _collector(buffers)
     flags = 0

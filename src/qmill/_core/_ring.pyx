@@ -145,11 +145,28 @@ cdef extern from "ring.h" nogil:
     uint32_t q_holder(const q_queue *, unsigned)
     int q_watch(q_queue *, q_event)
     uint64_t q_size_hint(const q_queue *)
+    uint64_t q_pickle_new(q_queue *)
+    void q_pickle_loaded(q_queue *, uint64_t)
+    int q_pickle_is_loaded(const q_queue *, uint64_t)
     q_status q_sweep(q_queue *, int, int)
     q_status q_leave(q_queue *, int)
 
 cdef extern from "unistd.h":
     int close(int)
+
+cdef extern from *:
+    """
+    static _Thread_local int packs_quickly;
+    """
+    int packs_quickly  # whether this thread is in the quick way of `Ring._pack`
+
+cdef extern from *:
+    """
+    static int enter_once(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
+    static void leave_again(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
+    """
+    bint enter_once(int *)
+    void leave_again(int *)
 
 cdef double SLICE_S = 0.1
 cdef enum:
@@ -524,12 +541,17 @@ cdef class Ring:
 
     cdef list _pack(self, object obj):
         """Pack an object into parts that follow one another."""
+        global packs_quickly
         cdef list buffers = []
         cdef bytes data
         cls = type(obj)
         if cls is dict or cls is list or cls is tuple:
             try:
-                data = _pickle(obj, 5, buffer_callback=buffers.append)
+                packs_quickly = 1
+                try:
+                    data = _pickle(obj, 5, buffer_callback=buffers.append)
+                finally:
+                    packs_quickly = 0
             except Exception:
                 return self._pack_slowly(obj)
             if (not buffers and b"__main__" not in data and b"__mp_main__" not in data
@@ -1368,6 +1390,20 @@ cdef class Ring:
         """Return a number that is another one in a forked child."""
         return q_fork_generation()
 
+    def new_pickle(self):
+        """Return the number of a new pickle of the queue."""
+        if packs_quickly:
+            raise SerializationError("a message with a queue in it is packed with care")
+        return q_pickle_new(self.q)
+
+    def pickle_loaded(self, uint64_t pickle):
+        """Note that a pickle was loaded, and that this process has the queue."""
+        q_pickle_loaded(self.q, pickle)
+
+    def not_loaded(self, list pickles):
+        """Return those of some pickles that nobody has loaded yet."""
+        return [pickle for pickle in pickles if not q_pickle_is_loaded(self.q, pickle)]
+
     def lends(self):
         """Return whether objects in this process look at memory of the queue."""
         return bool(self.lent)
@@ -1534,6 +1570,7 @@ cdef class Messages:
     cdef tuple members
     cdef _Hold hold
     cdef bint is_over
+    cdef int busy  # a thread is in `__next__`
 
     def __init__(self, Ring ring, cls, tuple members):
         cdef _Hold hold = _Hold()
@@ -1548,6 +1585,17 @@ cdef class Messages:
         return self
 
     def __next__(self):
+        if not enter_once(&self.busy):
+            raise ValueError(
+                "another thread is waiting in this iterator: give each thread one of its own, "
+                "as a for loop over the queue does"
+            )
+        try:
+            return self._next()
+        finally:
+            leave_again(&self.busy)
+
+    cdef object _next(self):
         cdef q_item item
         cdef size_t number = 0
         cdef bint is_unread = False  # whether the lease is of a message that nobody got

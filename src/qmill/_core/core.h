@@ -9,6 +9,7 @@
  *   ring.c          putting and taking
  *   leases.c        what is held, and settled later
  *   whole.c         what needs both sides at rest
+ *   pickles.c       which pickles of the queue have been loaded
  */
 #ifndef QMILL_CORE_H
 #define QMILL_CORE_H
@@ -30,7 +31,7 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 #define MAGIC UINT64_C(0x314c4c494d51)
-#define VERSION 1u
+#define VERSION 2u
 #define CACHE_LINE 64
 #define MAX_SEGMENTS 1024
 #define MAX_SLOTS 4096
@@ -38,6 +39,7 @@
 #define JOURNAL_ENTRIES 14
 #define TAKING 0x80000000u /* one is taken: `gets` will have, in its last bits, the version behind it */
 #define POISON_DEATHS 3
+#define PICKLES_KNOWN 64
 #define CHUNK_BYTES (UINT64_C(1) << 16)
 #define INLINE_MAX (UINT64_C(16) << 10)
 #ifndef KEPT_FREE_BYTES /* of a class; what is beyond goes back to the system */
@@ -105,6 +107,7 @@ struct header {
     uint64_t header_bytes;
     word shut; /* 1 shut down */
     word last_sweep_ns;
+    word num_pickles, loaded[PICKLES_KNOWN]; /* see pickles.c */
 
     /* Producers: records up to those in `puts` may be read by consumers; the next one goes into
      * `tail_chunk`. */

@@ -139,6 +139,11 @@ uint32_t q_holder(const q_queue *q, unsigned lock);
 /* Look for a few microseconds for Q_ITEMS or Q_SPACE: whether to try again; may be wrong. */
 int q_watch(q_queue *q, q_event event);
 
+/* Number a pickle of the queue; note that one was loaded; tell whether it was. */
+uint64_t q_pickle_new(q_queue *q);
+void q_pickle_loaded(q_queue *q, uint64_t pickle);
+int q_pickle_is_loaded(const q_queue *q, uint64_t pickle);
+
 q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle what dead processes hold */
 q_status q_leave(q_queue *q, int patient); /* this process ends: what it took counts as done, what it leases goes back */
 

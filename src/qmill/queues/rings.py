@@ -4,18 +4,23 @@ A pickle carries the queue's number and where a descriptor of its file is to be 
 process that pickled it, under /proc. If that has ended, any other process of this user that has the
 file open does as well. A process that is being started is given a descriptor instead: it may change
 its user before it looks.
+
+A process that has pickled a queue keeps it until each pickle was loaded once, although it may drop
+its last handle before: a pickle has a number, and the file tells which were loaded. As some never
+are, it keeps the last few only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from weakref import WeakValueDictionary
 
 from .._core._ring import Ring, wait_for_hangup
 from .._multiprocessing import starting
 from ..errors import QueueGone
-from ..serialize import check_stays_here
+from ..serialize import check_stays_here, packing
 from . import exits
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
@@ -25,8 +30,69 @@ if TYPE_CHECKING:
 _rings: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
 """By the queue's number."""
 
-_kept: set[Any] = set()
-"""Rings that stay mapped until this process ends, as a pickle of them may be anywhere."""
+_PICKLES_KNOWN = 64
+"""Of one queue; as many as its file knows."""
+
+
+class _Kept:
+    """Queues that are kept for pickles of theirs that nobody has loaded yet; the last `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.RLock()  # a collection of garbage may pickle a queue meanwhile
+        self._pickles: dict[Any, list[int]] = {}  # by ring, the older ones first
+
+    def add(self, ring: Any) -> int:
+        """Keep a ring for a new pickle, and return the pickle's number."""
+        number: int = ring.new_pickle()
+        with self._lock:
+            self.sweep()
+            self._pickles[ring] = [*self._pickles.pop(ring, ())[1 - _PICKLES_KNOWN :], number]
+            while len(self._pickles) > self._limit:
+                self._pickles.pop(next(iter(self._pickles)), None)
+        return number
+
+    def sweep(self) -> None:
+        """Drop the queues of which all pickles were loaded."""
+        with self._lock:
+            for ring in list(self._pickles):
+                self.sweep_one(ring)
+
+    def sweep_one(self, ring: Any) -> None:
+        """Drop a queue if all its pickles were loaded."""
+        with self._lock:
+            if (pickles := self._pickles.get(ring)) is None:
+                return
+            pickles[:] = ring.not_loaded(pickles)
+            if not pickles:
+                self._pickles.pop(ring, None)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._pickles = {}
+        self._lock = threading.RLock()
+
+    def rings(self) -> list[Any]:
+        """List the queues that are kept."""
+        return list(self._pickles)
+
+
+_sent = _Kept(256)
+"""In messages and jobs, which are read as a rule."""
+
+_pickled = _Kept(16)
+"""By `pickle.dumps` itself: nobody knows where these pickles go, and whether they are loaded."""
+
+
+def kept() -> list[Any]:
+    """List the rings that are mapped for pickles under way, whether there is a handle or not."""
+    return _sent.rings() + _pickled.rings()
+
+
+def let_go(ring: Any) -> None:
+    """Give up what is not needed any more, as a handle of a ring is closed."""
+    _sent.sweep_one(ring)
+    _pickled.sweep_one(ring)
 
 
 def create(maxsize: int, path: str | None = None) -> Any:
@@ -40,6 +106,8 @@ def create(maxsize: int, path: str | None = None) -> Any:
         MemoryError: There is no room for it.
         FileExistsError: The path is taken.
     """
+    _sent.sweep()
+    _pickled.sweep()
     number = os.urandom(16)
     ring = _rings[number] = Ring.create(path, maxsize, number)
     exits.hook_exit()
@@ -85,8 +153,10 @@ def _known(ring: Any) -> Any:
 def reduce_ring(ring: Any) -> Any:
     """Return the pickle of a ring: how it is found."""
     found_by = whereabouts(ring)
-    _kept.add(ring)
-    return attach_ring, found_by
+    if starting.heir is not None:  # it is given a descriptor
+        return attach_ring, found_by
+    pickle = (_sent if packing.depth else _pickled).add(ring)
+    return attach_ring, (*found_by, pickle)
 
 
 def whereabouts(ring: Any) -> tuple[bytes, int, Any]:
@@ -102,14 +172,15 @@ def whereabouts(ring: Any) -> tuple[bytes, int, Any]:
     return ring.uuid, os.getpid(), file
 
 
-def attach_ring(number: bytes, pid: int, file: Any) -> Any:
-    """Return the ring of a pickle, and keep it.
+def attach_ring(number: bytes, pid: int, file: Any, pickle: int = 0) -> Any:
+    """Return the ring of a pickle.
 
     Raises:
         QueueGone: No process has it any more.
     """
     ring = find(number, pid, file)
-    _kept.add(ring)
+    if pickle:
+        ring.pickle_loaded(pickle)
     return ring
 
 
@@ -169,6 +240,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    _sent.clear()  # the parent keeps them
+    _pickled.clear()
     for ring in list(_rings.values()):
         ring.make_own()
     while _copied:
@@ -187,7 +260,8 @@ def leave() -> None:
     """End this process's part in every queue: what it has taken counts as done."""
     for ring in list(_rings.values()):
         ring.leave()
-    _kept.clear()
+    _sent.clear()
+    _pickled.clear()
 
 
 exits.leavers.append(leave)

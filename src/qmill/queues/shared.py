@@ -77,12 +77,12 @@ class SharedQueue(Queue):
     def __reduce__(self) -> Any:
         self._check_open()
         if self._hold is None:
-            return _attach, rings.reduce_ring(self._ring)[1]
+            return _attach, rings.reduce_ring(self._open_ring)[1]
         return _attach_named, (self._name, self._hold.folder, *rings.whereabouts(self._ring))
 
     def __repr__(self) -> str:
         named = f" name={self._name!r}" if self._name is not None else ""
-        ring = self._ring  # None if a handle with a name is closed
+        ring = self._ring  # None if the handle is closed
         about = " gone" if type(ring) is _Gone else f" maxsize={ring.maxsize}" if ring else ""
         return f"<qmill.Queue kind='process'{named}{about} at {id(self):#x}>"
 
@@ -90,10 +90,12 @@ class SharedQueue(Queue):
         self._closed = True
         for name in _FAST:
             self.__dict__.pop(name, None)
-        if self._hold is not None:
-            self._ring = None
-            hold, self._hold = self._hold, None
+        ring, self._ring = self._ring, None
+        hold, self._hold = self._hold, None
+        if hold is not None:  # else another thread was faster, or there is no name
             hold.close_handle()
+        if ring is not None:
+            rings.let_go(ring)
 
     @property
     def name(self) -> str | None:
@@ -127,8 +129,11 @@ class SharedQueue(Queue):
 
     @property
     def _open_ring(self) -> Any:
+        ring = self._ring
+        if ring is None:  # a thread that closes the handle says so first
+            self._closed = True
         self._check_open()
-        return self._ring
+        return ring
 
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         self._open_ring.put(obj, block, timeout)
@@ -239,14 +244,14 @@ class _SharedReader(Reader):
             self._number = 0
 
 
-def _attach(number: bytes, pid: int, file: Any) -> SharedQueue:
+def _attach(number: bytes, pid: int, file: Any, pickle: int = 0) -> SharedQueue:
     """Rebuild a handle from its pickle.
 
     A function and no class method: cloudpickle sends these by value, with the globals they use.
     """
     queue: SharedQueue = object.__new__(SharedQueue)
     try:
-        queue._use(rings.attach_ring(number, pid, file))
+        queue._use(rings.attach_ring(number, pid, file, pickle))
     except QueueGone as error:
         queue._use_gone(error)
     return queue

@@ -222,7 +222,7 @@ def _kept_descriptors() -> set[int]:
         *(getattr(of_broker, name, None) for name in ("_wake_in", "_wake_out")),
     ]
     if (rings := exits.loaded("qmill.queues.rings")) is not None:
-        kept += rings._kept
+        kept += rings.kept()
     if (stdlib := exits.loaded("multiprocessing.forkserver")) is not None:
         kept.append(stdlib._forkserver._forkserver_alive_fd)
     if (stdlib := exits.loaded("multiprocessing.resource_tracker")) is not None:
