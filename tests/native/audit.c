@@ -13,7 +13,7 @@ int main(int argc, char **argv) {
     SAME(q_attach(fd, NULL, &q), Q_OK);
     struct header *h = q->h;
     uint64_t slots = 0, most = get(&h->segments[0].size) + audit(q, 0) * CHUNK_BYTES;
-    for (uint32_t i = 1; i < MAX_SLOTS; i++) slots += (get(&h->slots[i].kind_pid) & 0xff) != 0;
+    for (uint32_t i = 1; i < MAX_SLOTS; i++) slots += (get(&h->slots[i].kind_number) & 0xff) != 0;
     for (uint64_t i = 1; i < get(&h->num_segments); i++)
         most += get(&h->segments[i].size) - get(&h->segments[i].used); /* reserved, not used yet */
     for (unsigned class = 0; class < NUM_CLASSES; class++) {

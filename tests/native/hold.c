@@ -34,7 +34,7 @@ int main(int argc, char **argv) {
         MUST(q_block_free(q, block, 1));
     }
     CHECK(!q_at_point);
-    MUST(q_leave(q, 1));
+    MUST(q_leave(q, 1, 1));
     q_detach(q);
     return 0;
 }

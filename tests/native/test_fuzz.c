@@ -148,7 +148,7 @@ static void call_everything(int fd) {
         if (reader) q_reader_close(q, reader, 0);
     }
     q_shutdown(q, 1, 0);
-    q_leave(q, 0);
+    q_leave(q, 0, 0);
     q_detach(q);
 }
 

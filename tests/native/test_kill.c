@@ -198,7 +198,7 @@ static void take_and_lease(q_queue *q) {
     takes(q, 0, 2);
     lease_one(q);
 }
-static void leave(q_queue *q) { MUST(q_leave(q, 1)); }
+static void leave(q_queue *q) { MUST(q_leave(q, 1, 1)); }
 static void compacts(q_queue *q) {
     set(&q->h->compact_at, 1);
     takes(q, 0, 1);
@@ -382,7 +382,7 @@ static void verify(q_queue *q, const operation *o, int sweep_first) {
     if (o->lost == NONE_LOST) SAME(c.lost, 0);
     CHECK(c.lost <= missing);
     for (uint32_t i = 1; i < MAX_SLOTS; i++)
-        CHECK(i == q->slot || !get(&q->h->slots[i].kind_pid));
+        CHECK(i == q->slot || !get(&q->h->slots[i].kind_number));
     CHECK(audit(q, 0) <= 2);
 }
 

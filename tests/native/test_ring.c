@@ -238,7 +238,7 @@ static void delays(void) {
     MUST(q_release(q, reader, items[2].record, 3600000, 1));
     SAME(try_take(q, &m), Q_EMPTY);
     SAME(counts_of(q).unfinished, 2);
-    MUST(q_leave(q, 1));
+    MUST(q_leave(q, 1, 1));
     MUST(q_adopt(dup(q_fd(q)), &other)); /* the time of a kept file means nothing to the next */
     for (uint32_t i = 0; i < 3; i += 2) {
         MUST(try_take(other, &m));
@@ -267,7 +267,7 @@ static void who_leaves_gives_back(void) {
     for (int i = 0; i < 5; i++) { /* often, and it counts as no death */
         MUST(q_reader_new(q, &reader, 1));
         MUST(q_take(q, reader, &item, 1, &number, 1));
-        MUST(q_leave(q, 1));
+        MUST(q_leave(q, 1, 1));
     }
     q_counts c = counts_of(q);
     SAME(c.redelivered, 5);
@@ -316,7 +316,7 @@ static void ends(void) {
         MUST(q_reader_waits(q, reader, 1));
         CHECK(write(ready[1], &c, 1) == 1);
         CHECK(read(go[0], &c, 1) == 1);
-        MUST(q_leave(q, 1));
+        MUST(q_leave(q, 1, 1));
         _exit(0);
     }
     CHECK(read(ready[0], &reader, sizeof reader) == sizeof reader);
@@ -652,7 +652,7 @@ static void processes(void) {
                 MUST(q_attach(dup(q_fd(q)), UUID, &p.q));
             }
             (i % 2 ? consume : produce)(&p);
-            MUST(q_leave(p.q, 1));
+            MUST(q_leave(p.q, 1, 1));
             _exit(0);
         }
         for (int i = 0; i < 4; i++) SAME(end_of(children[i]), 0);
@@ -686,7 +686,7 @@ static void forks(void) {
         MUST(q_block_free(q, block, 1));
         MUST(q_lease_done(q, reader, item.record, 1));
         MUST(q_reader_close(q, reader, 1));
-        MUST(q_leave(q, 1));
+        MUST(q_leave(q, 1, 1));
         mark m;
         MUST(try_take(q, &m)); /* but takes part itself */
         SAME(m.number, 1);
@@ -746,7 +746,7 @@ static void without_descriptors_nobody_is_dead(void) {
         put(q, 40, 0, 1); /* takes part without a look at /proc */
         CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
         MUST(q_sweep(q, 0, 1));
-        CHECK(q->slot && get(&q->h->slots[q->slot].kind_pid));
+        CHECK(q->slot && get(&q->h->slots[q->slot].kind_number));
         _exit(0);
     }
     CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
@@ -823,7 +823,7 @@ static void a_full_table_of_dead_ones_is_swept(void) {
             if (as_reader) {
                 q->slot = 1; /* as if it had one */
                 q->generation = q_fork_generation();
-                q->pid = (uint64_t)getpid();
+                q->number = 1;
                 MUST(q_reader_new(q, &reader, 1));
             } else {
                 put(q, 40, 0, 0);
@@ -862,6 +862,7 @@ static void go_on(pid_t child) {
 
 static void producers_do_not_wait_for_a_stopped_consumer(void) {
     q_queue *q = new_ring(0);
+    put(q, 40, 0, 0); /* takes part, for which it needs that lock once */
     pid_t child = stopped_with(q, &q->h->get);
     put(q, 40, 0, 0);
     pid_t killed = fork(); /* not even after one of them was killed */
@@ -907,7 +908,7 @@ static void what_a_leaving_process_took_is_not_filled_anew(void) {
     q_item item;
     size_t number;
     MUST(q_take(q, 0, &item, 1, &number, 1));
-    MUST(q_leave(q, 1));
+    MUST(q_leave(q, 1, 1));
     put(q, 50000, 0, 1);
     SAME(marked(item.data, item.size).number, 0);
     mark m;
@@ -923,7 +924,7 @@ static void who_has_left_marks_nothing(void) {
     q_item item;
     size_t number;
     MUST(q_take(q, 0, &item, 1, &number, 1));
-    MUST(q_leave(q, 1));
+    MUST(q_leave(q, 1, 1));
     struct record *r = (struct record *)item.data - 1;
     SAME(what_of(get(&r->state)), DONE);
     set(&r->state, WAITING); /* as if it were another record by now */
@@ -969,6 +970,7 @@ static void who_is_alone_takes_over_a_file_of_another_boot(void) {
     h->pid_namespace++;
     struct lock *locks[] = {&h->put, &h->get, &h->allocate};
     for (int i = 0; i < 3; i++) locks[i]->mutex.__data.__lock = 0x3ffffff; /* nobody's, for ever */
+    end_life(old->life);
     q_detach(old);
     q_queue *q = NULL;
     SAME(q_attach(fd, NULL, &q), Q_FOREIGN);

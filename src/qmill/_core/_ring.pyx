@@ -149,7 +149,7 @@ cdef extern from "ring.h" nogil:
     void q_pickle_loaded(q_queue *, uint64_t)
     int q_pickle_is_loaded(const q_queue *, uint64_t)
     q_status q_sweep(q_queue *, int, int)
-    q_status q_leave(q_queue *, int)
+    q_status q_leave(q_queue *, int, int)
 
 cdef extern from "unistd.h":
     int close(int)
@@ -200,7 +200,10 @@ cdef int _fail(q_status status) except -1:
     if status == Q_NO_MEMORY:
         raise MemoryError("the system has no more memory for this queue (or no room for its file)")
     if status == Q_NO_SLOT:
-        raise OSError("too many processes and readers use this queue at once (4,095)")
+        raise OSError(
+            "this queue is used by 16,383 processes and readers, and takes no more until one of "
+            "them ends, closes the queue, or ends its loop over messages"
+        )
     if status == Q_TOO_OFTEN:
         raise ValueError("task_done() called too many times: nothing is unfinished")
     if status == Q_FOREIGN:
@@ -366,7 +369,7 @@ cdef class Ring:
             close(self.fd)
         if self.q != NULL:
             with nogil:
-                q_leave(self.q, 1)
+                q_leave(self.q, 0, 1)
                 q_detach(self.q)
 
     def __reduce__(self):
@@ -1420,7 +1423,7 @@ cdef class Ring:
         cdef int tries = 0
         while status == Q_BUSY and tries < LEAVE_TRIES:
             with nogil:
-                status = q_leave(self.q, 1)
+                status = q_leave(self.q, 1, 1)
             tries += 1
 
     # -- definitions -------------------------------------------------------------------------------

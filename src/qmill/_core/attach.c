@@ -13,14 +13,11 @@ static uint32_t abi(void) {
     return (uint32_t)sizeof(void *) | (uint32_t)first << 8 | (uint32_t)sizeof(pthread_mutex_t) << 16;
 }
 
-static uint64_t pid_namespace(void) {
-    struct stat s;
-    return stat("/proc/self/ns/pid", &s) ? 0 : (uint64_t)s.st_ino;
-}
-
-static uint64_t header_bytes(void) { return (sizeof(struct header) + 4095) & ~UINT64_C(4095); }
+static uint64_t header_bytes(void) { return sizeof(struct header); }
 
 static q_status new_queue(int fd, q_queue **made) {
+    struct stat file;
+    if (fstat(fd, &file)) return Q_SYSTEM;
     q_queue *q = calloc(1, sizeof *q);
     if (!q) return Q_NO_MEMORY;
     void *p = mmap(NULL, header_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -30,7 +27,8 @@ static q_status new_queue(int fd, q_queue **made) {
     }
     q->h = p;
     q->fd = fd;
-    q->pid = (uint64_t)getpid();
+    q->device = (uint64_t)file.st_dev;
+    q->inode = (uint64_t)file.st_ino;
     q->generation = fork_generation();
     set(&q->bytes[0], header_bytes());
     atomic_store(&q->base[0], p);
@@ -49,7 +47,9 @@ static int init_lock(struct lock *lock) {
 }
 
 q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **made) {
-    if (reserve(fd, 0, header_bytes()) != Q_OK) return Q_NO_MEMORY;
+    if (ftruncate(fd, (off_t)header_bytes()) || /* the tables' memory is reserved when it is used */
+        reserve(fd, 0, offsetof(struct header, segments)) != Q_OK)
+        return Q_NO_MEMORY;
     q_queue *q;
     q_status status = new_queue(fd, &q);
     if (status != Q_OK) return status;
@@ -68,23 +68,19 @@ q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **ma
     set(&h->compact_at, 16);
     set(&h->num_chunks, 1);
     set(&h->num_slots, 1);
-    uint64_t chunk = 0;
-    if (init_lock(&h->put) || init_lock(&h->get) || init_lock(&h->allocate)) status = Q_SYSTEM;
-    if (status == Q_OK) status = take_part(q, 1);
-    if (status == Q_OK) status = allocate(q, CHUNK_BYTES - sizeof(struct block), &chunk, 1);
-    if (status != Q_OK) {
+    if (init_lock(&h->put) || init_lock(&h->get) || init_lock(&h->allocate)) {
         q->fd = -1; /* the caller's still */
         q_detach(q);
-        return status;
+        return Q_SYSTEM;
     }
-    struct block *b = block_at(q, chunk);
-    set(&b->state, BLOCK_CHUNK);
-    set(&h->tail_chunk, chunk);
-    set(&h->oldest_chunk, chunk);
-    chunk += sizeof(struct block);
-    set(&h->puts.at[0].place, chunk);
-    set(&h->gets.at[0].place, chunk);
-    set(&h->oldest, chunk);
+    uint64_t first = here(q, &h->first_link);
+    h->first_chunk.magic_class = MAGIC;
+    set(&h->first_chunk.state, BLOCK_CHUNK);
+    set(&h->oldest_chunk, here(q, &h->first_chunk));
+    set(&h->tail_chunk, first + sizeof(struct record) - CHUNK_BYTES); /* so it is full: modulo 2^64 */
+    set(&h->puts.at[0].place, first);
+    set(&h->gets.at[0].place, first);
+    set(&h->oldest, first);
     atomic_thread_fence(memory_order_release);
     h->magic = MAGIC;
     *made = q;
@@ -111,7 +107,9 @@ static q_status adopt(struct header *h) {
     struct lock *locks[] = {&h->put, &h->get, &h->allocate};
     for (int i = 0; i < 3; i++)
         if (init_lock(locks[i])) return Q_SYSTEM;
-    for (uint32_t i = 1; i < MAX_SLOTS; i++) set(&h->slots[i].started, 1); /* dead: see is_dead */
+    uint64_t number = get(&h->num_slots);
+    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++)
+        set(&h->slots[i].alive_by, 0); /* a lock, which nobody has */
     h->pid_namespace = pid_namespace();
     return Q_OK;
 }
@@ -157,6 +155,8 @@ void q_detach(q_queue *q) {
         uint8_t *base = atomic_load(&q->base[i]);
         if (base) munmap(base, get(&q->bytes[i]));
     }
+    /* If it could not leave, its slot stays taken until this process ends. */
+    if (q->generation == fork_generation() && !q->slot) end_life(q->life);
     if (q->fd >= 0) close(q->fd);
     free(q);
 }

@@ -1,6 +1,7 @@
 /* What the files of the core share: what is in the file, this process's side of it, and the short
  * functions that every operation uses.
  *
+ *   life.c          which processes are alive
  *   participants.c  processes and readers, what the dead held, who leaves
  *   memory.c        segments, blocks, definitions
  *   lock.c          locks and their journals, events
@@ -33,8 +34,9 @@
 #define MAGIC UINT64_C(0x314c4c494d51)
 #define VERSION 2u
 #define CACHE_LINE 64
+#define PAGE 4096
 #define MAX_SEGMENTS 1024
-#define MAX_SLOTS 4096
+#define MAX_SLOTS 16384
 #define NUM_CLASSES 42
 #define JOURNAL_ENTRIES 14
 #define TAKING 0x80000000u /* one is taken: `gets` will have, in its last bits, the version behind it */
@@ -75,7 +77,7 @@ struct event {
 
 struct segment {
     word offset, size, used;
-};
+} __attribute__((aligned(CACHE_LINE)));
 
 /* Where one side is in the log. There are two copies, and the last bit of `version` tells which is
  * valid: who moves on writes the other one and then `version`, and by that one store all is done. */
@@ -91,12 +93,37 @@ struct side {
 enum { SLOT_FREE, SLOT_PROCESS, SLOT_READER, SLOT_LEFT };
 
 struct slot {
-    word kind_pid; /* kind | pid << 8 */
-    word started;  /* of the process, in ticks since boot */
-    word taken;    /* taken by get and not done */
+    word kind_number; /* kind | number of the process << 8: no two processes ever had the same */
+    word pid;         /* of the process, as it is called in its own namespace */
+    word alive_by;    /* how its life is known: see life.c */
+    word taken;       /* taken by get and not done */
     word leases;
     _Atomic uint32_t waiting;
+    _Atomic uint32_t process; /* the slot of a reader's process */
 } __attribute__((aligned(CACHE_LINE)));
+
+/* state: what | deaths << 8 | owner << 32. A record at or behind the cursor waits, whatever its
+ * state says (a killed taker may have marked it), unless that is WITHDRAWN. One that is DELAYED has
+ * been returned, too, and has in the bits from 16 on when it is due; the owner of one that is
+ * SET_ASIDE are marks of who has been told (`q_mark`). */
+enum { WAITING, LEASED, DONE, RETURNED, SET_ASIDE, WITHDRAWN, DELAYED };
+
+struct record {
+    uint32_t bytes; /* of all of it, a multiple of 8 */
+    uint32_t kind_size; /* kind << 24 | size of what follows */
+    word state; /* of a Q_LINK: the address of the next chunk */
+};
+
+enum { BLOCK_FREE = 1, BLOCK_OWNED, BLOCK_QUEUED, BLOCK_CHUNK, BLOCK_DEFINITION };
+
+struct block {
+    uint64_t magic_class; /* MAGIC ^ class */
+    word state;           /* what | owner << 32 */
+    word next;            /* of a free one */
+    word punched;         /* its memory has been given back */
+    word fresh;           /* nobody has written to its memory yet: a hint */
+    uint64_t reserved[3];
+};
 
 struct header {
     uint64_t magic;
@@ -119,7 +146,8 @@ struct header {
      * finished. */
     struct lock get;
     word num_ends_gone, num_leased, num_taken_extra, num_done, num_lost, num_redelivered,
-        num_poisoned, num_set_aside, oldest, oldest_chunk, num_chunks, compact_at, num_slots;
+        num_poisoned, num_set_aside, oldest, oldest_chunk, num_chunks, compact_at, num_slots,
+        num_processes; /* that ever took part */
     struct side gets;
     word num_returned __attribute__((aligned(CACHE_LINE)));
     word num_delayed; /* of the returned, those that nobody gets before their time */
@@ -131,20 +159,15 @@ struct header {
     word cold_block[NUM_CLASSES];                        /* free, and it has been given back */
 
     struct event events[Q_NUM_EVENTS];
-    struct segment segments[MAX_SEGMENTS];
-    struct slot slots[MAX_SLOTS];
-};
 
-/* state: what | deaths << 8 | owner << 32. A record at or behind the cursor waits, whatever its
- * state says (a killed taker may have marked it), unless that is WITHDRAWN. One that is DELAYED has
- * been returned, too, and has in the bits from 16 on when it is due; the owner of one that is
- * SET_ASIDE are marks of who has been told (`q_mark`). */
-enum { WAITING, LEASED, DONE, RETURNED, SET_ASIDE, WITHDRAWN, DELAYED };
+    /* The first chunk, which has room for a link only: a queue into which nothing was put needs no
+     * memory for messages. */
+    struct block first_chunk __attribute__((aligned(CACHE_LINE)));
+    struct record first_link;
 
-struct record {
-    uint32_t bytes; /* of all of it, a multiple of 8 */
-    uint32_t kind_size; /* kind << 24 | size of what follows */
-    word state; /* of a Q_LINK: the address of the next chunk */
+    /* Memory is reserved for what is before this, and for each page of the tables when it is used. */
+    struct segment segments[MAX_SEGMENTS] __attribute__((aligned(PAGE)));
+    struct slot slots[MAX_SLOTS] __attribute__((aligned(PAGE)));
 };
 
 struct large { /* what follows a Q_BLOCK record */
@@ -153,17 +176,6 @@ struct large { /* what follows a Q_BLOCK record */
 
 struct end { /* what follows a Q_END record, and then its tag */
     uint64_t sender;
-};
-
-enum { BLOCK_FREE = 1, BLOCK_OWNED, BLOCK_QUEUED, BLOCK_CHUNK, BLOCK_DEFINITION };
-
-struct block {
-    uint64_t magic_class; /* MAGIC ^ class */
-    word state;           /* what | owner << 32 */
-    word next;            /* of a free one */
-    word punched;         /* its memory has been given back */
-    word fresh;           /* nobody has written to its memory yet: a hint */
-    uint64_t reserved[3];
 };
 
 struct definition { /* what is in a BLOCK_DEFINITION, then key and data */
@@ -177,9 +189,12 @@ struct definition { /* what is in a BLOCK_DEFINITION, then key and data */
 struct q_queue {
     struct header *h;
     int fd;
+    uint64_t device, inode; /* the file's, as a program may close a descriptor that it does not know */
     uint32_t slot;       /* this process's; 0 before it has one */
     uint32_t generation; /* of forks, when it got it */
-    uint64_t pid;
+    uint64_t number;     /* of the process, in its slot */
+    void *life;          /* see life.c */
+    word owes;           /* whether the slot may own blocks that nobody here knows any more */
     /* Counts of the other side that were seen, and only grow: so a side looks at the line to which the
      * other writes only when what it knows does not do. */
     word passed; /* messages of `gets` */
@@ -369,6 +384,18 @@ static inline void wake(q_queue *q, q_event number, uint64_t how_many) {
 
 /* -- who takes part ----------------------------------------------------------------------------- */
 
+int is_own_file(const q_queue *q, int fd);
+int has_file(const q_queue *q);
+uint64_t pid_namespace(void);
+q_status begin_life(q_queue *q, uint32_t slot, void **life, uint64_t *alive_by);
+void end_life(void *life);
+int life_is_over(const q_queue *q, uint32_t slot);
+
+static inline int is_process(uint64_t kind_number) {
+    return (kind_number & 0xff) == SLOT_PROCESS || (kind_number & 0xff) == SLOT_LEFT;
+}
+
+q_status reserve_entry(const q_queue *q, const void *entry);
 q_status take_part(q_queue *q, int patient);
 q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot);
 q_status sweep(q_queue *q, int patient);

@@ -119,7 +119,7 @@ q_status q_reader_new(q_queue *q, uint32_t *reader, int patient) {
 q_status q_reader_waits(q_queue *q, uint32_t reader, int waits) {
     if (!reader || reader >= MAX_SLOTS) return Q_CORRUPT;
     struct slot *s = &q->h->slots[reader];
-    if (q->generation != fork_generation() || get(&s->kind_pid) != (SLOT_READER | q->pid << 8))
+    if (q->generation != fork_generation() || get(&s->kind_number) != (SLOT_READER | q->number << 8))
         return Q_OK; /* it is the parent's, or closed and another's by now */
     uint32_t before = atomic_exchange(&s->waiting, (uint32_t)waits);
     if (waits && !before && get(&s->leases)) wake(q, Q_ITEMS, INT_MAX); /* an END may be ready now */
@@ -237,7 +237,8 @@ void settle(q_queue *q, const uint8_t *marked) {
             plan_block(q, &c, r, owner, &block);
             plan(&c, address + offsetof(struct record, state), &r->state, DONE);
             commit(&c);
-            /* The block is freed with all that the slot owns, when its process is dead. */
+            /* The block is freed with all that the slot owns, when its process is dead or leaves. */
+            if (owner == q->slot) set(&q->owes, 1);
         } else if (marked[owner] == LEFT) { /* by a process that ended politely: no death */
             put_back(q, r, address, state_of(RETURNED, deaths - 1, 0), owner, 1, 1);
         } else if (deaths < POISON_DEATHS) {
@@ -266,7 +267,7 @@ q_status q_reader_close(q_queue *q, uint32_t reader, int patient) {
     q_status status = take_lock(q, &h->get, patient);
     if (status != Q_OK) return status;
     struct slot *s = &h->slots[reader];
-    if (get(&s->kind_pid) == (SLOT_READER | q->pid << 8)) {
+    if (get(&s->kind_number) == (SLOT_READER | q->number << 8)) {
         if (get(&s->leases)) {
             uint8_t marked[MAX_SLOTS] = {0};
             marked[reader] = CLOSED;
@@ -274,7 +275,7 @@ q_status q_reader_close(q_queue *q, uint32_t reader, int patient) {
         }
         struct change c;
         begin(&c, &h->get);
-        PLAN(&c, s->kind_pid, SLOT_FREE);
+        PLAN(&c, s->kind_number, SLOT_FREE);
         commit(&c);
     }
     unlock(&h->get);

@@ -5,8 +5,12 @@
  * allocator is busy: consumers do not wait for it, and another time will do. */
 static int unlink_chunk(q_queue *q, struct change *c, uint64_t chunk, struct block *b) {
     struct header *h = q->h;
-    if (take_lock(q, &h->allocate, 0) != Q_OK) return 0;
     PLAN(c, h->num_chunks, get(&h->num_chunks) - 1);
+    if (b == &h->first_chunk) {
+        commit(c);
+        return 1;
+    }
+    if (take_lock(q, &h->allocate, 0) != Q_OK) return 0;
     plan(c, chunk + offsetof(struct block, state), &b->state,
          BLOCK_OWNED | (uint64_t)q->slot << 32);
     commit(c);

@@ -24,9 +24,10 @@ int q_had_no_room(void) {
 /* Without a lock, which a forked child might find held: of two threads one maps it in vain. */
 int map_segment(q_queue *q, unsigned number) {
     struct stat file;
+    if (number >= get(&q->h->num_segments)) return 0;
     uint64_t offset = get(&q->h->segments[number].offset);
     uint64_t size = get(&q->h->segments[number].size);
-    if (number >= get(&q->h->num_segments) || !size || fstat(q->fd, &file) ||
+    if (!size || !has_file(q) || fstat(q->fd, &file) ||
         size > (uint64_t)file.st_size || offset > (uint64_t)file.st_size - size || offset % 4096)
         return 0;
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd, (off_t)offset);
@@ -68,13 +69,22 @@ q_status reserve(int fd, uint64_t offset, uint64_t bytes) {
     return Q_OK;
 }
 
+/* Reserve memory for an entry of a table, whose first one in a page that is. */
+q_status reserve_entry(const q_queue *q, const void *entry) {
+    uint64_t offset = here(q, entry);
+    if (offset % PAGE && offset % PAGE != CACHE_LINE) return Q_OK; /* number 0 is of no table */
+    if (!has_file(q)) return Q_SYSTEM;
+    return reserve(q->fd, offset & ~(uint64_t)(PAGE - 1), PAGE);
+}
+
 static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under the allocate lock */
     struct header *h = q->h;
     uint64_t number = get(&h->num_segments), offset = get(&h->file_bytes), bump = get(&h->bump);
     struct stat file;
     if (number >= MAX_SEGMENTS || bytes > OFFSET_MASK) return Q_NO_MEMORY;
-    if (fstat(q->fd, &file)) return Q_SYSTEM;
+    if (!has_file(q) || fstat(q->fd, &file)) return Q_SYSTEM;
     if (offset % 4096) return Q_CORRUPT;
+    if (reserve_entry(q, &h->segments[number]) != Q_OK) return Q_NO_MEMORY;
     bytes = (bytes + 4095) & ~UINT64_C(4095);
     if (reserve(q->fd, offset, bytes) != Q_OK) {
         (void)!ftruncate(q->fd, file.st_size); /* never shorter: all of that may be mapped */
@@ -219,6 +229,7 @@ q_status release(q_queue *q, uint64_t address, int patient) {
 void release_surely(q_queue *q, uint64_t address) {
     for (int i = 0; i < 10; i++)
         if (release(q, address, 1) != Q_BUSY) return;
+    set(&q->owes, 1);
 }
 
 uint64_t q_inline_max(void) { return INLINE_MAX; }
@@ -254,7 +265,9 @@ void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data
 
 q_status q_block_free(q_queue *q, uint64_t block, int patient) {
     if (q->generation != fork_generation()) return Q_OK; /* it is the parent's */
-    return release(q, block, patient);
+    q_status status = release(q, block, patient);
+    if (status != Q_OK) set(&q->owes, 1);
+    return status;
 }
 
 /* -- in a forked child: what objects here look at becomes this process's own ------------------------

@@ -2,11 +2,7 @@
  * holds who leaves. */
 #include "core.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -44,48 +40,42 @@ uint32_t q_fork_generation(void) { return fork_generation(); }
 
 /* -- who takes part ----------------------------------------------------------------------------- */
 
-#define UNKNOWN UINT64_MAX
-
-/* When a process started, in ticks since boot; 0 if it is dead or a zombie, UNKNOWN if /proc cannot
- * be read now, for want of a descriptor, or as it hides the processes of other users: a living one
- * must not be taken for dead. */
-static uint64_t start_of(uint64_t pid) {
-    char path[40], text[1024];
-    snprintf(path, sizeof path, "/proc/%llu/stat", (unsigned long long)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return errno == ENOENT && kill((pid_t)pid, 0) && errno == ESRCH ? 0 : UNKNOWN;
-    ssize_t size = read(fd, text, sizeof text - 1);
-    int error = errno;
-    close(fd);
-    if (size <= 0) return size < 0 && error == ESRCH ? 0 : UNKNOWN;
-    text[size] = 0;
-    char *p = strrchr(text, ')'); /* the name may contain anything */
-    if (!p || !p[1]) return UNKNOWN;
-    char state = p[2];
-    unsigned long long threads = 0, started = 0;
-    if (sscanf(p + 3, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %*s %llu",
-               &threads, &started) != 2)
-        return UNKNOWN;
-    /* If only its first thread has ended, it is shown as a zombie too. */
-    return state == 'X' || (state == 'Z' && threads <= 1) ? 0 : started;
+/* Under the get lock: make sure that a slot has memory, and is free for a process of this life. */
+static q_status prepare_slot(q_queue *q, unsigned kind, uint32_t slot, void **life,
+                             uint64_t *alive_by) {
+    q_status status = reserve_entry(q, &q->h->slots[slot]);
+    if (status != Q_OK || kind != SLOT_PROCESS) return status;
+    return begin_life(q, slot, life, alive_by);
 }
 
 q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot) { /* under the get lock */
     struct header *h = q->h;
-    uint64_t known = get(&h->num_slots);
+    uint64_t known = get(&h->num_slots), alive_by = 0;
+    uint64_t number = kind == SLOT_PROCESS ? get(&h->num_processes) + 1 : q->number;
     if (known > MAX_SLOTS) return Q_CORRUPT;
     for (uint32_t i = 1; i < MAX_SLOTS; i++) {
         struct slot *s = &h->slots[i];
-        if (get(&s->kind_pid) & 0xff) continue;
+        void *life = NULL;
+        if (i < known && get(&s->kind_number) & 0xff) continue;
+        q_status status = prepare_slot(q, kind, i, &life, &alive_by);
+        if (status == Q_BUSY) continue; /* it was left by a process that lives on */
+        if (status != Q_OK) return status;
         struct change c;
         begin(&c, &h->get);
-        PLAN(&c, s->started, start_of(q->pid));
+        PLAN(&c, s->pid, (uint64_t)getpid());
+        PLAN(&c, s->alive_by, alive_by);
         PLAN(&c, s->taken, 0);
         PLAN(&c, s->leases, 0);
-        PLAN(&c, s->kind_pid, kind | q->pid << 8);
+        PLAN(&c, s->kind_number, kind | number << 8);
+        if (kind == SLOT_PROCESS) PLAN(&c, h->num_processes, number);
         if (i >= known) PLAN(&c, h->num_slots, i + 1);
         atomic_store(&s->waiting, 0);
+        atomic_store(&s->process, kind == SLOT_PROCESS ? i : q->slot);
         commit(&c);
+        if (kind == SLOT_PROCESS) {
+            q->life = life;
+            q->number = number;
+        }
         *slot = i;
         return Q_OK;
     }
@@ -100,8 +90,9 @@ q_status take_part(q_queue *q, int patient) {
         q_status status = take_lock(q, &q->h->get, patient);
         if (status != Q_OK) return status;
         if (q->generation != generation) {
-            q->slot = 0;
-            q->pid = (uint64_t)getpid();
+            q->slot = 0; /* the parent's, as all that is mapped to live by */
+            q->life = NULL;
+            q->number = 0;
             q->generation = generation;
         }
         if (!q->slot) {
@@ -118,11 +109,24 @@ q_status take_part(q_queue *q, int patient) {
 
 /* -- the dead, and those who leave -------------------------------------------------------------- */
 
-static int is_dead(const struct slot *s) {
-    uint64_t pid = get(&s->kind_pid) >> 8, known = get(&s->started);
-    if (kill((pid_t)pid, 0) && errno == ESRCH) return 1;
-    uint64_t started = start_of(pid);
-    return !started || (started != UNKNOWN && known != UNKNOWN && started != known);
+/* Mark the slots of processes that are dead, and of their readers; whether there are any. */
+static int mark_dead(const q_queue *q, uint8_t *marked) {
+    const struct header *h = q->h;
+    uint64_t number = get(&h->num_slots);
+    int any = 0;
+    for (uint32_t i = 1; i < number && i < MAX_SLOTS; i++)
+        if (is_process(get(&h->slots[i].kind_number)) && life_is_over(q, i)) any = marked[i] = TAKEN;
+    for (uint32_t i = 1; i < number && i < MAX_SLOTS; i++) {
+        const struct slot *s = &h->slots[i];
+        uint64_t kind_number = get(&s->kind_number);
+        uint32_t process = atomic_load(&s->process);
+        if ((kind_number & 0xff) != SLOT_READER) continue;
+        if (process >= MAX_SLOTS || process >= number || marked[process] ||
+            !is_process(get(&h->slots[process].kind_number)) ||
+            get(&h->slots[process].kind_number) >> 8 != kind_number >> 8)
+            any = marked[i] = DIED;
+    }
+    return any;
 }
 
 /* Under all locks: blocks that belong to slots that are marked are free again. */
@@ -159,18 +163,28 @@ static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind
         if (died) PLAN(&c, h->num_lost, get(&h->num_lost) + lost);
     }
     PLAN(&c, s->taken, 0);
-    PLAN(&c, s->kind_pid, new_kind);
+    PLAN(&c, s->kind_number, new_kind);
     commit(&c);
+}
+
+/* Under the get lock, after `settle`: free the slots that are marked, those of readers first: their
+ * processes' say that they are dead, should this be killed in the middle. */
+static void free_slots(q_queue *q, const uint8_t *marked, int died) {
+    uint64_t number = get(&q->h->num_slots);
+    for (int processes = 0; processes < 2; processes++) {
+        for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
+            struct slot *s = &q->h->slots[i];
+            if (!marked[i] || (marked[i] == TAKEN) != processes) continue;
+            POINT(42);
+            settle_taken(q, s, died && (get(&s->kind_number) & 0xff) == SLOT_PROCESS, SLOT_FREE);
+        }
+    }
 }
 
 q_status sweep(q_queue *q, int patient) {
     struct header *h = q->h;
     uint8_t marked[MAX_SLOTS] = {0};
-    int any = 0;
-    uint64_t number = get(&h->num_slots);
-    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++)
-        any |= marked[i] = (get(&h->slots[i].kind_pid) & 0xff) && is_dead(&h->slots[i]);
-    if (!any) {
+    if (!mark_dead(q, marked)) {
         /* A killed producer may have committed what nobody has applied. */
         q_status status = Q_OK;
         if (atomic_load(&h->put.number) || atomic_load(&h->get.number)) {
@@ -182,11 +196,8 @@ q_status sweep(q_queue *q, int patient) {
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
     /* Somebody else may have done it meanwhile, and given the slots to others. */
-    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
-        if (!marked[i]) continue;
-        unsigned kind = get(&h->slots[i].kind_pid) & 0xff;
-        marked[i] = !kind || !is_dead(&h->slots[i]) ? 0 : kind == SLOT_READER ? DIED : TAKEN;
-    }
+    memset(marked, 0, sizeof marked);
+    mark_dead(q, marked);
     settle(q, marked);
     POINT(41);
     status = take_lock(q, &h->allocate, 1);
@@ -194,12 +205,7 @@ q_status sweep(q_queue *q, int patient) {
         marked[0] = TAKEN; /* of one that was killed here while it had no slot */
         free_blocks(q, marked);
         unlock(&h->allocate);
-        for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
-            if (!marked[i]) continue;
-            POINT(42);
-            settle_taken(q, &h->slots[i], (get(&h->slots[i].kind_pid) & 0xff) == SLOT_PROCESS,
-                         SLOT_FREE);
-        }
+        free_slots(q, marked, 1);
         reap(q);
     }
     release_both(q);
@@ -218,27 +224,35 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
     return sweep(q, patient);
 }
 
-q_status q_leave(q_queue *q, int patient) {
+q_status q_leave(q_queue *q, int keeps, int patient) {
     if (!q->slot || q->generation != fork_generation()) return Q_OK;
     struct header *h = q->h;
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
     uint8_t marked[MAX_SLOTS] = {0};
-    uint64_t number = get(&h->num_slots), started = get(&h->slots[q->slot].started);
-    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
-        struct slot *s = &h->slots[i];
-        uint64_t kind_pid = get(&s->kind_pid);
-        if (kind_pid >> 8 != q->pid || get(&s->started) != started) continue;
-        if ((kind_pid & 0xff) == SLOT_READER) marked[i] = LEFT;
-        if (i == q->slot) marked[i] = TAKEN;
-    }
+    uint64_t number = get(&h->num_slots);
+    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++)
+        if (get(&h->slots[i].kind_number) == (SLOT_READER | q->number << 8)) marked[i] = LEFT;
+    marked[q->slot] = TAKEN;
     settle(q, marked);
-    for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
-        if (!marked[i]) continue;
-        /* What is still mapped somewhere in this process is freed when it is dead. */
-        settle_taken(q, &h->slots[i], 0, i == q->slot ? SLOT_LEFT | q->pid << 8 : SLOT_FREE);
+    if (!keeps && get(&q->owes)) {
+        /* Not if the allocator is busy: then it is freed when this process has ended. */
+        if (take_lock(q, &h->allocate, 1) == Q_OK) {
+            free_blocks(q, marked);
+            unlock(&h->allocate);
+        } else {
+            keeps = 1;
+        }
     }
+    if (keeps) {
+        marked[q->slot] = 0;
+        settle_taken(q, &h->slots[q->slot], 0, SLOT_LEFT | q->number << 8);
+    }
+    free_slots(q, marked, 0);
     q->slot = 0;
+    set(&q->owes, 0);
+    if (!keeps) end_life(q->life);
+    q->life = NULL; /* or it lasts as long as this process */
     release_both(q);
     for (int i = 0; i < Q_NUM_EVENTS; i++) wake(q, (q_event)i, INT_MAX);
     return Q_OK;

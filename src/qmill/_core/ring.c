@@ -131,7 +131,8 @@ q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t
         publish(q, &c, &a, in_change);
         *done += in_change;
     } else {
-        c.number = 0; /* a chunk may be ours that is not linked: the sweep, or the next put, frees it */
+        c.number = 0;
+        if (a.chunk != get(&h->tail_chunk)) set(&q->owes, 1); /* it is ours, and not linked */
     }
     unlock(&h->put);
     if (*done > before) wake(q, Q_ITEMS, *done - before);
@@ -178,7 +179,7 @@ q_status q_end(q_queue *q, const void *tag, uint32_t size, int patient) {
     struct change c;
     begin(&c, &h->put);
     struct appended a = {get(&position(&h->puts)->place), get(&h->tail_chunk), 0};
-    struct end end = {q->pid};
+    struct end end = {q->number};
     status = append(q, &c, &a, Q_END, &end, sizeof end, tag, size);
     if (status == Q_OK) publish(q, &c, &a, 0);
     unlock(&h->put);
@@ -214,10 +215,9 @@ static int end_is_ready(q_queue *q, uint64_t sender) {
     uint64_t number = get(&h->num_slots);
     for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
         struct slot *s = &h->slots[i];
-        uint64_t kind_pid = get(&s->kind_pid);
-        if ((kind_pid & 0xff) != SLOT_READER || !get(&s->leases)) continue;
-        uint64_t pid = kind_pid >> 8;
-        if (pid != sender && pid != q->pid && !atomic_load(&s->waiting)) return 0;
+        uint64_t kind_number = get(&s->kind_number), process = kind_number >> 8;
+        if ((kind_number & 0xff) != SLOT_READER || !get(&s->leases)) continue;
+        if (process != sender && process != q->number && !atomic_load(&s->waiting)) return 0;
     }
     return 1;
 }
@@ -410,7 +410,6 @@ q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t
 
 q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint32_t *kind,
                 int patient) {
-    TAKE_PART(q, patient);
     struct header *h = q->h;
     q_status status = take_lock(q, &h->get, patient);
     if (status != Q_OK) return status;

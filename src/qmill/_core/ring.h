@@ -145,7 +145,9 @@ void q_pickle_loaded(q_queue *q, uint64_t pickle);
 int q_pickle_is_loaded(const q_queue *q, uint64_t pickle);
 
 q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle what dead processes hold */
-q_status q_leave(q_queue *q, int patient); /* this process ends: what it took counts as done, what it leases goes back */
+/* End this process's part: what it took counts as done, what it leases goes back. If it `keeps`
+ * memory that it has taken, its slot stays until it ends. */
+q_status q_leave(q_queue *q, int keeps, int patient);
 
 #ifdef QMILL_POINTS
 extern void (*q_at_point)(int number); /* called at each numbered point, for tests that kill */

@@ -125,7 +125,6 @@ q_status q_set_maxsize(q_queue *q, uint64_t maxsize, int patient) {
 }
 
 q_status q_statistics(q_queue *q, q_counts *counts, int patient) {
-    TAKE_PART(q, patient);
     struct header *h = q->h;
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
