@@ -186,6 +186,14 @@ class Started:
 
         os.kill(self.pid, signal.SIGKILL)
 
+    def poll(self) -> int | None:
+        """Return its exit code if it has ended."""
+        if self.returncode is None:
+            pid, status = original("os", "waitpid")(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
     def wait(self) -> int:
         """Wait for its end."""
         if self.returncode is None:

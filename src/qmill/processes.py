@@ -181,7 +181,7 @@ class Process:
 
     def _read_status(self) -> int | None:
         assert self._status is not None
-        while not wait_readable([self._status], STOP_CHECK_S):
+        while not _is_answered(self._status):
             if self._server is not None and _is_stopped(self._server):
                 return None
         told = os.read(self._status, _child.STATUS.size)
@@ -443,6 +443,16 @@ class _ServerGoneError(Exception):
     """The fork server ended, or was stopped, before it answered."""
 
 
+def _is_answered(descriptor: int) -> bool:
+    """Wait for something to be read; False if nothing is there when a stopped server is due.
+
+    No greenlet goes on meanwhile, as this may be a thread that gevent does not know.
+    """
+    with _native.default_selector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(STOP_CHECK_S))
+
+
 def _is_stopped(server: subprocess.Popen[bytes]) -> bool:
     """Whether a signal has stopped a child of this process."""
     if not hasattr(os, "waitid"):
@@ -507,7 +517,7 @@ class _ForkServer:
         assert self._server is not None
         try:
             socket.send_fds(self._control, [b"f"], list(fds))
-            while not wait_readable([self._control], STOP_CHECK_S):
+            while not _is_answered(self._control.fileno()):
                 if _is_stopped(self._server):
                     self._set_aside()
                     raise _ServerGoneError
@@ -554,9 +564,15 @@ class _ForkServer:
         It is killed first: where it sees the control socket close, this process has died.
         """
         if self._server is not None:
-            self._server.kill()
+            try:
+                self._server.kill()
+            except PermissionError:  # this process has another user now
+                self._close_control()
             self._server.wait()
             self._server = None
+        self._close_control()
+
+    def _close_control(self) -> None:
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -411,8 +411,8 @@ DELAY_S = 0.15
 def test_nobody_gets_a_message_before_its_delay_is_over(q):
     q.put_many(["a", "b"])
     for message in q:
-        q.release(message, DELAY_S)
         begun = time.monotonic()
+        q.release(message, DELAY_S)
         break
     assert (q.qsize(), counts(q)) == (2, (0, 2))
     assert data(q.get()) == "b"

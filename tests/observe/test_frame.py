@@ -124,7 +124,7 @@ def test_a_large_output_in_a_log_is_read(tmp_path):
     path = tmp_path / "jobs.csv"
     with qmill.JobQueue(1, engine="thread", log_file=path) as jobs:
         jobs.put(lambda: "x" * 300_000)
-    assert len(qmill.frame(path).output[0]) == 300_000
+    assert qmill.frame(path).output[0] == "x" * 100_000 + "... (200000 characters left out)"
 
 
 def test_records_of_several_queues_and_other_keys_go_together():

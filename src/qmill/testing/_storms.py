@@ -24,6 +24,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -137,8 +138,7 @@ def get_each(queue: Any) -> Iterator[Any]:
 
 def iterate(q: Any) -> Iterator[Any]:
     """Read a `qmill.Q` in a loop: a message is done when the next one is asked for."""
-    for message in q:
-        yield message.data
+    return map(attrgetter("data"), q)  # no generator: its end gives back the last message
 
 
 def storm(
@@ -272,14 +272,17 @@ def _consume(
 ) -> None:
     log = _open_log(folder, number)
     teller = _Teller(number, folder, every, seed)
-    items = iter(read(queue))
-    while (receipt := _receipt(next(items), payload)) != _LAST:
+    for item in read(queue):
+        receipt = _receipt(item, payload)
+        del item  # before the next is asked for: it may be memory of the queue
+        if receipt == _LAST:
+            break
         os.write(log, _RECEIPT.pack(*receipt))
         teller.count()
 
 
 def _receipt(item: Any, payload: Callable[[int], Any]) -> tuple[int, int]:
-    """Look at an item; it is let go of when this returns, before the next is asked for."""
+    """Look at an item: whose message it is, and whether it is as it was put."""
     try:
         producer, message, data = item
         is_right = (producer, message) == _LAST or bool(data == payload(message))
