@@ -17,8 +17,8 @@ int main(int argc, char **argv) {
     CHECK(fd >= 0);
     q_queue *q = NULL;
     SAME(q_attach(fd, NULL, &q), Q_OK);
-    uint64_t size, block;
-    uint32_t kind;
+    uint64_t block;
+    uint32_t reader;
     void *data;
     MUST(q_sweep(q, 0, 1));
     q_at_point = stop_if_held;
@@ -27,7 +27,7 @@ int main(int argc, char **argv) {
         MUST(q_put(q, "N", 1, 1)); /* a None */
     } else if (!strcmp(argv[2], "get")) {
         held = &q->h->get;
-        CHECK(q_peek(q, NULL, 0, &size, &kind, 1) == Q_OK);
+        MUST(q_reader_new(q, &reader, 1));
     } else {
         held = &q->h->allocate;
         MUST(q_block_new(q, 100000, &block, &data, 1));
