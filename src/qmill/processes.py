@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import selectors
 import signal
 import socket
@@ -448,9 +449,9 @@ def _is_answered(descriptor: int) -> bool:
 
     No greenlet goes on meanwhile, as this may be a thread that gevent does not know.
     """
-    with _native.default_selector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        return bool(selector.select(STOP_CHECK_S))
+    poll = _native.original("select", "poll")()  # which takes no descriptor
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(STOP_CHECK_S * 1000))
 
 
 def _is_stopped(server: subprocess.Popen[bytes]) -> bool:

@@ -124,7 +124,11 @@ class Exports:
         definition = _identify(obj)
         key = definition[0]
         if key not in self.done and key not in self.pending:
-            body = _body(obj, self._names, self.apart)
+            packing.num_kept += 1
+            try:
+                body = _body(obj, self._names, self.apart)
+            finally:
+                packing.num_kept -= 1
             if body is None:
                 self.done.add(key)
                 if self._names == Names.FORKED:
@@ -174,9 +178,16 @@ def check_stays_here() -> None:
 
 
 class _Packing(threading.local):
-    """Whether this thread packs for a channel of qmill, and not for a pickle of somebody else's."""
+    """What this thread packs for.
+
+    Attributes:
+        depth: Not 0 within what goes through a channel of qmill.
+        num_kept: Not 0 within what its sender has as long as a reader may need it: a function, the
+            globals that it uses, the arguments of a job. Packed twice, that is twice the same.
+    """
 
     depth = 0
+    num_kept = 0
 
 
 packing = _Packing()
@@ -229,11 +240,14 @@ def dump_parts(
     Raises:
         SerializationError: As `dumps`.
     """
+    is_kept = is_environment or (exports is not None and exports.apart)
     packing.depth += 1
+    packing.num_kept += is_kept
     try:
         return _dump_parts(obj, exports, touched, sent, is_environment, reducers)
     finally:
         packing.depth -= 1
+        packing.num_kept -= is_kept
 
 
 def _dump_parts(
@@ -346,6 +360,16 @@ def dump_limited(
     Raises:
         SerializationError: As `dumps`.
     """
+    packing.num_kept += 1
+    try:
+        return _dump_limited(obj, exports, touched, limit)
+    finally:
+        packing.num_kept -= 1
+
+
+def _dump_limited(
+    obj: Any, exports: Exports | InlineExports, touched: list[Any] | None, limit: int
+) -> bytes | None:
     for make in (pickle.Pickler, careful_pickler()):
         file = _LimitedFile()
         file.limit = limit

@@ -153,7 +153,7 @@ def _known(ring: Any) -> Any:
 def reduce_ring(ring: Any) -> Any:
     """Return the pickle of a ring: how it is found."""
     found_by = whereabouts(ring)
-    if starting.heir is not None:  # it is given a descriptor
+    if starting.heir is not None or packing.num_kept:  # it is given a descriptor, or we keep it
         return attach_ring, found_by
     pickle = (_sent if packing.depth else _pickled).add(ring)
     return attach_ring, (*found_by, pickle)
