@@ -381,10 +381,12 @@ class MailboxQueue(Queue):
 class _UnpackingReader(Reader):
     def __init__(self, queue: MailboxQueue, reader: AccessReader) -> None:
         self._queue = queue
+        self._left = queue._left
         self._reader = reader
 
     def take(self, done: int) -> tuple[int, Any]:
-        self._queue._next_call()
+        if self._left:
+            leases.acknowledge(self._left)
         lease, payload = self._reader.take(done)
         if payload is END:
             return 0, END
