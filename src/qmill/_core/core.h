@@ -190,8 +190,9 @@ struct q_queue {
     struct header *h;
     int fd;
     uint64_t device, inode; /* the file's, as a program may close a descriptor that it does not know */
-    uint32_t slot;       /* this process's; 0 before it has one */
-    uint32_t generation; /* of forks, when it got it */
+    /* Set under the get lock, and looked at without it: such a load pairs with the store. */
+    _Atomic uint32_t slot;       /* this process's; 0 before it has one */
+    _Atomic uint32_t generation; /* of forks, when it got it */
     uint64_t number;     /* of the process, in its slot */
     void *life;          /* see life.c */
     word owes;           /* whether the slot may own blocks that nobody here knows any more */
