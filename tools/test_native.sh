@@ -50,4 +50,4 @@ else
     run test_kill-asan sample
     run test_fuzz-asan 100000 50
 fi
-run test_ring-tsan $some threads
+run test_ring-tsan $some threads a_child_has_lent_memory_as_it_was

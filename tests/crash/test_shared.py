@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy
 import pytest
@@ -552,11 +553,81 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 """
 
 
-def test_a_signal_does_not_let_the_parent_go_on_before_its_child_has_its_copies(program):
+def test_signals_during_a_fork_do_not_show_its_child_what_its_parent_writes_later(program):
     forks = program(FORKS_UNDER_A_TIMER)
     assert [forks.hear() for _ in range(8)] == [["0"]] * 8
     forks.finish()
     assert forks.exitcode == 0
+
+
+def test_a_forked_process_has_an_array_as_it_was_while_a_thread_writes_to_it():
+    queue = qmill.Queue()
+    queue.put(numpy.zeros(4_000_000))
+    array, copies, stops = queue.get(), iter(range(1, 1 << 60)), threading.Event()
+
+    def write():  # without the GIL
+        while not stops.is_set():
+            array[:] = next(copies)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:  # a part is of one pass over it, the rest of the pass before
+                differences = numpy.count_nonzero(numpy.diff(array))
+                before = array.copy()
+                os._exit(int(differences > 1 or (before != array).any()))
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        stops.set()
+        thread.join()
+
+
+def num_mappings():
+    with open("/proc/self/maps") as file:
+        return len(file.readlines())
+
+
+def test_many_forks_leave_nothing_mapped_twice():
+    queue = qmill.Queue()
+
+    def fork_with_arrays():
+        queue.put_many([numpy.full(50_000, number) for number in range(4)])
+        held = [queue.get() for _ in range(4)]
+        pid = os.fork()
+        if pid == 0:
+            held.pop()
+            gc.collect()
+            os._exit(int(any(set(array) != {number} for number, array in enumerate(held))))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert [set(array) for array in held] == [{0}, {1}, {2}, {3}]
+
+    fork_with_arrays()
+    before = num_mappings()
+    for _ in range(30):
+        fork_with_arrays()
+    assert num_mappings() <= before + 3
+
+
+def test_an_array_that_a_forked_process_drops_takes_no_memory_there():
+    queue = qmill.Queue()
+    queue.put(numpy.zeros(4_000_000))
+    array = queue.get()
+
+    def drop():
+        nonlocal array
+        array += 1
+        before = num_pages()
+        array = None
+        return before - num_pages()
+
+    def num_pages():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1])
+
+    worker = qmill.Worker(drop, start_method="fork")
+    assert worker.result(LIMIT_S) > 7_000
 
 
 # -- batches of what is large ---------------------------------------------------------------------

@@ -706,6 +706,132 @@ static void forks(void) {
     q_detach(q);
 }
 
+static volatile _Atomic int writes;
+static word *written[2];
+
+static void *write_both(void *nothing) {
+    for (uint64_t i = 1; atomic_load(&writes); i++) {
+        set(written[0], i);
+        set(written[1], i);
+    }
+    return nothing;
+}
+
+static void take_one(q_queue *q, q_item *item) {
+    size_t number;
+    MUST(q_take(q, 0, item, 1, &number, 1));
+    SAME(number, 1);
+    MUST(q_done(q, item, 1));
+    MUST(q_task_done(q, 1));
+}
+
+/* A thread writes to a message that its process has: a child sees one moment, that of the fork. */
+static void a_child_has_lent_memory_as_it_was(void) {
+    q_queue *q = new_ring(0);
+    q_item item, other;
+    q_lent lent, lent_other, lent_last;
+    pthread_t writer;
+    uint64_t size = quick ? UINT64_C(1) << 20 : UINT64_C(40) << 20;
+    put(q, 100000, 0, 0); /* in the same segment, and nobody writes to it */
+    take_one(q, &other);
+    q_lend(q, &other, &lent_other);
+    put(q, size, 0, 1);
+    take_one(q, &item);
+    q_lend(q, &item, &lent);
+    written[0] = (word *)(uintptr_t)item.data;
+    written[1] = (word *)(uintptr_t)item.data + size / 8 - 1;
+    set(written[0], 0);
+    set(written[1], 0);
+    atomic_store(&writes, 1);
+    CHECK(!pthread_create(&writer, NULL, write_both, NULL));
+    for (int i = 0; i < (quick ? 20 : 200); i++) {
+        pid_t child = fork();
+        if (!child) {
+            uint64_t first = get(written[0]), last = get(written[1]);
+            CHECK(first == last || first == last + 1);
+            SAME(marked(other.data, other.size).number, 0);
+            set(written[0], 7); /* its own */
+            put(q, 100000, 0, 2);
+            take_one(q, &item);
+            SAME(marked(item.data, item.size).number, 2);
+            q_lend(q, &item, &lent_last);
+            pid_t grandchild = fork();
+            if (!grandchild) {
+                SAME(get(written[0]), 7);
+                SAME(marked(item.data, item.size).number, 2);
+                q_lent_back(&lent);
+                q_lent_back(&lent_last);
+                _exit(0);
+            }
+            SAME(end_of(grandchild), 0);
+            q_lent_back(&lent_last);
+            q_lent_back(&lent);
+            SAME(marked(other.data, other.size).number, 0);
+            q_lent_back(&lent_other);
+            put(q, 100000, 0, 3);
+            take_one(q, &item);
+            SAME(marked(item.data, item.size).number, 3);
+            MUST(q_block_free(q, item.block, 1));
+            MUST(q_leave(q, 0, 1));
+            q_detach(q);
+            _exit(0);
+        }
+        SAME(end_of(child), 0);
+    }
+    atomic_store(&writes, 0);
+    CHECK(!pthread_join(writer, NULL));
+    SAME(marked(other.data, other.size).number, 0);
+    q_lent_back(&lent_other);
+    q_lent_back(&lent);
+    pid_t child = fork(); /* what another process writes there now is seen here */
+    if (!child) {
+        put(q, 100000, 0, 4);
+        put(q, size, 0, 5);
+        _exit(0);
+    }
+    SAME(end_of(child), 0);
+    for (uint32_t i = 4; i < 6; i++) {
+        take_one(q, &item);
+        SAME(marked(item.data, item.size).number, i);
+        MUST(q_block_free(q, item.block, 1));
+    }
+    audit(q, 0);
+    q_detach(q);
+}
+
+/* A program has closed the file: a fork cannot map it again, and copies; nor can a block go back. */
+static void lent_memory_of_a_file_that_was_closed(void) {
+    q_queue *q = new_ring(0);
+    q_item item;
+    q_lent lent;
+    put(q, 100000, 0, 1);
+    take_one(q, &item);
+    q_lend(q, &item, &lent);
+    int fd = dup(q->fd);
+    close(q->fd);
+    for (int is_open = 0; is_open < 2; is_open++) {
+        pid_t child = fork();
+        if (!child) {
+            SAME(marked(item.data, item.size).number, 1);
+            memset((void *)(uintptr_t)item.data, 0, item.size);
+            q_lent_back(&lent);
+            _exit(0);
+        }
+        SAME(end_of(child), 0);
+        SAME(marked(item.data, item.size).number, 1);
+        SAME(lent.pages, is_open ? LENT_PRIVATE : LENT_PARTLY_PRIVATE);
+        if (!is_open) CHECK(dup2(fd, q->fd) == q->fd);
+    }
+    close(q->fd);
+    q_lent_back(&lent);
+    CHECK(dup2(fd, q->fd) == q->fd);
+    uint32_t slot = q->slot;
+    MUST(q_leave(q, 0, 1)); /* its slot stays: it owns the block until it ends */
+    CHECK((get(&q->h->slots[slot].kind_number) & 0xff) == SLOT_LEFT);
+    close(fd);
+    q_detach(q);
+}
+
 /* -- what once went wrong ----------------------------------------------------------------------- */
 
 static q_queue *at_point_queue;
@@ -1058,6 +1184,7 @@ static const struct {
     TEST(delays), TEST(who_leaves_gives_back), TEST(ends), TEST(shutdowns),
     TEST(peeks), TEST(definitions), TEST(poison), TEST(growth), TEST(held_for_ever),
     TEST(large_over_many_borders), TEST(threads), TEST(processes), TEST(forks),
+    TEST(a_child_has_lent_memory_as_it_was), TEST(lent_memory_of_a_file_that_was_closed),
     TEST(no_wake_up_is_lost_while_one_announces), TEST(without_descriptors_nobody_is_dead),
     TEST(a_process_lives_as_long_as_its_threads), TEST(a_full_table_of_dead_ones_is_swept),
     TEST(producers_do_not_wait_for_a_stopped_consumer),

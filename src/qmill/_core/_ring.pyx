@@ -109,7 +109,10 @@ cdef extern from "ring.h" nogil:
     uint64_t q_inline_max()
     q_status q_block_new(q_queue *, uint64_t, uint64_t *, void **, int)
     q_status q_block_free(q_queue *, uint64_t, int)
-    q_status q_make_own(q_queue *, uint64_t, void *, uint64_t)
+    ctypedef struct q_lent:
+        uint64_t block
+    void q_lend(q_queue *, const q_item *, q_lent *)
+    void q_lent_back(q_lent *)
     q_status q_take(q_queue *, uint32_t, q_item *, size_t, size_t *, int)
     q_status q_done(q_queue *, const q_item *, int)
     size_t q_done_many(q_queue *, const q_item *, size_t)
@@ -213,23 +216,6 @@ cdef int _fail(q_status status) except -1:
     raise OSError(f"the queue's shared memory failed with status {int(status)}")
 
 
-cdef extern from "poll.h":  # with the GIL held
-    struct pollfd:
-        int fd
-        short events
-    int poll(pollfd *, unsigned long, int)
-
-
-def wait_for_hangup(int fd, double seconds):
-    """Wait until the other end of a pipe is closed. No other thread runs Python meanwhile."""
-    cdef pollfd one
-    cdef double deadline = _now() + seconds
-    one.fd = fd
-    one.events = 0
-    while poll(&one, 1, <int>(seconds * 1000)) < 0 and _now() < deadline:  # a signal came
-        pass
-
-
 cdef object _told_if_stopped(uint32_t thread):
     """Tell of a thread that holds a lock and is stopped; None if it is not."""
     try:
@@ -250,11 +236,10 @@ cdef class Block:
     """The memory of one large message, which belongs to whoever has this object."""
 
     cdef Ring ring
-    cdef uint64_t address
+    cdef q_lent lent  # once its message is done
     cdef void *data
     cdef uint64_t before  # bytes of its message that are not part of it
     cdef Py_ssize_t size
-    cdef uint32_t generation
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
@@ -263,12 +248,9 @@ cdef class Block:
         pass
 
     def __dealloc__(self):
-        cdef int tries = 0
-        if self.address and self.generation == q_fork_generation():
-            self.ring.lent.pop(self.address, None)
-            with nogil:  # what is not given back now is when this process has ended
-                while q_block_free(self.ring.q, self.address, 1) == Q_BUSY and tries < 10:
-                    tries += 1
+        if self.lent.block:
+            with nogil:  # what cannot be given back now is when this process has ended
+                q_lent_back(&self.lent)
 
 
 cdef class Ring:
@@ -287,7 +269,6 @@ cdef class Ring:
     cdef object exports, definitions
     cdef dict classes
     cdef readonly list left  # see queues/leases.py
-    cdef dict lent  # the blocks that objects here look at: where they are, and how large
     cdef object __weakref__
 
     def __cinit__(self):
@@ -296,7 +277,6 @@ cdef class Ring:
         self.definitions = {}
         self.classes = {}
         self.codec = NULL
-        self.lent = {}
         self.left = []
 
     @staticmethod
@@ -968,7 +948,7 @@ cdef class Ring:
             if is_over:
                 self._finish(item, block is None)
                 if block is not None:
-                    self._own(block, item)
+                    q_lend(self.q, item, &block.lent)  # it is free when nobody looks at it
 
     cdef object _with_kind(self, q_item *item, uint64_t skip, found):
         """Return the parts of a message of `qmill.Q`: this, and what is written before it."""
@@ -1007,13 +987,6 @@ cdef class Ring:
         cdef bytearray copy = bytearray(item.size - skip)
         memcpy(<char *>copy, <const uint8_t *>item.data + skip, item.size - skip)
         return copy
-
-    cdef int _own(self, Block block, q_item *item) except -1:
-        """Have a block free its memory when nobody looks at it any more; its record is finished."""
-        block.address = item.block
-        block.generation = q_fork_generation()
-        self.lent[item.block] = <uintptr_t>item.data, item.size
-        return 0
 
     cdef int _finish(self, q_item *item, bint frees=False) except -1:
         cdef q_status status = q_done(self.q, item, 0)
@@ -1299,7 +1272,7 @@ cdef class Ring:
             block.data = <void *>item.data
             block.size = item.size
             self._finish(&item)
-            self._own(block, &item)
+            q_lend(self.q, &item, &block.lent)
             return memoryview(block)
         copy = self._copy_of(&item, 0)
         self._finish(&item)
@@ -1406,16 +1379,6 @@ cdef class Ring:
     def not_loaded(self, list pickles):
         """Return those of some pickles that nobody has loaded yet."""
         return [pickle for pickle in pickles if not q_pickle_is_loaded(self.q, pickle)]
-
-    def lends(self):
-        """Return whether objects in this process look at memory of the queue."""
-        return bool(self.lent)
-
-    def make_own(self):
-        """In a forked child: make what its objects look at its own memory."""
-        for address, (data, size) in self.lent.items():
-            q_make_own(self.q, address, <void *><uintptr_t>data, size)
-        self.lent.clear()
 
     def leave(self):
         """This process ends: what it has taken counts as done."""

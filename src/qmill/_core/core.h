@@ -4,6 +4,7 @@
  *   life.c          which processes are alive
  *   participants.c  processes and readers, what the dead held, who leaves
  *   memory.c        segments, blocks, definitions
+ *   lent.c          blocks at whose memory objects look, and forks
  *   lock.c          locks and their journals, events
  *   attach.c        making a queue, attaching to one
  *   log.c           the chunks of records: reaping them
@@ -196,6 +197,7 @@ struct q_queue {
     uint64_t number;     /* of the process, in its slot */
     void *life;          /* see life.c */
     word owes;           /* whether the slot may own blocks that nobody here knows any more */
+    word is_in_debt;     /* it owns some that are not mapped as the file's: see lent.c */
     /* Counts of the other side that were seen, and only grow: so a side looks at the line to which the
      * other writes only when what it knows does not do. */
     word passed; /* messages of `gets` */

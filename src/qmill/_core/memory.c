@@ -270,29 +270,6 @@ q_status q_block_free(q_queue *q, uint64_t block, int patient) {
     return status;
 }
 
-/* -- in a forked child: what objects here look at becomes this process's own ------------------------
- *
- * The parent may free such a block, write to it, or die. So the child copies it, to the same place;
- * whatever else is in that segment, it uses by another mapping.
- */
-q_status q_make_own(q_queue *q, uint64_t block, void *data, uint64_t size) {
-    unsigned number = (unsigned)(block >> SEGMENT_SHIFT);
-    if (number >= MAX_SEGMENTS) return Q_CORRUPT;
-    uint8_t *start = (uint8_t *)data - sizeof(struct block), *base = atomic_load(&q->base[number]);
-    uint64_t bytes = get(&q->bytes[number]), length = size + sizeof(struct block);
-    if (base && start >= base && start < base + bytes) {
-        void *other = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd,
-                           (off_t)get(&q->h->segments[number].offset));
-        if (other == MAP_FAILED) return Q_NO_MEMORY;
-        atomic_store(&q->base[number], other);
-    }
-    void *copy = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (copy == MAP_FAILED) return Q_NO_MEMORY;
-    memcpy(copy, start, length);
-    return mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, start) == start ? Q_OK
-                                                                                       : Q_NO_MEMORY;
-}
-
 /* -- definitions -------------------------------------------------------------------------------- */
 
 q_status q_define(q_queue *q, const void *key, uint32_t key_size, const void *data, uint64_t size,

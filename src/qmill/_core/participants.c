@@ -227,6 +227,7 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
 q_status q_leave(q_queue *q, int keeps, int patient) {
     if (!q->slot || q->generation != fork_generation()) return Q_OK;
     struct header *h = q->h;
+    keeps |= get(&q->is_in_debt) != 0;
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
     uint8_t marked[MAX_SLOTS] = {0};

@@ -83,8 +83,18 @@ q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, in
 void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data, uint64_t size);
 q_status q_block_free(q_queue *q, uint64_t block, int patient);
 
-/* In a forked child, for each block that objects of its parent's look at. */
-q_status q_make_own(q_queue *q, uint64_t block, void *data, uint64_t size);
+/* A block at whose memory objects of this process look, from when its record is done until it is
+ * given back: a forked child has the memory as it was at the fork. */
+typedef struct q_lent {
+    q_queue *q;
+    uint64_t block, bytes;
+    uint8_t *start;
+    enum { LENT_SHARED, LENT_PARTLY_PRIVATE, LENT_PRIVATE } pages;
+    uint32_t generation; /* of forks: a child has a copy, and no block */
+    struct q_lent *next, *previous;
+} q_lent;
+void q_lend(q_queue *q, const q_item *item, q_lent *lent);
+void q_lent_back(q_lent *lent);
 
 q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
                 int patient);

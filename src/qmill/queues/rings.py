@@ -17,7 +17,7 @@ import os
 import threading
 from weakref import WeakValueDictionary
 
-from .._core._ring import Ring, wait_for_hangup
+from .._core._ring import Ring
 from .._multiprocessing import starting
 from ..errors import QueueGone
 from ..serialize import check_stays_here, packing
@@ -216,44 +216,12 @@ def find(number: bytes, pid: int, file: Any) -> Any:
     raise QueueGone(why)
 
 
-# -- forks: a child has what its parent has taken from queues, as it has all other memory ----------
-
-_COPYING_S = 5.0
-"""So long a parent waits for its child's copies, should the child be stopped meanwhile."""
-
-_copied: list[tuple[int, int]] = []
-"""A pipe for each fork under way in which there is something to copy: its end tells that it is
-done. If threads fork at once, it does not matter whose is whose: a child has all of them."""
-
-
-def _before_fork() -> None:
-    if any(ring.lends() for ring in list(_rings.values())):
-        _copied.append(os.pipe())
-
-
-def _after_fork_in_parent() -> None:
-    if _copied:
-        read, write = _copied.pop()
-        os.close(write)
-        wait_for_hangup(read, _COPYING_S)
-        os.close(read)
-
-
 def _after_fork_in_child() -> None:
     _sent.clear()  # the parent keeps them
     _pickled.clear()
-    for ring in list(_rings.values()):
-        ring.make_own()
-    while _copied:
-        for descriptor in _copied.pop():
-            os.close(descriptor)
 
 
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def leave() -> None:
