@@ -60,6 +60,7 @@ check: $(VENV)/.dev  ## lint, check the format and check the types
 	@$(NEUTRAL) $(BIN)/ruff check --quiet .
 	@$(NEUTRAL) $(BIN)/ruff format --quiet --check . || { echo "the fix: $(BIN)/ruff format ."; exit 1; }
 	@$(NEUTRAL) $(BIN)/mypy
+	@$(NEUTRAL) $(BIN)/basedpyright --warnings
 
 # In an environment of its own, with the libraries that qmill is compared with.
 bench:  ## measure queues, jobs and maps, beside others of their kind

@@ -140,7 +140,7 @@ class Qmill(Mp):
     def __init__(self, maxsize=0, transport="shared"):
         import qmill
 
-        if transport == "shared" and not qmill.core_info()["core"]:
+        if transport == "shared" and not qmill.core_info().core:
             raise ModuleNotFoundError("no native core", name="qmill._core._ring")
         super().__init__(maxsize)
         self.transport = transport

@@ -58,38 +58,6 @@ _WHERE = {
     "trace": "observe.trace",
 }
 
-TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
-if TYPE_CHECKING:
-    from typing import Any
-
-    from . import engines
-    from ._core import core_info
-    from ._frozen import freeze_support
-    from .errors import (
-        Empty,
-        Full,
-        JobTimeout,
-        LaneError,
-        NotSupported,
-        Poisoned,
-        QmillError,
-        QueueGone,
-        SerializationError,
-        ShutDown,
-        WorkerDied,
-    )
-    from .job_queue import JobQueue
-    from .jobs.job import Job
-    from .mapping import map, parallel
-    from .messages import END_MSG, Msg, Q
-    from .observe.frame import frame
-    from .observe.plot import Plot
-    from .observe.trace import trace
-    from .processes import get_start_method, set_start_method
-    from .queues.base import Queue, Statistics
-    from .sharing import shared
-    from .workers import NUM_CPUS, NUM_THREADS, Worker, run, run_thread
-
 __all__ = [
     "END_MSG",
     "NUM_CPUS",
@@ -138,7 +106,7 @@ except OSError:  # it has been removed
     _first_folder = None
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "engines":
         return __import__("qmill.engines", fromlist=["engines"])
     try:

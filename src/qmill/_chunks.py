@@ -162,9 +162,9 @@ class ChunkedMap:
             return
         packet = job._packet
         if isinstance(packet, bytes):
-            self._mean_bytes = len(packet) / job.num_calls
+            self._mean_bytes = len(packet) / job._num_calls
         elif isinstance(packet, tuple):
-            self._mean_bytes = len(packet[1]) / job.num_calls
+            self._mean_bytes = len(packet[1]) / job._num_calls
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class ChunkedMap:
             outcome = self._calls.settle(job, self._jobs)
             if outcome is None:
                 continue
-            num_calls = job.num_calls
+            num_calls = job._num_calls
             results, error = self._up_to_failure(*outcome)
             self._measure(job, len(results))
             del job, outcome

@@ -41,8 +41,7 @@ from .engines.base import (
     lost,
 )
 from .errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
-from .jobs import job as jobs_job
-from .jobs import records
+from .jobs import job as jobs_job, records
 from .jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job
 from .jobs.records import RecordLog
 from .jobs.scheduler import Scheduler
@@ -233,7 +232,7 @@ class Dispatcher:
                 return True
             if not self.engine.can_kill:
                 return False
-            job.settle(CANCELLED, None, None)
+            job._settle(CANCELLED, None, None)
             self._kills.append(job)
         self.engine.wake()
         if job._watched:
@@ -244,7 +243,7 @@ class Dispatcher:
         """Settle those of the jobs that are no more: a signal handler has raised meanwhile."""
         for job in jobs:
             if job.id not in self._scheduler.working and not self._scheduler.is_waiting(job):
-                job.settle(CANCELLED, None, None)
+                job._settle(CANCELLED, None, None)
         self.changed.notify_all()
 
     def cancel_waiting(self) -> None:
@@ -514,7 +513,7 @@ class Dispatcher:
                     what == DONE
                     and job is not None
                     and not self._is_late(job, started, ended)
-                    and (not job.is_chunk or cast("Chunk", job).is_whole(value))
+                    and (not job._is_chunk or cast("Chunk", job).is_whole(value))
                 ):
                     job._started, job._ended = started, ended
                     job.exitcode, job.worker = report.exitcode, report.worker
@@ -593,10 +592,10 @@ class Dispatcher:
             self._drop(chunk)
             return
         num_again = chunk.add(outcome)
-        if chunk.to_do and chunk.id in self._unwanted:
+        if chunk._to_do and chunk.id in self._unwanted:
             self._drop(chunk)
             return
-        if chunk.to_do:
+        if chunk._to_do:
             self._totals.add_retry(chunk, num_again)
             chunk._state = PENDING
             self._scheduler.retry(chunk, monotonic(), backs_off=num_again > 0)
@@ -613,7 +612,7 @@ class Dispatcher:
             self._drop(job)
             return
         options = job._options
-        if isinstance(job, Chunk) and job.to_do is not None:
+        if isinstance(job, Chunk) and job._to_do is not None:
             # Of this attempt no call was made: as for a single call, it costs the first one.
             self._take_chunk(job, lost(1, error))
             return
@@ -622,7 +621,7 @@ class Dispatcher:
             failure = "timed out"
             retryable = options.retry_timeouts
             error = JobTimeout(
-                f"{job.title} ran longer than its timeout of {options.timeout:g} s and was killed"
+                f"{job._title} ran longer than its timeout of {options.timeout:g} s and was killed"
             )
         if retryable and job.attempts <= options.retries:
             self._totals.add_retry(job)
@@ -640,7 +639,7 @@ class Dispatcher:
         stopped = self._scheduler.finish(job, failed=failed)
         finished: list[_Outcome] = [(job, FINISHED, result, error)]
         for follower in stopped:
-            why = f"{follower.title} was cancelled: {job.title}, before it in lane "
+            why = f"{follower._title} was cancelled: {job._title}, before it in lane "
             why += f"{follower.lane!r}, {jobs_job.HOW[job._failure]}"
             follower.exitcode = job.exitcode
             finished.append((follower, CANCELLED, None, LaneError(why)))
@@ -656,10 +655,10 @@ class Dispatcher:
             if job._ended is None:
                 job._ended = now
             if job._failure and job._kept and not job._options.suppress_errors:
-                job.fail_loudly(error)
-            job.settle(state, result, error)
-            if job.sink is not None:
-                job.sink.append(job)
+                job._fail_loudly(error)
+            job._settle(state, result, error)
+            if job._sink is not None:
+                job._sink.append(job)
             job._packet = job._environment = None
             if (
                 job._kept and (telling or job._callback is not None)
@@ -673,9 +672,9 @@ class Dispatcher:
     def _complete(self, job: Job, now: float) -> None:
         job._processed = now
         if not job._kept:
-            job.let_go()
+            job._let_go()
             return
-        job.let_go_of_much()
+        job._let_go_of_much()
         if not self._auto_remove:
             self._scheduler.complete(job)
 
@@ -685,7 +684,7 @@ class Dispatcher:
         """Tell those who asked for it that a job has ended, and complete it."""
         now = monotonic()
         try:
-            job.call_back()
+            job._call_back()
             if job._callback is not None:
                 self._call_callback(job)
             job._processed = now = monotonic()
@@ -735,9 +734,9 @@ class Dispatcher:
             if job._watched:
                 job._condition = _native.Condition()
                 job._done_callbacks = []
-            job.settle(FINISHED, None, RuntimeError("this job belongs to the parent process"))
-            if job.sink is not None:
-                job.sink.append(job)
+            job._settle(FINISHED, None, RuntimeError("this job belongs to the parent process"))
+            if job._sink is not None:
+                job._sink.append(job)
         self._scheduler = Scheduler()
         self._num_unprocessed = 0
 

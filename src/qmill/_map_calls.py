@@ -65,7 +65,7 @@ class MapCalls:
             The outcome; None if there are new jobs.
         """
         failure = _failure_of(job)
-        if failure is None or job.num_calls == 1:
+        if failure is None or job._num_calls == 1:
             return self._outcome_of(job, failure)
         if job.args is not None and not isinstance(failure, CancelledError):
             items = enumerate(job.args[0], job.index)
@@ -76,13 +76,13 @@ class MapCalls:
             else:
                 jobs.extendleft(reversed(parts))
                 return None
-        self.add_note(failure, job.title)
-        return [None] * job.num_calls, dict.fromkeys(range(job.num_calls), failure)
+        self.add_note(failure, job._title)
+        return [None] * job._num_calls, dict.fromkeys(range(job._num_calls), failure)
 
     def _outcome_of(self, job: MapJob, failure: BaseException | None) -> Outcome:
         results: list[Any] = [job._result]
         errors = {} if failure is None else {0: failure}
-        if job.is_chunk:
+        if job._is_chunk:
             results, errors = job._result
         return results, {place: self._named(job, place, error) for place, error in errors.items()}
 
@@ -112,7 +112,7 @@ class MapCalls:
         if args is None or self._showing_s > _SHOWING_S:
             return ""
         before = monotonic()
-        if job.is_chunk:
+        if job._is_chunk:
             shown = describe(args[0][place])
         else:
             shown = describe(args if self._unpack else args[0])

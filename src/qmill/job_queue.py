@@ -23,11 +23,12 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from . import _dispatch, _inherited, _native, processes, workers
 from ._chunks import ChunkedMap
 from ._explain import describe
+from ._generic import T
 from ._guesses import check_function, explain_arguments, explain_engine
 from ._map_calls import MapCalls
 from .engines.base import ALL, Engine, EngineFactory, Settings
@@ -39,8 +40,27 @@ from .queues.base import check_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Literal, TypedDict, Unpack
 
+    import pandas
+
+    from ._generic import A, B, C, D, E, P
     from .observe.summary import Summary
+
+    class OptionsOfMap(TypedDict, total=False):
+        """Arguments of each `map`."""
+
+        timeout: float | None
+        chunksize: int | None
+        buffersize: int | None
+        progress: Any
+
+    class OptionsOfJobsMap(OptionsOfMap, total=False):
+        """Arguments of `JobQueue.map`."""
+
+        job_timeout: float | None
+        retries: int
+
 
 logger = logging.getLogger("qmill")
 
@@ -203,7 +223,7 @@ class JobQueue(Executor):
 
     def put(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., T],
         args: Any = None,
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -217,7 +237,7 @@ class JobQueue(Executor):
         suppress_errors: bool = False,
         stop_on_lane_error: bool = False,
         block: bool = True,
-    ) -> Job:
+    ) -> Job[T]:
         """Put a job in the queue. It stays in the completed queue until it is fetched.
 
         Args:
@@ -275,10 +295,12 @@ class JobQueue(Executor):
             )
         if kwargs is not None:
             kwargs = _as_kwargs(kwargs)
-        job: Job = self._put(Job, function, _as_args(args), kwargs, priority, options, True, block)
+        job: Job[T] = self._put(
+            Job, function, _as_args(args), kwargs, priority, options, True, block
+        )
         return job
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
         """Put a job of which only the caller knows: it does not enter the completed queue.
 
         Args:
@@ -292,7 +314,7 @@ class JobQueue(Executor):
         Raises:
             RuntimeError: The queue has been shut down.
         """
-        job: Job = self._put(
+        job: Job[T] = self._put(
             Job, fn, args, kwargs or None, DEFAULT_PRIORITY, DEFAULT_OPTIONS, False, True
         )
         return job
@@ -373,14 +395,104 @@ class JobQueue(Executor):
             self._engine.prepare(job, moment)
         except SerializationError as error:
             job._packet = _without_frames(error)  # it fails when its turn comes
-            if job.is_chunk:
-                job.sink = None  # `MapCalls.make` has its calls made one by one instead
+            if job._is_chunk:
+                job._sink = None  # `MapCalls.make` has its calls made one by one instead
         # Most arguments are small, and a plain function has none of its own.
         may_be_large = type(job._packet) is not bytes or type(function) in BOUND
         if may_be_large and kept and not self._keep_args:
             job._remains = remains_of(job, self._engine.has_large_arguments(job))
         dispatcher.put(job, block)
         return job
+
+    @overload  # type: ignore[override]  # it needs one iterable or more
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        return_exceptions: Literal[True],
+        **options: Unpack[OptionsOfJobsMap],
+    ) -> Iterator[T | BaseException]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A], T],
+        a: Iterable[A],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfJobsMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B], T],
+        a: Iterable[A],
+        b: Iterable[B],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfJobsMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C], T],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfJobsMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C, D], T],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        d: Iterable[D],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfJobsMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C, D, E], T],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        d: Iterable[D],
+        e: Iterable[E],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfJobsMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        d: Iterable[Any],
+        e: Iterable[Any],
+        f: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfJobsMap],
+    ) -> Iterator[T]: ...
 
     @explain_arguments(**_OF_OPTIONS)
     def map(
@@ -546,8 +658,8 @@ class JobQueue(Executor):
                 raise ValueError(f"job_timeout needs a chunksize of 1; got {limits.chunksize}")
 
     def starmap(
-        self, function: Callable[..., Any], iterable: Iterable[Iterable[Any]], **options: Any
-    ) -> list[Job]:
+        self, function: Callable[..., T], iterable: Iterable[Iterable[Any]], **options: Any
+    ) -> list[Job[T]]:
         """Put a job for each tuple of positional arguments.
 
         Args:
@@ -566,8 +678,8 @@ class JobQueue(Executor):
         return [self.put(function, as_tuple(args), **options) for args in iterable]
 
     def starmapkw(
-        self, function: Callable[..., Any], iterable: Iterable[Mapping[str, Any]], **options: Any
-    ) -> list[Job]:
+        self, function: Callable[..., T], iterable: Iterable[Mapping[str, Any]], **options: Any
+    ) -> list[Job[T]]:
         """Put a job for each dict of keyword arguments.
 
         Args:
@@ -722,7 +834,7 @@ class JobQueue(Executor):
 
         return Summary.of(self.name, self.max_workers, *self._dispatcher.snapshot())
 
-    def frame(self) -> Any:
+    def frame(self) -> pandas.DataFrame:
         """Return a pandas DataFrame of the jobs that wait, work, or are completed and not fetched.
 
         See `qmill.frame`.
@@ -815,12 +927,102 @@ class WithOptions:
         self._priority = priority
         self._options = options
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
         """Put a job as `JobQueue.submit` does, with these options."""
-        job: Job = self._queue._put(
+        job: Job[T] = self._queue._put(
             Job, fn, args, kwargs or None, self._priority, self._options, False, True
         )
         return job
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        return_exceptions: Literal[True],
+        **options: Unpack[OptionsOfMap],
+    ) -> Iterator[T | BaseException]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A], T],
+        a: Iterable[A],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B], T],
+        a: Iterable[A],
+        b: Iterable[B],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C], T],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C, D], T],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        d: Iterable[D],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C, D, E], T],
+        a: Iterable[A],
+        b: Iterable[B],
+        c: Iterable[C],
+        d: Iterable[D],
+        e: Iterable[E],
+        /,
+        *,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfMap],
+    ) -> Iterator[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        d: Iterable[Any],
+        e: Iterable[Any],
+        f: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[OptionsOfMap],
+    ) -> Iterator[T]: ...
 
     def map(
         self,

@@ -3,19 +3,122 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+from ._generic import T
 from ._guesses import arguments_of, check_arguments, check_function, explain_arguments
 from .job_queue import JobQueue, MapLimits, map_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Concatenate, Literal, Unpack
 
+    from ._generic import A, B, C, D, E, P
     from .engines.base import EngineFactory
+    from .job_queue import OptionsOfJobsMap
+
+    class OptionsOfOwnMap(OptionsOfJobsMap, total=False):
+        """Arguments of `qmill.map`."""
+
+        max_workers: int | None
+        engine: str | EngineFactory
+        ordered: bool
+        start_method: str | None
+
     from .jobs.job import Job
 
 
 _OPTIONS = arguments_of(JobQueue.__init__)
+
+
+@overload
+def map(
+    fn: Callable[..., T],
+    *iterables: Iterable[Any],
+    return_exceptions: Literal[True],
+    **options: Unpack[OptionsOfOwnMap],
+) -> Iterator[T | BaseException]: ...
+
+
+@overload
+def map(
+    fn: Callable[[A], T],
+    a: Iterable[A],
+    /,
+    *,
+    return_exceptions: Literal[False] = ...,
+    **options: Unpack[OptionsOfOwnMap],
+) -> Iterator[T]: ...
+
+
+@overload
+def map(
+    fn: Callable[[A, B], T],
+    a: Iterable[A],
+    b: Iterable[B],
+    /,
+    *,
+    return_exceptions: Literal[False] = ...,
+    **options: Unpack[OptionsOfOwnMap],
+) -> Iterator[T]: ...
+
+
+@overload
+def map(
+    fn: Callable[[A, B, C], T],
+    a: Iterable[A],
+    b: Iterable[B],
+    c: Iterable[C],
+    /,
+    *,
+    return_exceptions: Literal[False] = ...,
+    **options: Unpack[OptionsOfOwnMap],
+) -> Iterator[T]: ...
+
+
+@overload
+def map(
+    fn: Callable[[A, B, C, D], T],
+    a: Iterable[A],
+    b: Iterable[B],
+    c: Iterable[C],
+    d: Iterable[D],
+    /,
+    *,
+    return_exceptions: Literal[False] = ...,
+    **options: Unpack[OptionsOfOwnMap],
+) -> Iterator[T]: ...
+
+
+@overload
+def map(
+    fn: Callable[[A, B, C, D, E], T],
+    a: Iterable[A],
+    b: Iterable[B],
+    c: Iterable[C],
+    d: Iterable[D],
+    e: Iterable[E],
+    /,
+    *,
+    return_exceptions: Literal[False] = ...,
+    **options: Unpack[OptionsOfOwnMap],
+) -> Iterator[T]: ...
+
+
+@overload
+def map(
+    fn: Callable[..., T],
+    a: Iterable[Any],
+    b: Iterable[Any],
+    c: Iterable[Any],
+    d: Iterable[Any],
+    e: Iterable[Any],
+    f: Iterable[Any],
+    /,
+    *iterables: Iterable[Any],
+    return_exceptions: Literal[False] = ...,
+    **options: Unpack[OptionsOfOwnMap],
+) -> Iterator[T]: ...
 
 
 @explain_arguments()
@@ -89,6 +192,16 @@ def map(
     return run()
 
 
+@overload
+def parallel(
+    function: Callable[Concatenate[A, P], T], /
+) -> Callable[Concatenate[Iterable[A], P], list[Job[T]]]: ...
+@overload
+def parallel(
+    *, max_workers: int | None = None, **options: Any
+) -> Callable[
+    [Callable[Concatenate[A, P], T]], Callable[Concatenate[Iterable[A], P], list[Job[T]]]
+]: ...
 def parallel(
     function: Callable[..., Any] | None = None,
     /,

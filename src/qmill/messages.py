@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from ._generic import Generic, T
 from .errors import Poisoned, ShutDown
 from .queues.base import END, Queue, Reader, check_items
 from .queues.leases import Hold, leave, loop
@@ -33,7 +34,7 @@ END_KIND = "END"
 
 
 @dataclass(slots=True)
-class Msg:
+class Msg(Generic[T]):
     """A message.
 
     Attributes:
@@ -42,18 +43,18 @@ class Msg:
         order: Its place among the others, for `Q.sorted` and `Q.items(sort=True)`.
     """
 
-    data: Any = None
+    data: T = None  # type: ignore[assignment]
     kind: str = ""
     order: int = 0
 
 
 _SLOTS = tuple(vars(Msg)[name] for name in ("data", "kind", "order"))
 
-END_MSG = Msg(kind=END_KIND)
+END_MSG: Msg[Any] = Msg(kind=END_KIND)
 """The message that ends a reader."""
 
 
-class Q:
+class Q(Generic[T]):
     """A queue of messages with an end.
 
     Args:
@@ -77,15 +78,15 @@ class Q:
     ) -> None:
         self._use(Queue(maxsize, kind=kind, name=name), kind)
 
-    def _use(self, queue: Queue, kind: str) -> None:
+    def _use(self, queue: Queue[Any], kind: str) -> None:
         self._queue = queue
         self._ring = queue._ring  # for `quick_put`
         self._kind = kind
-        self._cached: list[Msg] | None = None
-        self._listed: dict[int, tuple[Msg, int]] = {}  # of those set aside, for `requeue`
+        self._cached: list[Msg[T]] | None = None
+        self._listed: dict[int, tuple[Msg[T], int]] = {}  # of those set aside, for `requeue`
 
     @classmethod
-    def _from_queue(cls, queue: Queue) -> Q:
+    def _from_queue(cls, queue: Queue[Any]) -> Self:
         q = object.__new__(cls)
         q._use(queue, "process")
         return q
@@ -104,7 +105,7 @@ class Q:
 
     def put(
         self,
-        data: Any = None,
+        data: T | Msg[T] | None = None,
         *,
         kind: str = "",
         order: int = 0,
@@ -130,18 +131,18 @@ class Q:
                 raise TypeError(f"kind must be a str, not {type(kind).__name__} {kind!r}")
             if type(order) is not int:
                 _check_order("order", order)
-            message = Msg(data, kind, order)
+            message = Msg(data, kind, order)  # type: ignore[arg-type]
         if message.kind == END_KIND:
             return self.end()
         self._queue.put(self._packed(message), block, timeout)
         return self
 
-    def put_nowait(self, data: Any = None, *, kind: str = "", order: int = 0) -> Self:
+    def put_nowait(self, data: T | Msg[T] | None = None, *, kind: str = "", order: int = 0) -> Self:
         """Put a message without waiting; `Full` if there is no room."""
         return self.put(data, kind=kind, order=order, block=False)
 
     def put_many(
-        self, items: Iterable[Any], block: bool = True, timeout: float | None = None
+        self, items: Iterable[T | Msg[T]], block: bool = True, timeout: float | None = None
     ) -> int:
         """Put messages: data, or a `Msg` as it is; not ENDs. As `qmill.Queue.put_many`."""
         messages = [item if isinstance(item, Msg) else Msg(item) for item in check_items(items)]
@@ -150,13 +151,13 @@ class Q:
                 raise ValueError("items must not hold an END; use end() after put_many")
         return self._queue.put_many([self._packed(message) for message in messages], block, timeout)
 
-    def _packed(self, message: Msg) -> Any:
+    def _packed(self, message: Msg[Any]) -> Any:
         """Return what travels: between processes a tuple, which pickles faster than a `Msg`."""
         if self._kind == "thread" or type(message) is not Msg:
             return message
         return message.data, message.kind, message.order
 
-    def _unpacked(self, item: Any) -> Msg:
+    def _unpacked(self, item: Any) -> Msg[T]:
         """Return the message of what has travelled."""
         if item is END:
             return END_MSG
@@ -171,7 +172,7 @@ class Q:
         self._queue._end(1, b"")
         return self
 
-    def stop(self, workers: Worker | Iterable[Worker]) -> Self:
+    def stop(self, workers: Worker[Any] | Iterable[Worker[Any]]) -> Self:
         """End the workers that read this queue: an END each, then wait for them.
 
         Args:
@@ -213,17 +214,17 @@ class Q:
             raise BaseExceptionGroup(f"{len(failures)} failures among the workers", failures)
         return self
 
-    def poisoned(self) -> list[Msg]:
+    def poisoned(self) -> list[Msg[T]]:
         """List the messages that were set aside, as three readers died with each; leaves them."""
         return self._list_aside(False)
 
-    def _list_aside(self, only_new: bool) -> list[Msg]:
+    def _list_aside(self, only_new: bool) -> list[Msg[T]]:
         found = [(self._unpacked(i), number) for i, number in self._queue._set_aside(only_new)]
         listed = {id(msg): (msg, number) for msg, number in found}
         self._listed = {**self._listed, **listed} if only_new else listed
         return [msg for msg, _ in found]
 
-    def requeue(self, msg: Msg) -> None:
+    def requeue(self, msg: Msg[T]) -> None:
         """Put back a message that was set aside, to its place and with its deaths counted anew.
 
         Args:
@@ -238,7 +239,7 @@ class Q:
                 f"msg is not set aside, or not from this handle's poisoned(): {msg!r:.100}"
             )
 
-    def release(self, msg: Msg, delay: float = 0.0) -> None:
+    def release(self, msg: Msg[T], delay: float = 0.0) -> None:
         """Give back a message in the middle of a loop: it waits again, for any reader.
 
         The loop goes on, and asking for the next message does not count this one as done.
@@ -256,7 +257,7 @@ class Q:
 
     # -- reading --------------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[Msg]:
+    def __iter__(self) -> Iterator[Msg[T]]:
         """Read messages until an END, or until the queue is shut down and empty.
 
         Asking for the next message says that the last one is done, and so does `break`. After an
@@ -265,10 +266,10 @@ class Q:
         """
         return self._queue._messages(Msg, _SLOTS) or self._read()
 
-    def _read(self) -> Iterator[Msg]:
+    def _read(self) -> Iterator[Msg[T]]:
         return self._queue._loop(self._unpacked)
 
-    def sorted(self, start: int = 0) -> Iterator[Msg]:
+    def sorted(self, start: int = 0) -> Iterator[Msg[T]]:
         """Read messages in the order of `Msg.order`, until an END.
 
         A message waits here, under its lease, until all those before it have come. At the END
@@ -283,7 +284,7 @@ class Q:
         hold = Hold(self._queue._left)
         return loop(self._sort_with(hold, start), hold)
 
-    def _take(self, reader: Reader, done: int) -> tuple[int, Msg] | None:
+    def _take(self, reader: Reader, done: int) -> tuple[int, Msg[T]] | None:
         """Take the next message under a lease; None at the end."""
         try:
             lease, item = reader.take(done)
@@ -291,7 +292,7 @@ class Q:
             return None
         return None if item is END else (lease, self._unpacked(item))
 
-    def _sort_with(self, hold: Hold, start: int) -> Generator[Msg, None, None]:
+    def _sort_with(self, hold: Hold, start: int) -> Generator[Msg[T], None, None]:
         reader = self._queue._reader()
         hold.begin(reader)
         early = hold.early  # a heap
@@ -313,7 +314,7 @@ class Q:
                 reader.done(done)
         leave(hold, False)
 
-    def items(self, cache: bool = False, sort: bool = False) -> Iterator[Msg]:
+    def items(self, cache: bool = False, sort: bool = False) -> Iterator[Msg[T]]:
         """End the queue and read what is in it.
 
         Args:
@@ -328,21 +329,21 @@ class Q:
             self._cached = list(self)
         return iter(sorted(self._cached, key=attrgetter("order")) if sort else self._cached)
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Msg:
+    def get(self, block: bool = True, timeout: float | None = None) -> Msg[T]:
         """Take the next message, at most once; `END_MSG` at an END. As `qmill.Queue.get`."""
         return self._unpacked(self._queue.get(block, timeout))
 
-    def get_nowait(self) -> Msg:
+    def get_nowait(self) -> Msg[T]:
         """Take the next message without waiting; `Empty` if there is none."""
         return self.get(False)
 
     def get_many(
         self, max_items: int, block: bool = True, timeout: float | None = None
-    ) -> list[Msg]:
+    ) -> list[Msg[T]]:
         """Take up to `max_items` messages. As `qmill.Queue.get_many`; an END comes alone."""
         return [self._unpacked(i) for i in self._queue.get_many(max_items, block, timeout)]
 
-    def peek(self, block: bool = True, timeout: float | None = None) -> Msg:
+    def peek(self, block: bool = True, timeout: float | None = None) -> Msg[T]:
         """Return the message that `get` would return, and leave it there."""
         return self._unpacked(self._queue.peek(block, timeout))
 

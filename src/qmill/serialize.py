@@ -37,8 +37,7 @@ from functools import partial
 from types import CodeType, FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
-from . import _multiprocessing, _script
-from . import _pickling as pickle
+from . import _multiprocessing, _pickling as pickle, _script
 from ._explain import describe, explain, let_interrupt_through, traceback_text
 from .errors import LocalQueueSent, SerializationError
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from . import _native, serialize
+from ._generic import Generic, T
 from .errors import SerializationError
 from .queues import wire
 
@@ -30,7 +31,7 @@ _lock = _native.RLock()
 _NOTHING = object()
 
 
-def shared(value: Any) -> Shared:
+def shared(value: T) -> Shared[T]:
     """Make a handle of a value that many jobs are to use, and that is to travel only once.
 
     Give the handle to jobs: as an argument, inside another one, in a `functools.partial` or in a
@@ -52,7 +53,7 @@ def shared(value: Any) -> Shared:
     return Shared(secrets.randbits(63), value)
 
 
-class Shared:
+class Shared(Generic[T]):
     """A handle of a value that jobs share; `shared` makes it."""
 
     __slots__ = ("__weakref__", "_files", "_value", "key")
@@ -64,7 +65,7 @@ class Shared:
         self._files = {} if file is None else dict.fromkeys((False, True), file)
 
     @property
-    def value(self) -> Any:
+    def value(self) -> T:
         """The value.
 
         Raises:
@@ -74,7 +75,8 @@ class Shared:
             with _lock:
                 if self._value is _NOTHING:
                     self._value = serialize.loads(self.packed())
-        return self._value
+        value: T = self._value
+        return value
 
     def __repr__(self) -> str:
         what = "not loaded" if self._value is _NOTHING else type(self._value).__name__

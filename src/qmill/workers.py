@@ -26,12 +26,15 @@ from typing import TYPE_CHECKING, Any
 from . import _child, _native, _processors, _streams, processes, serialize
 from ._environment import dumps_for_process
 from ._explain import describe
+from ._generic import Generic, T
 from ._guesses import check_function
 from .errors import SerializationError, WorkerDied
 from .queues import leases, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from ._generic import P
 
 logger = logging.getLogger("qmill")
 
@@ -50,7 +53,7 @@ TERMINATE_GRACE_S = 2.0
 _SMALL_BYTES = 1 << 15  # an outcome up to this size fits into the channel's buffer
 
 
-class Worker:
+class Worker(Generic[T]):
     """A function running in a process or thread of its own; it starts at once.
 
     Args:
@@ -77,7 +80,7 @@ class Worker:
 
     def __init__(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -108,7 +111,7 @@ class Worker:
         self._told = False
 
     @classmethod
-    def around(cls, runner: Any, name: str, kind: str) -> Worker:
+    def around(cls, runner: Any, name: str, kind: str) -> Worker[Any]:
         """Make a worker of what somebody else has started, and tells of its failures.
 
         Args:
@@ -181,7 +184,7 @@ class Worker:
         """
         self._runner.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """Wait for what the function returned.
 
         Args:
@@ -195,9 +198,10 @@ class Worker:
         """
         kind, value = self._outcome(timeout)
         self._told = True
-        if kind == "result":
-            return value
-        raise value
+        if kind != "result":
+            raise value
+        returned: T = value
+        return returned
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end, and return what `result` raises, or None.
@@ -246,7 +250,7 @@ def _log_failure(name: str, error: BaseException) -> None:
     logger.error("worker %s failed", name, exc_info=error)
 
 
-def run(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Worker:
+def run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Worker[T]:
     """Run a function in a process of its own; every argument goes to the function.
 
     Returns:
@@ -255,7 +259,7 @@ def run(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Worker:
     return Worker(fn, args, kwargs)
 
 
-def run_thread(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Worker:
+def run_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Worker[T]:
     """Run a function in a thread of its own; every argument goes to the function.
 
     Returns:
@@ -318,7 +322,7 @@ def _check_timeout(timeout: float | None) -> float | None:
 class _ThreadRunner:
     """Runs a job in a thread."""
 
-    def __init__(self, job: tuple[Any, ...], worker: Worker) -> None:
+    def __init__(self, job: tuple[Any, ...], worker: Worker[Any]) -> None:
         self.pid = os.getpid()
         self._name = worker.name
         self._worker = weakref.ref(worker)
@@ -565,11 +569,11 @@ def _send_all(channel: socket.socket, parts: list[wire.Blob]) -> None:
 
 # -- the end of this process -------------------------------------------------------------------
 
-_running: set[Worker] = set()  # process workers only
-_in_threads: weakref.WeakSet[Worker] = weakref.WeakSet()
+_running: set[Worker[Any]] = set()  # process workers only
+_in_threads: weakref.WeakSet[Worker[Any]] = weakref.WeakSet()
 
 
-def _remember(worker: Worker) -> None:
+def _remember(worker: Worker[Any]) -> None:
     """Keep a process worker until it has ended, and let go of those that have."""
     forget_ended()
     _running.add(worker)

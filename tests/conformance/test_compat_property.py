@@ -14,8 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from qmill.compat import ezpq, ezpq01
 from tests.limits import _no_test_hangs  # noqa: F401

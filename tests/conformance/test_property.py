@@ -6,8 +6,7 @@ from collections import deque
 
 import pytest
 from conformance_support import HERE
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,

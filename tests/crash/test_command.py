@@ -878,7 +878,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "names"
 
 
-TRANSPORTS = ["portable", "shared"] if core_info()["core"] else ["portable"]
+TRANSPORTS = ["portable", "shared"] if core_info().core else ["portable"]
 
 
 @pytest.fixture(params=TRANSPORTS)

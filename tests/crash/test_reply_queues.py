@@ -16,7 +16,7 @@ from .programs import LIMIT_S
 
 rings = pytest.importorskip("qmill.queues.rings", reason="needs queues in shared memory")
 pytestmark = pytest.mark.skipif(
-    qmill.core_info()["transport"] != "shared", reason="needs queues in shared memory"
+    qmill.core_info().transport != "shared", reason="needs queues in shared memory"
 )
 
 SENT, PICKLED = rings._sent._limit, rings._pickled._limit

@@ -23,9 +23,7 @@ from qmill import testing
 from .storm_crews import Crew
 from .storm_loads import EVERY, Reopened, large, mixed, small
 
-pytestmark = pytest.mark.skipif(
-    not qmill.core_info()["core"], reason="needs queues in shared memory"
-)
+pytestmark = pytest.mark.skipif(not qmill.core_info().core, reason="needs queues in shared memory")
 
 SHAPES = [(2, 2), (4, 4)]
 BOUNDS = [0, 50]

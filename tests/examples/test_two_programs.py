@@ -13,7 +13,7 @@ from . import programs
 EXAMPLE = programs.ROOT / "examples" / "two_programs.py"
 
 
-@pytest.mark.parametrize("transport", ["portable", *["shared"] * bool(core_info()["core"])])
+@pytest.mark.parametrize("transport", ["portable", *["shared"] * bool(core_info().core)])
 def test_nothing_is_lost(tmp_path: Path, transport: str) -> None:
     output = programs.run(
         str(EXAMPLE), env={"QMILL_DIR": str(tmp_path), "QMILL_TRANSPORT": transport}

@@ -32,7 +32,7 @@ def take(transport):
 
 
 def work():
-    told = {"method": qmill.get_start_method(), "core": qmill.core_info()["core"]}
+    told = {"method": qmill.get_start_method(), "core": qmill.core_info().core}
     told["memfd"] = hasattr(os, "memfd_create")
     with qmill.JobQueue(2) as jobs:
         told["jobs"] = [job.result(20) for job in [jobs.submit(double, i) for i in range(3)]]

@@ -13,7 +13,7 @@ from qmill import core_info
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.skipif(not core_info()["core"], reason="the native core is not built here")
+@pytest.mark.skipif(not core_info().core, reason="the native core is not built here")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_native_core() -> None:
     script = subprocess.run(

@@ -9,7 +9,7 @@ from qmill import _core
 
 from . import places
 
-HAS_CORE = qmill.core_info()["core"]
+HAS_CORE = qmill.core_info().core
 no_proc = places.in_own_mounts("mount -t tmpfs none /proc")
 needs_mounts = pytest.mark.skipif(not places.may_unshare(), reason="may have no own mounts")
 
@@ -39,6 +39,6 @@ def test_the_core_is_not_used_where_the_system_refuses_what_it_needs(monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(_core.os, refused, refuse)
         told = qmill.core_info()
-    assert told["transport"] == "portable"
-    assert "not here" in told["why"]
-    assert qmill.core_info()["transport"] == "shared"
+    assert told.transport == "portable"
+    assert "not here" in told.why
+    assert qmill.core_info().transport == "shared"

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not places.may_unshare(), reason="may have no own mounts"),
 ]
 WAYS = [("portable", "forkserver")]
-if qmill.core_info()["core"]:
+if qmill.core_info().core:
     WAYS += [("shared", method) for method in processes.METHODS]
 
 

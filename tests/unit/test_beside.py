@@ -12,7 +12,7 @@ from qmill.engines import _beside
 from qmill.engines._beside import Copies, Inbox, Outbox
 
 pytestmark = pytest.mark.skipif(
-    not qmill.core_info()["core"], reason="there is no native core: all goes in files"
+    not qmill.core_info().core, reason="there is no native core: all goes in files"
 )
 
 LARGE = bytes(range(256)) * 400

@@ -11,7 +11,7 @@ import qmill
 from qmill import _core
 from qmill.queues.portable import PortableQueue
 
-HAS_CORE = qmill.core_info()["core"]
+HAS_CORE = qmill.core_info().core
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def without_core(monkeypatch):
 def test_the_core_is_used_where_it_is(monkeypatch):
     monkeypatch.delenv("QMILL_TRANSPORT", raising=False)
     info = qmill.core_info()
-    assert info["transport"] == ("shared" if HAS_CORE else "portable")
+    assert info.transport == ("shared" if HAS_CORE else "portable")
     assert isinstance(qmill.Queue(), PortableQueue) is not HAS_CORE
-    assert "native core" in info["why"]
+    assert "native core" in info.why
 
 
 def test_the_core_was_built_if_it_had_to_be():
@@ -41,26 +41,22 @@ def test_the_core_was_built_if_it_had_to_be():
 
 def test_without_the_core_queues_are_portable(monkeypatch, without_core):
     monkeypatch.delenv("QMILL_TRANSPORT", raising=False)
-    assert qmill.core_info()["transport"] == "portable"
-    assert "it is not there" in qmill.core_info()["why"]
+    assert qmill.core_info().transport == "portable"
+    assert "it is not there" in qmill.core_info().why
     assert isinstance(qmill.Queue(), PortableQueue)
 
 
 def test_without_the_core_shared_memory_is_refused_with_the_reason(monkeypatch, without_core):
     monkeypatch.setenv("QMILL_TRANSPORT", "shared")
-    assert qmill.core_info()["transport"] is None
-    assert "it is not there" in qmill.core_info()["why"]
+    assert qmill.core_info().transport is None
+    assert "it is not there" in qmill.core_info().why
     with pytest.raises(qmill.NotSupported, match="it is not there"):
         qmill.Queue()
 
 
 def test_portable_is_what_it_is_where_it_is_asked_for(monkeypatch):
     monkeypatch.setenv("QMILL_TRANSPORT", "portable")
-    assert qmill.core_info() == {
-        "transport": "portable",
-        "core": HAS_CORE,
-        "why": "QMILL_TRANSPORT=portable",
-    }
+    assert qmill.core_info() == ("portable", HAS_CORE, "QMILL_TRANSPORT=portable")
     assert isinstance(qmill.Queue(), PortableQueue)
 
 

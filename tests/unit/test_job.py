@@ -60,9 +60,9 @@ class Owner:
 
     def cancel(self, job):
         self.asked.append(job)
-        if self.refuses or not job.settle(CANCELLED, None, None):
+        if self.refuses or not job._settle(CANCELLED, None, None):
             return False
-        job.call_back()
+        job._call_back()
         return True
 
     def host_of(self, worker):
@@ -87,21 +87,21 @@ def make(owner=OWNER, **options):
 
 
 def succeed(job, result=None):
-    assert job.settle(FINISHED, result, None)
-    job.call_back()
+    assert job._settle(FINISHED, result, None)
+    job._call_back()
     return job
 
 
 def fail(job, error=None, how="failed"):
     job._failure = how
-    assert job.settle(FINISHED, None, error or ValueError("no good"))
-    job.call_back()
+    assert job._settle(FINISHED, None, error or ValueError("no good"))
+    job._call_back()
     return job
 
 
 def cancel(job, error=None):
-    assert job.settle(CANCELLED, None, error)
-    job.call_back()
+    assert job._settle(CANCELLED, None, error)
+    job._call_back()
     return job
 
 
@@ -161,7 +161,7 @@ def test_what_it_was_given():
     assert (job.function, job.args, job.kwargs) == (function_of_a_job, (1, 2), {"key": 3})
     assert (job.lane, job.timeout, job.priority) == (("a", 1), 2.5, 100)
     assert (make().lane, make().timeout) == (None, None)
-    assert not job.is_chunk
+    assert not job._is_chunk
 
 
 def test_a_new_job_has_no_history():
@@ -217,7 +217,7 @@ def test_what_failed_has_no_output(end):
 
 def test_a_job_lets_go_of_function_and_arguments():
     job = succeed(make(), 3)
-    job.let_go()
+    job._let_go()
     assert (job.function, job.args, job.kwargs) == (None, None, None)
     assert job.result() == 3
 
@@ -261,17 +261,17 @@ def test_a_job_in_a_message_is_refused_by_name():
 
 def test_the_outcome_is_set_once():
     job = make()
-    assert job.settle(FINISHED, "first", None) is True
-    assert job.settle(FINISHED, "second", None) is False
-    assert job.settle(FINISHED, None, ValueError()) is False
-    assert job.settle(CANCELLED, None, None) is False
+    assert job._settle(FINISHED, "first", None) is True
+    assert job._settle(FINISHED, "second", None) is False
+    assert job._settle(FINISHED, None, ValueError()) is False
+    assert job._settle(CANCELLED, None, None) is False
     assert job.result() == "first"
     assert job.exception() is None
 
 
 def test_a_cancelled_job_stays_so():
     job = cancel(make())
-    assert job.settle(FINISHED, "late", None) is False
+    assert job._settle(FINISHED, "late", None) is False
     assert job.cancelled()
     assert job.output is None
 
@@ -378,7 +378,7 @@ def test_a_settled_job_is_freed_at_once():
         for watch in (Job.done, lambda job: job.add_done_callback(print), ask_in_vain, wait_a_bit):
             job = make()
             watch(job)
-            job.settle(FINISHED, Result(), None)
+            job._settle(FINISHED, Result(), None)
             refs += [weakref.ref(job), weakref.ref(job.output)]
             del job
         assert [ref() for ref in refs] == [None] * len(refs)
@@ -443,7 +443,7 @@ def test_callbacks_are_called_once_in_their_order(end):
     assert called == []
     end(job)
     assert called == [(name, job, True) for name in "abc"]
-    job.call_back()
+    job._call_back()
     assert len(called) == 3
 
 
@@ -459,11 +459,11 @@ def test_a_callback_of_a_job_that_has_ended_is_called_at_once(end):
 def test_callbacks_wait_until_they_are_called_and_those_that_come_late_do_not():
     job, called = make(), []
     job.add_done_callback(lambda job: called.append("early"))
-    job.settle(FINISHED, None, None)
+    job._settle(FINISHED, None, None)
     assert called == []
     job.add_done_callback(lambda job: called.append("late"))
     assert called == ["late"]
-    job.call_back()
+    job._call_back()
     assert called == ["late", "early"]
 
 
@@ -776,7 +776,7 @@ def test_of_those_that_settle_a_job_at_once_one_does(fast_switching):
 
     def settle_with(name):
         def settle(jobs):
-            if jobs[0].settle(FINISHED, name, None):
+            if jobs[0]._settle(FINISHED, name, None):
                 settled.append((jobs[0], name))
 
         return settle
@@ -834,8 +834,8 @@ def looked_at(count):
 def settled_unwatched(count):
     jobs = bare_jobs(count)
     for job in jobs:
-        job.settle(FINISHED, None, None)
-        job.call_back()
+        job._settle(FINISHED, None, None)
+        job._call_back()
     return jobs
 
 
@@ -897,9 +897,9 @@ def failed_job(error=None, how="failed", name="sum of all"):
 
 def fail_loudly(job, error, how="failed"):
     job._failure = how
-    job.fail_loudly(error)
-    assert job.settle(FINISHED, None, error)
-    job.call_back()
+    job._fail_loudly(error)
+    assert job._settle(FINISHED, None, error)
+    job._call_back()
     return job
 
 
@@ -1121,7 +1121,7 @@ USES = {
     "waiters": lambda job: job._waiters,
     "result": ask_in_vain,
     "wait": wait_a_bit,
-    "settle": lambda job: job.settle(FINISHED, None, None),
+    "settle": lambda job: job._settle(FINISHED, None, None),
     "cancel": Job.cancel,
     "all of it": lambda job: (job.add_done_callback(Job.done), succeed(job), job.result()),
 }
@@ -1162,11 +1162,11 @@ def make_chunk(items, owner=OWNER, *, retries=0, **kwargs):
 
 def test_a_chunk_counts_its_calls():
     chunk = make_chunk([1, 2, 3])
-    assert chunk.is_chunk
-    assert chunk.num_calls == 3
+    assert chunk._is_chunk
+    assert chunk._num_calls == 3
     succeed(chunk, "results")
-    chunk.let_go()
-    assert chunk.num_calls == 3
+    chunk._let_go()
+    assert chunk._num_calls == 3
     assert chunk.result() == "results"
 
 
@@ -1183,17 +1183,17 @@ def test_a_chunk_whose_calls_all_return_is_whole():
 def test_a_chunk_that_stops_ends_with_the_first_call_that_fails():
     chunk = make_chunk("abcdef")
     assert chunk.add(([1, 2, None], {2: A})) == 0
-    assert chunk.to_do == []
+    assert chunk._to_do == []
     assert chunk.outcome() == ([1, 2, None], {2: A})
 
 
 def test_a_chunk_that_goes_on_makes_the_calls_that_are_left():
     chunk = make_chunk("abcdef", stops=False)
     assert chunk.add(([1, None, 3, None], {1: A, 3: B})) == 0
-    assert (chunk.to_do, chunk.num_to_do, chunk.version) == ([4, 5], 2, 1)
+    assert (chunk._to_do, chunk._num_to_do, chunk._version) == ([4, 5], 2, 1)
     assert not chunk.is_whole(([5, 6], {}))
     assert chunk.add(([5, 6], {})) == 0
-    assert chunk.to_do == []
+    assert chunk._to_do == []
     assert chunk.outcome() == ([1, None, 3, None, 5, 6], {1: A, 3: B})
 
 
@@ -1201,13 +1201,13 @@ def test_a_chunk_that_goes_on_makes_the_calls_that_are_left():
 def test_retries_of_a_chunk_count_for_each_call(stops):
     chunk = make_chunk("abcd", retries=2, stops=stops)
     assert chunk.add(([1, None], {1: A})) == 1  # a death: the others were not begun
-    assert chunk.to_do == [1, 2, 3]
+    assert chunk._to_do == [1, 2, 3]
     assert chunk.add(([None, 3, None], {0: A, 2: A})) == 2
-    assert chunk.to_do == [1, 3]
+    assert chunk._to_do == [1, 3]
     assert chunk.add(([2, None], {1: B})) == 1
-    assert chunk.to_do == [3]
+    assert chunk._to_do == [3]
     assert chunk.add(([None], {0: A})) == 0
-    assert chunk.to_do == []
+    assert chunk._to_do == []
     assert chunk.outcome() == ([1, 2, 3, None], {3: A})
 
 
@@ -1229,9 +1229,9 @@ def test_a_chunk_keeps_its_items_if_one_is_to_be_named():
     good, bad, broken = (make_chunk("abc") for _ in range(3))
     succeed(good, ([1, 2, 3], {}))
     succeed(bad, ([1, None], {1: A}))
-    broken.settle(FINISHED, None, B)
+    broken._settle(FINISHED, None, B)
     for chunk in (good, bad, broken):
-        chunk.let_go()
+        chunk._let_go()
         assert chunk.function is None
     assert (good.args, bad.args[0], broken.args[0]) == (None, "abc", "abc")
 
@@ -1242,13 +1242,13 @@ def test_a_call_of_a_map_keeps_its_item_if_it_is_to_be_named():
         for _ in range(2)
     )
     succeed(good, 1)
-    bad.settle(FINISHED, None, A)
+    bad._settle(FINISHED, None, A)
     for call in (good, bad):
-        call.let_go()
-        assert (call.function, call.num_calls, call.title) == (None, 1, "item 8 of map")
+        call._let_go()
+        assert (call.function, call._num_calls, call._title) == (None, 1, "item 8 of map")
     assert (good.args, bad.args) == (None, (-1,))
 
 
 def test_titles():
-    assert make_chunk("abc", index=10).title == "items 10 to 12 of map"
-    assert make(name="x").title == "job x"
+    assert make_chunk("abc", index=10)._title == "items 10 to 12 of map"
+    assert make(name="x")._title == "job x"

@@ -8,12 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from qmill import SerializationError, WorkerDied, serialize
-from qmill.engines import _kept
-from qmill.engines import _packets as packets
+from qmill.engines import _kept, _packets as packets
 from qmill.engines._functions import Definitions
 from tests.limits import _no_test_hangs  # noqa: F401
 

@@ -8,8 +8,7 @@ import pickle
 import threading
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import qmill
 from qmill import END_MSG, Msg, Q

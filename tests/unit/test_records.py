@@ -70,7 +70,7 @@ def ended_job(result=None, error=None, state=FINISHED, failure=None, **options):
     job = make_job(**options)
     job.attempts, job.worker, job.exitcode = 2, "worker-3", int(error is not None)
     job._started, job._ended, job._failure = 11.0, 13.5, failure
-    job.settle(state, result, error)
+    job._settle(state, result, error)
     return job
 
 
@@ -163,7 +163,7 @@ def test_the_record_of_a_cancelled_job(error):
 
 def test_the_record_of_a_job_that_let_go_of_its_function():
     job = ended_job(result=3)
-    job.let_go()
+    job._let_go()
     record = to_dict(job)
     assert (record["function"], record["args"], record["kwargs"]) == (None, None, None)
     assert record["output"] == 3

@@ -38,6 +38,7 @@ LEVELS = [
         "_watch",
         "_bindings",
         "_native",
+        "_generic",
         "_processors",
         "_opened",
         "_streams",
@@ -73,7 +74,7 @@ FORBIDDEN = {"sleep", "time"}
 
 # What a program that only needs a queue should not pay for.
 HEAVY = ["cloudpickle", "dataclasses", "concurrent.futures", "qmill.observe"]
-if qmill.core_info()["core"]:
+if qmill.core_info().core:
     HEAVY += ["enum", "re", "typing"]
 
 

@@ -12,8 +12,7 @@ from collections import deque
 from functools import total_ordering
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from qmill.jobs import scheduler as scheduler_module

@@ -15,8 +15,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import cloudpickle.cloudpickle as cp
 import numpy
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import qmill
 from qmill import _explain, serialize

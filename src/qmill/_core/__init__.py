@@ -5,8 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections import namedtuple
 
 from ..errors import NotSupported
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    class CoreInfo(NamedTuple):
+        """Which transport `qmill.Queue` uses in this process, and why."""
+
+        transport: str | None
+        core: bool
+        why: str
+else:
+    CoreInfo = namedtuple("CoreInfo", "transport core why")
+    CoreInfo.__doc__ = """Which transport `qmill.Queue` uses in this process, and why.
+
+    Attributes:
+        transport: "shared" or "portable"; None if `QMILL_TRANSPORT` names one that cannot be had.
+        core: Whether the native core can be used in this process, as tried.
+        why: The reason, a sentence.
+    """
 
 
 def why_not() -> str | None:
@@ -71,22 +92,16 @@ def choose() -> str:
     return "shared" if reason is None else "portable"
 
 
-def core_info() -> dict[str, object]:
-    """Tell which transport `qmill.Queue` uses, and why.
-
-    Returns:
-        `transport`: "portable", "shared", or None if what `QMILL_TRANSPORT` asks for cannot be had;
-        `core`: whether the native core can be used in this process, as tried; `why`: a sentence.
-    """
+def core_info() -> CoreInfo:
+    """Tell which transport `qmill.Queue` uses, and why: see `CoreInfo`."""
     reason = why_not()
+    has_core = reason is None
     try:
         transport = choose()
     except NotSupported as error:
-        return {"transport": None, "core": reason is None, "why": str(error)}
+        return CoreInfo(None, has_core, str(error))
     if os.environ.get("QMILL_TRANSPORT"):
-        why = f"QMILL_TRANSPORT={transport}"
-    elif reason is None:
-        why = "the native core is there"
-    else:
-        why = f"the native core cannot be used: {reason}"
-    return {"transport": transport, "core": reason is None, "why": why}
+        return CoreInfo(transport, has_core, f"QMILL_TRANSPORT={transport}")
+    if has_core:
+        return CoreInfo(transport, has_core, "the native core is there")
+    return CoreInfo(transport, has_core, f"the native core cannot be used: {reason}")

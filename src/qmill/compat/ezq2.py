@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import Process as Process
 from operator import attrgetter
-from queue import Empty as Empty
-from queue import Queue as ThreadSafeQueue  # noqa: F401
+from queue import (
+    Empty as Empty,
+    Queue as ThreadSafeQueue,  # noqa: F401
+)
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 

@@ -47,7 +47,7 @@ def pack(
     subject, environment = functions.of(job.function) if moment is None else moment
     job._environment = environment
     named = () if options.name is None else (options.name,)
-    kind = packets.CHUNK if job.is_chunk else packets.JOB
+    kind = packets.CHUNK if job._is_chunk else packets.JOB
     if subject is None:
         call = (job.function, job.args, job.kwargs, *named)
         packed = _pack_objects(call, job, functions, exports, join)
@@ -64,7 +64,7 @@ def pack(
         len(packed) <= AHEAD_BYTES
         and options.timeout is None
         and options.lane is None
-        and (not options.retries or job.is_of_map)
+        and (not options.retries or job._is_of_map)
     )
 
 

@@ -33,8 +33,7 @@ from .. import serialize
 from .._explain import describe
 from ..errors import SerializationError
 from ..queues import wire
-from . import _calls
-from . import _packets as packets
+from . import _calls, _packets as packets
 from .base import DONE, Outcome
 
 try:

@@ -19,8 +19,7 @@ from .._environment import dumps_for_process
 from ..errors import Empty, QueueGone
 from ..queues import wire
 from ..sharing import Shared
-from . import _kept, _worker
-from . import _packets as packets
+from . import _kept, _packets as packets, _worker
 from ._beside import Inbox, Outbox
 
 if TYPE_CHECKING:
@@ -109,8 +108,8 @@ class Link:
             OSError: There is no memory or no descriptor left for a large one.
         """
         for job in jobs:
-            if job.to_do is not None:
-                to_do = pickle.dumps(job.to_do, 5)
+            if job._to_do is not None:
+                to_do = pickle.dumps(job._to_do, 5)
                 message = packets.message(packets.TO_DO, 0, packets.permit(job), to_do)
                 self._outgoing.append((job.id, message, None))
             packet = job._packet

@@ -92,7 +92,7 @@ def message(kind: int, function: int, job: int, *parts: Blob, environment: int =
 
 def permit(job: Job) -> int:
     """Return the number of the permit for a job."""
-    return job.id | job.version << ID_BITS
+    return job.id | job._version << ID_BITS
 
 
 def shared(head: bytes, ticket: bytes) -> bytes:

@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import serialize, sharing
 from ..errors import WorkerDied
 from ..jobs.job import Job, Options
-from . import _kept
-from . import _packets as packets
+from . import _kept, _packets as packets
 from ._functions import Subject
 from .base import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, TIMED_OUT, Report, Settings
 from .process import ProcessEngine
@@ -118,13 +117,13 @@ class Answer(NamedTuple):
 class _RemoteJob(Job):
     """A call, as the process engine knows jobs."""
 
-    __slots__ = ("answer", "deadline", "is_chunk", "is_late", "is_unwanted", "to_do", "version")
+    __slots__ = ("answer", "deadline", "_is_chunk", "_to_do", "_version", "is_late", "is_unwanted")
 
     def __init__(self, call: Call, packet: Any, things: dict[int, Subject], owner: Any) -> None:
         options = Options(name=call.name, timeout=call.timeout)
         super().__init__(call.job, _RemoteJob, (), None, 0, options, owner, 0.0)
-        self.is_chunk = call.is_chunk  # of one call, as it is for the caller to measure
-        self.to_do, self.version = call.to_do, call.version
+        self._is_chunk = call.is_chunk  # of one call, as it is for the caller to measure
+        self._to_do, self._version = call.to_do, call.version
         self.answer: Future[Answer] = Future()
         self.deadline: float | None = None
         self.is_late = False  # its time is over
@@ -148,7 +147,7 @@ class _RawEngine(ProcessEngine):
         self.defined: dict[str, list[bytes]] = {}
 
     def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
-        if job.is_chunk and kind == packets.VALUE:
+        if job._is_chunk and kind == packets.VALUE:
             return super()._rebuild(worker, job, kind, data)
         worker.parts.pop(job.id, None)
         answer = self._answer(worker, kind, bytes(data))

@@ -21,8 +21,7 @@ from .._bindings import Bindings
 from .._explain import describe
 from ..queues import wire
 from ..workers import exit_code, let_go
-from . import _kept
-from . import _packets as packets
+from . import _kept, _packets as packets
 from ._beside import Inbox, Outbox
 from .base import call_chunk
 

@@ -209,7 +209,7 @@ def call(job: Job) -> Any:
     """Call a job's function in this process."""
     assert job.function is not None
     args = job.args or ()
-    if job.is_chunk:
+    if job._is_chunk:
         return _call_chunk_here(job)
     return job.function(*args, **job.kwargs) if job.kwargs else job.function(*args)
 
@@ -233,7 +233,7 @@ def _call_chunk_here(job: Job) -> Outcome:
         results.append(None)
 
     try:
-        call_chunk(job.function, items, unpack, go_on, job.to_do, results.append, fail)
+        call_chunk(job.function, items, unpack, go_on, job._to_do, results.append, fail)
     except BaseException as error:  # it wants to end the thread, which has other jobs to do
         fail(error)
     return results, errors

@@ -36,9 +36,7 @@ from typing import TYPE_CHECKING, Any
 from .. import serialize, workers
 from ..errors import WorkerDied
 from ..sharing import Shares
-from . import _calls, _kept
-from . import _dask_worker as there
-from . import _packets as packets
+from . import _calls, _dask_worker as there, _kept, _packets as packets
 from ._dask_client import Connection, import_distributed
 from ._functions import UNKNOWN_S, Definitions, Functions
 from ._runner import Answer, Call, Lesson, Setup
@@ -311,7 +309,7 @@ class DaskEngine(Engine):
     def offer(self, job: Job) -> bool:
         """Give a job to the node with the most room, or behind short ones; see `Engine`."""
         subject = job._subject
-        cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.pace.cost_s * job.num_to_do)
+        cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.pace.cost_s * job._num_to_do)
         node = self._find_free()
         if node is None:
             if not job._may_wait or cost > AHEAD_S:
@@ -426,9 +424,9 @@ class DaskEngine(Engine):
             0 if subject is None else subject.number,
             [] if environment is None else [e.number for e in (*environment.needs, environment)],
             packet,
-            job.is_chunk,
-            job.to_do,
-            job.version,
+            job._is_chunk,
+            job._to_do,
+            job._version,
             options.timeout,
             next(iter(node.sent)),
         )
@@ -723,17 +721,17 @@ class DaskEngine(Engine):
             what, _, result = _calls.rebuild(self._imports, value.kind, packed)
             what = value.what if value.what not in (DONE, FAILED) else what
             code = int(what != DONE)
-        elif job.is_chunk and what == DIED and result.pid is None:  # its runner has gone
+        elif job._is_chunk and what == DIED and result.pid is None:  # its runner has gone
             result = _lost(job, node.address)
         self._reports.append(Report(what, job, result, *moments, code, value.worker))
         if job._subject is not None and value.what in (DONE, FAILED):
-            job._subject.pace.measure(value.taken_s, job.num_to_do)
+            job._subject.pace.measure(value.taken_s, job._num_to_do)
 
     def _rebuild_chunk(
         self, job: Job, code: int | None, packed: bytes
     ) -> tuple[int, int | None, Outcome]:
         parts, death = pickle.loads(packed)
-        outcome = self._rebuilder.outcome(parts, job.num_to_do, death)
+        outcome = self._rebuilder.outcome(parts, job._num_to_do, death)
         if any(error is death for error in outcome[1].values()):
             return DIED, code, outcome
         return DONE, 0, outcome
@@ -743,7 +741,7 @@ class DaskEngine(Engine):
         now = monotonic()
         started = job._started or now
         if isinstance(value, BaseException) and type(value).__name__ != "KilledWorker":
-            error = lost(job.num_to_do, value) if job.is_chunk else value
+            error = lost(job._num_to_do, value) if job._is_chunk else value
             self._reports.append(Report(FAILED, job, error, started, now, 1, node.address))
         else:
             death = _lost(job, node.address)
@@ -820,7 +818,7 @@ def _do_nothing() -> None:
 def _lost(job: Job, address: str) -> Any:
     """Return what is reported of a job whose worker is gone, and with it how far it had come."""
     death = WorkerDied(None, None, None, job.name, None, address)
-    return lost(job.num_to_do, death) if job.is_chunk else death
+    return lost(job._num_to_do, death) if job._is_chunk else death
 
 
 def _size(packet: Any) -> int:

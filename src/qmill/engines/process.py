@@ -37,8 +37,7 @@ from .. import _core, _module_path, _native, _script, processes, serialize, work
 from ..errors import SerializationError, WorkerDied
 from ..queues import wire
 from ..sharing import Shares
-from . import _calls, _kept, _worker
-from . import _packets as packets
+from . import _calls, _kept, _packets as packets, _worker
 from ._beside import Copies
 from ._functions import UNKNOWN_S, Definitions, Functions
 from ._link import GarbledError, Link
@@ -215,7 +214,7 @@ class ProcessEngine(Engine):
 
     def _hand_on(self, job: Job) -> bool:
         """Have a worker inherit a job that cannot be packed; False if there is no fork."""
-        if job.is_chunk or not self.hands_on:
+        if job._is_chunk or not self.hands_on:
             return False
         assert job.function is not None
         call = partial(job.function, *(job.args or ()), **(job.kwargs or {}))
@@ -245,7 +244,7 @@ class ProcessEngine(Engine):
     def offer(self, job: Job) -> bool:
         """Give a job to an idle worker, or behind a short one; see `Engine`."""
         subject = job._subject
-        cost = UNKNOWN_S if subject is None else subject.pace.cost_s * job.num_to_do
+        cost = UNKNOWN_S if subject is None else subject.pace.cost_s * job._num_to_do
         if self._idle:
             worker = self._idle.pop()
             worker.since_s = monotonic()
@@ -639,8 +638,8 @@ class ProcessEngine(Engine):
         self._reports.append(_new_tuple(Report, report))
         subject = job._subject
         if subject is not None:
-            worker.cost_s -= subject.pace.cost_s * job.num_to_do
-            subject.pace.measure(ended - started, job.num_to_do)
+            worker.cost_s -= subject.pace.cost_s * job._num_to_do
+            subject.pace.measure(ended - started, job._num_to_do)
         worker.since_s = ended
         if not worker.jobs:
             self._has_no_jobs(worker)
@@ -651,7 +650,7 @@ class ProcessEngine(Engine):
 
     def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
         """Rebuild an answer: what it is, the exit code, and the result or the exception."""
-        if job.is_chunk:
+        if job._is_chunk:
             parts = worker.parts.pop(job.id, [])
             if kind == packets.VALUE:
                 parts.append((packets.SOME, data))
@@ -662,7 +661,7 @@ class ProcessEngine(Engine):
         self, worker: _Worker, job: Job, parts: list[_kept.Part], death: WorkerDied | None
     ) -> tuple[int, int, Any]:
         """Rebuild what calls of a chunk have come to; `death` may be what ended them."""
-        outcome = self._rebuilder.outcome(parts, job.num_to_do, death)
+        outcome = self._rebuilder.outcome(parts, job._num_to_do, death)
         died = death is not None and any(error is death for error in outcome[1].values())
         return DIED if died else DONE, 0, outcome
 
@@ -746,7 +745,7 @@ class ProcessEngine(Engine):
         """Report the job that a worker was running when it died, or a chunk as far as it came."""
         death, moments = _death(worker, job.name), (worker.since_s, monotonic())
         what, value = DIED, death
-        if job.is_chunk and (kept := worker.link.kept_of(job)) is not None:
+        if job._is_chunk and (kept := worker.link.kept_of(job)) is not None:
             parts = [*worker.parts.pop(job.id, ()), *kept]
             what, _, value = self._rebuild_chunk(worker, job, parts, death)
         code = code if what == DIED else 0
@@ -798,7 +797,7 @@ class ProcessEngine(Engine):
 
 def _ahead_s(job: Job) -> float:
     """Return how much work, in seconds, may wait in a worker if this job is part of it."""
-    return CHUNKS_AHEAD_S if job.is_of_map else AHEAD_S
+    return CHUNKS_AHEAD_S if job._is_of_map else AHEAD_S
 
 
 def _long_from(worker: _Worker) -> float:

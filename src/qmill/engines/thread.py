@@ -187,7 +187,7 @@ def _let_go(report: Report) -> None:
     errors: Iterable[BaseException] = ()
     if report.what == FAILED:
         errors = (report.value,)
-    elif report.job.is_chunk and report.value is not None:
+    elif report.job._is_chunk and report.value is not None:
         errors = report.value[1].values()
     for error in errors:
         trace = error.__traceback__

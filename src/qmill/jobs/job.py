@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from .. import _native
+from .._generic import T
 from . import records
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Owner(Protocol):
         """Return the name of the machine that a worker runs on."""
 
 
-class Job(Future[Any]):
+class Job(Future[T]):
     """One call of a function, as `JobQueue.put` and `submit` return it.
 
     A `concurrent.futures.Future`, with a record. `result()` raises what the function raised, with
@@ -159,25 +160,25 @@ class Job(Future[Any]):
     _waiters: Any = _Late(list, HAS_WAITERS)
     _done_callbacks: Any = _Late(list, HAS_CALLBACKS)
 
-    is_chunk = False
+    _is_chunk = False
     """Whether it is several calls in one, as `map` makes them."""
 
-    is_of_map = False
+    _is_of_map = False
     """Whether `map` has made it, of one item or several."""
 
-    num_calls = 1
+    _num_calls = 1
     """How many calls it makes."""
 
-    sink: deque[Job] | None = None
+    _sink: deque[Job] | None = None
     """Of a job of `map`: where it is put, to the right, when it has ended."""
 
-    num_to_do = 1
+    _num_to_do = 1
     """How many calls its next attempt makes."""
 
-    to_do: list[int] | None = None
+    _to_do: list[int] | None = None
     """Of a chunk that was run before: the places of the calls that are still to be made."""
 
-    version = 0
+    _version = 0
     """How often `to_do` has changed."""
 
     def __init__(
@@ -238,7 +239,7 @@ class Job(Future[Any]):
         return self.id if self._options.name is None else self._options.name
 
     @property
-    def title(self) -> str:
+    def _title(self) -> str:
         """What it is called in a sentence."""
         return f"job {self.name}"
 
@@ -270,9 +271,10 @@ class Job(Future[Any]):
         return "working" if self._state == RUNNING else "waiting"
 
     @property
-    def output(self) -> Any:
+    def output(self) -> T | None:
         """What the function returned; None while it has not, or if it failed."""
-        return self._result
+        output: T | None = self._result
+        return output
 
     @property
     def submitted(self) -> datetime:
@@ -339,7 +341,7 @@ class Job(Future[Any]):
         """
         return self._owner.cancel(self)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """Wait for what the function returned.
 
         Args:
@@ -355,7 +357,8 @@ class Job(Future[Any]):
             Exception: The function's own.
         """
         if self._state == FINISHED and self._exception is None:
-            return self._result
+            result: T = self._result
+            return result
         try:
             return super().result(timeout)
         except CancelledError as error:
@@ -395,7 +398,7 @@ class Job(Future[Any]):
 
     # -- for the queue -------------------------------------------------------------------------
 
-    def fail_loudly(self, error: BaseException | None = None) -> None:
+    def _fail_loudly(self, error: BaseException | None = None) -> None:
         """Have its failure, which is about to be settled, logged if nobody ever asks for it."""
         if self._unseen is None:
             self._unseen = UnseenError(self, error or self._exception)
@@ -407,7 +410,7 @@ class Job(Future[Any]):
                 self._unseen.error = None
             self._unseen = False
 
-    def settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
+    def _settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
         """Set the outcome and tell those who wait; False if it was settled before."""
         with _watch_lock:
             if not self._watched:
@@ -433,7 +436,7 @@ class Job(Future[Any]):
         self._state = state
         return True
 
-    def call_back(self) -> None:
+    def _call_back(self) -> None:
         """Call what `add_done_callback` was given, once."""
         if not self._watched & HAS_CALLBACKS:
             return
@@ -445,47 +448,47 @@ class Job(Future[Any]):
             except BaseException:  # it must not end the thread that calls it
                 logger.exception("a done callback of job %s failed", self.name)
 
-    def let_go_of_much(self) -> None:
+    def _let_go_of_much(self) -> None:
         """Keep of what it was given as much as was decided when it was put."""
         if self._remains is not None:
             self.function, self.args, self.kwargs = self._remains
             self._remains = self._subject = None
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Forget the function and its arguments, which nobody will ask for."""
         self.function = self.args = self.kwargs = self._subject = None
 
 
-class MapCall(Job):
+class MapCall(Job[Any]):
     """One call of a `map`.
 
     Attributes:
         index (int): The item's place in the input.
     """
 
-    __slots__ = ("index", "sink")
+    __slots__ = ("_sink", "index")
 
-    is_of_map = True
+    _is_of_map = True
 
     def __init__(self, *args: Any, index: int = 0, sink: deque[Job] | None = None) -> None:
         super().__init__(*args)
         self.index = index
-        self.sink = sink
+        self._sink = sink
 
     @property
-    def title(self) -> str:
+    def _title(self) -> str:
         """What it is called in a sentence."""
         return f"item {self.index} of map"
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Forget the function and the item, but for an item that is to be named in an error."""
         if self._exception is None:
-            super().let_go()
+            super()._let_go()
         else:
             self.function = self._subject = None
 
 
-class Chunk(Job):
+class Chunk(Job[Any]):
     """Several calls of one function, as `map` makes them.
 
     Its function's arguments are a list of items, whether each is a tuple of arguments, and whether
@@ -503,15 +506,15 @@ class Chunk(Job):
         "_outcome",
         "_tries",
         "index",
-        "num_calls",
-        "num_to_do",
-        "sink",
+        "_num_calls",
+        "_num_to_do",
+        "_sink",
         "stops",
-        "to_do",
-        "version",
+        "_to_do",
+        "_version",
     )
 
-    is_chunk = is_of_map = True
+    _is_chunk = _is_of_map = True
 
     def __init__(
         self,
@@ -522,23 +525,23 @@ class Chunk(Job):
     ) -> None:
         super().__init__(*args)
         assert self.args is not None
-        self.sink = sink
-        self.num_calls = self.num_to_do = len(self.args[0])
+        self._sink = sink
+        self._num_calls = self._num_to_do = len(self.args[0])
         self.index = index
         self.stops = stops
-        self.to_do: list[int] | None = None
-        self.version = 0
+        self._to_do: list[int] | None = None
+        self._version = 0
         self._outcome: tuple[list[Any], dict[int, BaseException]] | None = None
         self._tries: dict[int, int] = {}  # of calls that failed
 
     @property
-    def title(self) -> str:
+    def _title(self) -> str:
         """What it is called in a sentence."""
-        return f"items {self.index} to {self.index + self.num_calls - 1} of map"
+        return f"items {self.index} to {self.index + self._num_calls - 1} of map"
 
     def is_whole(self, outcome: tuple[list[Any], dict[int, BaseException]]) -> bool:
         """Whether an attempt was the first and all its calls have returned."""
-        return self.to_do is None and not outcome[1] and len(outcome[0]) == self.num_calls
+        return self._to_do is None and not outcome[1] and len(outcome[0]) == self._num_calls
 
     def add(self, outcome: tuple[list[Any], dict[int, BaseException]]) -> int:
         """Add what an attempt came to, and see which calls are `to_do`: none is an empty list.
@@ -546,9 +549,9 @@ class Chunk(Job):
         Returns:
             How many of these have failed and are tried again; the others were not made.
         """
-        to_do = range(self.num_calls) if self.to_do is None else self.to_do
+        to_do = range(self._num_calls) if self._to_do is None else self._to_do
         if self._outcome is None:
-            self._outcome = [None] * self.num_calls, {}
+            self._outcome = [None] * self._num_calls, {}
         results, errors = self._outcome
         for place, result in zip(to_do, outcome[0], strict=False):
             results[place] = result
@@ -563,8 +566,8 @@ class Chunk(Job):
         left = sorted([*again, *to_do[len(outcome[0]) :]])
         if self.stops and errors:
             left = [place for place in left if place < min(errors)]
-        self.to_do, self.num_to_do = left, len(left)
-        self.version += 1
+        self._to_do, self._num_to_do = left, len(left)
+        self._version += 1
         return sum(place in self._tries for place in left)
 
     def outcome(self) -> tuple[list[Any], dict[int, BaseException]]:
@@ -576,10 +579,10 @@ class Chunk(Job):
             return results[: first + 1], {first: errors[first]}
         return results, errors
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Forget the function and the items, but for those that are to be named in an error."""
         if self._exception is None and not (self._result and self._result[1]):
-            super().let_go()
+            super()._let_go()
         else:
             self.function = self._subject = None
 

@@ -168,7 +168,7 @@ class Totals:
         add_wait, add_run, busy = self._waits.append, self._runs.append, self.busy
         slow, first = self._slow_s, self.first_submitted_s
         for job, state, result, error in outcomes:
-            if error is None and state == FINISHED and job._state == RUNNING and not job.is_chunk:
+            if error is None and state == FINISHED and job._state == RUNNING and not job._is_chunk:
                 submitted, started, ended = job._submitted, job._started, job._ended
                 if submitted < first:
                     self.first_submitted_s = first = submitted
@@ -196,7 +196,7 @@ class Totals:
         is_cancelled = CANCELLED in (state, job._state)
         num_done, num_failed, word = 0, 0, "cancelled" if is_cancelled else "done"
         errors = [] if error is None or is_cancelled else [error]
-        if job.is_chunk and not is_cancelled:
+        if job._is_chunk and not is_cancelled:
             if error is not None:  # none of its calls was made: they are counted one by one
                 return
             errors = list(result[1].values())
@@ -206,7 +206,7 @@ class Totals:
             num_failed, word = num_failed + 1, _word_of(job, each)
             self.states[word] += 1
             self._add_error(each)
-        self.states["cancelled"] += job.num_calls - num_done - num_failed
+        self.states["cancelled"] += job._num_calls - num_done - num_failed
         self.first_submitted_s = min(self.first_submitted_s, job._submitted)
         if job._started is None or job._state == PENDING:  # it did not run, or not again
             return
@@ -264,7 +264,7 @@ class Totals:
 
 
 def _word_of(job: Job, error: BaseException) -> str:
-    if job.is_chunk:
+    if job._is_chunk:
         return "died" if isinstance(error, WorkerDied) else "failed"
     return job._failure or "failed"
 

@@ -22,13 +22,14 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Iterable
 
+from .._generic import Generic, T
 from ..errors import Empty, Full
 from .leases import Hold, loop, release
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, NamedTuple
+    from typing import Any, NamedTuple, Self
 
     class Statistics(NamedTuple):
         """Counts of one queue, all taken at one moment."""
@@ -87,7 +88,7 @@ class _End:
 END = _End()
 
 
-class Queue:
+class Queue(Generic[T]):
     """A first-in, first-out queue between threads, processes and programs.
 
     Whatever you put is what you get. A queue can be pickled at any time to any process: as an
@@ -125,11 +126,10 @@ class Queue:
         kind: str = "process",
         name: str | None = None,
         persistent: bool = False,
-    ) -> Queue:
+    ) -> Self:
         """Make a queue of the transport that fits."""
-        if cls is Queue:
-            cls = _transport(kind, name, persistent)
-        return object.__new__(cls)
+        made: Any = _transport(kind, name, persistent) if cls is Queue else cls
+        return object.__new__(made)  # type: ignore[no-any-return]
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Queue:
 
     # -- putting ------------------------------------------------------------------------------
 
-    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an object at the end of the queue.
 
         The object is serialised here and now, and when `put` returns it is in the queue.
@@ -164,13 +164,11 @@ class Queue:
         """
         raise NotImplementedError
 
-    def put_nowait(self, obj: Any) -> None:
+    def put_nowait(self, obj: T) -> None:
         """Put an object without waiting; `Full` if there is no room."""
         self.put(obj, False)
 
-    def put_many(
-        self, items: Iterable[Any], block: bool = True, timeout: float | None = None
-    ) -> int:
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> int:
         """Put several objects, in order and in one go.
 
         All are serialised before the first goes in: one that cannot be leaves the queue as it was.
@@ -192,7 +190,7 @@ class Queue:
 
     # -- getting ------------------------------------------------------------------------------
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the object at the front of the queue.
 
         Args:
@@ -213,13 +211,11 @@ class Queue:
         """
         raise NotImplementedError
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> T:
         """Take the object at the front without waiting; `Empty` if there is none."""
         return self.get(False)
 
-    def get_many(
-        self, max_items: int, block: bool = True, timeout: float | None = None
-    ) -> list[Any]:
+    def get_many(self, max_items: int, block: bool = True, timeout: float | None = None) -> list[T]:
         """Take up to `max_items` objects: waits for the first, then takes what is there.
 
         Args:
@@ -236,14 +232,14 @@ class Queue:
         """
         raise NotImplementedError
 
-    def peek(self, block: bool = True, timeout: float | None = None) -> Any:
+    def peek(self, block: bool = True, timeout: float | None = None) -> T:
         """Return the object that `get` would return, and leave it there.
 
         Each call gives a copy of its own, but for `kind="thread"`. Arguments and errors as `get`.
         """
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[T]:
         """Read objects until the queue is shut down and empty; each is held until it is done.
 
         Asking for the next object says that the last one is done, and so does `break`. After an
@@ -260,7 +256,7 @@ class Queue:
         hold = Hold(self._left)
         return loop(read(self, hold, unpacked), hold)
 
-    def release(self, obj: Any, delay: float = 0.0) -> None:
+    def release(self, obj: T, delay: float = 0.0) -> None:
         """Give back an object in the middle of a loop: it waits again, for any reader.
 
         The loop goes on, and asking for the next object does not count this one as done.
@@ -277,13 +273,13 @@ class Queue:
         self._check_open()
         release(self._left, obj, delay)
 
-    def poisoned(self) -> list[Any]:
+    def poisoned(self) -> list[T]:
         """List the objects that were set aside, as three readers died with each, and leave them."""
         found = self._set_aside(False)
         self._listed = {id(obj): (obj, number) for obj, number in found}
         return [obj for obj, _ in found]
 
-    def requeue(self, obj: Any) -> None:
+    def requeue(self, obj: T) -> None:
         """Put back what was set aside, to its place and with its deaths counted anew.
 
         Args:

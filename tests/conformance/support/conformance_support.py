@@ -32,7 +32,7 @@ TRANSPORTS = {
     "thread": "thread",
     "portable": "process",
 }
-if qmill.core_info()["core"]:  # it was built
+if qmill.core_info().core:  # it was built
     TRANSPORTS["shared"] = "process"
 
 # Calls that must not wait, whatever the state of the queue, and one that hardly may.

@@ -37,9 +37,9 @@ def read(messages, back):
 def main():
     assert not os.path.exists("/proc/self")
     told = qmill.core_info()
-    assert told["transport"] == "portable", told
-    assert told["core"] is False, told
-    assert "/proc" in told["why"] or "was not built" in told["why"], told
+    assert told.transport == "portable", told
+    assert told.core is False, told
+    assert "/proc" in told.why or "was not built" in told.why, told
 
     queue = qmill.Queue()
     for value in (1, bytes(1 << 22)):

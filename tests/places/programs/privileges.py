@@ -103,7 +103,7 @@ def program_drops():
     assert waiting.result(20) == "to root"
     assert older.submit(same, bytes(SIZES[1])).result(20) == (bytes(SIZES[1]), 0)
     older.shutdown()
-    assert qmill.core_info()["transport"] == "portable"
+    assert qmill.core_info().transport == "portable"
     for size in SIZES:
         assert qmill.run(put, queue, size).result(20) == NOBODY
         assert queue.get(timeout=20) == bytes(size)

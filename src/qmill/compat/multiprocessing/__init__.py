@@ -29,8 +29,7 @@ from ... import stdlib_workers
 from ..._frozen import freeze_support as freeze_support
 from ..._pool import active_workers
 from ...queues.base import Queue as _Queue
-from . import pool as pool
-from . import queues as queues
+from . import pool as pool, queues as queues
 
 __all__ = list(_stdlib.__all__)  # noqa: PLE0605
 

@@ -11,8 +11,7 @@ from multiprocessing import Manager, Pipe, Pool, Process, Queue, cpu_count, get_
 from multiprocessing.connection import Client, Listener
 from multiprocessing.dummy import Pool as DummyPool
 from multiprocessing.managers import BaseManager, SyncManager
-from multiprocessing.pool import AsyncResult, ThreadPool
-from multiprocessing.pool import Pool as PoolClass
+from multiprocessing.pool import AsyncResult, Pool as PoolClass, ThreadPool
 from multiprocessing.queues import Empty, Full
 from multiprocessing.shared_memory import ShareableList, SharedMemory
 from multiprocessing.sharedctypes import RawArray
