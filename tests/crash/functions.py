@@ -22,7 +22,7 @@ import qmill
 from qmill import _child
 from qmill.queues import portable
 
-from .programs import wait_until_asleep
+from .programs import LIMIT_S, wait_until_asleep
 
 # -- outcomes -------------------------------------------------------------------------------------
 
@@ -411,8 +411,17 @@ def fork_and_be_interrupted(q, told, gate):
 
 
 def churn_and_count_sockets_of_children(q):
-    """Fork while threads use a queue, and count which sockets of the queue the children have."""
+    """Fork while threads use a queue; count the sockets that children have beside their anchor."""
+
+    def count():
+        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        return sum(
+            os.readlink(link).startswith("socket:") for link in links if os.path.exists(link)
+        )
+
     over = threading.Event()
+    q.qsize()
+    usual = count() - 1  # one of the two is the anchor's
 
     def churn():
         while not over.is_set():
@@ -426,13 +435,25 @@ def churn_and_count_sockets_of_children(q):
     for _ in range(30):
         pid = os.fork()
         if pid == 0:
-            ends = list(portable._endpoints.values())
-            os._exit(len(ends))
+            os._exit(count() - usual)
         counts.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     over.set()
     for thread in threads:
         thread.join()
     return counts
+
+
+def fork_and_drop(questions, told, goon):
+    """Fork, let go of a queue that came with a message, and have the child use it."""
+    [queue] = questions.get(timeout=LIMIT_S)
+    pid = os.fork()
+    if pid == 0:
+        assert goon.get(timeout=LIMIT_S)
+        queue.put("from the grandchild")
+        os._exit(0)
+    del queue
+    told.put("dropped")
+    os.waitpid(pid, 0)
 
 
 # -- jobs -----------------------------------------------------------------------------------------

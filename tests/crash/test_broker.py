@@ -137,6 +137,50 @@ def test_a_forked_child_has_none_of_its_parents_sockets(run):
     assert set(worker.result(LIMIT_S)) == {0}
 
 
+def test_a_forked_child_holds_a_queue_that_its_parent_drops():
+    gate, there = qmill.Queue(), qmill.Queue()
+    here = broker.this_broker()
+    queue = qmill.Queue()
+    number = queue._number
+    child = os.fork()
+    if child == 0:
+        gate.get()
+        queue.put("kept")
+        there.put([queue])
+        gate.get()
+        os._exit(0)
+    del queue
+    assert here.find(number) is not None
+    gate.put("go")
+    [queue] = there.get(timeout=LIMIT_S)
+    assert queue.get(timeout=LIMIT_S) == "kept"
+    gate.put("end")
+    os.waitpid(child, 0)
+    del queue
+    here.settle()
+    assert here.find(number) is None
+
+
+def test_the_child_of_a_client_holds_a_queue_that_nobody_else_has(run):
+    here = broker.this_broker()
+    questions, told, goon = qmill.Queue(), qmill.Queue(), qmill.Queue()
+    worker = run(functions.fork_and_drop, questions, told, goon)
+    queue = qmill.Queue()
+    number = queue._number
+    questions.put([queue])
+    del queue
+    assert told.get(timeout=LIMIT_S) == "dropped"
+    here.settle()
+    mailbox = here.find(number)
+    assert mailbox is not None
+    goon.put(True)
+    worker.result(LIMIT_S)
+    assert [record.payload for record in mailbox._records]
+    del mailbox
+    here.settle()
+    assert here.find(number) is None
+
+
 # -- clients --------------------------------------------------------------------------------------
 
 

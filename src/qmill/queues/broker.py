@@ -15,6 +15,10 @@ death; what it took otherwise counts as done, and without a good-bye as lost.
 The broker never waits for one client: sockets do not block, a reply that does not fit waits in its
 connection, and a client that is stopped or slow keeps only itself waiting.
 
+A mailbox lives as long as somebody can reach it: a handle in this process; a client, which tells by
+notes on its anchor what it holds; or a pickle that nobody has loaded yet (see `Kept`). A child that
+is forked has an anchor from birth, which holds what this process had.
+
 Invariants:
 - a reply is written by whoever answers the call, and a connection has one call at most, so no two
   threads write to one socket;
@@ -30,8 +34,8 @@ import selectors
 import socket
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
-from weakref import ref
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet, ref
 
 from .. import _native
 from ..errors import ShutDown
@@ -49,16 +53,69 @@ _RETRY_S = 0.1  # how soon to try again to accept, without a free descriptor
 _END_GRACE_S = 1.0  # the broker's thread needs microseconds, unless the machine is starved
 
 
+_KEPT_SENT = 256
+_KEPT_PICKLED = 16
+
+
+class Kept:
+    """Mailboxes that are kept for pickles of one process until each was loaded once.
+
+    As some never are, only the last few are kept: 256 of what went into messages and jobs, which
+    are read as a rule, and 16 of what `pickle.dumps` itself made.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a collection of garbage may pickle a queue meanwhile
+        self._sent: dict[int, Mailbox] = {}  # by number of the pickle, the older ones first
+        self._pickled: dict[int, Mailbox] = {}
+        self._last = 0
+        self._early: set[int] = set()  # loaded before its sender's note was read, which comes
+
+    def add(self, pickle: int, mailbox: Mailbox, is_sent: bool) -> None:
+        """Keep a mailbox for a pickle with this number; the numbers of a process ascend."""
+        line, limit = (self._sent, _KEPT_SENT) if is_sent else (self._pickled, _KEPT_PICKLED)
+        with self._lock:
+            self._last = max(self._last, pickle)
+            if pickle in self._early:
+                self._early.remove(pickle)
+                return
+            line[pickle] = mailbox
+            while len(line) > limit:
+                line.pop(next(iter(line)), None)
+
+    def loaded(self, pickle: int) -> None:
+        """Drop what was kept for a pickle."""
+        with self._lock:
+            if pickle > self._last:
+                self._early.add(pickle)
+            self._sent.pop(pickle, None)
+            self._pickled.pop(pickle, None)
+
+    def __len__(self) -> int:
+        return len(self._sent) + len(self._pickled)
+
+
 class RemoteClient(Client):
     """A process at the other end of sockets, and what it holds here."""
 
-    __slots__ = ("anchored", "connections", "mailboxes", "readers")
+    __slots__ = ("anchored", "connections", "held", "kept", "mailboxes", "readers")
 
     def __init__(self) -> None:
         self.anchored = False
         self.connections: set[Connection] = set()
-        self.mailboxes: set[Mailbox] = set()
+        self.held: dict[int, Mailbox] = {}  # by number of the hold
+        self.kept = Kept()
+        self.mailboxes: WeakSet[Mailbox] = WeakSet()  # that it has used
         self.readers: dict[tuple[int, int], tuple[Mailbox, MailReader]] = {}
+
+
+class Born(NamedTuple):
+    """What a forked child has of its parent's broker."""
+
+    address: wire.Address
+    identity: bytes  # the child's
+    queues: tuple[int, ...]  # that it holds
+    anchor: socket.socket
 
 
 class Broker:
@@ -77,7 +134,8 @@ class Broker:
         self._secret = secret or os.urandom(wire.SECRET_BYTES)
         self._numbers = itertools.count()
         self._mailboxes: dict[int, ref[Mailbox]] = {}
-        self._pinned: dict[int, Mailbox] = {}
+        self._kept = Kept()  # for pickles that this process has made
+        self._pickles = itertools.count(1)
         self._clients: dict[bytes, RemoteClient] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self.greeting: set[Connection] = set()  # of no client yet; and all anchors
@@ -92,7 +150,7 @@ class Broker:
         self.name: str | None = None
 
     def add(self, mailbox: Mailbox) -> int:
-        """Number a mailbox. It lives while somebody here holds it, or once pinned, for good."""
+        """Number a mailbox, which somebody else keeps alive."""
         number = next(self._numbers)
         self._mailboxes[number] = ref(mailbox, lambda _: self._mailboxes.pop(number, None))
         self._watch_delays(mailbox)
@@ -118,15 +176,30 @@ class Broker:
         found = self._mailboxes.get(number)
         return found() if found is not None else None
 
-    def publish(self, number: int) -> wire.Address:
-        """Let other processes reach a mailbox, which now lives as long as this process."""
+    def publish(self) -> wire.Address:
+        """Let other processes reach the mailboxes here."""
         with wire.fork_lock:
-            mailbox = self.find(number)
-            if mailbox is not None:
-                self._pinned[number] = mailbox
             address = self._listen()
             self._start_thread()
             return address
+
+    def keep(self, mailbox: Mailbox, is_sent: bool) -> tuple[bytes, int]:
+        """Keep a mailbox for a new pickle of this process, and return what `loaded` takes."""
+        number = next(self._pickles)
+        self._kept.add(number, mailbox, is_sent)
+        return b"", number
+
+    def loaded(self, pickle: tuple[bytes, int]) -> None:
+        """Drop what was kept for a pickle: it was loaded.
+
+        Args:
+            pickle: The client that made it, empty for this process, and its number.
+        """
+        identity, number = pickle
+        if not identity:
+            self._kept.loaded(number)
+        elif (client := self._clients.get(identity)) is not None:
+            client.kept.loaded(number)
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -247,12 +320,16 @@ class Broker:
                 return
             sock.setblocking(False)
             connection = Connection(self, sock)
-        self._selector.register(sock, selectors.EVENT_READ, connection.on_event)
+        connection.watch()
 
     def _accept_again(self) -> None:
         if not self._accepting and self._listener is not None:
             self._accepting = True
             self._selector.register(self._listener, selectors.EVENT_READ, self._on_connect)
+
+    def watch(self, connection: Connection) -> None:
+        """Call the connection when something has come."""
+        self._selector.register(connection.sock, selectors.EVENT_READ, connection.on_event)
 
     def forget(self, sock: socket.socket) -> None:
         """Stop watching a socket, which is about to be closed."""
@@ -312,13 +389,18 @@ class Broker:
 
     # -- fork -----------------------------------------------------------------------------------
 
-    def before_fork(self) -> None:
-        """Make every mailbox reachable for the child, without starting a thread yet."""
-        for number in self._mailboxes.copy():
-            mailbox = self.find(number)
-            if mailbox is not None:
-                self._pinned[number] = mailbox
-                self._listen()
+    def before_fork(self) -> Born | None:
+        """Take the child for a client that holds every mailbox there is; None if there is none."""
+        held = {-1 - n: box for n in self._mailboxes.copy() if (box := self.find(n)) is not None}
+        if not held:
+            return None
+        address, identity = self._listen(), os.urandom(16)
+        ours, theirs = _native.socketpair()
+        ours.setblocking(False)
+        connection = Connection(self, ours, identity)
+        self.client(identity).held = held
+        self.call_soon(connection.watch)
+        return Born(address, identity, tuple(-1 - hold for hold in held), theirs)
 
     def after_fork_in_parent(self) -> None:
         """Start the thread that the child may need."""
@@ -344,7 +426,7 @@ class Broker:
 class Connection:
     """One socket of a client: reads requests, and keeps what could not be written yet."""
 
-    def __init__(self, broker: Broker, sock: socket.socket) -> None:
+    def __init__(self, broker: Broker, sock: socket.socket, heir: bytes = b"") -> None:
         self.sock = sock
         self._broker = broker
         self._frames = wire.FrameReader()
@@ -357,8 +439,15 @@ class Connection:
         self._unsent: list[wire.Blob] = []
         self._open = True
         broker.greeting.add(self)
+        if heir:
+            self._secret = bytes(wire.SECRET_BYTES)
+            self._join(heir, True)
 
     # -- events ---------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Begin to read."""
+        self._broker.watch(self)
 
     def on_event(self, events: int) -> None:
         """Write what is left, read what is there."""
@@ -484,6 +573,8 @@ class Connection:
             self._clean = True
         elif request == "cancel":
             self._cancel()
+        elif request in ("hold", "drop", "keep", "loaded", "ping"):
+            getattr(self, f"_on_{request}")(self._client, *arguments)
         elif request == "received":
             self._pending = None
         else:
@@ -502,6 +593,9 @@ class Connection:
     def _hello(self, identity: bytes, is_anchor: bool, broker: bytes) -> None:
         if not self._broker.is_called(broker):
             raise EOFError  # an old handle of a name that is in use again
+        self._join(identity, is_anchor)
+
+    def _join(self, identity: bytes, is_anchor: bool) -> None:
         self._identity = identity
         self._client = self._broker.client(identity)
         self.is_anchor = is_anchor
@@ -510,6 +604,23 @@ class Connection:
         else:
             self._client.connections.add(self)
             self._broker.greeting.discard(self)
+
+    def _on_hold(self, client: RemoteClient, number: int, hold: int) -> None:
+        if (mailbox := self._broker.find(number)) is not None:
+            client.held[hold] = mailbox
+
+    def _on_drop(self, client: RemoteClient, hold: int) -> None:
+        client.held.pop(hold, None)
+
+    def _on_keep(self, client: RemoteClient, number: int, pickle: int, is_sent: bool) -> None:
+        if (mailbox := self._broker.find(number)) is not None:
+            client.kept.add(pickle, mailbox, is_sent)
+
+    def _on_loaded(self, client: RemoteClient, pickle: tuple[bytes, int]) -> None:
+        self._broker.loaded(pickle)
+
+    def _on_ping(self, client: RemoteClient) -> None:
+        self._reply("ok", None)
 
     def _cancel(self) -> None:
         if self._pending is not None:
@@ -576,11 +687,16 @@ class Connection:
 
     def _reader(self, mailbox: Mailbox, number: int, reader_number: int) -> MailReader:
         assert self._client is not None
-        key = number, reader_number
-        found = self._client.readers.get(key)
-        if found is None:
-            found = self._client.readers[key] = mailbox, MailReader(self._client)
-        return found[1]
+        reader = self._known_reader(number, reader_number)
+        if reader is None:
+            reader = MailReader(self._client)
+            self._client.readers[number, reader_number] = mailbox, reader
+        return reader
+
+    def _known_reader(self, number: int, reader_number: int) -> MailReader | None:
+        assert self._client is not None
+        found = self._client.readers.get((number, reader_number))
+        return found[1] if found is not None else None
 
     def _on_lease_done(
         self,
@@ -590,7 +706,9 @@ class Connection:
         reader_number: int,
         lease: int,
     ) -> None:
-        mailbox.lease_done(self._reader(mailbox, number, reader_number), lease)
+        reader = self._known_reader(number, reader_number)
+        if reader is not None:
+            mailbox.lease_done(reader, lease)
         self._reply("ok", None)
 
     def _on_close_reader(
@@ -615,8 +733,8 @@ class Connection:
         lease: int,
         delay: float,
     ) -> None:
-        reader = self._reader(mailbox, number, reader_number)
-        self._reply("ok", mailbox.release(reader, lease, delay))
+        reader = self._known_reader(number, reader_number)
+        self._reply("ok", reader is not None and mailbox.release(reader, lease, delay))
 
     def _on_put_back(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int) -> None:
         assert self._client is not None
@@ -734,6 +852,8 @@ def _complain(message: str) -> None:
 
 _broker: Broker | None = None
 _broker_lock = _native.Lock()
+_born: Born | None = None
+"""Of the fork under way."""
 
 
 def this_broker() -> Broker:
@@ -758,14 +878,24 @@ def hosted_here(address: wire.Address) -> Broker | None:
     return None
 
 
+def take_born() -> Born | None:
+    """Return what this process, which was just forked, has of its parent's broker; once."""
+    global _born
+    born, _born = _born, None
+    return born
+
+
 def _before_fork() -> None:
+    global _born
     wire.fork_lock.acquire()
     if _broker is not None:
-        _broker.before_fork()
+        _born = _broker.before_fork()
 
 
 def _after_fork_in_parent() -> None:
     try:
+        if (born := take_born()) is not None:
+            born.anchor.close()
         if _broker is not None:
             _broker.after_fork_in_parent()
     finally:

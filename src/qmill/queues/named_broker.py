@@ -36,7 +36,7 @@ from .base import Statistics
 from .broker import Broker, Connection
 from .mailbox import Mailbox
 from .names import ABANDONED, DAMAGED, OPEN, SAVED, SILENT, Found
-from .portable import Endpoint, identified
+from .portable import Endpoint, greet, identified
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -60,7 +60,8 @@ def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Endpoi
         names.bring(folder, name)
         _check_shared(folder, name)
         anchor = _connect(place) or _start(folder, name, place, maxsize or 0)
-        end = Endpoint(wire.Address(place, _NO_SECRET, b""), anchor)
+        address = wire.Address(place, _NO_SECRET, b"")
+        end = Endpoint(address, greet(address, anchor))
         try:
             anchor.send("open", 0, maxsize, persistent)
             (status, *values), _ = anchor.receive()
@@ -68,7 +69,7 @@ def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Endpoi
             raise QueueGone(f"the broker of the queue {name!r} has died ({error})") from None
         if status != "ok":
             raise ValueError(f"the queue {name!r} is in use: {values[1]}")
-        address = wire.Address(place, _NO_SECRET, values[0])
+        address = address._replace(broker=values[0])
         return identified(end, address), address
 
 

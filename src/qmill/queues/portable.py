@@ -6,11 +6,14 @@ forks, the broker (broker.py) begins to listen, and a handle elsewhere is a `Rem
     RemoteAccess ──> Endpoint ──> sockets ──> broker thread ──> Mailbox
 
 An `Endpoint` is this process's end of one broker, whatever the number of queues: an anchor and a
-pool of connections, so that threads, and a `__del__` in the middle of a call, never share one.
+pool of connections, so that threads, and a `__del__` in the middle of a call, never share one. Over
+the anchor go notes on what this process holds, which the broker keeps as long.
 
 A forked child shares its parent's memory as it was and nothing else: each handle notices that the
-fork generation has changed, and reaches for the mailbox from outside. What that needs is imported
-here, at the top: a module that another thread was importing at the fork is locked for ever.
+fork generation has changed, and reaches for the mailbox from outside. The child has an anchor from
+birth, made before the fork, so that its queues are held whatever its parent does. What all that
+needs is imported here, at the top: a module that another thread was importing at the fork is locked
+for ever.
 """
 
 from __future__ import annotations
@@ -19,16 +22,18 @@ import itertools
 import os
 import socket
 import time
+from _thread import get_ident
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary, finalize
 
 from .. import _native, serialize
-from ..errors import QmillError, QueueGone, ShutDown
+from .._multiprocessing import starting
+from ..errors import QueueGone, ShutDown
 from . import exits, wire
 from .access import Access, LocalAccess, MailboxQueue, _UnpackingReader
 from .base import END, Statistics, check_name, check_new_maxsize
-from .broker import Broker, end_broker, hosted_here, this_broker
+from .broker import Broker, end_broker, hosted_here, take_born, this_broker
 from .mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -38,6 +43,10 @@ if TYPE_CHECKING:
     from .base import Reader
     from .wire import Address, Blob
 
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # without it, small frames may wait
+_FAREWELL_S = 1.0  # a broker that lives reads in less
+_HEIR_S = 1.0  # a broker that lives answers in less
+
 _ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (ShutDown, ValueError, KeyError, MemoryError, QueueGone)
 }
@@ -46,18 +55,39 @@ _ERRORS: dict[str, type[Exception]] = {
 class Connection:
     """One socket to a broker; one request under way at most."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, sock: socket.socket | None = None) -> None:
         try:
-            self._sock: socket.socket = wire.connect(address)
+            self._sock: socket.socket = sock or wire.connect(address)
         except (ConnectionError, FileNotFoundError) as error:
             raise _gone(error) from None
         self._frames = wire.FrameReader()
 
     def send(self, *head: Any, blobs: list[Blob] | None = None) -> None:
         """Send one frame."""
-        parts = wire.encode(head, blobs or [])
+        self.send_parts(wire.encode(head, blobs or []))
+
+    def send_parts(self, parts: list[Blob]) -> None:
+        """Send the parts of a frame."""
         while parts:
             parts = wire.send_some(self._sock, parts)
+
+    def send_now(self, parts: list[Blob]) -> list[Blob]:
+        """Send what can be sent without waiting, and return the rest."""
+        try:
+            while parts:
+                parts = wire.send_some(self._sock, parts, _DONT_WAIT)
+        except BlockingIOError:
+            pass
+        return parts
+
+    def has_hung_up(self) -> bool:
+        """Whether the other side has ended the connection; for one over which nothing comes."""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | _DONT_WAIT) if _DONT_WAIT else False
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def receive(self) -> tuple[tuple[Any, ...], list[Blob]]:
         """Wait for one frame."""
@@ -81,7 +111,7 @@ class Connection:
         self.send("cancel")
         return self.receive()
 
-    def limit_waits(self, timeout: float) -> None:
+    def limit_waits(self, timeout: float | None) -> None:
         """Have sending and receiving raise TimeoutError that take longer, in seconds."""
         self._sock.settimeout(timeout)
 
@@ -102,25 +132,93 @@ def _gone(error: BaseException) -> QueueGone:
     return QueueGone(f"the process that kept the queue is gone ({error!r})")
 
 
-class Endpoint:
-    """This process's end of one broker."""
+class Anchor:
+    """The connection by which a broker knows this process: notes in order, to which nothing comes.
 
-    def __init__(self, address: Address, anchor: Connection | None = None) -> None:
-        self.address = address
-        self._identity = os.urandom(16)
-        self._idle: deque[Connection] = deque()
-        self._anchor = anchor or Connection(address)
+    A note is sent by any thread at any moment, be it in a garbage collection, and never waits: what
+    does not fit goes with the next one.
+    """
+
+    def __init__(self, connection: Connection, identity: bytes) -> None:
+        self.connection = connection
+        self.identity = identity
+        self.unsaid: deque[list[Blob]] = deque()
+        self.is_over = False
+        self._lock = _native.Lock()
+
+    def say(self, *note: Any) -> None:
+        """Send a note; nothing happens if nobody is there."""
+        self.unsaid.append(wire.encode(note))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what has not been sent, without waiting."""
+        # The second look at `unsaid` comes after the release, as in `Mailbox._run_put_off`.
+        while self.unsaid and self._lock.acquire(False):
+            try:
+                while self.unsaid:
+                    self.unsaid[0] = self.connection.send_now(self.unsaid[0])
+                    if self.unsaid[0]:
+                        return
+                    self.unsaid.popleft()
+            except OSError:
+                self.unsaid.clear()
+            finally:
+                self._lock.release()
+
+    def end(self) -> None:
+        """Say good-bye and end the connection."""
+        self.say("bye")
+        self.is_over = True
+        self.connection.limit_waits(_FAREWELL_S)
         try:
-            self._anchor.send("hello", self._identity, True, address.broker)
-        except ConnectionError as error:
-            self._anchor.close()
-            raise _gone(error) from None
-        self._end = finalize(self, _say_bye, self._anchor, self._idle, os.getpid())
-        self._end.atexit = False  # `leave` does it, after whoever may still need it
+            while self.unsaid:
+                self.connection.send_parts(self.unsaid.popleft())
+        except OSError:
+            pass
+        self.connection.end()
+
+
+class Heir(NamedTuple):
+    """What a child that is about to be forked has of an endpoint."""
+
+    end: Endpoint
+    anchor: Anchor
+    holds: set[int]
+
+
+class Endpoint:
+    """This process's end of one broker.
+
+    Attributes:
+        accesses: By number of the queue.
+        inherited: Numbers of queues that this process has had since it was forked.
+    """
+
+    def __init__(self, address: Address, anchor: Anchor | None = None) -> None:
+        self.address = address
+        self.accesses: WeakValueDictionary[int, RemoteAccess] = WeakValueDictionary()
+        self.inherited: tuple[int, ...] = ()
+        self.numbers = itertools.count(1)
+        self.pickles = itertools.count(1)
+        self._use(anchor or greet(address, Connection(address)))
         exits.hook_exit()
-        self.reader_numbers = itertools.count(1)
-        self.left: dict[int, list[Any]] = {}  # of each queue: see leases.py
+
+    def _use(self, anchor: Anchor) -> None:
+        self.anchor = anchor
+        self._idle: deque[Connection] = deque()
+        self._connections: WeakSet[Connection] = WeakSet()  # those in use, too
+        self._end = finalize(self, _say_bye, anchor, self._idle, os.getpid())
+        self._end.atexit = False  # `leave` does it, after whoever may still need it
         self.forked_away = False
+
+    def access(self, queue_number: int, named: bool = False) -> RemoteAccess:
+        """Return the way to a queue, which the broker keeps as long as this is there."""
+        found = self.accesses.get(queue_number)
+        if found is None:
+            made = RemoteAccess(self, queue_number, named)
+            found = self.accesses.setdefault(queue_number, made)
+        return found
 
     def call(
         self,
@@ -182,12 +280,17 @@ class Endpoint:
             self._idle.append(connection)
 
     def _connection(self) -> Connection:
+        if self.anchor.unsaid:
+            self.anchor.flush()
         try:
             return self._idle.pop()
         except IndexError:
-            connection = Connection(self.address)
+            pass
+        exits.hook_exit()
+        connection = Connection(self.address)
+        self._connections.add(connection)
         try:
-            connection.send("hello", self._identity, False, self.address.broker)
+            connection.send("hello", self.anchor.identity, False, self.address.broker)
         except ConnectionError as error:
             connection.close()
             raise _gone(error) from None
@@ -196,25 +299,62 @@ class Endpoint:
     def leave(self) -> None:
         """Say good-bye, also when finalizers are over."""
         if self._end.detach() is not None:
-            _say_bye(self._anchor, self._idle, os.getpid())
+            _say_bye(self.anchor, self._idle, os.getpid())
+
+    # -- fork -----------------------------------------------------------------------------------
+
+    def make_heir(self) -> Heir | None:
+        """Make the anchor of a child that is about to be forked; None if it has no use for one."""
+        if self.forked_away or not (self.accesses or self.inherited):
+            return None
+        try:
+            connection = Connection(self.address)
+            connection.limit_waits(_HEIR_S)
+            anchor = greet(self.address, connection)
+            holds = {access.hold: number for number, access in list(self.accesses.items())}
+            for hold, number in [*holds.items(), *((-1 - n, n) for n in self.inherited)]:
+                connection.send("hold", number, hold)
+            connection.send("ping")
+        except (OSError, QueueGone):
+            return None
+        return Heir(self, anchor, set(holds))
+
+    def use_heir(self, heir: Heir | None) -> None:
+        """Be the end of a child that was just forked, with the anchor that was made for it."""
+        self.forget_in_child()
+        if heir is None:
+            return
+        self._use(heir.anchor)
+        for number, access in list(self.accesses.items()):
+            access.left = []  # the leases are the parent's
+            if access.hold not in heir.holds:
+                access.say_hold(number)
 
     def forget_in_child(self) -> None:
         """Close the parent's sockets in a forked child, without a good-bye."""
         self.forked_away = True
         self._end.detach()
-        self._anchor.close()
-        while self._idle:
-            self._idle.pop().close()
+        self.anchor.connection.close()
+        self._idle.clear()
+        for connection in list(self._connections):
+            connection.close()
 
 
-def _say_bye(anchor: Connection, idle: deque[Connection], pid: int) -> None:
+def greet(address: Address, connection: Connection) -> Anchor:
+    """Make a connection an anchor."""
+    anchor = Anchor(connection, os.urandom(16))
+    try:
+        connection.send("hello", anchor.identity, True, address.broker)
+    except OSError as error:
+        connection.close()
+        raise _gone(error) from None
+    return anchor
+
+
+def _say_bye(anchor: Anchor, idle: deque[Connection], pid: int) -> None:
     """End the client: what it holds counts as done."""
     if pid != os.getpid():
         return
-    try:
-        anchor.send("bye")
-    except OSError:
-        pass
     anchor.end()
     while idle:
         idle.pop().end()
@@ -227,8 +367,8 @@ _takers: set[Endpoint] = set()
 Not those of named queues, which have to end when nobody has them open.
 """
 
-_named: WeakSet[PortableQueue] = WeakSet()
-"""Handles of named queues, which a forked child has open, too."""
+_inherited: list[Endpoint] = []
+"""Ends through which this process has what its parents had when it was forked."""
 
 _fork_generation = 0
 
@@ -254,6 +394,14 @@ def identified(end: Endpoint, address: Address) -> Endpoint:
     return _endpoints.setdefault(address.broker, end)
 
 
+def _has_taken(end: Endpoint) -> None:
+    """Stay a client of a broker until this process ends, or the broker."""
+    if end not in _takers:
+        for other in [other for other in _takers if other.anchor.connection.has_hung_up()]:
+            _takers.discard(other)
+        _takers.add(end)
+
+
 def leave() -> None:
     """End this process's part in every queue."""
     for end in list(_endpoints.values()):
@@ -266,35 +414,77 @@ exits.leavers.append(leave)
 
 
 def disown() -> None:
-    """Have no queue open by name any more, in a process that was forked to be no part of this."""
-    _named.clear()
+    """Have no queue any more, in a process that was forked to be no part of this."""
+    for end in list(_endpoints.values()):
+        end.forget_in_child()
+    _endpoints.clear()
+    _inherited.clear()
+
+
+_heirs: dict[int, list[Heir]] = {}
+"""Of the forks under way, by thread."""
+
+
+def _before_fork() -> None:
+    heirs = _heirs[get_ident()] = []
+    with wire.fork_lock:  # the child of another thread must find them among those to close
+        for end in list(_endpoints.values()):
+            if (heir := end.make_heir()) is not None:
+                heirs.append(heir)
+    for heir in heirs:
+        try:
+            heir.anchor.connection.receive()  # else this process might let go before it is held
+        except (OSError, EOFError):
+            pass  # its broker is dead, or stopped
+        heir.anchor.connection.limit_waits(None)
+
+
+def _after_fork_in_parent() -> None:
+    for heir in _heirs.pop(get_ident(), ()):
+        heir.anchor.connection.close()
 
 
 def _after_fork_in_child() -> None:
     global _fork_generation
     _fork_generation += 1
+    heirs = {heir.end: heir for heir in _heirs.pop(get_ident(), ())}
+    _after_forks_of_others()
     for end in list(_endpoints.values()):
-        end.forget_in_child()
-    _endpoints.clear()
+        end.use_heir(heirs.get(end))
+        if end.forked_away:
+            _endpoints.pop(end.address.broker, None)
     _takers.clear()
-    for queue in [queue for queue in _named if not queue._closed]:
-        try:
-            queue._access  # noqa: B018 (it opens the queue)
-        except (QmillError, OSError):
-            pass  # its next call will say so
+    if (born := take_born()) is not None:
+        address, identity, queues, sock = born
+        end = Endpoint(address, Anchor(Connection(address, sock), identity))
+        end.inherited = queues
+        _endpoints[address.broker] = end
+        _inherited.append(end)
+
+
+def _after_forks_of_others() -> None:
+    for heirs in _heirs.values():
+        for heir in heirs:
+            heir.anchor.connection.close()
+    _heirs.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 class RemoteReader:
     """A reader whose leases are kept by a broker."""
 
-    def __init__(self, end: Endpoint, queue_number: int) -> None:
-        self._endpoint = end
+    def __init__(self, access: RemoteAccess, queue_number: int) -> None:
+        self._access = access  # so that the queue is held as long
+        self._endpoint = access.endpoint
         self._queue = queue_number
-        self._number = next(end.reader_numbers)
+        self._number = next(self._endpoint.numbers)
 
     def take(self, done: int) -> tuple[int, Any]:
         """See `AccessReader`."""
@@ -317,13 +507,48 @@ class RemoteReader:
 
 
 class RemoteAccess:
-    """A mailbox behind a broker. The methods are those of `Access`."""
+    """A mailbox behind a broker, held while this exists. The methods are those of `Access`.
+
+    Attributes:
+        endpoint: This process's end of the broker.
+        hold: A number for what this is to the broker.
+        left: See leases.py.
+    """
 
     def __init__(self, end: Endpoint, queue_number: int, named: bool = False) -> None:
         self.endpoint = end
+        self.hold = next(end.numbers)
+        self.left: list[Any] = []
         self._queue = queue_number
         self._named = named
-        self.left = end.left.setdefault(queue_number, [])
+        self.say_hold(queue_number)
+
+    def say_hold(self, queue_number: int) -> None:
+        """Tell the broker to keep the queue, whose number this is."""
+        self.endpoint.anchor.say("hold", queue_number, self.hold)
+
+    def __del__(self) -> None:
+        if not (self.endpoint.forked_away or self.endpoint.anchor.is_over):
+            self.endpoint.anchor.say("drop", self.hold)
+
+    def keep(self, is_sent: bool) -> tuple[bytes, int]:
+        """Have the broker keep the queue for a new pickle, and return what `loaded` takes."""
+        end = self.endpoint
+        number = next(end.pickles)
+        end.anchor.say("keep", self._queue, number, is_sent)
+        return end.anchor.identity, number
+
+    def loaded(self, pickle: tuple[bytes, int] | None) -> None:
+        """Tell the broker that a pickle was loaded, which now need not keep the queue for it.
+
+        Args:
+            pickle: Who made it, and its number. None: its sender keeps the queue meanwhile, and has
+                to know that it is held here before it goes on.
+        """
+        if pickle is not None:
+            self.endpoint.anchor.say("loaded", pickle)
+        else:
+            self.settle()
 
     def _call(self, request: str, *arguments: Any, blobs: list[Blob] | None = None) -> Any:
         return self.endpoint.call(request, self._queue, *arguments, blobs=blobs)[0]
@@ -339,14 +564,14 @@ class RemoteAccess:
             "get", self._queue, limit, timeout != 0, peek, timeout=timeout, acknowledge=not peek
         )
         if blobs and not peek and not self._named:
-            _takers.add(self.endpoint)
+            _has_taken(self.endpoint)
         return [END] if lease is END else blobs
 
     def put_back(self, payloads: list[Any]) -> None:
         self._call("put_back", blobs=payloads)
 
     def reader(self) -> AccessReader:
-        return RemoteReader(self.endpoint, self._queue)
+        return RemoteReader(self, self._queue)
 
     def end(self, number: int, tag: bytes) -> None:
         self._call("end", number, tag)
@@ -404,6 +629,16 @@ class PortableAccess(LocalAccess):
     def settle(self) -> None:
         this_broker().settle()
 
+    def keep(self, is_sent: bool) -> tuple[bytes, int]:
+        """See `RemoteAccess`."""
+        return this_broker().keep(self.mailbox, is_sent)
+
+    def loaded(self, pickle: tuple[bytes, int] | None) -> None:
+        """See `RemoteAccess`."""
+        if pickle is not None:
+            broker = this_broker()
+            broker.call_soon(lambda: broker.loaded(pickle))
+
     def define(self, definitions: dict[bytes, bytes]) -> None:
         """Give the queue definitions that messages will refer to."""
         self.mailbox.definitions.update(definitions)
@@ -436,8 +671,7 @@ class PortableQueue(MailboxQueue):
 
             end, self._address = open_named(name, limit, bool(persistent))
             self._number = 0
-            self._reached: Any = RemoteAccess(end, 0, named=True)
-            _named.add(self)
+            self._reached: Any = end.access(0, named=True)
         else:
             mailbox = Mailbox(limit or 0)
             self._broker = this_broker()
@@ -450,7 +684,13 @@ class PortableQueue(MailboxQueue):
         self._generation = _fork_generation
 
     @classmethod
-    def _attach(cls, address: Address, number: int, name: str | None) -> PortableQueue:
+    def _attach(
+        cls,
+        address: Address,
+        number: int,
+        name: str | None,
+        pickle: tuple[bytes, int] | None = None,
+    ) -> PortableQueue:
         """Rebuild a handle from its pickle."""
         queue: PortableQueue = object.__new__(cls)
         queue._set_up()
@@ -459,22 +699,40 @@ class PortableQueue(MailboxQueue):
         queue._address = address
         queue._number = number
         queue._reached = None
-        if name is not None:  # to have it open keeps a named queue alive
-            queue._reached = RemoteAccess(endpoint(address), number, named=True)
-            _named.add(queue)
+        try:
+            queue._reached = queue._reach()  # from now on it is held here
+            if name is None:
+                queue._reached.loaded(pickle)
+        except (QueueGone, OSError):
+            if name is not None:
+                raise
+            # Its next call will say so.
         return queue
 
     def __reduce__(self) -> Any:
         self._check_open()
         serialize.check_stays_here()
-        return _attach, (self._published(), self._number, self._name)
+        return _attach, (self._published(), self._number, self._name, self._keep())
+
+    def _keep(self) -> tuple[bytes, int] | None:
+        """Have the queue kept for a new pickle, unless its sender keeps it."""
+        packing = serialize.packing
+        if self._name is not None or (packing.num_kept and starting.heir is None):
+            return None
+        try:
+            pickle: tuple[bytes, int] = self._access.keep(
+                bool(packing.depth or starting.heir is not None)
+            )
+        except QueueGone:  # its receiver will learn it
+            return None
+        return pickle
 
     def _published(self) -> Address:
         """Return where other processes find the queue."""
         if self._broker is not None:
             if self._generation == _fork_generation:
                 exits.hook_exit()
-                return self._broker.publish(self._number)
+                return self._broker.publish()
             assert self._broker.address is not None  # it listens since before the fork
             return self._broker.address
         return self._address
@@ -482,9 +740,11 @@ class PortableQueue(MailboxQueue):
     @property
     def _access(self) -> Any:
         if self._generation != _fork_generation:
-            self._address = self._published()
-            self._broker = None
-            self._reached = None
+            if self._broker is not None:
+                self._address = self._published()
+                self._broker = self._reached = None
+            elif self._reached is not None and self._reached.endpoint.forked_away:
+                self._reached = None
             self._generation = _fork_generation
         reached = self._reached
         if reached is None:
@@ -495,7 +755,7 @@ class PortableQueue(MailboxQueue):
     def _reach(self) -> Access:
         here = hosted_here(self._address)
         if here is None:
-            return RemoteAccess(endpoint(self._address), self._number, named=self._name is not None)
+            return endpoint(self._address).access(self._number, named=self._name is not None)
         mailbox = here.find(self._number)
         if mailbox is None:
             raise QueueGone("the queue no longer exists")
@@ -583,9 +843,11 @@ class _ForkAwareReader(_UnpackingReader):
             super().close(done)
 
 
-def _attach(address: Address, number: int, name: str | None) -> PortableQueue:
+def _attach(
+    address: Address, number: int, name: str | None, pickle: tuple[bytes, int] | None = None
+) -> PortableQueue:
     """Rebuild a handle from its pickle.
 
     A function and no class method: cloudpickle sends these by value, with the globals they use.
     """
-    return PortableQueue._attach(address, number, name)
+    return PortableQueue._attach(address, number, name, pickle)
