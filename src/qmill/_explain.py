@@ -70,7 +70,9 @@ def explain(obj: Any, error: BaseException, *, is_remote: bool = False) -> Seria
     if is_recursion and len(steps := _deepest(obj)) >= _MIN_LEVELS:
         return _too_deep(obj, steps, error)
     steps, part = _culprit(obj)
-    if isinstance(error, (TypeError, PicklingError)):
+    if isinstance(error, MemoryError):
+        reason = "there is no memory left for its packed form (RLIMIT_AS, a control group's limit?)"
+    elif isinstance(error, (TypeError, PicklingError)):
         reason = describe(error, str)
     else:
         reason = f"{type(error).__name__}: {describe(error, str)}"
@@ -78,6 +80,8 @@ def explain(obj: Any, error: BaseException, *, is_remote: bool = False) -> Seria
     look = "" if is_recursion else f" ({describe(part)})"  # its repr would recurse, too
     remedy = _multiprocessing.remedy(error, is_remote=is_remote)
     kind = SerializationError if remedy is None else LockSent
+    if isinstance(error, MemoryError):
+        remedy = "Send it in smaller parts, or write it to a file and send the path"
     return kind(
         f"cannot pickle {where}, {_kind(part)}{look}: {reason.rstrip('.')}. {remedy or _REMEDY}"
     )

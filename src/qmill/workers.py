@@ -194,6 +194,7 @@ class Worker(Generic[T]):
             TimeoutError: It has not returned in time. It runs on.
             WorkerDied: The process ended before it had a result.
             SerializationError: What it returned cannot be sent between processes.
+            OSError: There was no room for what it returned; the error names the limit.
             Exception: The function's own, with the remote traceback as its cause.
         """
         kind, value = self._outcome(timeout)
@@ -458,8 +459,10 @@ class _ProcessRunner:
                 self._file_of = kind if in_file else None
             if self._file_of is not None:
                 kind, data = self._file_of, _read_file(channel)
-        except (EOFError, OSError):  # nothing more there now, or it died in the middle
-            return
+        except (EOFError, OSError, MemoryError) as error:
+            if wire.is_shortage(error):
+                self._outcome = "unsent", error
+            return  # else nothing more is there now, or it died in the middle
         if kind == "error":
             self._outcome = "error", serialize.load_error(data)
         elif kind == "unsent":
@@ -497,9 +500,9 @@ def _check_sendable(job: tuple[Any, ...]) -> None:
 
 
 def _read_file(channel: socket.socket) -> bytearray:
-    _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    _, descriptors, flags, _ = socket.recv_fds(channel, 1, 1)
     if not descriptors:
-        raise EOFError
+        raise wire.file_lost() if flags & socket.MSG_CTRUNC else EOFError
     with open(descriptors[0], "rb") as file:
         data = bytearray(os.fstat(file.fileno()).st_size)
         file.seek(0)
@@ -548,18 +551,21 @@ def exit_code(error: SystemExit) -> int:
 
 def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
     _streams.flush()  # who has the outcome finds also what the job has printed
-    try:
-        if len(data) <= _SMALL_BYTES:
-            _send_all(channel, wire.encode((kind, False), [data]))
-        else:
+    descriptor = -1
+    if len(data) > _SMALL_BYTES:
+        try:
             descriptor = wire.write_file([data])
-            try:
-                _send_all(channel, wire.encode((kind, True), [b""]))
-                socket.send_fds(channel, [b"f"], [descriptor])
-            finally:
-                os.close(descriptor)
+        except OSError as error:
+            kind, data = "unsent", serialize.dump_error(error)
+    try:
+        _send_all(channel, wire.encode((kind, descriptor >= 0), [data if descriptor < 0 else b""]))
+        if descriptor >= 0:
+            socket.send_fds(channel, [b"f"], [descriptor])
     except ConnectionError:
         pass  # nobody is left who would want it
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _send_all(channel: socket.socket, parts: list[wire.Blob]) -> None:

@@ -201,7 +201,10 @@ cdef int _fail(q_status status) except -1:
     if q_had_no_room() and status == Q_CORRUPT:
         raise MemoryError("this process has no room left to map the queue's memory (RLIMIT_AS?)")
     if status == Q_NO_MEMORY:
-        raise MemoryError("the system has no more memory for this queue (or no room for its file)")
+        raise MemoryError(
+            "the system has no more memory for this queue (or no room for its file, which counts "
+            "for RLIMIT_FSIZE, `ulimit -f`, as well)"
+        )
     if status == Q_NO_SLOT:
         raise OSError(
             "this queue is used by 16,383 processes and readers, and takes no more until one of "

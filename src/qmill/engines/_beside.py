@@ -101,9 +101,7 @@ class Outbox:
         ticket = _TICKET.pack(next(self._numbers))
         try:
             if self._ring is None:
-                from ..queues import rings
-
-                self._ring = rings.create(0)
+                self._ring = _new_ring()
             if not self._is_known:
                 tell(self._ring.fileno())
                 self._is_known = True
@@ -116,6 +114,15 @@ class Outbox:
         """Send files from now on: the ring is in step with one process's messages, the parent's."""
         self._ring = None
         self._can_share = False
+
+
+def _new_ring() -> Any:
+    try:
+        from ..queues import rings
+
+        return rings.create(0)
+    except OSError as error:  # of the import, too: it needs a descriptor
+        raise MemoryError from error
 
 
 class Inbox:

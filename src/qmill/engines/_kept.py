@@ -44,7 +44,6 @@ except ImportError:  # no native core: each result is pickled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..errors import WorkerDied
 
 HAS_CODEC = native is not None
 
@@ -92,6 +91,8 @@ class Keeper:
             os.ftruncate(descriptor, SIZE_BYTES)
             self._memory = mmap.mmap(descriptor, SIZE_BYTES)
             tell(descriptor)
+        except OSError as error:
+            raise wire.shortage(error, SIZE_BYTES) from None
         finally:
             os.close(descriptor)
         self._words = memoryview(self._memory)[:_ENTRIES_AT].cast("Q")
@@ -196,13 +197,13 @@ class Rebuilder:
             classes: dict[bytes, Any] = {}
             self._read = native.Reader(classes, _resolver(classes, imports)).read
 
-    def outcome(self, parts: list[Part], num_calls: int, death: WorkerDied | None) -> Outcome:
+    def outcome(self, parts: list[Part], num_calls: int, death: BaseException | None) -> Outcome:
         """Rebuild what the calls of a chunk have come to.
 
         Args:
             parts: In the order in which they came.
             num_calls: How many calls the chunk was to make.
-            death: What has ended them, if that was the death of their worker.
+            death: What has ended them, if that was the end of their worker.
         """
         results: list[Any] = []
         errors: dict[int, BaseException] = {}

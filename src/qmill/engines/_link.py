@@ -14,7 +14,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .. import _module_path, _native, processes
+from .. import _module_path, _native, processes, serialize
 from .._environment import dumps_for_process
 from ..errors import Empty, QueueGone
 from ..queues import wire
@@ -66,6 +66,7 @@ class Link:
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
         self._data = b""  # the beginning of a record
         self._files: deque[int] = deque()  # descriptors that came with records
+        self._has_lost_files = False  # there were no descriptors left for them
         self._kept: Any = None  # the memory in which it keeps the results of chunks
         # Not under `fork_lock`: a forked worker would have it locked for ever.
         self._permits, self._permits_there = ends = _native.socketpair()
@@ -198,15 +199,17 @@ class Link:
         Raises:
             BlockingIOError: Nothing is there now.
             GarbledError: It is no record.
+            OSError: There is no descriptor or no memory left for what has come.
         """
         try:
-            data, ancillary, _, _ = self.channel.recvmsg(
+            data, ancillary, flags, _ = self.channel.recvmsg(
                 _READ_BYTES, packets.FDS_SPACE, _READ_FLAGS
             )
         except ConnectionError:
             return None
         if ancillary:
             self._files.extend(packets.descriptors(ancillary))
+        self._has_lost_files |= bool(flags & socket.MSG_CTRUNC)
         return self._cut(self._data + data) if data else None
 
     def _cut(self, data: bytes) -> list[Record]:
@@ -224,10 +227,7 @@ class Link:
                 break
             payload: Any = data[body:start]
             if kind & packets.BESIDE:
-                if not self._files:
-                    raise GarbledError("a record without its file")
-                payload = packets.read_file(self._files.popleft())
-                kind &= ~packets.BESIDE
+                kind, payload = self._take_file(kind & ~packets.BESIDE)
             elif kind & packets.SHARED:
                 payload = self._take_shared(payload)
                 kind &= ~packets.SHARED
@@ -241,16 +241,36 @@ class Link:
         self._data = data[start:]
         return records
 
+    def _take_file(self, kind: int) -> tuple[int, Any]:
+        """Return a record's kind and payload; an answer for which there is no room has failed."""
+        self._check_files()
+        try:
+            return kind, packets.take_file(self._files)
+        except OSError as error:
+            if not packets.VALUE <= kind & packets.KIND <= packets.UNSENT:
+                raise
+            return kind & packets.SPENT | packets.UNSENT, serialize.dump_error(error)
+
+    def _check_files(self) -> None:
+        if not (self._files or self._has_lost_files):
+            raise GarbledError("a record without its file")
+
+    def _next_file(self) -> int:
+        self._check_files()
+        if not self._files:
+            raise wire.file_lost()
+        return self._files.popleft()
+
     def _open_inbox(self) -> None:
         try:
-            self._inbox.open(self._files.popleft())
-        except (IndexError, QueueGone) as error:
+            self._inbox.open(self._next_file())
+        except QueueGone as error:
             raise GarbledError(f"shared memory that is none: {error!r}") from None
 
     def _open_kept(self) -> None:
         try:
-            self._kept = _kept.open_memory(self._files.popleft())
-        except (IndexError, OSError, ValueError) as error:
+            self._kept = _kept.open_memory(self._next_file())
+        except ValueError as error:
             raise GarbledError(f"memory for results that is none: {error!r}") from None
 
     def kept_of(self, job: Job) -> list[_kept.Part] | None:

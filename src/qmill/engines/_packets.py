@@ -21,7 +21,11 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from ..queues import wire
+
 if TYPE_CHECKING:
+    from collections import deque
+
     from ..jobs.job import Job
     from ..queues.wire import Blob
 
@@ -74,6 +78,20 @@ def read_file(descriptor: int) -> memoryview:
         return memoryview(mmap.mmap(descriptor, size, flags))
     finally:
         os.close(descriptor)
+
+
+def take_file(files: deque[int]) -> memoryview:
+    """Return the content of the next file that has come, as `read_file`.
+
+    Raises:
+        OSError: There was no descriptor for it, or there is no memory left to map it.
+    """
+    if not files:
+        raise wire.file_lost()
+    try:
+        return read_file(files.popleft())
+    except OSError as error:
+        raise wire.shortage(error, None) from None
 
 
 def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

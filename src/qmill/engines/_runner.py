@@ -154,9 +154,9 @@ class _RawEngine(ProcessEngine):
         return (DONE, 0, answer) if kind == packets.VALUE else (FAILED, 1, answer)
 
     def _rebuild_chunk(
-        self, worker: _Worker, job: Job, parts: list[_kept.Part], death: WorkerDied | None
+        self, worker: _Worker, job: Job, parts: list[_kept.Part], death: BaseException | None
     ) -> tuple[int, int, Any]:
-        if death is not None:
+        if isinstance(death, WorkerDied):
             pid, exitcode, signal, name, rss_bytes, _ = death.args
             death = WorkerDied(pid, exitcode, signal, name, rss_bytes, self._settings.name)
         outcome = [(kind, bytes(data)) for kind, data in parts], death

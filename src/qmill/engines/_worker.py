@@ -39,8 +39,9 @@ THREADS_OF_LIBRARIES = (
 )
 """How libraries are told how many threads to use; each worker gets its share of the processors."""
 
-_Job = tuple[int, int, int, int, memoryview]
-"""JOB or CHUNK, its id, the numbers of its function and environment, its packed arguments."""
+_Job = tuple[int, int, int, int, "memoryview | OSError"]
+"""JOB or CHUNK, its id, the numbers of its function and environment, its packed arguments, or why
+there was no room for them here."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _PLAIN = (str, int, float, bool, type(None))
@@ -157,8 +158,16 @@ class _Worker:
             return self._run()
         except KeyboardInterrupt:
             return _child.INTERRUPTED
-        except OSError:  # a job has closed our descriptors, or the parent is gone
+        except (OSError, MemoryError) as error:
+            if wire.is_shortage(error):
+                self._tell_end(error)
+            # Else a job has closed our descriptors, or the parent is gone.
             return int(_end_now(1))
+
+    def _tell_end(self, error: BaseException) -> None:
+        """Tell why this worker cannot go on."""
+        with contextlib.suppress(OSError, MemoryError):
+            self.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
 
     def _run(self) -> int:
         permit_bytes, unpack = packets.PERMIT.size, packets.PERMIT.unpack
@@ -212,28 +221,47 @@ class _Worker:
             end = start + head_bytes + size
             if end > len(data):
                 break
-            payload = data[start + head_bytes : end]
+            payload: memoryview | OSError = data[start + head_bytes : end]
             start = end
             if kind & packets.BESIDE:
                 kind &= packets.KIND
                 if kind == packets.SHARE:
-                    sharing.receive(job, self._files.popleft())
+                    sharing.receive(job, self._next_file())
                     continue
-                payload = packets.read_file(self._files.popleft())
+                payload = self._take_file(kind)
             elif kind & packets.SHARED:
-                payload = self._inbox.take(bytes(payload))
+                payload = self._inbox.take(bytes(data[start - size : start]))
                 kind &= packets.KIND
             if kind in (packets.JOB, packets.CHUNK):
                 self._jobs.append((kind, job, function, environment, payload))
             else:
+                assert isinstance(payload, memoryview)
                 self._learn(kind, function, job, payload)
         return start
+
+    def _take_file(self, kind: int) -> memoryview | OSError:
+        """Return what has come in a file; for a job perhaps an error instead, by which it fails.
+
+        Raises:
+            OSError: There is no room for what this worker cannot do without.
+        """
+        try:
+            return packets.take_file(self._files)
+        except OSError as error:
+            if kind in (packets.JOB, packets.CHUNK):
+                return error
+            raise
+
+    def _next_file(self) -> int:
+        if not self._files:
+            raise wire.file_lost()
+        return self._files.popleft()
 
     def _learn(self, kind: int, function: int, share: int, payload: memoryview) -> None:
         if kind == packets.BUNDLE:
             self._take_messages(payload)
         elif kind == packets.MEMORY:
-            self._inbox.open(self._files.popleft())
+            self._inbox.open(self._next_file())
         elif kind == packets.FUNCTION:
             self._packed[function] = bytearray(payload)
         elif kind == packets.FORGET:
@@ -251,7 +279,9 @@ class _Worker:
 
     # -- jobs ----------------------------------------------------------------------------------
 
-    def _do(self, kind: int, job: int, number: int, environment: int, data: memoryview) -> None:
+    def _do(
+        self, kind: int, job: int, number: int, environment: int, data: memoryview | OSError
+    ) -> None:
         """Run a job and answer."""
         started = ended = monotonic()
         value: Any
@@ -286,8 +316,10 @@ class _Worker:
         self._answer(answer, job, started, ended)
 
     def _unpack(
-        self, number: int, job: int, data: memoryview
+        self, number: int, job: int, data: memoryview | OSError
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
+        if isinstance(data, OSError):
+            raise data
         packed = serialize.writable(data)
         if number:
             args, kwargs, *name = serialize.loads(packed, self)
@@ -342,9 +374,15 @@ class _Worker:
         if self._exports.pending:
             self._send_definitions()
         _streams.flush()
-        if self._max_memory is not None and _resident_bytes() > self._max_memory:
-            kind |= packets.SPENT
-        self.send(kind, job, parts, started, ended)
+        spent = self._max_memory is not None and _resident_bytes() > self._max_memory
+        spent_bit = packets.SPENT if spent else 0
+        try:
+            self.send(kind | spent_bit, job, parts, started, ended)
+        except (OSError, MemoryError) as error:  # before anything was sent
+            if not wire.is_shortage(error):
+                raise
+            packed = serialize.dump_error(error)
+            self.send(packets.UNSENT | spent_bit, job, [packed], started, ended)
         self.job_name = None
 
     def _send_definitions(self) -> None:

@@ -111,9 +111,10 @@ class _Worker:
         told_to_leave: It has none, and knows that it is to end.
         lingers: It has no more to do, and waits for threads that its jobs have left.
         kill_at_s: When it is to be killed; None if it is not.
-        start_error: What went wrong before it was ready.
+        error: Why it cannot go on, or could not begin.
         is_writing: Whether the engine waits for its channel to take more.
         is_mute: Its channel is not watched any more.
+        is_cut: And not read, as a part of what it has sent is lost.
     """
 
     def __init__(self, link: Link) -> None:
@@ -133,8 +134,9 @@ class _Worker:
         self.has_ended = False
         self.is_writing = False
         self.is_mute = False
+        self.is_cut = False
         self.kill_at_s: float | None = None
-        self.start_error: BaseException | None = None
+        self.error: BaseException | None = None
 
 
 class _Inherited(bytes):
@@ -568,7 +570,7 @@ class ProcessEngine(Engine):
 
     def _read(self, worker: _Worker) -> bool:
         """Take in what a worker has sent; False if there was nothing or it was the end."""
-        if worker.has_ended:  # both its files were ready
+        if worker.has_ended or worker.is_cut:  # both its files were ready, or a record was lost
             return False
         try:
             records = worker.link.read()
@@ -586,6 +588,12 @@ class ProcessEngine(Engine):
                 else:
                     self._take_record(worker, kind, data)
         except BlockingIOError:
+            return False
+        except OSError as error:  # no descriptors and no memory left for what it has sent
+            self._kill_now(worker)
+            worker.is_mute = worker.is_cut = True
+            worker.error = error
+            self._unwatch(worker.link.channel)
             return False
         except Exception:  # a job has written there
             self._kill_now(worker)
@@ -620,7 +628,7 @@ class ProcessEngine(Engine):
             if worker.told_to_leave:
                 self._let_linger(worker)
         else:
-            worker.start_error = serialize.load_error(data)
+            worker.error = serialize.load_error(data)
 
     def _take_part(self, worker: _Worker, kind: int, number: int, data: Any) -> None:
         if number not in worker.jobs:
@@ -658,7 +666,7 @@ class ProcessEngine(Engine):
         return _calls.rebuild(self._imports, kind, data)
 
     def _rebuild_chunk(
-        self, worker: _Worker, job: Job, parts: list[_kept.Part], death: WorkerDied | None
+        self, worker: _Worker, job: Job, parts: list[_kept.Part], death: BaseException | None
     ) -> tuple[int, int, Any]:
         """Rebuild what calls of a chunk have come to; `death` may be what ended them."""
         outcome = self._rebuilder.outcome(parts, job._num_to_do, death)
@@ -743,7 +751,8 @@ class ProcessEngine(Engine):
 
     def _report_death(self, worker: _Worker, job: Job, code: int | None) -> None:
         """Report the job that a worker was running when it died, or a chunk as far as it came."""
-        death, moments = _death(worker, job.name), (worker.since_s, monotonic())
+        death = _death(worker, job.name) if worker.error is None else worker.error
+        moments = worker.since_s, monotonic()
         what, value = DIED, death
         if job._is_chunk and (kept := worker.link.kept_of(job)) is not None:
             parts = [*worker.parts.pop(job.id, ()), *kept]
@@ -756,7 +765,7 @@ class ProcessEngine(Engine):
 
         Whatever killed it need not be the fault of the jobs that wait, but it may come again.
         """
-        error = worker.start_error
+        error = worker.error
         if error is None:
             self._num_start_deaths += 1
             if self._num_start_deaths < START_DEATHS:
