@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 import qmill
-from qmill.jobs.records import FIELDS
+from qmill.jobs.fields import FIELDS
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
 from .support import hide, record

@@ -18,15 +18,9 @@ from pathlib import Path
 import pytest
 
 from qmill.errors import LaneError
+from qmill.jobs.fields import FIELDS, SCHEMA, exception_text, function_name, to_dict
 from qmill.jobs.job import CANCELLED, FINISHED, Job, Options
-from qmill.jobs.records import (
-    FIELDS,
-    RecordLog,
-    exception_text,
-    function_name,
-    read_log,
-    to_dict,
-)
+from qmill.jobs.records import RecordLog, read_log
 from qmill.serialize import RemoteTraceback
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
@@ -88,6 +82,12 @@ def raised(error, cause=None):
 def test_the_keys_and_their_order():
     assert list(FIELDS) == KEYS
     assert list(to_dict(make_job())) == KEYS
+
+
+def test_the_documentation_has_the_fields_of_the_schema():
+    page = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text(encoding="utf-8")
+    rows = [f"| `{field.name}` | {field.type.value} | {field.meaning} |" for field in SCHEMA]
+    assert "\n".join(["| field | type | meaning |", "| --- | --- | --- |", *rows]) + "\n\n" in page
 
 
 def test_a_job_gives_its_record():

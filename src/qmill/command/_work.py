@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..engines.program import Output, ProgramEngine
 from ..errors import JobTimeout, NotSupported, WorkerDied
-from ..jobs.records import exception_text
+from ..jobs.fields import exception_text
 from ._batch import CLOSED_PIPE, TROUBLE, Batch, Plan, UsageError, say, write
 from ._inputs import read_items
 from ._template import BadTemplate, Template

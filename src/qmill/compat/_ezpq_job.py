@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LaneError
+from ..jobs.fields import function_name
 from ..jobs.job import CANCELLED
-from ..jobs.records import function_name
 
 if TYPE_CHECKING:
     from ..jobs.job import Job as QmillJob

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from .. import _native
 from .._generic import T
-from . import records
+from . import fields
 
 if TYPE_CHECKING:
     from collections import deque
@@ -192,16 +192,16 @@ class Job(Future[T]):
         owner: Owner,
         submitted_s: float,
     ) -> None:
-        self.id = number
+        self.id: int = number
         self.function: Callable[..., Any] | None = function
         self.args: tuple[Any, ...] | None = args
-        self.kwargs = kwargs
-        self.priority = priority
+        self.kwargs: dict[str, Any] | None = kwargs
+        self.priority: float = priority
         self.exitcode: int | None = None
-        self.attempts = 0
+        self.attempts: int = 0
         self.worker: str | None = None
         self._options = options
-        self._owner = owner
+        self._owner: Owner = owner
         self._submitted = submitted_s
         self._started: float | None = None
         self._ended: float | None = None
@@ -317,13 +317,11 @@ class Job(Future[T]):
         """Return the job's record.
 
         Returns:
-            The keys of ezpq (qid, id, name, priority, lane, timeout, function, args, kwargs,
-            submitted, started, ended, processed, exitcode, cancelled, runtime, output, exception,
-            callback), then state, worker, attempts and host. Times are naive local datetimes,
-            `function` is a name, `exception` the text of a traceback.
+            The fields of `jobs.fields.SCHEMA`, in their order: those of ezpq (qid to callback),
+            then state, worker, attempts and host. Moments are naive local datetimes.
         """
         self._see()
-        return records.to_dict(self)
+        return fields.to_dict(self)
 
     def _wall_time(self, moment_s: float | None) -> datetime | None:
         return None if moment_s is None else self._owner.wall_time(moment_s)
@@ -610,7 +608,7 @@ class UnseenError:
     __slots__ = ("__weakref__", "_log", "error", "what")
 
     def __init__(self, job: Job, error: BaseException | None) -> None:
-        self.what = f"job {job.name} ({records.function_name(job.function)}) {HOW[job._failure]}"
+        self.what = f"job {job.name} ({fields.function_name(job.function)}) {HOW[job._failure]}"
         self.error = error
         self._log = job._owner.log_later
         _unseen.add(self)

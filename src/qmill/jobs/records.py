@@ -1,4 +1,4 @@
-"""What is told about a job: its record as a dict, and the CSV file of records.
+"""The log of a queue: a CSV file of the records of its jobs.
 
 A row is written with one call, under a lock of the file, and ends with CR LF, which stands nowhere
 inside a row. A writer that is killed in the middle leaves a file that does not end so: the next one
@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import functools
 import io
 import os
 from typing import TYPE_CHECKING, Any
 
 from .. import _native
-from .._explain import traceback_text
+from .fields import FIELDS, to_dict
 
 try:
     import fcntl
@@ -29,32 +28,6 @@ if TYPE_CHECKING:
 
     from .job import Job
 
-FIELDS = (
-    "qid",
-    "id",
-    "name",
-    "priority",
-    "lane",
-    "timeout",
-    "function",
-    "args",
-    "kwargs",
-    "submitted",
-    "started",
-    "ended",
-    "processed",
-    "exitcode",
-    "cancelled",
-    "runtime",
-    "output",
-    "exception",
-    "callback",
-    "state",
-    "worker",
-    "attempts",
-    "host",
-)
-
 _END = b"\r\n"
 
 CELL_CHARACTERS = 100_000
@@ -63,57 +36,6 @@ CELL_CHARACTERS = 100_000
 _HEADER_BYTES = 1 << 16  # the most of a file that is looked at for its header
 _SHOWN_CHARACTERS = 200
 _SHOWN_COLUMNS = 3
-
-
-def to_dict(job: Job) -> dict[str, Any]:
-    """Return a job's record; the keys are `FIELDS`."""
-    return {
-        "qid": job._owner.qid,
-        "id": job.id,
-        "name": job.name,
-        "priority": job.priority,
-        "lane": job.lane,
-        "timeout": job.timeout,
-        "function": function_name(job.function),
-        "args": None if job.args is None else list(job.args),
-        "kwargs": job.kwargs,
-        "submitted": job.submitted,
-        "started": job.started,
-        "ended": job.ended,
-        "processed": job.processed,
-        "exitcode": job.exitcode,
-        "cancelled": job.cancelled(),
-        "runtime": job.runtime,
-        "output": job.output,
-        "exception": exception_text(job._exception),
-        "callback": job.callback,
-        "state": job._state_word(),
-        "worker": job.worker,
-        "attempts": job.attempts,
-        "host": job.host,
-    }
-
-
-def function_name(function: Any) -> str | None:
-    """Return what to call a function in a record."""
-    if function is None:
-        return None
-    while isinstance(function, functools.partial):
-        function = function.func
-    try:
-        return str(function.__name__)
-    except Exception:
-        return type(function).__name__
-
-
-def exception_text(error: BaseException | None) -> str | None:
-    """Return the traceback where the exception was raised, else its own text."""
-    if error is None:
-        return None
-    remote = getattr(error.__cause__, "text", None)
-    if isinstance(remote, str):
-        return remote
-    return traceback_text(error)
 
 
 def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, str]]:

@@ -17,7 +17,7 @@ from types import WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import WorkerDied
-from . import records
+from . import fields
 from .job import CANCELLED, FINISHED, PENDING, RUNNING, Job
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class Totals:
 
     def _add_slow(self, job: Job, running: float, state: str) -> float:
         """Keep a job among the slowest; returns how long the next one must run to be one."""
-        function = records.function_name(job.function)
+        function = fields.function_name(job.function)
         slow = SlowJob(running, -job.id, _plain(job.name), function, state)
         (heapq.heappush if len(self.slowest) < NUM_SLOWEST else heapq.heappushpop)(
             self.slowest, slow

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..jobs.fields import FIELDS, SCHEMA, Type
 from ..jobs.job import Job
-from ..jobs.records import FIELDS
 from ..jobs.totals import STATES
 from . import jobs_of, missing_extra
 
@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     import pandas
 
     from ..job_queue import JobQueue
-
-# The same whatever is in the records, so that a program that works for one frame works for all.
-# Names, arguments, outputs and the like may be anything: they stay the objects that they are.
-_TEXTS = "qid", "function", "exception", "worker", "host"
-_MOMENTS = "submitted", "started", "ended", "processed"
-_FLOATS = "priority", "timeout", "runtime"
-_INTS = "exitcode", "attempts"
 
 
 def frame(
@@ -57,9 +50,9 @@ def frame(
         table = pandas.DataFrame(_records_of(jobs), dtype=object)
     columns = [*FIELDS, *(name for name in table.columns if name not in FIELDS)]
     table = table.reindex(columns=columns)
-    for name in FIELDS:
+    for name, type, *_ in SCHEMA:
         try:
-            table[name] = _converted(name, table[name])
+            table[name] = _converted(type, table[name])
         except (TypeError, ValueError) as error:
             raise ValueError(f"the column {name!r} is not that of records: {error}") from None
     return table
@@ -107,26 +100,28 @@ def _read_log(path: str | os.PathLike[str]) -> pandas.DataFrame:
     return table
 
 
-def _converted(name: str, column: pandas.Series) -> pandas.Series:
+def _converted(type: Type, column: pandas.Series) -> pandas.Series:
+    """Return a column in the type of its field, the same whatever is in the records."""
     pandas = _import_pandas()
-    if name in _MOMENTS:
-        is_text = any(isinstance(value, str) for value in column)
-        moments = pandas.to_datetime(column, format="ISO8601" if is_text else None)
-        return moments.astype("datetime64[us]")
-    if name in _FLOATS:
-        return column.astype("float64")
-    if name in _INTS:
-        return pandas.to_numeric(column).astype("Int64")
-    if name == "id":
-        return pandas.to_numeric(column).astype("int64")
-    if name == "cancelled":
-        return column.map(_as_bool).astype("boolean" if column.isna().any() else "bool")
-    if name == "state":
-        return column.astype(pandas.CategoricalDtype(STATES))
-    if name == "lane":
-        return column.astype(object).astype("category")
+    match type:
+        case Type.MOMENT:
+            is_text = any(isinstance(value, str) for value in column)
+            moments = pandas.to_datetime(column, format="ISO8601" if is_text else None)
+            return moments.astype("datetime64[us]")
+        case Type.NUMBER:
+            return column.astype("float64")
+        case Type.INTEGER:
+            return pandas.to_numeric(column).astype("Int64")
+        case Type.ID:
+            return pandas.to_numeric(column).astype("int64")
+        case Type.FLAG:
+            return column.map(_as_bool).astype("boolean" if column.isna().any() else "bool")
+        case Type.STATE:
+            return column.astype(pandas.CategoricalDtype(STATES))
+        case Type.CATEGORY:
+            return column.astype(object).astype("category")
     column = column.astype(object).where(column.notna(), None)
-    return column.astype("string") if name in _TEXTS else column
+    return column.astype("string") if type is Type.TEXT else column
 
 
 def _as_bool(value: Any) -> Any:

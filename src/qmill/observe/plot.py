@@ -8,6 +8,7 @@ import os
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..jobs.fields import SCHEMA
 from ..jobs.job import Job
 from ..jobs.totals import STATES
 from . import jobs_of, missing_extra
@@ -53,7 +54,7 @@ _GREYS_ON_DARK = "#A6A6A6", "#DADADA"
 
 _WAITING, _PROCESSING, _RUNNING = "waiting", "until processed", "running"
 _TIMES = "submitted", "started", "ended", "processed"
-_NOT_VALUES = {*_TIMES, "runtime", "args", "kwargs"}
+_NOT_VALUES = {field.name for field in SCHEMA if not field.is_group}
 _MAX_KEYS = 12  # of more values the legend tells some
 _SOME_KEYS = 8
 _MAX_LABEL = 28
