@@ -40,7 +40,7 @@ class Field(NamedTuple):
         type: Its type.
         of: Returns its value of a job.
         meaning: What it tells, for docs/jobs.md.
-        is_group: Whether jobs of equal values are a group, which a plot may colour or show in a panel.
+        is_group: Whether jobs of equal values are a group, for colours and panels of a plot.
     """
 
     name: str
