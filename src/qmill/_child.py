@@ -1,4 +1,4 @@
-"""What runs in a started process before and after its work.
+"""Code that runs in a started process before and after its work.
 
 1. Hold on to the lifeline: the parent's death is then this process's.
 2. Become like the parent: environment, working directory, module path, arguments.
@@ -26,7 +26,7 @@ from ._bindings import loads_in_process
 from .queues import exits, wire
 
 STATUS = struct.Struct("!iq")
-"""How the fork server tells of a child's end: its exit code, and the most memory it had."""
+"""A report of the fork server about a child's end: its exit code, and the most memory it had."""
 
 EXIT_GRACE_S = 10.0
 """After so many seconds in which a worker waits for its threads it says so."""
@@ -135,7 +135,7 @@ def _run(body: Callable[[], int]) -> NoReturn:
 
 
 INTERRUPTED = -signal.SIGINT
-"""What `work` returns to end by SIGINT, as a program does that Ctrl-C stopped."""
+"""The return value of `work` that ends the process by SIGINT, as Ctrl-C ends a program."""
 
 
 def _run_setup(channel: socket.socket, lifeline: int) -> int:

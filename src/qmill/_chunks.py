@@ -1,4 +1,4 @@
-"""How `map` cuts its input into jobs, and puts the results together again.
+"""Chunks: cuts the input of a `map` into jobs, and puts their results together again.
 
     items ──> [chunk] [chunk] [chunk] ──> jobs ──> results, in order or as they come
 

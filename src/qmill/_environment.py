@@ -363,7 +363,7 @@ class Globals:
 
 
 class _State:
-    """What a function or class is like, apart from what its global names are bound to."""
+    """The state of a function or class, apart from the values of its global names."""
 
     __slots__ = ("watch",)
 

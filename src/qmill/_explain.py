@@ -1,4 +1,4 @@
-"""Why an object cannot be pickled: which part of it, and how to get there.
+"""Explains why an object cannot be pickled: names the part of it, and the way to that part.
 
 Only looked for when pickling has failed, in objects that may be broken in any way: whatever they
 raise while they are looked at is taken for nothing to see.
@@ -28,7 +28,7 @@ _MAX_PARTS = 100_000
 """So many parts are looked at; the culprit of a larger object may be named from farther away."""
 
 _MAX_LEVELS = 1000
-"""What is nested too deeply is followed down to this level; Python 3.11 packs some 300."""
+"""Objects nested too deeply are followed down to this level; Python 3.11 packs some 300."""
 
 _MIN_LEVELS = 20
 """An object of fewer levels is not what made the recursion too deep."""
@@ -40,7 +40,7 @@ _MAX_TRIES = 8
 """So many parts are packed by themselves, to see whether they are refused."""
 
 _ATOMS = (str, bytes, int, float, bool, type(None))
-"""What is never refused."""
+"""Types that are never refused."""
 
 _REDUCE_BY_ATTRIBUTES: tuple[Any, ...] = (object.__reduce__, BaseException.__reduce__)
 

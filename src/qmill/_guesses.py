@@ -1,4 +1,4 @@
-"""What people guess who know other libraries, answered with what it is called here."""
+"""Names that users of other libraries guess, answered with their names here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NAMES = {
     "wait": "concurrent.futures.wait(jobs), or the method wait of a JobQueue",
     "worker": "qmill.Worker",
 }
-"""What is no name of this package, and what to use."""
+"""Names that this package does not have, and what to use."""
 
 _MAX_WORKERS = (
     *("concurrency", "cores", "jobs", "max_processes", "max_threads", "max_worker", "n_cores"),
@@ -76,7 +76,7 @@ ARGUMENTS = {
     "show_progress": "progress",
     "thread_name_prefix": "name",
 }
-"""What is no argument here, and what the argument is called that is meant."""
+"""Arguments that do not exist here, and the names of those that are meant."""
 
 
 def explain_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a process that is started inherits from `multiprocessing` beside its job.
+"""Objects of `multiprocessing` that a started process inherits beside its job.
 
     parent                                               child
     ──────                                               ─────
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _BATCH = 250
-"""How many descriptors go with one message; Linux takes 253."""
+"""The most descriptors that go with one message; Linux takes 253."""
 
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Settings(NamedTuple):
-    """What a child is told of its parent's `multiprocessing`."""
+    """State of the parent's `multiprocessing` that is passed to a child."""
 
     authkey: bytes
     start_method: str | None
@@ -271,7 +271,7 @@ def call_followed(function: Callable[[], int], finish: Callable[[], None]) -> in
 
 
 class _Followed:
-    """What `BaseProcess._bootstrap` needs of a process, whose `run` calls a function.
+    """A process as `BaseProcess._bootstrap` needs it, whose `run` calls a function.
 
     The function finds multiprocessing as in every other worker: it is no process of it.
     """

@@ -17,7 +17,7 @@ import warnings
 from typing import Any
 
 Likeness = dict[str, Any]
-"""What `of_this_process` tells, in objects that every process can unpickle."""
+"""The answer of `of_this_process`, in objects that every process can unpickle."""
 
 _IGNORABLE = [
     getattr(signal, name)

@@ -1,4 +1,4 @@
-"""How objects of `multiprocessing` are packed: by its own reducers, which plain pickle lacks.
+"""Packs objects of `multiprocessing` by its own reducers, which plain pickle lacks.
 
 | object | to a process that is being started | on a queue, as an argument of a job |
 | --- | --- | --- |

@@ -157,7 +157,7 @@ class Event:
 
 
 LONGEST_WAIT_S = 1_000_000.0
-"""What every way to wait takes as its timeout; poll, an int of milliseconds."""
+"""The longest timeout that all ways to wait accept; poll takes an int of milliseconds."""
 
 
 def simple_queue() -> queue.SimpleQueue[Any]:

@@ -1,4 +1,4 @@
-"""What qmill uses of `pickle`, without the modules that only pickle's form in Python needs.
+"""The parts of `pickle` that qmill uses, without the modules that its Python form imports.
 
 `import pickle` brings `re` and `enum`, which take as long as all else that a first queue needs.
 """

@@ -606,7 +606,7 @@ class MapResult(ApplyResult):
 
     @property
     def _number_left(self) -> int:
-        """How many chunks are not done, for programs that show their progress by it."""
+        """The number of chunks that are not done, for programs that show their progress by it."""
         with self._lock:
             return sum(not job.done() for job in self._jobs)
 

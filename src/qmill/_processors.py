@@ -1,4 +1,4 @@
-"""How many processors this process may use: the least of what anything allows it.
+"""Counts the processors that this process may use: the least that any limit allows.
 
 - the machine's, or the number that `python -X cpu_count` or PYTHON_CPU_COUNT says instead;
 - those that it may run on (`sched_getaffinity`);

@@ -1,4 +1,4 @@
-"""How objects of a script that cannot be imported are taken apart, where cloudpickle is not enough.
+"""Reducers for objects of a script that cannot be imported, where cloudpickle is not enough.
 
 cloudpickle refuses functions that keep a cache with a lock or with weak references (`lru_cache`,
 `singledispatch`), sends sentinels by a name that the reader does not have, and separates closures

@@ -70,7 +70,7 @@ _strong: dict[str, Any] = {}
 _strong_ids: dict[int, str] = {}
 
 unfilled: dict[int, Any] = {}
-"""What was made here and has no state yet, by `id`."""
+"""Objects that were made here and have no state yet, by `id`."""
 
 
 def keep(key: str, made: Any) -> Any:

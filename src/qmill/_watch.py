@@ -1,4 +1,4 @@
-"""What functions and classes are made of, and whether any of it has changed.
+"""Watches the parts of functions and classes for changes.
 
 A function finds values under global names, in the variables of its closure, in its defaults and
 attributes; a class in its attributes. A `Watch` holds what they were. Names and variables are
@@ -79,7 +79,7 @@ def _level_of_caller() -> int:
 
 
 class Watch:
-    """What an answer depended on: it holds as long as none of this has changed.
+    """The parts that an answer depended on: the answer holds as long as none of them has changed.
 
     It keeps no function and no class alive, as it may itself be kept as long as they live.
     """

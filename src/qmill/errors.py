@@ -161,7 +161,7 @@ class JobTimeout(QmillError, TimeoutError):
 
 
 class QueueGone(QmillError, OSError):
-    """Whoever kept the queue is gone, and what was in it with them."""
+    """The process that kept the queue is gone, and with it the queue's messages."""
 
 
 class Poisoned(_Told):
@@ -185,7 +185,7 @@ class Poisoned(_Told):
 
 
 class NotSupported(QmillError, ValueError):
-    """What was asked for is something this engine or transport cannot do."""
+    """This engine or transport cannot do what an argument asks for."""
 
 
 class LocalQueueSent(SerializationError, NotSupported):

@@ -74,7 +74,7 @@ _OF_OPTIONS = {
 
 
 class MapLimits(NamedTuple):
-    """What a `map` may be told of its pace; see `JobQueue.map`."""
+    """Options for the pace of a `map`; see `JobQueue.map`."""
 
     timeout: float | None
     chunksize: int | None
@@ -216,7 +216,7 @@ class JobQueue(Executor):
 
     @property
     def max_workers(self) -> int:
-        """How many jobs run at a time; what was asked for, or what a cluster has now."""
+        """The number of jobs that run at a time: as given, or the threads that a cluster has now."""
         return self._engine.max_workers if self._max_workers == ALL else self._max_workers
 
     # -- jobs in -------------------------------------------------------------------------------

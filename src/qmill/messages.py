@@ -413,7 +413,7 @@ class Q(Generic[T]):
 
     @property
     def unfinished_tasks(self) -> int:
-        """How many messages were put and are not done; `join` waits until it is 0."""
+        """The number of messages that were put and are not done; `join` waits until it is 0."""
         return self._queue.unfinished_tasks
 
     @property

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
-"""How a process can be started on this platform; the first is the default."""
+"""The start methods of this platform; the first is the default."""
 
 PRELOADED = ["qmill.workers", "qmill.queues.portable"]
 """Modules that the fork server imports once, for all children; those above this one add theirs."""

@@ -73,7 +73,7 @@ Definition = tuple[bytes, str, "bool | None"]
 
 
 class Names:
-    """How a channel's reader comes by what an import of this program's script would give it.
+    """Ways in which a channel's reader comes by the names of this program's script.
 
     INSTEAD: it imports the script, so nothing else is sent. ELSE: it may be another program, so a
     definition goes by value, and by name only if that cannot be. NEVER: it has no such script.
@@ -96,7 +96,7 @@ class InlineExports:
 
 
 class Exports:
-    """What a sender has defined on one channel.
+    """Definitions that a sender has made on one channel.
 
     `pending` are the definitions that packed objects refer to and that the channel does not have
     yet: (key, packed definition). Whoever sends them calls `sent`. `done` are those it has.
@@ -177,7 +177,7 @@ def check_stays_here() -> None:
 
 
 class _Packing(threading.local):
-    """What this thread packs for.
+    """The destination for which this thread packs.
 
     Attributes:
         depth: Not 0 within what goes through a channel of qmill.
@@ -1014,7 +1014,7 @@ def with_shared_globals(call: Callable[[], Any]) -> Any:
 
 
 CLASS = "class "
-"""How the label of a class begins."""
+"""The first characters of a class's label."""
 
 
 def label_of(names: dict[str, Any] | type) -> str:
@@ -1088,7 +1088,7 @@ def set_attribute(cls: type, name: str, value: Any) -> None:
 
 
 class _Unbound:
-    """What a name is bound to that is not bound."""
+    """The value of a name that is not bound."""
 
     def __reduce__(self) -> str:
         return "UNBOUND"

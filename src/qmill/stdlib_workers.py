@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 START_METHOD = "fork" if "fork" in processes.METHODS else None
-"""How a `Process` starts: by a fork where there is one, as it shares what its parent has."""
+"""The start method of a `Process`: a fork where there is one, as it shares its parent's objects."""
 
 
 class Process(multiprocessing.Process):
@@ -49,7 +49,7 @@ class PlainProcess(multiprocessing.Process):
 
 
 class _Popen:
-    """What `multiprocessing` asks of a started process, answered by a worker."""
+    """The interface of a started process for `multiprocessing`, answered by a worker."""
 
     method = START_METHOD
 

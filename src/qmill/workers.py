@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qmill")
 
 NUM_CPUS: int = _processors.count()
-"""How many processors this process may use, by its affinity and the quota of its control groups."""
+"""The processors that this process may use, by its affinity and the quota of its control groups."""
 
 NUM_THREADS: int = min(32, NUM_CPUS + 4)
 """A number of threads for work that waits: as `concurrent.futures` chooses it."""
 
 EXIT_GRACE_S = 0.5
-"""How long workers that are about to end by themselves have for it when this process exits."""
+"""Seconds that workers have to end by themselves when this process exits."""
 
 TERMINATE_GRACE_S = 2.0
-"""How long they may all together take to end after SIGTERM."""
+"""Seconds that they all together have to end after SIGTERM."""
 
 _SMALL_BYTES = 1 << 15  # an outcome up to this size fits into the channel's buffer
 
@@ -140,7 +140,7 @@ class Worker(Generic[T]):
 
     @property
     def exitcode(self) -> int | None:
-        """How the process ended: 0, 1 for an exception, minus a signal's number; None while alive.
+        """Its exit code: 0, 1 for an exception, minus a signal's number; None while alive.
 
         A thread has 0 or 1. 255 is also the code of a process of which nobody knows how it ended:
         it was killed where SIGCHLD is ignored, or as its fork server was.

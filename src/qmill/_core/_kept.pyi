@@ -1,4 +1,4 @@
-"""What `_kept.pyx` has, for type checkers."""
+"""The names of `_kept.pyx`, for type checkers."""
 
 from collections.abc import Callable
 from typing import Any

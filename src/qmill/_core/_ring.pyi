@@ -1,4 +1,4 @@
-"""What `_ring.pyx` has, for type checkers."""
+"""The names of `_ring.pyx`, for type checkers."""
 
 from collections.abc import Callable, Generator, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What PyInstaller is told of this package, which it asks by the entry point `pyinstaller40`.
+"""Hooks of this package for PyInstaller, which finds them by the entry point `pyinstaller40`.
 
 `hook-qmill.py` names the modules that are imported when they are first used. `rthooks` has what a
 program with qmill in it runs before all else: what `qmill.freeze_support()` does for the workers of

@@ -62,7 +62,7 @@ class Stopped(BaseException):
 
 
 class Plan(NamedTuple):
-    """What is to be done for each input, and where it is told.
+    """The work for each input, and where its outcome is written.
 
     Attributes:
         function: What each job calls with its input.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLAIN, BASH, OTHER = range(3)
-"""What shells compute with: numbers only (dash, busybox); expressions; all others are like ksh."""
+"""Kinds of arithmetic of shells: numbers only (dash, busybox); expressions; all others as ksh."""
 
 _ASK = """
 echo "${BASH_VERSION:+bash}${KSH_VERSION:+other}${ZSH_VERSION:+other}${YASH_VERSION:+other}"

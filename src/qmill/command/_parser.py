@@ -1,4 +1,4 @@
-"""What the command `qmill` understands, and what `--help` says of it."""
+"""The arguments of the command `qmill`, and the text of `--help`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _SEPARATORS = {
     ":::+": "one input goes into a job",
     "::::+": "one input goes into a job",
 }
-"""What GNU parallel has before inputs, and how inputs are given here."""
+"""Marks that GNU parallel has before inputs, and how inputs are given here."""
 
 _ELSEWHERE = {
     "--joblog": "--log FILE.csv is here what --joblog is elsewhere",

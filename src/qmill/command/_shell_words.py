@@ -49,7 +49,7 @@ class Command:
 
 @dataclass
 class Computed:
-    """What some shells compute with: how it is written, and what is in it."""
+    """Arithmetic of some shells: its text, and the parts of it."""
 
     form: str
     inside: Word

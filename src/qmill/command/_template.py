@@ -21,16 +21,16 @@ from . import _evaluated
 from ._evaluated import why_code
 
 _SHELLS = ("/bin/dash", "/usr/bin/dash")
-"""What runs commands where there is one: quick, and it never computes with text as code."""
+"""The shell that runs commands where it is installed: quick, and never computes with text as code."""
 
 _GATE = "read -r _ && exec </dev/null || exit; "
-"""What the engine's programs do first: see `ProgramEngine`."""
+"""The first words of the engine's programs: see `ProgramEngine`."""
 
 MAX_INPUT_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") - 1
 """The longest argument that Linux hands to a program (MAX_ARG_STRLEN, less its final zero)."""
 
 PLAIN, SINGLE, DOUBLE, BACK, PAREN, ARITHMETIC, COMMENT, DOCUMENT = range(8)
-"""What may surround a place; DOCUMENT is a here-document, and whatever follows it."""
+"""Surroundings of a place; DOCUMENT is a here-document, and all that follows it."""
 
 _CODE = (PLAIN, BACK, PAREN)
 _EXPANSIONS = {SINGLE: "'\"$1\"'", DOUBLE: "${1}"}
@@ -46,7 +46,7 @@ _FUNCTION = re.compile(r"\w\s*\(\s*\)")
 """The head of a function, in which `$1` is that function's own."""
 
 _OF_BASH = re.compile(r"[<>]\(|<<<|&>")
-"""What bash understands, and a shell that has no more than POSIX does not."""
+"""Syntax that bash understands, and a shell that has no more than POSIX does not."""
 
 _COMMANDS_OF_BASH = re.compile(
     r"(?:\[\[|source|function|shopt|declare|typeset|mapfile|readarray|let|compgen)(?=\s)"
@@ -56,7 +56,7 @@ _COMMANDS_OF_BASH = re.compile(
 _BEFORE_A_COMMAND = re.compile(r"(?:^|[;&|(!{`\n]|\b(?:if|then|elif|else|while|until|do))[ \t]*\Z")
 
 FOREIGN = re.compile(r"(?<!\$)\{(?:-?\d*(?:/?\.{1,3}|//?)|[#%]|=.+?=)\}|(?<!\S)\{-?\d+\}")
-"""What GNU parallel replaces; a number is that only outside quotes, as it counts in patterns."""
+"""Marks that GNU parallel replaces; a number only outside quotes, as it counts in patterns."""
 
 _INSTEAD = {
     "{.}": 'for the input without its extension write "${1%.*}"',

@@ -118,7 +118,7 @@ def _show_all(options: argparse.Namespace, show: Callable[[str], str]) -> int:
 
 
 class Returned(NamedTuple):
-    """What a function has returned, as text, and what it has printed."""
+    """The result of a function as text, and the text that it has printed."""
 
     value: str
     stdout: str

@@ -1,4 +1,4 @@
-"""What the versions of ezpq have in common: a job and its record."""
+"""A job and its record, as all versions of ezpq have them."""
 
 from __future__ import annotations
 

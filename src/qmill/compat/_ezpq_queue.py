@@ -1,4 +1,4 @@
-"""What the versions of ezpq have in common: a queue of jobs."""
+"""A queue of jobs, as all versions of ezpq have it."""
 
 from __future__ import annotations
 

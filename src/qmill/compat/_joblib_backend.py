@@ -46,10 +46,10 @@ _OF_WORKERS = (
     "max_jobs_per_worker",
     "max_memory_per_worker",
 )
-"""What the backend may be told of its workers."""
+"""Arguments of the backend for its workers."""
 
 _OF_JOBLIB = frozenset(("verbose", "context"))
-"""What `Parallel` tells any backend, and this one has no use for."""
+"""Arguments that `Parallel` gives to any backend, and that this one has no use for."""
 
 
 class TaskWorkerDied(WorkerDied, TerminatedWorkerError):  # type: ignore[misc]

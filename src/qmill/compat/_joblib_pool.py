@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """What makes workers fit for a call: how many there are, and how they begin and end."""
+    """The properties of workers that a call needs: their number, and how they begin and end."""
 
     num_workers: int
     variables: dict[str, str]  # of their environment

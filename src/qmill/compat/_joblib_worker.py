@@ -1,4 +1,4 @@
-"""What workers do for joblib: how they begin, and how they run a batch of tasks."""
+"""Workers for joblib: how they begin, and how they run a batch of tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `ezpq` 0.2.2 exports, on qmill: `import qmill.compat.ezpq as ezpq`."""
+"""The names of `ezpq` 0.2.2, on qmill: `import qmill.compat.ezpq as ezpq`."""
 
 from __future__ import annotations
 

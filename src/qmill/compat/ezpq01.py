@@ -1,4 +1,4 @@
-"""What `ezpq` 0.1.0 exports, on qmill: `import qmill.compat.ezpq01 as ezpq`."""
+"""The names of `ezpq` 0.1.0, on qmill: `import qmill.compat.ezpq01 as ezpq`."""
 
 from __future__ import annotations
 

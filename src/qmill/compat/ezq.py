@@ -1,4 +1,4 @@
-"""What `ezq` 3.0.4 exports, on qmill: `import qmill.compat.ezq as ezq`."""
+"""The names of `ezq` 3.0.4, on qmill: `import qmill.compat.ezq as ezq`."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ __version__ = "3.0.4"
 """The version of ezq that this module stands in for."""
 
 Task = Callable[..., Any]
-"""What a worker runs."""
+"""The function that a worker runs."""
 
 Context = Union[Process, Thread]  # noqa: UP007
-"""What a worker runs in."""
+"""The process or thread in which a worker runs."""
 
 ContextName = Literal["process", "thread"]
 """The names of these."""

@@ -1,4 +1,4 @@
-"""What `ezq` 2.0.2 and 2.0.3 export, on qmill: `import qmill.compat.ezq2 as ezq`."""
+"""The names of `ezq` 2.0.2 and 2.0.3, on qmill: `import qmill.compat.ezq2 as ezq`."""
 
 from __future__ import annotations
 

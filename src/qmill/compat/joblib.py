@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["register", "shutdown"]
 
 NAME = "qmill"
-"""What joblib calls the backend."""
+"""The name of the backend in joblib."""
 
 OLDEST = (1, 4)
 """The first joblib that the tests pass with; it has `return_as="generator_unordered"`."""

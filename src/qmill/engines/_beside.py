@@ -1,4 +1,4 @@
-"""What is too large for a channel, through shared memory: one way between two processes.
+"""A path through shared memory for payloads that are too large for a channel: one way only.
 
 The one who sends makes a ring, whose file goes over the channel once; then each payload is put into
 it, and a message on the channel says which one it is. The pages are used again and again, where a
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _TICKET = struct.Struct("<I")
 
 _LARGEST_BYTES = 1 << 24
-"""What is larger has a file of its own: a ring keeps some of the memory that it once needed."""
+"""Larger payloads have a file each: a ring keeps some of the memory that it once needed."""
 
 _FREE_BYTES = 1 << 26
 """Not more memory than this waits for the next copies."""

@@ -1,4 +1,4 @@
-"""What runs on a Dask worker: tasks that open a runner, and have it run, learn and kill.
+"""Tasks on a Dask worker: they open a runner, and have it run, learn and kill.
 
 A runner is found by its session, one for each job queue, and by the worker's address; its name
 tells it from that of an earlier process of this address.

@@ -15,7 +15,7 @@ from ..errors import SerializationError
 from . import _packets as packets
 
 UNKNOWN_S = 1.0
-"""What a call of an unknown function is taken to cost: nothing waits behind it."""
+"""The assumed cost of a call of an unknown function: nothing waits behind it."""
 
 _SENT_ONCE = (FunctionType, BuiltinFunctionType, partial, type)
 _SMOOTHING = 0.2  # how much the last measurement counts in the mean
@@ -23,7 +23,7 @@ _DOUBT = 1 - _SMOOTHING  # what each call leaves of the time that an unknown one
 
 
 class Pace:
-    """How long calls of a function take, by measure.
+    """The measured duration of a function's calls.
 
     Attributes:
         mean_s: A moving average of the time of one call; None before the first.
@@ -251,7 +251,7 @@ class _Touched(NamedTuple):
 
 
 class Definitions:
-    """What workers have defined: where `serialize` finds the classes that results refer to."""
+    """Definitions of workers: where `serialize` finds the classes to which results refer."""
 
     by_value_first = True
 

@@ -33,7 +33,7 @@ Record = tuple[int, int, float, float, Any]
 
 
 class GarbledError(Exception):
-    """What a worker sent is no record: a job has written there."""
+    """The bytes of a worker's channel are no record: a job has written there."""
 
 
 class Link:
@@ -169,7 +169,7 @@ class Link:
 
     @property
     def num_outgoing(self) -> int:
-        """How many messages the channel has not taken yet."""
+        """The number of messages that the channel has not taken yet."""
         return len(self._outgoing)
 
     def take_back(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""What the process engine and its workers say to each other, and how it is laid out.
+"""The messages between the process engine and its workers, and their layout.
 
     engine ── messages: functions, jobs ──> channel (SOCK_STREAM) ──> worker
            <── records: results, errors, log ─

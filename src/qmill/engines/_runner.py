@@ -1,4 +1,4 @@
-"""What a queue has on each worker of a cluster: a pool of child processes that run its jobs.
+"""A runner: a queue's pool of child processes on one worker of a cluster.
 
     cluster's task ── run(call) ──> inbox ──> [ thread: ProcessEngine ] ──> child, child ...
                   <── Answer ─────────────────────────┘
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Setup(NamedTuple):
-    """What a runner is told when it is made."""
+    """The settings of a new runner."""
 
     initializer: bytes | bytearray | None  # the packed function and its arguments
     max_jobs_per_worker: int | None
@@ -49,7 +49,7 @@ class Setup(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What a runner is to know, or to forget, before calls come that need it."""
+    """Definitions that a runner is to learn, or to forget, before calls come that need them."""
 
     functions: dict[int, Any] = {}
     definitions: dict[bytes, Any] = {}
@@ -90,7 +90,7 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What became of a call.
+    """The outcome of a call.
 
     Attributes:
         what: As of a `Report`.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GRACE_S = 2.0
-"""How long a process has to end after SIGTERM, before SIGKILL."""
+"""Seconds that a process has to end after SIGTERM, before SIGKILL."""
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
@@ -82,7 +82,7 @@ class EndingTrees:
 
 
 class ProcessTree:
-    """What a worker's jobs have started, to be ended with it.
+    """Processes that a worker's jobs have started, to be ended with it.
 
     That is the worker's process group, and, as long as the worker lives, all its descendants: those
     may be in groups and sessions of their own. Who has left both is not found.

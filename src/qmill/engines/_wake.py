@@ -1,4 +1,4 @@
-"""What wakes a dispatcher that waits in a selector."""
+"""Wakes a dispatcher that waits in a selector."""
 
 from __future__ import annotations
 

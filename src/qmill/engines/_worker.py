@@ -1,4 +1,4 @@
-"""What a worker of the process engine does: it takes one permit at a time and answers each job.
+"""The worker of the process engine: it takes one permit at a time and answers each job.
 
 Each answer is sent before the next permit is taken. So when a worker dies, the one job that has no
 answer and whose permit is taken is the one that it was running.
@@ -37,7 +37,7 @@ THREADS_OF_LIBRARIES = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-"""How libraries are told how many threads to use; each worker gets its share of the processors."""
+"""Variables that limit the threads of libraries; each worker gets its share of the processors."""
 
 _Job = tuple[int, int, int, int, "memoryview | OSError"]
 """JOB or CHUNK, its id, the numbers of its function and environment, its packed arguments, or why
@@ -48,7 +48,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 class WorkerSettings(NamedTuple):
-    """What a worker is told when it starts."""
+    """The settings of a new worker."""
 
     name: str
     initializer: Callable[..., Any] | None

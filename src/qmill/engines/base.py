@@ -1,4 +1,4 @@
-"""What an engine is: it runs jobs and reports what became of them, driven by one thread.
+"""The interface of engines: an engine runs jobs and reports their ends, driven by one thread.
 
 A `JobQueue`'s dispatcher is the only thread that calls an engine, but for `prepare` and `wake`:
 
@@ -26,7 +26,7 @@ DONE, FAILED, DIED, TIMED_OUT, RETURNED, NOT_STARTED, LOGGED = range(7)
 
 
 class Report(NamedTuple):
-    """What became of a job, or of a worker.
+    """The end of a job, or of a worker.
 
     Attributes:
         what: DONE; FAILED (the function raised, or its result cannot be sent); DIED (the worker
@@ -52,7 +52,7 @@ class Report(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What every engine is told; see `JobQueue`."""
+    """The settings of every engine; see `JobQueue`."""
 
     name: str
     max_workers: int
@@ -111,7 +111,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def num_startable(self) -> int:
-        """How many workers `grow` might still start."""
+        """The number of workers that `grow` might still start."""
 
     def has_large_arguments(self, job: Job) -> bool:
         """Tell whether the arguments of a job that was prepared take more than `KEPT_BYTES`."""
@@ -134,7 +134,7 @@ class Engine(ABC):
 
     @property
     def num_ahead(self) -> int:
-        """How many of the accepted jobs wait behind another one in a worker."""
+        """The number of accepted jobs that wait behind another one in a worker."""
         return 0
 
     @abstractmethod
@@ -167,7 +167,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def num_workers(self) -> int:
-        """How many workers there are, those that are about to end included."""
+        """The number of workers, those that are about to end included."""
 
     @abstractmethod
     def close(self) -> None:
@@ -183,7 +183,7 @@ class Engine(ABC):
 
 
 class EngineFactory(ABC):
-    """What makes an engine for a queue, where a name is not enough to choose it by."""
+    """A factory of engines, where a name is not enough to choose one by."""
 
     @abstractmethod
     def make(self, settings: Settings) -> Engine:
@@ -201,7 +201,7 @@ _THIS_HOST = socket.gethostname()
 
 
 Outcome = tuple[list[Any], dict[int, BaseException]]
-"""What calls of a chunk have come to: results, with None where a call failed, and the exceptions by
+"""Outcomes of a chunk's calls: results, with None where a call failed, and the exceptions by
 their place. Calls that were not made are missing at the end of the list."""
 
 
@@ -215,7 +215,7 @@ def call(job: Job) -> Any:
 
 
 CHUNK_S = 0.025
-"""How long a chunk of a map's quick calls is to take, by measure.
+"""Seconds that a chunk of a map's quick calls is to take, by measure.
 
 Giving out a chunk and taking its results costs 0.2 ms beside busy workers, so that is 1 %.
 """

@@ -73,10 +73,10 @@ To a cluster and back it takes some 10 ms, so that is several times as long.
 """
 
 LEAST_S = 0.005
-"""What a job is taken to cost at least: Dask needs some milliseconds for each."""
+"""The least assumed cost of a job: Dask needs some milliseconds for each."""
 
 LONG_S = 0.25
-"""What was sent ahead is taken back from a worker that has answered nothing for so long."""
+"""Seconds without an answer after which a worker's jobs that were sent ahead are taken back."""
 
 INLINE_BYTES = 1 << 20
 """Larger jobs go to the worker directly: Dask would keep them in its scheduler."""
@@ -177,7 +177,7 @@ class _Sent:
 
 
 class _Node:
-    """What the engine knows of one Dask worker.
+    """The engine's view of one Dask worker.
 
     Attributes:
         state: _CLOSED (it has no runner), _OPENING, _OPEN, _CLOSING, or _BAD (it cannot have one).
@@ -611,22 +611,22 @@ class DaskEngine(Engine):
 
     @property
     def max_workers(self) -> int:  # type: ignore[override]
-        """How many jobs run at a time: as many as the cluster has threads, up to the limit."""
+        """The number of jobs that run at a time: the threads of the cluster, up to the limit."""
         return min(self._limit, sum(node.threads for node in list(self._nodes.values())))
 
     @property
     def num_workers(self) -> int:
-        """How many nodes have a runner, or are about to."""
+        """The number of nodes that have a runner, or are about to."""
         return sum(node.state in (_OPENING, _OPEN, _CLOSING) for node in list(self._nodes.values()))
 
     @property
     def num_startable(self) -> int:
-        """How many nodes have no runner yet."""
+        """The number of nodes that have no runner yet."""
         return sum(node.state == _CLOSED for node in self._nodes.values())
 
     @property
     def num_ahead(self) -> int:
-        """How many jobs wait in nodes behind others."""
+        """The number of jobs that wait in nodes behind others."""
         return sum(max(0, len(n.sent) - n.threads) for n in list(self._nodes.values()))
 
     def resize(self, max_workers: int) -> None:

@@ -83,7 +83,7 @@ START_DEATHS = 3
 """So many workers in a row have to die before they are ready for one job to fail."""
 
 EXIT_GRACE_S = 10.0
-"""How long a worker has to leave by itself when it is told to, if it waits for no threads."""
+"""Seconds that a worker has to leave by itself when it is told to, if it waits for no threads."""
 
 MAX_LINGERING = 16
 """So many workers may wait for the threads of their jobs, or as many as work if that is more; of
@@ -96,7 +96,7 @@ _new_tuple: Any = tuple.__new__  # a fifth of the time of calling a NamedTuple
 
 
 class _Worker:
-    """What the engine knows of one worker.
+    """The engine's view of one worker.
 
     Attributes:
         link: The process, and what goes to it and comes from it.
@@ -387,7 +387,7 @@ class ProcessEngine(Engine):
 
     @property
     def num_workers(self) -> int:
-        """How many worker processes there are, and dead ones that have left others behind."""
+        """The number of worker processes, and of dead ones that have left others behind."""
         return len(self._workers) + len(self._trees)
 
     def links(self) -> list[Link]:
@@ -396,7 +396,7 @@ class ProcessEngine(Engine):
 
     @property
     def num_startable(self) -> int:
-        """How many more may be started."""
+        """The number of workers that may still be started."""
         num_leaving = len(self._workers) - self._num_staying
         num_lingering_too_many = num_leaving - max(MAX_LINGERING, self.max_workers)
         return self.max_workers - self._num_staying - max(0, num_lingering_too_many)
@@ -407,7 +407,7 @@ class ProcessEngine(Engine):
 
     @property
     def num_ahead(self) -> int:
-        """How many jobs wait in workers behind another one."""
+        """The number of jobs that wait in workers behind another one."""
         return sum(len(worker.jobs) - 1 for worker in self._workers if worker.jobs)
 
     def grow(self, num_waiting: int) -> None:

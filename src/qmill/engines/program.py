@@ -45,7 +45,7 @@ _RESET = [signal.SIGPIPE, signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [] 
 
 
 class Output(NamedTuple):
-    """What a program has written: bytes, or if it is large an open file."""
+    """The output of a program: bytes, or if it is large an open file."""
 
     stdout: bytes | IO[bytes] = b""
     stderr: bytes | IO[bytes] = b""
@@ -219,14 +219,14 @@ class ProgramEngine(Engine):
 
     @property
     def num_startable(self) -> int:
-        """How many more programs may be started."""
+        """The number of programs that may still be started."""
         if self._is_short:
             return 0
         return self.max_workers - len(self._running) - len(self._accepted)
 
     @property
     def num_workers(self) -> int:
-        """How many programs run, and ended ones that have left others behind."""
+        """The number of programs that run, and of ended ones that have left others behind."""
         return len(self._running) + len(self._trees)
 
     def resize(self, max_workers: int) -> None:

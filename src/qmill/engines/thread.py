@@ -112,12 +112,12 @@ class ThreadEngine(Engine):
 
     @property
     def num_startable(self) -> int:
-        """How many more jobs there is room for."""
+        """The number of jobs for which there is still room."""
         return self.max_workers - self._num_busy
 
     @property
     def num_workers(self) -> int:
-        """How many threads there are."""
+        """The number of threads."""
         return self._num_threads
 
     def resize(self, max_workers: int) -> None:

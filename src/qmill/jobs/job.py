@@ -71,7 +71,7 @@ class _Late:
 
 
 class Options(NamedTuple):
-    """What a job may be given beside its function, arguments and priority; see `JobQueue.put`."""
+    """Options of a job beside its function, arguments and priority; see `JobQueue.put`."""
 
     name: Any = None
     lane: Any = None
@@ -87,7 +87,7 @@ DEFAULT_OPTIONS = Options()
 
 
 class Owner(Protocol):
-    """What a job knows of the queue that it belongs to."""
+    """A job's view of the queue to which it belongs."""
 
     qid: str
 
@@ -167,19 +167,19 @@ class Job(Future[T]):
     """Whether `map` has made it, of one item or several."""
 
     _num_calls = 1
-    """How many calls it makes."""
+    """The number of calls that it makes."""
 
     _sink: deque[Job] | None = None
     """Of a job of `map`: where it is put, to the right, when it has ended."""
 
     _num_to_do = 1
-    """How many calls its next attempt makes."""
+    """The number of calls that its next attempt makes."""
 
     _to_do: list[int] | None = None
     """Of a chunk that was run before: the places of the calls that are still to be made."""
 
     _version = 0
-    """How often `to_do` has changed."""
+    """The number of changes of `_to_do`."""
 
     def __init__(
         self,
@@ -235,12 +235,12 @@ class Job(Future[T]):
 
     @property
     def name(self) -> Any:
-        """What it is called in records and messages; its id unless it was given a name."""
+        """Its name in records and messages; its id unless a name was given."""
         return self.id if self._options.name is None else self._options.name
 
     @property
     def _title(self) -> str:
-        """What it is called in a sentence."""
+        """Its name in a sentence."""
         return f"job {self.name}"
 
     @property
@@ -255,7 +255,7 @@ class Job(Future[T]):
 
     @property
     def state(self) -> str:
-        """What has become of it.
+        """Its state.
 
         One of "waiting", "working", "done", "failed" (it raised), "died" (its worker did),
         "timed out", "cancelled".
@@ -272,7 +272,7 @@ class Job(Future[T]):
 
     @property
     def output(self) -> T | None:
-        """What the function returned; None while it has not, or if it failed."""
+        """The result of the function; None while there is none, or if it failed."""
         output: T | None = self._result
         return output
 
@@ -310,7 +310,7 @@ class Job(Future[T]):
 
     @property
     def callback(self) -> Any:
-        """What the queue's callback returned, or the exception that it raised."""
+        """The result of the queue's callback, or the exception that it raised."""
         return None if self._processed is None else self._callback
 
     def to_dict(self) -> dict[str, Any]:
@@ -475,7 +475,7 @@ class MapCall(Job[Any]):
 
     @property
     def _title(self) -> str:
-        """What it is called in a sentence."""
+        """Its name in a sentence."""
         return f"item {self.index} of map"
 
     def _let_go(self) -> None:
@@ -534,7 +534,7 @@ class Chunk(Job[Any]):
 
     @property
     def _title(self) -> str:
-        """What it is called in a sentence."""
+        """Its name in a sentence."""
         return f"items {self.index} to {self.index + self._num_calls - 1} of map"
 
     def is_whole(self, outcome: tuple[list[Any], dict[int, BaseException]]) -> bool:
@@ -637,7 +637,7 @@ HOW = {
     "died": "died with its worker",
     "timed out": "ran too long and was killed",
 }
-"""What is said of a job in messages, by `Job._failure`."""
+"""The end of a job in words, for messages, by `Job._failure`."""
 
 _unseen: weakref.WeakSet[UnseenError] = weakref.WeakSet()
 

@@ -1,4 +1,4 @@
-"""What is kept of a job's arguments when it has ended: small ones, and of large ones a short text.
+"""Arguments of jobs that have ended: small ones are kept, large ones give way to a short text.
 
 A completed job waits for whoever fetches it, and its record for whoever reads it. Both shall tell
 what the job was given, and neither shall hold a gigabyte for that.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 STATES = "waiting", "working", "done", "failed", "died", "timed out", "cancelled"
-"""What `Job.state` may be."""
+"""The values of `Job.state`."""
 
 MAX_WORKERS = 256
 """So many workers have a line of their own; those that come later share one."""
@@ -46,7 +46,7 @@ _MAX_TEXT = 200
 
 
 class Histogram:
-    """How floats from 0 are distributed, with a resolution of 6 %.
+    """The distribution of floats from 0, with a resolution of 6 %.
 
     The first 16 bits of a double are its exponent and four bits of its mantissa: they number the
     intervals, 16 from each power of two to the next, and to find them costs no logarithm.
@@ -119,7 +119,7 @@ class SlowJob(NamedTuple):
 
 
 class Totals:
-    """What became of a queue's jobs, and how long they waited and ran.
+    """Totals of a queue's jobs: how they ended, and how long they waited and ran.
 
     Attributes:
         states: How many ended in each state.

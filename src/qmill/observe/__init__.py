@@ -1,4 +1,4 @@
-"""What one sees of the work: frames of records, plots, progress bars, summaries.
+"""Observation of jobs: frames of records, plots, progress bars, summaries.
 
 Each optional package is imported by one module here, inside the function that needs it.
 """

@@ -1,4 +1,4 @@
-"""What a queue has done so far, in figures: counts, times, workers, errors."""
+"""A summary of a queue's work so far: counts, times, workers, errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BAR = 20
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """How long jobs waited or ran, in seconds; None if there were none.
+    """The distribution of waiting or running times, in seconds; None if there were none.
 
     The percentiles come from a histogram and are right to 3 %.
     """
@@ -59,7 +59,7 @@ class Errors:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a queue has done up to a moment; `JobQueue.summary` makes it.
+    """The work of a queue up to a moment; `JobQueue.summary` makes it.
 
     Print it, or read its fields. Each call of `map` counts as a job.
 

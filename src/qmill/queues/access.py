@@ -1,4 +1,4 @@
-"""How a queue reaches its mailbox, and the `Queue` made of that.
+"""Access of a queue to its mailbox, near or far, and the `Queue` made of that.
 
     MailboxQueue ──packs objects──> Access ──> Mailbox
                                       │
@@ -42,7 +42,7 @@ class AccessReader(Protocol):
 
 
 class Access(Protocol):
-    """What `MailboxQueue` asks of a mailbox, near or far."""
+    """The interface of a mailbox, near or far, for `MailboxQueue`."""
 
     left: list[Any]  # see leases.py
 

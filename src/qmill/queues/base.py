@@ -1,4 +1,4 @@
-"""What a queue is to its users, whatever carries it: the class `Queue` and its checks.
+"""The interface of queues on every transport: the class `Queue`, and checks of its arguments.
 
 `Queue(...)` makes an instance of the transport that fits: one subclass, in one file, each.
 
@@ -384,7 +384,7 @@ class Queue(Generic[T]):
 
     @property
     def unfinished_tasks(self) -> int:
-        """How many messages were put and are not done; `join` waits until it is 0."""
+        """The number of messages that were put and are not done; `join` waits until it is 0."""
         return self.statistics().unfinished
 
     # -- what Q stands on -----------------------------------------------------------------------

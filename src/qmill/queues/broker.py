@@ -110,7 +110,7 @@ class RemoteClient(Client):
 
 
 class Born(NamedTuple):
-    """What a forked child has of its parent's broker."""
+    """The state of the parent's broker in a forked child."""
 
     address: wire.Address
     identity: bytes  # the child's
@@ -246,7 +246,7 @@ class Broker:
             self._close_sockets()
 
     def _patience(self) -> float | None:
-        """How long to wait for events at most: until there is something to do without one."""
+        """Seconds to wait for events at most: until there is something to do without one."""
         least = None if self._accepting else _RETRY_S
         for weak in list(self._delaying):
             mailbox = weak()
@@ -384,7 +384,7 @@ class Broker:
 
     @property
     def client_count(self) -> int:
-        """How many processes hold on to this broker."""
+        """The number of processes that hold on to this broker."""
         return len(self._clients)
 
     # -- fork -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 leavers: list[Callable[[], None]] = []
-"""What the transports do to leave; each adds its own when it is loaded."""
+"""Functions by which the transports leave; each adds its own when it is loaded."""
 
 _AFTER_CHILDREN = -100  # of multiprocessing's exit priorities, those below 0 follow its joins
 _hook: Any = None

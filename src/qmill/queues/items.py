@@ -1,4 +1,4 @@
-"""What a loop over a queue reads."""
+"""The generator under each loop over a queue."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ DELAY_MAX_S = 100 * 365 * 86400.0
 
 
 class Hold:
-    """What one loop has in hand.
+    """The message that one loop has in hand.
 
     Attributes:
         left: The queue's list of holds whose loops were left by an exception.

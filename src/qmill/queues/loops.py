@@ -1,4 +1,4 @@
-"""How a loop is left, where there is no native core to tell.
+"""Ends of loops over queues, where there is no native core that notices them.
 
 Nothing tells Python code of an exception while an object goes. But the instruction at which the
 loop's frame stands does: `break` and `return` drop the iterator by one that drops something, and an

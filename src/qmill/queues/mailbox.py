@@ -309,7 +309,7 @@ class Mailbox:
         return (self.maxsize or sys.maxsize) - self._waiting()
 
     def _waiting(self) -> int:
-        """How many messages wait."""
+        """The number of messages that wait."""
         return len(self._records) - self._ends + len(self._delayed)
 
     @_locked

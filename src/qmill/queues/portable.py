@@ -180,7 +180,7 @@ class Anchor:
 
 
 class Heir(NamedTuple):
-    """What a child that is about to be forked has of an endpoint."""
+    """The state of an endpoint in a child that is about to be forked."""
 
     end: Endpoint
     anchor: Anchor

@@ -1,4 +1,4 @@
-"""What of shared memory is mapped in this process, and how another one's is found.
+"""Queues in shared memory that this process has mapped, and how it finds those of others.
 
 A pickle carries the queue's number and where a descriptor of its file is to be found: in the
 process that pickled it, under /proc. If that has ended, any other process of this user that has the

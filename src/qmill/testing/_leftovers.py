@@ -1,4 +1,4 @@
-"""What a test has left behind: processes, threads, descriptors, shared memory, named queues."""
+"""Leftovers of a test: processes, threads, descriptors, shared memory, named queues."""
 
 from __future__ import annotations
 

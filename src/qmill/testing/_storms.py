@@ -52,7 +52,7 @@ _LULL_S = 0.2
 
 @dataclass
 class StormReport:
-    """What became of the messages of a storm.
+    """The fate of a storm's messages.
 
     Attributes:
         seed: Chose the victims and instants; the same one makes a storm of the same kind, but the

@@ -71,7 +71,7 @@ def active_children() -> list[Any]:
 
 
 class _Context:
-    """What a context has of qmill."""
+    """The names of a context that qmill replaces."""
 
     def Pool(  # noqa: N802
         self,
