@@ -17,7 +17,7 @@ since the server has one; `fork` shares this process's memory and is as safe as 
 A fork server belongs to the process that started it; it is started when first needed, and killed
 when that process ends.
 
-Source: pidfd_open(2), fcntl(2) F_SETSIG and O_ASYNC.
+Source: pidfd_open(2), fcntl(2) F_SETSIG and O_ASYNC, PIDFD_GET_INFO of linux/pidfd.h.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ class Process:
         try:
             _, status, usage = os.wait4(self.pid, 0)
         except ChildProcessError:  # SIGCHLD is ignored, or something else here waits for children
-            # The kernel has forgotten how it ended. A process of its own may hold the pipe open.
+            if (code := kept_exit_code(self.sentinel)) is not None:
+                return code
+            # A process of its own may hold the pipe open.
             ready = self._status is not None and wait_readable([self._status], 0)
             return self._read_status() if ready else None
         self.max_rss_bytes = _child.max_rss_bytes(usage)
@@ -187,7 +189,7 @@ class Process:
                 return None
         told = os.read(self._status, _child.STATUS.size)
         if not told:
-            return None
+            return kept_exit_code(self.sentinel)
         code, self.max_rss_bytes = _child.STATUS.unpack(told)
         return int(code)
 
@@ -416,6 +418,27 @@ def open_sentinel(pid: int) -> int | None:
         ended, other_end = os.pipe()
         os.close(other_end)
         return ended
+
+
+_INFO = struct.Struct("Q52xi")
+"""What a kernel tells of a process: what of it is known, then numbers, then its exit status."""
+_PIDFD_GET_INFO, _INFO_EXIT = 0xC000FF0B | _INFO.size << 16, 1 << 3
+
+
+def kept_exit_code(pidfd: int) -> int | None:
+    """Return how a process has ended whose exit status somebody else has taken, or nobody.
+
+    Linux 6.15 and later know it as long as a descriptor of the process is open; None on others.
+    """
+    asked = bytearray(_INFO.pack(_INFO_EXIT, 0))
+    try:
+        import fcntl
+
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, asked)
+    except (ImportError, OSError):  # it is a pipe, or this is another system
+        return None
+    known, status = _INFO.unpack(asked)
+    return os.waitstatus_to_exitcode(status) if known & _INFO_EXIT else None
 
 
 def _spawn(ours: socket.socket, theirs: socket.socket) -> Process:

@@ -143,7 +143,7 @@ class Worker(Generic[T]):
         """Its exit code: 0, 1 for an exception, minus a signal's number; None while alive.
 
         A thread has 0 or 1. 255 is also the code of a process of which nobody knows how it ended:
-        it was killed where SIGCHLD is ignored, or as its fork server was.
+        it was killed where SIGCHLD is ignored, on Linux before 6.15, or as its fork server was.
         """
         return self._runner.exitcode
 

@@ -7,9 +7,11 @@ import signal
 import pytest
 
 import qmill
+from qmill import processes
 from qmill.engines.program import ProgramEngine
 
 from . import places
+from .programs.exits import KERNEL_KEEPS_CODES
 
 PLACES = {
     "ignore": ("fork", "forkserver", "spawn"),
@@ -34,17 +36,45 @@ def test_workers_of_the_first_process_of_a_container(method):
 
 
 @pytest.mark.skipif(not places.may_unshare(), reason="needs Linux")
-def test_programs_of_which_nobody_knows_how_they_ended():
+@pytest.mark.parametrize("kernel_tells", [True, False])
+def test_programs_of_a_program_that_ignores_their_ends(monkeypatch, kernel_tells):
     """Of the command `qmill run`, for one, were SIGCHLD ignored."""
+    if not kernel_tells:
+        monkeypatch.setattr(processes, "kept_exit_code", lambda pidfd: None)
+    elif not KERNEL_KEEPS_CODES:
+        pytest.skip("needs Linux 6.15")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with qmill.JobQueue(engine=ProgramEngine("odd", 1)) as jobs:
-            for command in ("exit 0", "exit 3", "kill -9 $$"):
-                death = jobs.submit(lambda command=command: ["/bin/sh", "-c", command]).exception(
-                    20
-                )
-                assert isinstance(death, qmill.WorkerDied)
-                assert death.exitcode is death.signal is None
-                assert "took its exit status" in str(death)
+            outcomes = []
+            for end in ("exit 0", "exit 3", "kill -9 $$"):
+                # It waits for its line: by then it is known to this process.
+                job = jobs.submit(lambda end=end: ["/bin/sh", "-c", f"read line; {end}"])
+                outcomes.append(job.exception(20))
     finally:
         signal.signal(signal.SIGCHLD, before)
+    done, failed, killed = outcomes
+    if kernel_tells:
+        assert done is None
+        assert (failed.returncode, killed.signal) == (3, 9)
+        return
+    for death in outcomes:
+        assert isinstance(death, qmill.WorkerDied)
+        assert death.exitcode is death.signal is None
+        assert "took its exit status" in str(death)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_of_which_nobody_knows_how_it_ended(monkeypatch, method):
+    """An older kernel forgets it, and both that and the code that stands for it are told."""
+    monkeypatch.setattr(processes, "kept_exit_code", lambda pidfd: None)
+    monkeypatch.setenv("QMILL_START_METHOD", method)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        worker = qmill.run(signal.raise_signal, signal.SIGKILL)
+        death = worker.exception(20)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert worker.exitcode == processes.UNKNOWN_EXIT
+    assert death.exitcode is death.signal is None
+    assert "took its exit status" in str(death)

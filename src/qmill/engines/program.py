@@ -259,7 +259,7 @@ class ProgramEngine(Engine):
     def _ended(self, running: _Running) -> None:
         """Report a job whose program has ended."""
         ended = monotonic()
-        code = _exit_code(running.pid)
+        code = _exit_code(running)
         self._selector.unregister(running.pidfd)
         os.close(running.pidfd)
         if running.line is not None:
@@ -308,12 +308,12 @@ class ProgramEngine(Engine):
         self._wake_pipe.forget_in_child()
 
 
-def _exit_code(pid: int) -> int | None:
-    """Return how a program has ended; None if the kernel has told another part of this process."""
+def _exit_code(running: _Running) -> int | None:
+    """Return how a program has ended; None if nobody can tell any more."""
     try:
-        _, status = os.waitpid(pid, 0)
-    except ChildProcessError:
-        return None
+        _, status = os.waitpid(running.pid, 0)
+    except ChildProcessError:  # SIGCHLD is ignored, or another part of this process was told
+        return processes.kept_exit_code(running.pidfd)
     return os.waitstatus_to_exitcode(status)
 
 
