@@ -216,7 +216,7 @@ class JobQueue(Executor):
 
     @property
     def max_workers(self) -> int:
-        """The number of jobs that run at a time: as given, or the threads that a cluster has now."""
+        """The number of jobs that run at a time: as given, or a cluster's threads now."""
         return self._engine.max_workers if self._max_workers == ALL else self._max_workers
 
     # -- jobs in -------------------------------------------------------------------------------

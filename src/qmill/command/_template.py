@@ -21,7 +21,7 @@ from . import _evaluated
 from ._evaluated import why_code
 
 _SHELLS = ("/bin/dash", "/usr/bin/dash")
-"""The shell that runs commands where it is installed: quick, and never computes with text as code."""
+"""The shell that runs commands where it is installed: quick, and never runs text as code."""
 
 _GATE = "read -r _ && exec </dev/null || exit; "
 """The first words of the engine's programs: see `ProgramEngine`."""
