@@ -86,7 +86,7 @@ $(VENV)/.python: FORCE
 	fi
 
 $(VENV)/.run: $(VENV)/.python pyproject.toml setup.py $(wildcard src/qmill/_core/*.[ch] src/qmill/_core/*.pyx) \
-		$(addprefix src/qmill/queues/,access.py items.py leases.py mailbox.py portable.py thread.py wire.py)
+		src/qmill/messages.py $(addprefix src/qmill/queues/,access.py items.py leases.py mailbox.py portable.py rings.py shared.py thread.py wire.py)
 	@echo "installing qmill into $(VENV), with progress bars and plots"
 	@$(PIP_INSTALL) -e '.[progress,plot]'
 	@touch $@

@@ -22,8 +22,19 @@ core = [
 # Python that is compiled as it is, since no signal handler runs within C: one that raised between
 # two lines would leave half of what they do. Without a compiler it is imported as Python.
 whole = [
-    Extension(f"qmill.queues.{name}", [f"src/qmill/queues/{name}.py"])
-    for name in ("access", "items", "leases", "mailbox", "portable", "thread", "wire")
+    Extension(f"qmill.{name}", [f"src/qmill/{name.replace('.', '/')}.py"])
+    for name in (
+        "messages",
+        "queues.access",
+        "queues.items",
+        "queues.leases",
+        "queues.mailbox",
+        "queues.portable",
+        "queues.rings",
+        "queues.shared",
+        "queues.thread",
+        "queues.wire",
+    )
 ]
 DIRECTIVES = {"language_level": 3, "freethreading_compatible": True, "annotation_typing": False}
 extensions = []

@@ -16,7 +16,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._generic import Generic, T
 from .errors import Poisoned, ShutDown
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .queues.base import Statistics
+
+    Result = TypeVar("Result")
 
 END_KIND = "END"
 
@@ -49,6 +51,16 @@ class Msg(Generic[T]):
 
 
 _SLOTS = tuple(vars(Msg)[name] for name in ("data", "kind", "order"))
+
+
+def _made(data: Any, kind: str, order: int) -> Msg[Any]:
+    """Make a message without `Msg.__init__`: a signal handler in it could lose what was taken."""
+    message = _new(Msg)
+    message.data, message.kind, message.order = data, kind, order
+    return message
+
+
+_new: Callable[[type[Msg[Any]]], Msg[Any]] = object.__new__
 
 END_MSG: Msg[Any] = Msg(kind=END_KIND)
 """The message that ends a reader."""
@@ -82,7 +94,8 @@ class Q(Generic[T]):
         self._queue = queue
         self._ring = queue._ring  # for `quick_put`
         self._kind = kind
-        self._cached: list[Msg[T]] | None = None
+        self._cached: list[Msg[T]] = []  # by `items`
+        self._has_cached_all = False
         self._listed: dict[int, tuple[Msg[T], int]] = {}  # of those set aside, for `requeue`
 
     @classmethod
@@ -93,7 +106,7 @@ class Q(Generic[T]):
 
     def __reduce__(self) -> Any:
         self._check_sendable()
-        return type(self)._from_queue, (self._queue,)
+        return _of_queue, (type(self), self._queue)
 
     def _check_sendable(self) -> None:
         self._queue._check_sendable()
@@ -161,7 +174,7 @@ class Q(Generic[T]):
         """Return the message of what has travelled."""
         if item is END:
             return END_MSG
-        return item if isinstance(item, Msg) else Msg(*item)
+        return item if isinstance(item, Msg) else _made(*item)
 
     def end(self) -> Self:
         """Put an END: one reader will stop there. It needs no room.
@@ -169,8 +182,17 @@ class Q(Generic[T]):
         Returns:
             This queue, so that calls can be chained.
         """
-        self._queue._end(1, b"")
-        return self
+        return self._ended(lambda: self)
+
+    def _ended(self, then: Callable[[], Result]) -> Result:
+        """Put an END, and return what a function returns; one that raises takes the END back."""
+        tag = os.urandom(8)
+        try:
+            self._queue._end(1, tag)
+            return then()
+        except BaseException:  # Ctrl-C, for one
+            self._queue._withdraw_ends(tag)
+            raise
 
     def stop(self, workers: Worker[Any] | Iterable[Worker[Any]]) -> Self:
         """End the workers that read this queue: an END each, then wait for them.
@@ -322,11 +344,10 @@ class Q(Generic[T]):
             sort: In the order of `Msg.order`.
         """
         if not cache:
-            self.end()
-            return self.sorted() if sort else iter(self)
-        if self._cached is None:
-            self.end()
-            self._cached = list(self)
+            return self._ended(self.sorted if sort else self.__iter__)
+        if not self._has_cached_all:  # what an exception has interrupted goes on
+            self._ended(lambda: self._cached.extend(self))
+            self._has_cached_all = True
         return iter(sorted(self._cached, key=attrgetter("order")) if sort else self._cached)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Msg[T]:
@@ -420,6 +441,11 @@ class Q(Generic[T]):
     def kind(self) -> str:
         """Which readers it is for: "process" or "thread"."""
         return self._kind
+
+
+def _of_queue(cls: type[Q], queue: Queue) -> Q:
+    """Rebuild a queue from its pickle."""
+    return cls._from_queue(queue)
 
 
 def _check_order(argument: str, order: object) -> None:

@@ -51,6 +51,7 @@ class Interruption:
     def __init__(self) -> None:
         self.reached = False
         self.raised_at = ""
+        self.raised_within: set[str] = set()
         self.canaries: list[int] = []
         self._is_armed = False
         self._countdown = 0
@@ -64,6 +65,7 @@ class Interruption:
             sys.settrace(None)
             code = frame.f_code
             self.raised_at = f"{os.path.basename(code.co_filename)}:{frame.f_lineno}"
+            self.raised_within = {os.path.basename(each.f_code.co_filename) for each in _out(frame)}
             # They take the numbers that were just given back: who closes one twice closes theirs.
             self.canaries = [os.dup(0) for _ in range(_NUM_CANARIES)]
             raise Interrupted
@@ -107,6 +109,12 @@ class Interruption:
         """See that nobody has closed the descriptors that were opened in the handler."""
         while self.canaries:
             os.close(self.canaries.pop())
+
+
+def _out(frame: Any) -> Iterator[Any]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 _codes: dict[Any, bytes] = {}

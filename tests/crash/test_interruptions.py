@@ -12,6 +12,7 @@ import pytest
 
 from qmill.queues import mailbox
 
+from .interrupted_scenes import SCENES
 from .interruptions import TRANSPORTS
 
 _SEED = int(os.environ.get("QMILL_CHAOS_SEED", random.SystemRandom().randrange(1 << 16)))
@@ -35,6 +36,16 @@ def run(transport: str, first: int, step: int, *cases: str) -> None:
     )
 
 
+def play(scenes: str, first: int, step: int) -> None:
+    """Run the program of scenes."""
+    subprocess.run(
+        [sys.executable, "-m", "tests.crash.interrupted_scenes", scenes, str(first), str(step)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
 @is_compiled
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_some_interruptions(transport):
@@ -42,6 +53,22 @@ def test_some_interruptions(transport):
     print("QMILL_CHAOS_SEED =", _SEED)
     step = _EVERY * 5 if transport == "named-portable" else _EVERY  # each starts a process
     run(transport, 1 + _SEED % step, step)
+
+
+@is_compiled
+@pytest.mark.parametrize("scenes", SCENES)
+def test_some_scenes(scenes):
+    """Each run interrupts other instructions than the last one, told by its seed."""
+    print("QMILL_CHAOS_SEED =", _SEED)
+    step = SCENES[scenes].step
+    play(scenes, 1 + _SEED % step, step)
+
+
+@is_compiled
+@pytest.mark.chaos
+@pytest.mark.parametrize("scenes", SCENES)
+def test_every_scene(scenes):
+    play(scenes, 1, 1)
 
 
 @is_compiled

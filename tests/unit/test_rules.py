@@ -40,6 +40,7 @@ LEVELS = [
         "_native",
         "_generic",
         "_processors",
+        "_alive",
         "_opened",
         "_streams",
         "_frozen",

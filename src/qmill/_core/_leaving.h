@@ -20,6 +20,7 @@ static void leave_loop(PyObject *self) {
     loop_dealloc(self);
 }
 
+/* Cython calls `__del__` in a `tp_dealloc` of its own only: with these, a collection alone does. */
 static void tell_leaving(PyTypeObject *messages, PyTypeObject *loop) {
     messages_dealloc = messages->tp_dealloc;
     messages->tp_dealloc = leave_messages;

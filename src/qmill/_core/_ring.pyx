@@ -16,6 +16,7 @@ import copyreg
 import os
 from functools import update_wrapper
 from sys import is_finalizing
+from _weakref import _remove_dead_weakref
 from weakref import ref
 
 from cpython.buffer cimport (
@@ -1676,10 +1677,30 @@ cdef class Loop:
             self.is_over = True
             leave(self.hold, True)
 
+    def __del__(self):
+        # In a garbage collection only, before it clears the hold: see `tell_leaving`.
+        self._leave(False)
+
     def __dealloc__(self):
-        cdef bint by_exception = left_by_exception
+        self._leave(left_by_exception)
+
+    cdef int _leave(self, bint by_exception) except -1:
         if self.hold is not None and not self.is_over and not is_finalizing():
+            self.is_over = True
             leave(self.hold, by_exception)
+        return 0
+
+
+def forgetting(dict known, number):
+    """Return a callback for a weak reference in a dict, which takes it out there.
+
+    No signal handler runs in it: its exception would be lost.
+    """
+
+    def forget(reference):
+        _remove_dead_weakref(known, number)
+
+    return forget
 
 
 tell_leaving(<PyTypeObject *>Messages, <PyTypeObject *>Loop)

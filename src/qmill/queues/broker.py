@@ -34,6 +34,7 @@ import selectors
 import socket
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, ref
 
@@ -152,7 +153,8 @@ class Broker:
     def add(self, mailbox: Mailbox) -> int:
         """Number a mailbox, which somebody else keeps alive."""
         number = next(self._numbers)
-        self._mailboxes[number] = ref(mailbox, lambda _: self._mailboxes.pop(number, None))
+        # What is called as it goes is no Python, in which a signal handler could run.
+        self._mailboxes[number] = ref(mailbox, partial(self._mailboxes.pop, number))
         self._watch_delays(mailbox)
         return number
 

@@ -122,7 +122,11 @@ def _start_interpreter(*settings: Any) -> tuple[bytes, bytes]:
         cwd="/",
         start_new_session=True,
     ) as process:
-        return process.communicate()
+        try:
+            return process.communicate()
+        except BaseException:  # Ctrl-C: the next try starts another one, at the same address
+            process.kill()
+            raise
 
 
 def _fork(*settings: Any) -> tuple[bytes, bytes]:

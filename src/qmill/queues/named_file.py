@@ -16,8 +16,9 @@ import fcntl
 import os
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, finalize
+from weakref import finalize
 
+from .._alive import Alive
 from .._opened import opened
 from ..errors import QueueGone
 from . import exits, folders, names, rings
@@ -90,7 +91,7 @@ class Hold:
                 os.unlink(path)
 
 
-_holds: WeakSet[Hold] = WeakSet()
+_holds = Alive()
 
 _untidy: set[str] = set()
 """Folders in which this process may have left a file that nobody holds."""

@@ -20,9 +20,9 @@ import shutil
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakSet
 
 from .. import _frozen
+from .._alive import Alive
 from .._opened import opened
 from ..errors import NotSupported
 from . import folders
@@ -182,7 +182,7 @@ def open_file(path: str) -> FileIO:
     return opened(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NOCTTY)
 
 
-_locks: WeakSet[FileIO] = WeakSet()
+_locks = Alive()
 """Those that this process holds. A forked child closes its copies, which would hold them, too."""
 
 

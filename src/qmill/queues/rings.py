@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from weakref import WeakValueDictionary
+from weakref import ref
 
-from .._core._ring import Ring
+from .._core._ring import Ring, forgetting
 from .._multiprocessing import starting
 from ..errors import QueueGone
 from ..serialize import check_stays_here, packing
@@ -27,8 +27,8 @@ TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from typing import Any
 
-_rings: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
-"""By the queue's number."""
+_rings: dict[bytes, ref[Any]] = {}
+"""By the queue's number, as long as they live."""
 
 _PICKLES_KNOWN = 64
 """Of one queue; as many as its file knows."""
@@ -109,9 +109,8 @@ def create(maxsize: int, path: str | None = None) -> Any:
     _sent.sweep()
     _pickled.sweep()
     number = os.urandom(16)
-    ring = _rings[number] = Ring.create(path, maxsize, number)
     exits.hook_exit()
-    return ring
+    return _known(Ring.create(path, maxsize, number))
 
 
 def attach(file: int, number: bytes | None = None, was_sent: bool = False) -> Any:
@@ -125,6 +124,7 @@ def attach(file: int, number: bytes | None = None, was_sent: bool = False) -> An
     Raises:
         QueueGone: It is not that queue, or none.
     """
+    exits.hook_exit()
     return _known(Ring.attach(file, number, was_sent))
 
 
@@ -141,13 +141,28 @@ def open_path(path: str, number: bytes | None = None, flags: int = 0, alone: boo
         QueueGone: It is not that queue, or none.
         OSError: The file cannot be opened.
     """
+    exits.hook_exit()
     return _known(Ring.open(path, flags, number, alone))
 
 
 def _known(ring: Any) -> Any:
     """Return the ring of this process for that queue: this one, or the one that it has."""
-    exits.hook_exit()
-    return _rings.setdefault(ring.uuid, ring)
+    number = ring.uuid
+    if (older := _find_here(number)) is not None:
+        return older
+    _rings[number] = ref(ring, forgetting(_rings, number))
+    return ring
+
+
+def _find_here(number: bytes) -> Any:
+    """Return the ring that this process has of a queue, if it has one."""
+    found = _rings.get(number)
+    return None if found is None else found()
+
+
+def _all() -> list[Any]:
+    """List the rings of this process."""
+    return [ring for found in list(_rings.values()) if (ring := found()) is not None]
 
 
 def reduce_ring(ring: Any) -> Any:
@@ -186,7 +201,7 @@ def attach_ring(number: bytes, pid: int, file: Any, pickle: int = 0) -> Any:
 
 def find(number: bytes, pid: int, file: Any) -> Any:
     """Map a queue that another process has, or had."""
-    ring = _rings.get(number)
+    ring = _find_here(number)
     if ring is not None:
         return ring
     if not isinstance(file, int):
@@ -226,7 +241,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def leave() -> None:
     """End this process's part in every queue: what it has taken counts as done."""
-    for ring in list(_rings.values()):
+    for ring in _all():
         ring.leave()
     _sent.clear()
     _pickled.clear()

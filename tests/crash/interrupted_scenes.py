@@ -1,0 +1,419 @@
+"""Scenes in which a call of messages, workers or maps is interrupted at every place.
+
+    python -m tests.crash.interrupted_scenes SCENE FIRST STEP
+
+A scene is a generator: it sets all up, yields the call that is interrupted, is given what that
+returned (an empty list if nothing), and sees that all is right then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+import qmill
+from qmill import processes
+
+from .functions import add
+from .interruptions import Interrupted, Interruption, num_files, unraisable
+from .programs import LIMIT_S
+
+Scene = Generator[tuple[Any, ...], list[Any], None]
+
+NUM_MESSAGES = 4
+
+
+def messages(first: int = 0) -> list[qmill.Msg]:
+    """Make messages that are told apart."""
+    return [qmill.Msg(f"data {n}", "kind", n) for n in range(first, first + NUM_MESSAGES)]
+
+
+def filled(kind: str) -> qmill.Q:
+    """Make a queue with messages in it."""
+    q = qmill.Q(kind)
+    q.put_many(messages())
+    return q
+
+
+def rest(q: qmill.Q) -> list[qmill.Msg]:
+    """Take all that is left, and see that the queue has counted right, and works."""
+    assert q.statistics().leased == 0, q.statistics()
+    left = [q.get_nowait() for _ in range(q.qsize())]
+    assert q.empty()
+    assert q.put("another").get().data == "another"
+    q.close()
+    return left
+
+
+def check_taken(returned: list[Any], left: list[qmill.Msg], count: int = 1) -> None:
+    """See that each message was returned or is left, in order."""
+    taken = messages()[:count] if returned else []
+    assert [*taken, *left] == messages(), (returned, left)
+
+
+# -- Q -----------------------------------------------------------------------------------------
+
+
+def put(kind: str) -> Scene:
+    q = filled(kind)
+    [one, *_] = messages(NUM_MESSAGES)
+    returned = yield q.put, one
+    assert rest(q) == messages() + [one] * len(returned)
+
+
+def put_in_parts(kind: str) -> Scene:
+    def call() -> None:
+        q.put("data 4", kind="kind", order=4, timeout=9)
+
+    q = filled(kind)
+    yield (call,)
+    left = rest(q)
+    assert left[:NUM_MESSAGES] == messages()
+    assert left[NUM_MESSAGES:] in ([], messages(NUM_MESSAGES)[:1])
+
+
+def put_many(kind: str) -> Scene:
+    q = filled(kind)
+    returned = yield q.put_many, messages(NUM_MESSAGES)
+    left = rest(q)
+    assert left == messages() + (messages(NUM_MESSAGES) if returned else [])
+
+
+def end(kind: str) -> Scene:
+    q = filled(kind)
+    returned = yield (q.end,)
+    left = rest(q)
+    assert left == messages() + [qmill.END_MSG] * len(returned)
+
+
+def get(kind: str) -> Scene:
+    q = filled(kind)
+    returned = yield (q.get,)
+    check_taken(returned, rest(q))
+
+
+def get_many(kind: str) -> Scene:
+    q = filled(kind)
+    returned = yield q.get_many, 3
+    check_taken(returned, rest(q), 3)
+
+
+def peek(kind: str) -> Scene:
+    q = filled(kind)
+    yield (q.peek,)
+    assert rest(q) == messages()
+
+
+def step(kind: str) -> Scene:
+    q = filled(kind)
+    loop = iter(q)
+    returned = yield next, loop
+    del loop
+    check_taken(returned, rest(q))
+
+
+def second_step(kind: str) -> Scene:
+    q = filled(kind)
+    loop = iter(q)
+    first = next(loop)
+    returned = yield next, loop
+    del loop
+    left = rest(q)  # an interrupted step may have told that the first one is done, or not yet
+    assert first == messages()[0]
+    assert left == messages()[2 if returned else 1 :] or left == messages(), left
+
+
+def in_order(kind: str) -> Scene:
+    q = qmill.Q(kind)
+    for message in reversed(messages()):
+        q.put(message)
+    loop = q.sorted()
+    returned = yield next, loop
+    del loop
+    left = rest(q)
+    assert returned == messages()[: len(returned)]
+    assert sorted(m.order for m in [*returned, *left]) == list(range(NUM_MESSAGES)), left
+
+
+def items(kind: str) -> Scene:
+    q = filled(kind)
+    returned = yield (q.items,)
+    returned.clear()
+    assert rest(q)[:NUM_MESSAGES] == messages()
+
+
+def items_in_order(kind: str) -> Scene:
+    q = filled(kind)
+    handled: list[qmill.Msg] = []
+
+    def handle() -> None:
+        handled.extend(q.items(sort=True))
+
+    yield (handle,)
+    left = [message for message in rest_after_exception(q) if message != qmill.END_MSG]
+    assert [m.order for m in [*handled, *left]] == list(range(NUM_MESSAGES)), (handled, left)
+
+
+def items_cached(kind: str) -> Scene:
+    q = filled(kind)
+    returned = yield (lambda: list(q.items(cache=True)),)
+    assert returned in ([], [messages()])
+    assert list(q.items(cache=True)) == messages()
+    assert rest(q) == []
+
+
+def release(kind: str) -> Scene:
+    q = filled(kind)
+    loop = iter(q)
+    first = next(loop)
+    returned = yield q.release, first
+    loop.close()  # type: ignore[attr-defined]
+    del loop, first
+    q.statistics()
+    left = rest_after_exception(q)
+    assert sorted(m.order for m in left) == list(range(NUM_MESSAGES)) or not returned, left
+    assert [m.order for m in left][-3:] == [1, 2, 3]
+
+
+def rest_after_exception(q: qmill.Q) -> list[qmill.Msg]:
+    q.put("is a call")  # says that what was left is done
+    return [m for m in rest(q) if m.data != "is a call"]
+
+
+def task_done(kind: str) -> Scene:
+    q = filled(kind)
+    q.get()
+    returned = yield (q.task_done,)
+    assert NUM_MESSAGES - 1 <= q.unfinished_tasks <= NUM_MESSAGES - len(returned)
+    rest(q)
+
+
+def shutdown(kind: str) -> Scene:
+    q = filled(kind)
+    returned = yield (q.shutdown,)
+    assert q.is_shutdown or not returned
+    assert q.get_many(9) == messages()
+    q.close()
+
+
+def close(kind: str) -> Scene:
+    q = filled(kind)
+    yield (q.close,)
+    q.close()
+    try:
+        q.get_nowait()
+    except ValueError:
+        return
+    raise AssertionError("not closed")
+
+
+def make(kind: str) -> Scene:
+    returned = yield qmill.Q, kind
+    if returned:
+        rest(returned.pop())
+
+
+def make_named(kind: str) -> Scene:
+    if kind == "thread":
+        return
+    returned = yield (lambda: qmill.Q(name="named"),)
+    if returned:
+        q = returned.pop().put(1)
+        assert [m.data for m in rest(q)] == [1]
+    q = qmill.Q(name="named")
+    assert q.empty()
+    q.close()
+
+
+OF_Q: list[Callable[[str], Scene]] = [
+    put,
+    put_in_parts,
+    put_many,
+    end,
+    get,
+    get_many,
+    peek,
+    step,
+    second_step,
+    in_order,
+    items,
+    items_in_order,
+    items_cached,
+    release,
+    task_done,
+    shutdown,
+    close,
+    make,
+    make_named,
+]
+
+
+# -- workers -----------------------------------------------------------------------------------
+
+
+def read_all(q: qmill.Q, out: Any) -> None:
+    for message in q:
+        out.put(message.data)
+
+
+def read_and_return(q: qmill.Q) -> list[Any]:
+    return [message.data for message in q]
+
+
+def run(kind: str) -> Scene:
+    start = qmill.run if kind == "process" else qmill.run_thread
+    returned = yield start, add, 1, 2
+    if returned:
+        assert returned.pop().result(LIMIT_S) == 3
+
+
+def result(kind: str) -> Scene:
+    worker = qmill.Worker(add, (1, 2), kind=kind)
+    returned = yield (worker.result,)
+    assert returned in ([], [3])
+    assert worker.result(LIMIT_S) == 3
+    worker.join()
+    assert worker.exitcode == 0
+
+
+def join(kind: str) -> Scene:
+    worker = qmill.Worker(add, (1, 2), kind=kind)
+    yield (worker.join,)
+    worker.join()
+    assert (worker.is_alive(), worker.exitcode, worker.result()) == (False, 0, 3)
+
+
+def stop(kind: str) -> Scene:
+    q, out = filled(kind), qmill.Queue(kind=kind)
+    workers = [qmill.Worker(read_all, (q, out), kind=kind) for _ in range(2)]
+    yield q.stop, workers
+    q.stop(workers)
+    assert sorted(out.get_many(99)) == [m.data for m in messages()]
+    assert rest(q) == []
+    out.close()
+
+
+OF_WORKERS: list[Callable[[str], Scene]] = [run, result, join, stop]
+
+
+class Scenes(NamedTuple):
+    """Scenes that are played with one kind of queue or worker.
+
+    Attributes:
+        scenes: These.
+        kind: "thread" or "process".
+        transport: Of queues between processes.
+        step: How many instructions are left out between two interruptions in `make test`.
+    """
+
+    scenes: list[Callable[[str], Scene]]
+    kind: str
+    transport: str
+    step: int
+
+
+SCENES = {
+    "q-thread": Scenes(OF_Q, "thread", "shared", 5),
+    "q-shared": Scenes(OF_Q, "process", "shared", 50),
+    "q-portable": Scenes(OF_Q, "process", "portable", 100),
+}
+
+
+# -- the driver --------------------------------------------------------------------------------
+
+
+_LEAKS = {"subprocess.py"}
+"""Modules of the standard library that leave descriptors open which they have just opened."""
+
+
+def await_end(pids: set[int]) -> None:
+    """Wait for the end of processes that end by themselves."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            with open(os.pidfd_open(pid), "rb") as ended:
+                select.select([ended], [], [], LIMIT_S)
+
+
+def children() -> set[int]:
+    """List the child processes of this one, also those that have ended and were not waited for."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return set(map(int, file.read().split()))
+
+
+def play(scene: Callable[[str], Scene], kind: str, first: int, step: int) -> int:
+    """Interrupt the call of a scene at each so-many-th instruction; return at how many it was."""
+    interruption = Interruption()
+    number, places = 0, set()
+    before: tuple[int, set[int]] | None = None
+    while True:
+        act = scene(kind)
+        call = next(act, None)
+        if call is None:
+            return 0
+        returned, error = interruption.make(*call, number=number)
+        reached, at = interruption.reached, interruption.raised_at
+        try:
+            assert error is None or type(error) is Interrupted, repr(error)
+            assert returned or error is not None
+            assert not reached or error is not None, "nobody was told of the interruption"
+            error = call = None
+            gc.collect()  # the exception's frames
+            interruption.check_canaries()
+            for _ in ["the rest"]:
+                try:
+                    act.send(returned)
+                except StopIteration:
+                    break
+            del act
+            returned.clear()
+            now = num_files(), children()
+            if _LEAKS & interruption.raised_within:
+                before = None
+            if before is not None:
+                if more := now[1] - before[1]:
+                    await_end(more)
+                    gc.collect()
+                    now = now[0], children()
+                assert now[0] <= before[0], ("descriptors", before, now)
+                assert now[1] <= before[1], ("processes", before, now)
+            before = now
+        except BaseException as wrong:
+            wrong.add_note(f"in {scene.__name__} at {number}: raised at {at}")
+            raise
+        if number and not reached:
+            return len(places)
+        number = number + step if number else first
+        places.add(at)
+
+
+def main(which: str, first: str, step: str, *chosen: str) -> None:
+    """Play some scenes."""
+    scenes, kind, transport, _ = SCENES[which]
+    os.environ["QMILL_TRANSPORT"] = transport
+    if which in processes.METHODS:
+        os.environ["QMILL_START_METHOD"] = which
+    has_failed = False
+    with tempfile.TemporaryDirectory() as os.environ["QMILL_DIR"], unraisable() as lost:
+        for scene in scenes:
+            if chosen and scene.__name__ not in chosen:
+                continue
+            try:
+                found = play(scene, kind, int(first), int(step))
+                print(scene.__name__, found, flush=True)
+            except Exception:
+                has_failed = True
+                traceback.print_exc(limit=-3)
+                gc.collect()
+    assert not lost, lost
+    sys.exit(has_failed)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
