@@ -1,10 +1,11 @@
-"""Chunks: cuts the input of a `map` into jobs, and puts their results together again.
+"""Chunks: cuts the input of a `map` into jobs, and joins their results.
 
-    items ──> [chunk] [chunk] [chunk] ──> jobs ──> results, in order or as they come
+    items ──> [chunk] [chunk] [chunk] ──> jobs ──> results, in order or as calls end
 
-A chunk is as many calls as take `CHUNK_S`, by measure. Until there is a measure it is one call, and
-then it grows by steps, so that a few quick calls at the start do not lead to one huge chunk.
-Towards an end that is in sight chunks become smaller, so that the workers finish together.
+A chunk has as many calls as run for `CHUNK_S`, from measured durations. Until there is a
+measurement, a chunk is one call. Then chunks grow in steps, so that a few quick calls at the start
+do not lead to one huge chunk. Near the end of an input of known length chunks become smaller, so
+that the workers finish together.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ if TYPE_CHECKING:
     from .jobs.job import Job
 
 MIN_CHUNK_S = 0.0005
-"""Towards the end of the input a chunk takes no less: sending it would cost more than it saves."""
+"""Chunks near the end of the input take at least this: shorter ones cost more than they save."""
 
 MAX_CHUNK_ITEMS = 25_000
 MAX_CHUNK_BYTES = 1 << 18
 
-_SLOW_INPUT_S = 0.010  # who has read for that long sends what there is
-_GROWTH = 8  # a chunk has at most so many times the items of the last one measured
+_SLOW_INPUT_S = 0.010  # after reading for this long, the items read so far are sent
+_GROWTH = 8  # a chunk has at most this many times the items of the largest one measured
 _SMOOTHING = 0.5
 
 
 class ChunkedMap:
-    """One call of `map`: which jobs it makes of its input, and what it yields.
+    """One call of `map`: makes jobs of its input, and yields their results.
 
     Args:
         calls: Makes the jobs.
-        cancel: Cancels those jobs that have not begun.
+        cancel: Cancels those of the given jobs that have not begun.
         items: The input.
-        length: How many items that has; -1 if it is not known.
-        ended: The jobs that have ended, the oldest first, if they are `as_completed`.
+        length: The number of items; -1 if it is not known.
+        ended: The jobs that have ended, the oldest first; used by `as_completed`.
         num_workers: How many jobs run at a time.
-        chunksize: Items a job; None chooses.
-        window: How many items may be under way; None chooses.
-        lazy: Whether to keep to the window, or to submit everything at once.
-        mean_s: How long a call takes, if that is known.
-        return_exceptions: Whether what a call raises is yielded in its place.
+        chunksize: Calls in each job; None chooses.
+        window: The most items whose results were not yielded; None chooses.
+        lazy: Whether to submit jobs only as the window has room, rather than all at once.
+        mean_s: The mean duration of a call in seconds, if it is known.
+        return_exceptions: Whether the exception of a call is yielded in place of its result.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class ChunkedMap:
     # -- in ------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Submit jobs as far as the window goes.
+        """Submit jobs until the window is full, or the input ends.
 
         Raises:
-            Exception: What the input raised, if all of it is to be read at once; else it is kept
-                until the results before it have been yielded.
+            Exception: The exception of the input, unless the map is lazy. A lazy map raises it
+                after the results of the items before it.
         """
         while not self._ended:
             size = self._next_size()
@@ -117,7 +118,7 @@ class ChunkedMap:
                 self._left = max(0, self._left - len(items))
 
     def _read_into(self, items: list[Any], size: int) -> None:
-        """Read so many items, or as many as come in a short time."""
+        """Read `size` items, or as many as come in a short time."""
         deadline = monotonic() + _SLOW_INPUT_S
         step = size // 16 + 1
         while len(items) < size and monotonic() < deadline:
@@ -132,7 +133,7 @@ class ChunkedMap:
         window = self._window
         probing = self._chunksize is None and size >= self._largest
         if probing and len(self._jobs) >= 2 * self._num_workers:
-            return 0  # until it is known how long these take
+            return 0  # until the duration of these calls is known
         if window is None:
             window = 2 * self._num_workers * size
         return window - self._under_way
@@ -169,7 +170,7 @@ class ChunkedMap:
     # -- out -----------------------------------------------------------------------------------
 
     def in_order(self, deadline: float | None) -> Iterator[Any]:
-        """Yield None if lazy, then results in the order of the items."""
+        """Yield None first if lazy, then results in the order of the items."""
         return self._yield_all(self._next_in_order(deadline))
 
     def _next_in_order(self, deadline: float | None) -> Iterator[MapJob]:
@@ -184,7 +185,7 @@ class ChunkedMap:
             yield self._jobs.popleft()
 
     def as_completed(self, deadline: float | None, changed: threading.Condition) -> Iterator[Any]:
-        """Yield None if lazy, then results as they come; `changed` is notified when jobs end."""
+        """Yield None first if lazy, then results as jobs end; `changed` is notified of each end."""
         return self._yield_all(self._next_done(deadline, changed))
 
     def _next_done(self, deadline: float | None, changed: threading.Condition) -> Iterator[MapJob]:
@@ -202,7 +203,7 @@ class ChunkedMap:
             return self._ended_jobs.popleft()
 
     def _yield_all(self, done: Iterator[MapJob]) -> Iterator[Any]:
-        """Yield None if lazy, then the results of jobs that are done."""
+        """Yield None first if lazy, then the results of jobs that are done."""
         try:
             if self._lazy:
                 yield None
@@ -211,7 +212,7 @@ class ChunkedMap:
             self._drop()
 
     def _batches(self, done: Iterator[MapJob]) -> Iterator[Iterable[Any]]:
-        """Yield the results of each job together: C code goes from one to the next."""
+        """Yield the results of each job as one iterable, which C code iterates over."""
         for job in done:
             outcome = self._calls.settle(job, self._jobs)
             if outcome is None:
@@ -223,7 +224,7 @@ class ChunkedMap:
             if error is None:
                 self.fill()
             results.reverse()
-            # Each is let go when it has been taken.
+            # `list.pop` releases each result as soon as it was taken.
             yield map(list.pop, itertools.repeat(results, len(results)))
             if error is not None:
                 raise error
@@ -235,7 +236,7 @@ class ChunkedMap:
     def _up_to_failure(
         self, results: list[Any], errors: dict[int, BaseException]
     ) -> tuple[list[Any], BaseException | None]:
-        """Return results up to a failure that ends the map, and that failure."""
+        """Return the results up to a failure that ends the map, and that failure or None."""
         if errors and not self._return_exceptions:
             first = min(errors)
             return results[:first], errors[first]
@@ -254,7 +255,7 @@ class ChunkedMap:
         self._largest = max(self._largest, _GROWTH * num_done)
 
     def _drop(self) -> None:
-        """Cancel what has not begun: nobody will ask for it."""
+        """Cancel the jobs that have not begun: their results are not needed any more."""
         if self._jobs:
             self._cancel(self._jobs)
             self._jobs.clear()

@@ -1,20 +1,21 @@
-"""The dispatcher of a job queue: the thread that drives its engine by its scheduler.
+"""The dispatcher of a job queue: the thread that passes jobs from the scheduler to the engine.
 
     callers ── put, cancel, ... ──> [ lock: scheduler ] <── dispatcher ──> engine
                                                                │
                                           finished jobs ───────┴──> reporter ──> completed queue
 
-The dispatcher is the only thread that touches the engine. It never calls what a user has written:
-callbacks and handlers of workers' log records run on the reporter, a thread that starts when there
-is something for it. Dispatching and killing go on however long they take.
+The dispatcher is the only thread that uses the engine. It never calls functions of the user:
+callbacks, and handlers of log records from workers, run on the reporter, a thread that starts when
+they are first needed. However long they take, jobs are dispatched and killed in time.
 
-One lock guards the scheduler and every state of a job. Who waits for a change waits on `changed`.
+One lock guards the scheduler and the state of every job. `changed`, the condition of that lock, is
+notified whenever a job changes state.
 """
 
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread  # noqa: F401 (whose end of all threads comes after `_end_all`)
+import concurrent.futures.thread  # noqa: F401 (its exit hook then runs after `_end_all`)
 import contextlib
 import logging
 import math
@@ -59,7 +60,7 @@ _Outcome = tuple[Job, str, Any, BaseException | None]  # a job, its state, resul
 
 
 class Progress(NamedTuple):
-    """Jobs that are completed, those that failed among them or soon will be, and those left."""
+    """Counts of jobs: completed, failed (some not completed yet), not completed, working."""
 
     completed: int
     failed: int
@@ -71,17 +72,17 @@ class Dispatcher:
     """Runs the jobs of one queue.
 
     Attributes:
-        waits_at_exit: Whether the program ends only when all jobs are done; else, what is left of
-            them is cancelled and killed when the interpreter exits.
-        is_of_parent: Whether this is a forked child, and the queue its parent's.
+        waits_at_exit: Whether the program ends only when all jobs are done. Otherwise the jobs
+            that remain when the interpreter exits are cancelled or killed.
+        is_of_parent: Whether this is a forked child, and the queue belongs to its parent.
 
     Args:
-        engine: What runs them; it is this dispatcher's from now on.
+        engine: The engine that runs the jobs; no other object may use it from now on.
         qid: The name of the queue.
         maxsize: The most jobs that may wait or work; 0 is no limit.
-        log: Where the records of these jobs go.
-        auto_stop_s: For how long all jobs have to be done for the workers to end; inf: they stay.
-        auto_remove: Whether to keep no completed jobs.
+        log: The file for the records of the jobs.
+        auto_stop_s: Seconds after the last job that idle workers end; inf: they stay.
+        auto_remove: Whether completed jobs are discarded.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Dispatcher:
         self.engine = engine
         self.maxsize = maxsize
         self.paused = True
-        self.shut = False  # no more jobs are taken
+        self.shut = False  # whether no more jobs are accepted
         self.waits_at_exit = True
         self._log = log
         self._auto_stop_s = auto_stop_s
@@ -106,12 +107,12 @@ class Dispatcher:
         self._totals = Totals()
         self.changed = self._lock = _native.Condition()
         self._anchor = datetime.now(), monotonic()
-        self._kills: deque[Job] = deque()  # what the engine is to kill
+        self._kills: deque[Job] = deque()  # jobs that the engine has to kill
         self._timed_out: set[int] = set()
-        self._unwanted: set[int] = set()  # jobs that are cancelled if they have not begun
+        self._unwanted: set[int] = set()  # cancelled if the engine returns them as not begun
         self.is_of_parent = False
         self._closed = False
-        self._orders: deque[Callable[[], None]] = deque()  # for the engine, from other threads
+        self._orders: deque[Callable[[], None]] = deque()  # calls of the engine, from other threads
         self._num_unprocessed = 0  # finished jobs that are not completed
         self._wake_on_put = False
         self._thread: threading.Thread | None = None
@@ -119,7 +120,7 @@ class Dispatcher:
         _all.add(self)
 
     def wall_time(self, moment_s: float) -> datetime:
-        """Tell the date and time of a moment of the monotonic clock."""
+        """Return the date and time of a moment of the monotonic clock."""
         at, anchor_s = self._anchor
         return at + timedelta(seconds=moment_s - anchor_s)
 
@@ -127,14 +128,14 @@ class Dispatcher:
         """Return the name of the machine that a worker runs on."""
         return self.engine.host_of(worker)
 
-    # -- what callers ask for ------------------------------------------------------------------
+    # -- for callers ---------------------------------------------------------------------------
 
     def put(self, job: Job, block: bool) -> None:
-        """Take a job in.
+        """Add a job.
 
         Raises:
-            RuntimeError: The queue has been shut down.
-            Full: There is no room, and `block` is false.
+            RuntimeError: The queue was shut down.
+            Full: The queue is full, and `block` is false.
         """
         with self._lock:
             self._check_open()
@@ -160,7 +161,7 @@ class Dispatcher:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def check_is_ours(self) -> None:
-        """Raise RuntimeError in a forked child, which has no part in its parent's queue."""
+        """Raise RuntimeError in a forked child, which cannot use its parent's queue."""
         if self.is_of_parent:
             raise RuntimeError("this JobQueue belongs to the parent process; make one of your own")
 
@@ -181,9 +182,9 @@ class Dispatcher:
             return self._num_pending()
 
     def sizes(self) -> tuple[int, int, int]:
-        """Count the jobs that wait, work, and are completed."""
+        """Count the jobs that wait, that work, and that are completed."""
         with self._lock:
-            # The engine goes on while we look, so its count is only nearly that of this moment.
+            # The engine goes on meanwhile, so its count may be slightly out of date.
             engine, begun = self.engine, self._scheduler.num_working
             limit = max(engine.max_workers, engine.num_workers)
             ahead = min(begun, max(engine.num_ahead, begun - limit))
@@ -198,7 +199,7 @@ class Dispatcher:
             return Progress(completed, totals.num_failed, self._num_pending(), working)
 
     def snapshot(self) -> tuple[Totals, dict[str, int], float]:
-        """Return a copy of the totals, how many wait and work, and for how many seconds it goes."""
+        """Return a copy of the totals, how many jobs wait and work, and the elapsed seconds."""
         with self._lock:
             totals = self._totals.copy()
             waiting, working, _ = self.sizes()
@@ -208,16 +209,16 @@ class Dispatcher:
             return totals, {"waiting": waiting, "working": working}, max(0.0, last_s - first_s)
 
     def held(self) -> list[Job]:
-        """List the jobs that wait, work, or are completed and were not fetched."""
+        """List the jobs that were not fetched: waiting, working and completed."""
         with self._lock:
             return self._scheduler.held()
 
     def pop_completed(self) -> Job | None:
-        """Fetch a completed job, or None; the caller holds the lock of `changed`."""
+        """Return a completed job, or None; the caller holds the lock of `changed`."""
         return self._scheduler.pop_completed()
 
     def give_back(self, jobs: Iterable[Job]) -> None:
-        """Have completed jobs fetched again."""
+        """Make completed jobs available to `pop_completed` again."""
         with self._lock:
             for job in jobs:
                 self._scheduler.complete(job)
@@ -240,21 +241,21 @@ class Dispatcher:
         return True
 
     def _leave_none_waiting(self, jobs: Iterable[Job]) -> None:
-        """Settle those of the jobs that are no more: a signal handler has raised meanwhile."""
+        """Settle the jobs that are lost because a signal handler raised during `_cancel`."""
         for job in jobs:
             if job.id not in self._scheduler.working and not self._scheduler.is_waiting(job):
                 job._settle(CANCELLED, None, None)
         self.changed.notify_all()
 
     def cancel_waiting(self) -> None:
-        """Cancel what has not begun."""
+        """Cancel the jobs that have not begun."""
         with self._lock:
             self._cancel(self._scheduler.waiting())
             self._unwanted.update(self._scheduler.working)
         self._order(self.engine.recall)
 
     def cancel_waiting_of(self, jobs: Iterable[Job]) -> None:
-        """Cancel those of the jobs that have not begun."""
+        """Cancel those of these jobs that have not begun."""
         with self._lock:
             self._cancel(jobs)
             sent = [job.id for job in jobs if job.id in self._scheduler.working]
@@ -263,7 +264,7 @@ class Dispatcher:
             self._order(self.engine.recall)
 
     def _cancel(self, jobs: Iterable[Job]) -> None:
-        """Cancel those of the jobs that wait."""
+        """Cancel those of these jobs that wait in the scheduler."""
         jobs = list(jobs)
         try:
             waiting = [job for job in jobs if self._scheduler.remove(job)]
@@ -273,7 +274,7 @@ class Dispatcher:
             raise
 
     def cancel_and_wait(self, jobs: Collection[Job]) -> None:
-        """Cancel jobs, first those that have not begun, and wait until what ran of them is dead."""
+        """Cancel jobs, first those that have not begun, and wait until no process runs them."""
         self.cancel_waiting_of(jobs)
         for job in jobs:
             self.cancel(job)
@@ -284,17 +285,17 @@ class Dispatcher:
                 self.changed.wait()
 
     def cancel_all(self) -> None:
-        """Cancel what waits, and kill what runs if the engine can."""
+        """Cancel the waiting jobs, and kill the running ones if the engine can."""
         self.cancel_waiting()
         self.cancel_working()
 
     def abort(self) -> None:
-        """Cancel what waits, kill what runs, and wait for nothing that jobs have left."""
+        """Cancel the waiting jobs, kill the running ones, and wait for no leftovers of jobs."""
         self.cancel_all()
         self._order(self.engine.hurry)
 
     def cancel_working(self) -> None:
-        """Kill what runs if the engine can."""
+        """Kill the running jobs if the engine can."""
         with self._lock:
             working = list(self._scheduler.working.values())
         for job in working:
@@ -310,7 +311,7 @@ class Dispatcher:
         self._order(lambda: self.engine.resize(max_workers))
 
     def resume(self) -> None:
-        """Begin, or go on, to run jobs."""
+        """Run jobs: from the first call on, or again after `pause`."""
         with self._lock:
             self.paused = False
             if self._thread is None and self._scheduler.num_waiting:
@@ -318,13 +319,13 @@ class Dispatcher:
         self._order(None)
 
     def pause(self) -> None:
-        """Begin no more jobs."""
+        """Start no more jobs."""
         with self._lock:
             self.paused = True
         self._order(self.engine.recall)
 
     def _order(self, order: Callable[[], None] | None) -> None:
-        """Have the dispatcher do something with the engine."""
+        """Have the dispatcher's thread call a function of the engine."""
         with self._lock:
             if self._thread is None:
                 if order is not None:
@@ -343,13 +344,13 @@ class Dispatcher:
                 self._start_thread()
 
     def wait_for_few(self, num_waiting: int) -> None:
-        """Wait until fewer than so many jobs wait, or no more jobs are taken."""
+        """Wait until fewer than `num_waiting` jobs wait, or the queue is shut down."""
         with self._lock:
             while self._scheduler.num_waiting >= num_waiting and not self.shut:
                 self.changed.wait()
 
     def shut_down(self, *, wait: bool, cancel_waiting: bool) -> None:
-        """Take no more jobs; those that are here still run. See `JobQueue.shutdown`."""
+        """Accept no more jobs; those in the queue still run. See `JobQueue.shutdown`."""
         with self._lock:
             self.shut = True
             self.changed.notify_all()
@@ -363,7 +364,7 @@ class Dispatcher:
             self.join()
 
     def join(self) -> None:
-        """Wait until a queue that was shut down has ended."""
+        """Wait until the threads of a queue that was shut down have ended."""
         if _native.current_thread() not in (self._thread, self._reporter.thread):
             with self._lock:
                 while self._thread is not None:
@@ -378,31 +379,31 @@ class Dispatcher:
             self._thread = thread
             if not _started(thread):
                 self._thread = _native.current_thread()
-        except BaseException:  # Ctrl-C; if the thread has started after all, it sees that and ends
+        except BaseException:  # Ctrl-C; if the thread has started after all, `run` notices and ends
             self._thread = None
             raise
 
     def is_run_by(self, thread: threading.Thread) -> bool:
-        """Whether a thread has to run the queue that it wanted to start a thread for."""
+        """Return whether this thread runs the queue, as no thread could be started for it."""
         return self._thread is thread
 
     def run(self) -> None:
-        """Dispatch until there is nothing to do and never will be."""
+        """Dispatch jobs until the thread is not needed any more."""
         with self._lock:
             if not self.is_run_by(_native.current_thread()):
                 return
         try:
             while (timeout := self._dispatch()) is None or timeout >= 0:
                 self._take_reports(self.engine.wait(timeout))
-        except BaseException as error:  # a fault of ours: say so, and let nobody wait for ever
+        except BaseException as error:  # a fault in qmill: log it, and let no caller wait for ever
             self._give_up(error)
             logger.critical("the dispatcher of %s has failed", self.qid, exc_info=error)
 
     def _dispatch(self) -> float | None:
-        """Hand out jobs as long as there is room.
+        """Offer jobs to the engine until it has no room for more.
 
         Returns:
-            Seconds until there is something to do; None if there is nothing; -1 at the end.
+            Seconds until the next deadline or retry; None if there is none; -1 at the end.
         """
         engine, scheduler = self.engine, self._scheduler
         if self._orders or self._kills:
@@ -410,7 +411,7 @@ class Dispatcher:
                 self._orders.popleft()()
             while self._kills:
                 engine.kill(self._kills.popleft())
-            self._take_reports(engine.wait(0))  # what was taken back goes before what comes later
+            self._take_reports(engine.wait(0))  # jobs taken back go before jobs put later
         with self._lock:
             now = monotonic()
             expired = scheduler.due(now)
@@ -424,7 +425,7 @@ class Dispatcher:
         with self._lock:
             if self._is_over():
                 return -1.0
-            # Until the next look, a put is news only if there is room for it.
+            # Until the next round, a put has to wake this thread only if the engine has room.
             has_room = not num_refused or engine.num_startable > 0
             self._wake_on_put = has_room and not self.paused
             news = not self.paused and not num_refused and scheduler.first() is not None
@@ -436,7 +437,7 @@ class Dispatcher:
             return None if due is None else min(max(0.0, due - monotonic()), _native.LONGEST_WAIT_S)
 
     def _offer_jobs(self, now: float) -> int:
-        """Offer jobs to the engine until it has no room; returns how many then wait."""
+        """Offer jobs to the engine until it refuses one; return how many then wait."""
         engine, scheduler = self.engine, self._scheduler
         debug = logger.isEnabledFor(logging.DEBUG)
         while (job := scheduler.first()) is not None:
@@ -455,7 +456,7 @@ class Dispatcher:
         return 0
 
     def _is_over(self) -> bool:
-        """See whether this thread is not needed any more, and end the workers first."""
+        """Return whether this thread is not needed any more; end the workers before that."""
         if self._orders or not self._has_no_jobs() or self._stay_s() > 0:
             return False
         if self.engine.num_workers:
@@ -472,13 +473,13 @@ class Dispatcher:
         return not (self._scheduler.num_waiting or self._scheduler.num_working)
 
     def _stay_s(self) -> float:
-        """Return for how many seconds workers that have no jobs are still to stay."""
+        """Return for how many more seconds idle workers have to stay."""
         if self.shut or self._auto_stop_s == math.inf:
             return 0.0 if self.shut else math.inf
         return self._totals.last_ended_s + self._auto_stop_s - monotonic()
 
     def _close(self) -> None:
-        """Free everything; there are no jobs and no workers."""
+        """Close the engine and the log; there are no jobs and no workers."""
         if self._closed:
             return
         self._closed = True
@@ -502,7 +503,7 @@ class Dispatcher:
             self._reporter.end()
             self.changed.notify_all()
 
-    # -- what became of jobs -------------------------------------------------------------------
+    # -- reports of the engine -----------------------------------------------------------------
 
     def _take_reports(self, reports: list[Report]) -> None:
         finished: list[_Outcome] = []
@@ -528,11 +529,11 @@ class Dispatcher:
                 self._unwanted.clear()
 
     def _is_late(self, job: Job, started: float | None, ended: float | None) -> bool:
-        """Whether a job came to an end only because it was being killed."""
+        """Return whether a job has ended after its deadline, while it was being killed."""
         if job.id not in self._timed_out or started is None or ended is None:
             return False
         timeout = job._options.timeout
-        begun = job._started  # as the dispatcher saw it, which set the deadline
+        begun = job._started  # the start that the dispatcher recorded; the deadline counts from it
         return timeout is not None and begun is not None and ended >= begun + timeout
 
     def _take_other(self, report: Report) -> None:
@@ -557,7 +558,7 @@ class Dispatcher:
             self._take_failure(report, "died" if what == DIED else "failed", True)
 
     def _take_start_failure(self, report: Report) -> None:
-        """A worker could not be started: the job that it was for has failed."""
+        """Fail the job for which a worker could not be started."""
         job = None if self.paused else self._scheduler.first()
         if job is None:
             with contextlib.suppress(BaseException):  # a handler that raises
@@ -571,7 +572,7 @@ class Dispatcher:
         self._take_failure(report._replace(job=job), failure, True)
 
     def _take_returned(self, job: Job) -> None:
-        """A job was not begun."""
+        """Put back a job that a worker has returned without beginning it, or cancel it."""
         if job._state == CANCELLED or job.id in self._unwanted:
             self._drop(job)
             return
@@ -582,12 +583,12 @@ class Dispatcher:
         self._scheduler.put_back(job)
 
     def _drop(self, job: Job) -> None:
-        """A job that was taken is cancelled; its lane goes on."""
+        """Cancel a job that was dispatched; the next job of its lane may run."""
         self._scheduler.finish(job, failed=False)
         self._finish([(job, CANCELLED, None, None)])
 
     def _take_chunk(self, chunk: Chunk, outcome: Outcome) -> None:
-        """Take in an attempt of a chunk; its next one makes the calls that are left."""
+        """Take in the results of a chunk's attempt; the next attempt makes the remaining calls."""
         if chunk._state == CANCELLED:
             self._drop(chunk)
             return
@@ -613,7 +614,7 @@ class Dispatcher:
             return
         options = job._options
         if isinstance(job, Chunk) and job._to_do is not None:
-            # Of this attempt no call was made: as for a single call, it costs the first one.
+            # No call of this attempt was made. As for a single call, the first one counts as tried.
             self._take_chunk(job, lost(1, error))
             return
         if job.id in self._timed_out:
@@ -635,7 +636,7 @@ class Dispatcher:
         self._end(job, None, error, True)
 
     def _end(self, job: Job, result: Any, error: BaseException | None, failed: bool) -> None:
-        """Settle a job that is not simply done, and those that it stops in its lane."""
+        """Settle a job that has failed, or a chunk, and the jobs that it stops in its lane."""
         stopped = self._scheduler.finish(job, failed=failed)
         finished: list[_Outcome] = [(job, FINISHED, result, error)]
         for follower in stopped:
@@ -646,7 +647,7 @@ class Dispatcher:
         self._finish(finished)
 
     def _finish(self, finished: list[_Outcome]) -> None:
-        """Settle jobs, and complete them, through the reporter where somebody is to be told."""
+        """Settle and complete jobs, through the reporter if callbacks or log files need it."""
         debug = logger.isEnabledFor(logging.DEBUG)
         telling = self._log is not None or debug
         now = monotonic()
@@ -681,7 +682,7 @@ class Dispatcher:
     # -- for the reporter ----------------------------------------------------------------------
 
     def process(self, job: Job) -> None:
-        """Tell those who asked for it that a job has ended, and complete it."""
+        """Call a job's callbacks, write its record, and complete it."""
         now = monotonic()
         try:
             job._call_back()
@@ -707,11 +708,11 @@ class Dispatcher:
     def _write_record(self, log: RecordLog, job: Job) -> None:
         try:
             log.write([log.record_of(job)])
-        except Exception:  # no room; or a lane or a name with a strange __str__
+        except Exception:  # the disk is full; or `str` of a lane or a name raises
             logger.exception("the record of job %s could not be written", job.name)
 
     def log_later(self, what: str, error: BaseException) -> None:
-        """Have a failure logged that nobody has asked for."""
+        """Have the reporter log a failure that no caller has looked at."""
         if self._reporter.is_over:
             jobs_job.log_unseen(what, error)
         else:
@@ -723,7 +724,7 @@ class Dispatcher:
             self._log.close()
 
     def forget_in_child(self) -> None:
-        """Let go, in a forked child, of what belongs to the parent; its jobs never end here."""
+        """Release, in a forked child, all that belongs to the parent; its jobs never end here."""
         self.changed = self._lock = _native.Condition()
         self.engine.forget_in_child()
         self.shut = self.is_of_parent = True
@@ -742,7 +743,7 @@ class Dispatcher:
 
 
 class _Reporter:
-    """The thread that calls what users have written: callbacks, handlers of log records."""
+    """The thread that calls functions of the user: callbacks, and handlers of log records."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -752,7 +753,7 @@ class _Reporter:
         self.thread: threading.Thread | None = None
 
     def put(self, item: tuple[str, Any]) -> None:
-        """Have something told, after what was put before it."""
+        """Add a task of the reporter; tasks are done in the order of `put`."""
         self._inbox.put(item)
         with self._start_lock:
             if self.thread is None:
@@ -774,7 +775,7 @@ class _Reporter:
         self.put(("line", (message, args)))
 
     def end(self) -> None:
-        """End the thread once it has told everything."""
+        """End the thread after the tasks that it has."""
         with self._start_lock:
             if self.is_over:
                 return
@@ -785,7 +786,7 @@ class _Reporter:
                 self._dispatcher.close_log()
 
     def join(self) -> None:
-        """Wait until everything is told, if that was the end."""
+        """Wait until the thread has ended, after `end`."""
         if self.thread is not None:
             self.thread.join()
 
@@ -793,10 +794,10 @@ class _Reporter:
         with self._start_lock:
             if self.thread is not _native.current_thread():
                 return
-        # The threads that callbacks start are not to be daemons because this one is.
+        # Threads that a callback starts inherit `daemon`; they are not to be daemons.
         self.thread._daemonic = False  # type: ignore[attr-defined]
         while (item := self._inbox.get()) is not None:
-            # Whatever a handler or a callback raises, also to exit, the next one is to be told.
+            # If a handler or a callback raises anything, even SystemExit, the next task still runs.
             with contextlib.suppress(BaseException):
                 self._tell(*item)
             del item
@@ -821,7 +822,7 @@ def _all_died(errors: dict[int, BaseException]) -> bool:
 
 
 def _started(thread: threading.Thread) -> bool:
-    """Start a thread; False if the interpreter is about to end and starts none (Python 3.12)."""
+    """Start a thread; False if the interpreter is exiting and starts none (Python 3.12)."""
     try:
         thread.start()
     except RuntimeError:
@@ -841,14 +842,14 @@ def _handle_record(record: logging.LogRecord) -> None:
         logger.exception("a handler failed for a record of %s", record.processName)
 
 
-# -- the end of this process, and its forks -----------------------------------------------------
+# -- exit and fork of this process --------------------------------------------------------------
 
 _all: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 _exiting = False
 
 
 def _end_all() -> None:
-    """Run what is pending and end; after Ctrl-C, cancel and kill instead."""
+    """Run the pending jobs and end; after Ctrl-C, cancel and kill them instead."""
     global _exiting
     _exiting = True
     dispatchers = [dispatcher for dispatcher in _all if dispatcher.waits_at_exit]
@@ -874,13 +875,13 @@ threading._register_atexit(_end_all)  # type: ignore[attr-defined]
 
 
 def end_others() -> None:
-    """End the queues for which the program does not wait, after its threads."""
+    """End the queues with `waits_at_exit` false, after all threads of the program have ended."""
     dispatchers = list(_all)
     for dispatcher in dispatchers:
         dispatcher.abort()
         dispatcher.shut_down(wait=False, cancel_waiting=True)
     for dispatcher in dispatchers:
-        if dispatcher.engine.can_kill:  # else a job may run for ever
+        if dispatcher.engine.can_kill:  # otherwise a job may run for ever
             dispatcher.join()
 
 

@@ -1,4 +1,4 @@
-"""The calls of a map: the jobs that make them, and what they come to."""
+"""The calls of a map: makes their jobs, and names their items in errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     MapJob: TypeAlias = Chunk | MapCall
 
 _SHOWING_S = (
-    1.0  # a map spends no more time on showing items in its errors, but for one that is slow
+    1.0  # seconds that a map may spend on descriptions of items; the last one may exceed it
 )
 
 
 class MapCalls:
-    """The calls of one map, each for an item; several together are one job, a chunk.
+    """The calls of one map, one for each item; a job of several calls is a chunk.
 
     Args:
-        submit: Makes a job of a list of items; told the index of the first.
+        submit: Makes a job of a list of items and the index of the first.
         unpack: Whether each item is a tuple of arguments.
 
     Attributes:
@@ -43,7 +43,7 @@ class MapCalls:
         self._showing_s = 0.0
 
     def make(self, items: list[Any]) -> list[MapJob]:
-        """Make jobs of the items that come next: one, or if it cannot be sent one for each."""
+        """Make a job of the next items; if it cannot be pickled, make one job for each item."""
         index = self.num_read
         self.num_read += len(items)
         job = self._submit(items, index)
@@ -52,14 +52,14 @@ class MapCalls:
         return [job]
 
     def settle(self, job: MapJob, jobs: deque[MapJob]) -> Outcome | None:
-        """Return what the calls of a job have come to, or have them made one by one.
+        """Return the outcome of a job's calls, or replace the job by one job for each call.
 
-        They are if none of them could be made: one of the items may end a worker, or raise, when it
-        is unpacked there, and the others need not.
+        A chunk is replaced if none of its calls could be made: unpickling one of the items may
+        end a worker or raise, and the other items then still get their calls.
 
         Args:
             job: A job that is done.
-            jobs: Where new jobs go in its place: to the left.
+            jobs: The new jobs are inserted at the left of it.
 
         Returns:
             The outcome; None if there are new jobs.
@@ -71,7 +71,7 @@ class MapCalls:
             items = enumerate(job.args[0], job.index)
             try:
                 parts = [self._submit([item], index) for index, item in items]
-            except RuntimeError:  # the queue has been shut down
+            except RuntimeError:  # the queue was shut down
                 pass
             else:
                 jobs.extendleft(reversed(parts))
@@ -89,7 +89,7 @@ class MapCalls:
     # -- which item ----------------------------------------------------------------------------
 
     def _named(self, job: MapJob, place: int, error: BaseException) -> BaseException:
-        """Have an exception say for which item it was raised."""
+        """Return the exception with the item's index and description in a note."""
         index, shown = job.index + place, self._shown(job, place)
         if type(error) is WorkerDied:
             notes = getattr(error, "__notes__", ())
@@ -102,12 +102,12 @@ class MapCalls:
         return error
 
     def note_of(self, job: MapJob, place: int, shown: str | None = None) -> str:
-        """Tell which item is at a place of a job."""
+        """Return the text that names the item at a place of a job."""
         shown = self._shown(job, place) if shown is None else shown
         return f"item {job.index + place} of map" + (shown and f": {shown}")
 
     def _shown(self, job: MapJob, place: int) -> str:
-        """Show an item in brief; "" if it is not there any more, or if that would take long."""
+        """Return an item in brief; "" if the job has released it, or describing takes too long."""
         args = job.args
         if args is None or self._showing_s > _SHOWING_S:
             return ""
@@ -120,14 +120,14 @@ class MapCalls:
         return shown
 
     def add_note(self, error: BaseException, note: str) -> None:
-        """Add a note to an exception, instead of the last one that was added to it."""
-        # A function may raise one object again and again, which is not to collect notes.
+        """Add a note to an exception; it replaces the last note that was added here."""
+        # A function may raise one object again and again: notes must not pile up on it.
         add_note(error, note, instead_of=self._last_note)
         self._last_note = note
 
 
 def _failure_of(job: MapJob) -> BaseException | None:
-    """Return what has failed a job, one that is done, as a whole."""
+    """Return the exception of a finished job as a whole, or None."""
     try:
         return job.exception()
     except CancelledError as error:

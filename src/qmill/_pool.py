@@ -1,12 +1,12 @@
-"""The pools of `multiprocessing`, on a job queue: their calls, results and ends.
+"""The pools of `multiprocessing` on a job queue: their calls, their results, and how they end.
 
     apply, apply_async ──────> a job ─────────────────────────────> ApplyResult
     map, starmap, ..._async ─> chunks, all at once ───────────────> MapResult
-    imap, imap_unordered ────> chunks, by a thread that reads ────> IMapIterator
+    imap, imap_unordered ────> chunks, from a thread that reads ──> IMapIterator
 
-A pool has the names, arguments and errors of `multiprocessing.pool.Pool`. Other than there, a call
-whose worker dies raises `WorkerDied`, and a call that `terminate` has prevented raises
-`multiprocessing.ProcessError`; in both cases the original waits for ever.
+A pool has the names, arguments and errors of `multiprocessing.pool.Pool`, with two differences. A
+call whose worker dies raises `WorkerDied`, and a call that `terminate` has prevented raises
+`multiprocessing.ProcessError`; the original waits for ever in both cases.
 """
 
 from __future__ import annotations
@@ -37,31 +37,32 @@ if TYPE_CHECKING:
     from .processes import Process
 
 CHUNKS_PER_WORKER = 4
-"""Into so many chunks for each worker `map` cuts its input, as `multiprocessing` does."""
+"""`map` cuts its input into this many chunks for each worker, as `multiprocessing` does."""
 
 FED_AHEAD = 1000
-"""`imap` reads on while fewer calls than this wait for a worker."""
+"""The thread of `imap` reads on while fewer calls than this wait for a worker."""
 
 
 class Pool:
     """A pool of worker processes, as `multiprocessing.pool.Pool`.
 
     Args:
-        processes: How many; None for the number of processors.
-        initializer: Called in each worker when it starts. If it raises, the calls fail with that.
-        initargs: Its arguments.
-        maxtasksperchild: A worker is replaced after so many tasks: calls of `apply`, chunks of the
-            others. None is no limit.
+        processes: How many workers; None for the number of processors.
+        initializer: Called in each worker when it starts. If it raises, the calls fail with that
+            exception.
+        initargs: Positional arguments of `initializer`.
+        maxtasksperchild: A worker is replaced after this many tasks. A task is a call of `apply`,
+            or a chunk of another method. None is no limit.
         context: A context of `multiprocessing`, for its start method; None for the default one.
 
     Raises:
-        TypeError: The initializer cannot be called.
+        TypeError: The initializer is not callable.
         ValueError: `processes` or `maxtasksperchild` is out of range.
 
-    The workers start at once: under "fork" they have what the program has at that moment. What is
-    left of the calls when the interpreter exits is dropped.
+    The workers start at once: under "fork" they have a copy of the program's state at that moment.
+    Calls that remain when the interpreter exits are cancelled.
 
-    Crash: a worker that dies costs the one call that it was running (`WorkerDied`).
+    Crash: the death of a worker affects only the call that it was running (`WorkerDied`).
     """
 
     _state = INIT
@@ -132,7 +133,7 @@ class Pool:
 
     @property
     def _pool(self) -> list[PoolWorker]:
-        """The workers that there are, for programs that look at their numbers or signal them."""
+        """The current workers, for programs that count or signal them."""
         engine: Any = self._jobs._engine
         prefix = _prefix_of(self._ctx)
         return [
@@ -140,7 +141,7 @@ class Pool:
         ]
 
     def _repopulate_pool(self) -> None:
-        """Do nothing: a worker that is gone is replaced when there is work for it."""
+        """Do nothing: a worker that has ended is replaced when there is work for it."""
 
     def _check_running(self) -> None:
         if self._state != RUN:
@@ -151,7 +152,7 @@ class Pool:
     def apply(
         self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
     ) -> Any:
-        """Call a function in a worker, and return what it returns."""
+        """Call a function in a worker, and return its result."""
         return self.apply_async(func, args, kwds).get()
 
     def apply_async(
@@ -162,7 +163,7 @@ class Pool:
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> ApplyResult:
-        """Have a function called in a worker.
+        """Call a function in a worker, in the background.
 
         Args:
             func: The function.
@@ -188,7 +189,7 @@ class Pool:
             chunksize: How many calls make one task; None for a quarter of a worker's share.
 
         Raises:
-            Exception: What one of the calls raised, that of the first item, once all have ended.
+            Exception: The exception of the first item whose call raised, once all calls have ended.
         """
         results: list[Any] = self._map_async(func, iterable, False, chunksize, None, None).get()
         return results
@@ -201,7 +202,7 @@ class Pool:
         callback: Callable[[list[Any]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult:
-        """Do what `map` does, in the background; the callbacks are those of `apply_async`."""
+        """Do the same as `map` in the background; the callbacks are those of `apply_async`."""
         return self._map_async(func, iterable, False, chunksize, callback, error_callback)
 
     def starmap(
@@ -210,7 +211,7 @@ class Pool:
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
     ) -> list[Any]:
-        """Call a function with the arguments of each item; else as `map`."""
+        """Call a function with the arguments of each item; otherwise as `map`."""
         results: list[Any] = self._map_async(func, iterable, True, chunksize, None, None).get()
         return results
 
@@ -222,7 +223,7 @@ class Pool:
         callback: Callable[[list[Any]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult:
-        """Do what `starmap` does, in the background."""
+        """Do the same as `starmap` in the background."""
         return self._map_async(func, iterable, True, chunksize, callback, error_callback)
 
     def _map_async(
@@ -246,7 +247,7 @@ class Pool:
             items = map(tuple, iterable) if unpack else iter(iterable)
             while chunk := list(itertools.islice(items, max(1, chunksize))):
                 result._jobs += calls.make(chunk)
-        except Exception as error:  # of the input: it is the result's, as there
+        except Exception as error:  # raised by the input: `get` raises it, as the original does
             result._fail(error)
         result._tell_when_done()
         return result
@@ -254,7 +255,7 @@ class Pool:
     def imap(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
     ) -> IMapIterator:
-        """Call a function for each item; an iterator of the results in the order of the items.
+        """Call a function for each item; return an iterator of results in the order of the items.
 
         A thread of the pool reads the items, as long as fewer than `FED_AHEAD` calls wait.
 
@@ -268,7 +269,7 @@ class Pool:
     def imap_unordered(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
     ) -> IMapIterator:
-        """Do what `imap` does, with the results in the order in which they come."""
+        """Do the same as `imap`, with results in the order in which the calls end."""
         return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
 
     def _imap(
@@ -291,21 +292,21 @@ class Pool:
         return results
 
     def _feed(self, results: IMapIterator, items: Iterator[Any], chunksize: int) -> None:
-        """Read the items of an `imap`, in a thread of its own."""
+        """Read the items of an `imap`; runs in a thread of its own."""
         error: Exception | None = None
         try:
             while chunk := list(itertools.islice(items, chunksize)):
                 results.feed(chunk)
                 del chunk
                 self._dispatcher.wait_for_few(FED_AHEAD)
-        except Exception as why:  # of the input; or the pool takes no more calls
+        except Exception as why:  # raised by the input, or because the pool accepts no more calls
             error = CancelledError() if self._state == TERMINATE else why
         results.end(error)
         with self._lock:
             self._feeders.discard(threading.current_thread())
             self._shut_down_if_fed()
 
-    # -- the end -------------------------------------------------------------------------------
+    # -- close and terminate -------------------------------------------------------------------
 
     def __enter__(self) -> Pool:
         self._check_running()
@@ -315,7 +316,7 @@ class Pool:
         self.terminate()
 
     def close(self) -> None:
-        """Take no more calls; the workers end when those that are here are done."""
+        """Accept no more calls; the workers end when the calls in the pool are done."""
         with self._lock:
             if self._state == RUN:
                 self._state = CLOSE
@@ -328,14 +329,14 @@ class Pool:
     def terminate(self) -> None:
         """End the workers now; calls that have not returned raise `multiprocessing.ProcessError`.
 
-        A thread of a `ThreadPool` cannot be stopped: it ends when its call has returned.
+        A thread of a `ThreadPool` cannot be stopped: it ends when its current call has returned.
         """
         self._state = TERMINATE
         self._dispatcher.abort()
         self._dispatcher.shut_down(wait=False, cancel_waiting=True)
 
     def join(self) -> None:
-        """Wait until the workers have ended; after `terminate`, for no thread that still runs.
+        """Wait until the workers have ended. After `terminate`, running threads are not waited for.
 
         Raises:
             ValueError: Neither `close` nor `terminate` was called.
@@ -358,7 +359,7 @@ class ThreadPool(Pool):
     Args:
         processes: How many threads; None for the number of processors.
         initializer: Called in each thread when it starts.
-        initargs: Its arguments.
+        initargs: Positional arguments of `initializer`.
     """
 
     _in_threads = True
@@ -390,7 +391,7 @@ class ThreadPool(Pool):
 
     @property
     def _pool(self) -> list[Any]:
-        """The threads that there are."""
+        """The current threads."""
         engine: Any = self._jobs._engine
         return list(engine.threads)
 
@@ -399,13 +400,13 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 def active_workers() -> list[PoolWorker]:
-    """Return the workers that this process's pools have now."""
+    """Return the running workers of all pools of this process."""
     pools = [pool for pool in list(_pools) if not pool._dispatcher.is_of_parent]
     return [worker for pool in pools for worker in pool._pool if worker.is_alive()]
 
 
 def _prefix_of(context: Any) -> str:
-    """Return what the names of a context's workers begin with."""
+    """Return the beginning of the names of a context's workers."""
     name: str = context.Process.__name__
     return name.replace("Process", "PoolWorker")
 
@@ -417,7 +418,7 @@ def _number_in(name: str) -> int:
 def _enter(
     prefix: str, parent: int, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]
 ) -> None:
-    """Be the worker of a pool, as `multiprocessing.current_process` tells it."""
+    """Set up this process as `multiprocessing` does for a worker, then call the initializer."""
     number = _number_in(_child.worker_name)
     module: Any = multiprocessing.process
     process: Any = multiprocessing.Process(name=f"{prefix}-{number}", daemon=True)
@@ -432,11 +433,11 @@ def _enter(
 
 
 class PoolWorker:
-    """A worker process of a pool, as far as its `Process` is asked for.
+    """A worker process of a pool, with the part of the interface of `Process` that is in use.
 
     Attributes:
-        name: What it is called in messages.
-        pid: Its number.
+        name: Its name in messages.
+        pid: Its process id.
     """
 
     daemon = True
@@ -451,7 +452,7 @@ class PoolWorker:
 
     @property
     def exitcode(self) -> int | None:
-        """The exit status, minus the signal's number if one ended it; None while it runs."""
+        """The exit code, minus the signal's number if a signal ended it; None while it runs."""
         return self._process.exitcode
 
     @property
@@ -464,7 +465,7 @@ class PoolWorker:
         return not self._process.wait(0)
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended, or for so many seconds."""
+        """Wait until it has ended, or for `timeout` seconds."""
         self._process.wait(timeout)
 
     def terminate(self) -> None:
@@ -480,9 +481,9 @@ class PoolWorker:
 
 
 class ApplyResult:
-    """The result of a call, now or later; `Pool.apply_async` returns it.
+    """The result of a call, perhaps of one that still runs; returned by `Pool.apply_async`.
 
-    The callbacks are called before it is `ready`.
+    It is `ready` only after its callbacks have returned.
     """
 
     def __init__(
@@ -505,30 +506,30 @@ class ApplyResult:
         return self._wait(0)
 
     def successful(self) -> bool:
-        """Return whether it has returned a value.
+        """Return whether the call has returned a value.
 
         Raises:
-            ValueError: It has not ended.
+            ValueError: The call has not ended.
         """
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
         return self._success
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the call has ended, or for so many seconds."""
+        """Wait until the call has ended, or for `timeout` seconds."""
         self._wait(timeout)
 
     def get(self, timeout: float | None = None) -> Any:
-        """Wait for what the call returned.
+        """Wait for the call's result.
 
         Args:
             timeout: Seconds to wait at most; None is no limit.
 
         Raises:
-            multiprocessing.TimeoutError: It has not ended in time.
+            multiprocessing.TimeoutError: The call has not ended in time.
             multiprocessing.ProcessError: The pool was terminated first.
-            WorkerDied: The process that ran it died.
-            Exception: What the call raised.
+            WorkerDied: The process that ran the call died.
+            Exception: The exception of the call.
         """
         if not self._wait(timeout):
             raise multiprocessing.TimeoutError
@@ -539,11 +540,11 @@ class ApplyResult:
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
     def _wait(self, timeout: float | None) -> bool:
-        """Wait for the outcome; False if there is none in time."""
+        """Wait for the outcome; False if the timeout expired first."""
         return self._collect(timeout) if self._told is None else self._told.wait(timeout)
 
     def _collect(self, timeout: float | None) -> bool:
-        """Take in what the jobs come to; False if one of them is not done in time."""
+        """Take in the outcomes of the jobs; False if one of them is not done in time."""
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             with self._lock:
@@ -553,25 +554,25 @@ class ApplyResult:
             if not _wait_for(job, deadline):
                 return False
             with self._lock:
-                if self._jobs and self._jobs[0] is job:  # no other thread has taken it
+                if self._jobs and self._jobs[0] is job:  # not taken by another thread meanwhile
                     self._jobs.popleft()
                     self._take(job)
 
     def _take(self, job: Any) -> None:
-        """Take in what a job has come to."""
+        """Take in the outcome of one job."""
         try:
             self._value = job.result()
         except BaseException as error:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """Be the failure that is the first."""
+        """Set the failure, unless there is one already."""
         if self._success:
             self._success = False
             self._value = _as_raised(error, self._in_threads)
 
     def _tell_when_done(self, _: object = None) -> None:
-        """Call back as soon as all jobs are done, in the thread that tells of the last one."""
+        """Call the callback once all jobs are done, in the thread that settles the last one."""
         if self._told is None:
             return
         if not self._collect(0):
@@ -589,7 +590,7 @@ AsyncResult = ApplyResult
 
 
 class MapResult(ApplyResult):
-    """The results of the calls of a `map_async`, now or later, as one list."""
+    """The results of the calls of a `map_async`, as one list; perhaps of calls that still run."""
 
     def __init__(
         self,
@@ -606,7 +607,7 @@ class MapResult(ApplyResult):
 
     @property
     def _number_left(self) -> int:
-        """The number of chunks that are not done, for programs that show their progress by it."""
+        """The number of chunks that are not done, for programs that show their progress with it."""
         with self._lock:
             return sum(not job.done() for job in self._jobs)
 
@@ -622,12 +623,12 @@ class MapResult(ApplyResult):
 class IMapIterator:
     """The results of an `imap`, in the order of its items.
 
-    A call that has failed raises when its turn comes; those after it have theirs.
+    A failed call raises its exception when its turn comes; later calls are not affected.
     """
 
     def __init__(self, pool: Pool, func: Callable[[Any], Any]) -> None:
         self._in_threads = pool._in_threads
-        self._jobs: deque[Any] = deque()  # whose outcomes come next
+        self._jobs: deque[Any] = deque()  # the jobs whose outcomes come next
         self._calls = self._make_calls(pool, func)
         self._outcomes: deque[tuple[bool, Any]] = deque()
         self._is_fed = False
@@ -650,9 +651,9 @@ class IMapIterator:
             timeout: Seconds to wait for it at most; None is no limit.
 
         Raises:
-            StopIteration: There is none.
-            multiprocessing.TimeoutError: It is not there in time.
-            Exception: What the call, or reading its item, raised.
+            StopIteration: There are no more results.
+            multiprocessing.TimeoutError: The result is not there in time.
+            Exception: The exception of the call, or of reading its item.
         """
         deadline = None if timeout is None else monotonic() + timeout
         while True:
@@ -687,7 +688,7 @@ class IMapIterator:
         return self._is_fed
 
     def _take(self, job: MapJob) -> None:
-        """Take in what a job has come to."""
+        """Take in the outcome of one job."""
         parts: deque[MapJob] = deque()
         outcome = self._calls.settle(job, parts)
         if outcome is None:
@@ -704,14 +705,14 @@ class IMapIterator:
         self._jobs.extendleft(reversed(jobs))
 
     def feed(self, items: list[Any]) -> None:
-        """Have the function called for the next items."""
+        """Call the function for the next items, in the background."""
         jobs = self._calls.make(items)
         with self._changed:
             self._jobs.extend(jobs)
             self._changed.notify_all()
 
     def end(self, error: Exception | None) -> None:
-        """There are no more items: the input has ended, or raised."""
+        """Mark the input as complete; `error` is the exception that it raised, or None."""
         with self._changed:
             self._input_error = None if error is None else _as_raised(error, True)
             self._is_fed = True
@@ -719,9 +720,9 @@ class IMapIterator:
 
 
 class IMapUnorderedIterator(IMapIterator):
-    """The results of an `imap_unordered`, in the order in which they come."""
+    """The results of an `imap_unordered`, in the order in which the calls end."""
 
-    _num_left = 0  # jobs that were not taken
+    _num_left = 0  # jobs whose outcomes were not taken in
 
     def _make_calls(self, pool: Pool, func: Callable[[Any], Any]) -> MapCalls:
         self._changed = pool._dispatcher.changed
@@ -738,14 +739,14 @@ class IMapUnorderedIterator(IMapIterator):
         self._num_left += len(jobs)
 
     def feed(self, items: list[Any]) -> None:
-        """Have the function called for the next items."""
+        """Call the function for the next items, in the background."""
         num_jobs = len(self._calls.make(items))
         with self._changed:
             self._num_left += num_jobs
 
 
 def _wait_for(job: Any, deadline: float | None) -> bool:
-    """Wait until a job is done; False if it is not in time."""
+    """Wait until a job is done; False if the deadline passes first."""
     if not job.done():
         try:
             job.exception(None if deadline is None else max(0.0, deadline - monotonic()))
@@ -757,7 +758,7 @@ def _wait_for(job: Any, deadline: float | None) -> bool:
 
 
 def _as_raised(error: BaseException, in_threads: bool) -> Any:
-    """Return what `multiprocessing` raises in the place of an exception of a job queue."""
+    """Return the exception that `multiprocessing` raises where a job queue raises this one."""
     if isinstance(error, CancelledError):
         return multiprocessing.ProcessError("the pool was terminated before this call had returned")
     cause = error.__cause__

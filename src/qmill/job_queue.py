@@ -3,8 +3,8 @@
     put, submit ──> waiting ──> working ──> completed ──> get, collect, as_completed
                                    └──────> result(), concurrent.futures.as_completed, ...
 
-This is what users see: it checks arguments and makes jobs. Which runs next is for
-`jobs.scheduler`, where it runs for an engine, and `_dispatch` drives the one by the other.
+`JobQueue` is the public class: it checks arguments and makes jobs. `jobs.scheduler` decides which
+job runs next, an engine runs it, and `_dispatch` connects the scheduler with the engine.
 """
 
 from __future__ import annotations
@@ -87,52 +87,52 @@ class JobQueue(Executor):
     """A priority queue of jobs, run in parallel; a `concurrent.futures.Executor`.
 
     Args:
-        max_workers: How many jobs run at a time; None for the number of processors, for threads
-            that number + 4, and for a cluster as many as it has threads.
-        engine: "process", "thread", or what a module of `qmill.engines` makes, such as
+        max_workers: How many jobs run at a time. None is the number of processors; for threads,
+            that number + 4; for a cluster, the number of its threads.
+        engine: "process", "thread", or an engine of `qmill.engines`, such as
             `qmill.engines.Dask(address)`.
         maxsize: The most jobs that may wait or work; `put` and `submit` wait for room. 0 is no
             limit.
-        initializer: Called in each worker before its first job. If it raises, the job that the
-            worker was started for fails with that.
-        initargs: Its arguments.
+        initializer: Called in each worker before its first job. If it raises, the job for which
+            the worker was started fails with that exception.
+        initargs: Positional arguments of `initializer`.
         callback: Called as `callback(job)` for each job of `put` and `starmap` that has ended, in
-            the order in which they end, in a thread of its own.
+            the order in which they end, on a separate thread.
         log_file: A CSV file to which the record of each such job is appended, or a `RecordLog`. A
-            file that has another header is refused.
-        auto_start: Whether to run jobs from the beginning; else from `start()` on.
-        auto_stop: Whether to end the workers each time that all jobs are done; or how many seconds
-            they then wait for another job before they end. They start again with the next job.
-        auto_remove: Whether to drop jobs that have ended, rather than to keep them for `get`.
+            file with another header is refused.
+        auto_start: Whether jobs run from the beginning; else they wait for `start()`.
+        auto_stop: Whether the workers end each time that all jobs are done; a number is the
+            seconds that they wait for another job first. The next job starts workers again.
+        auto_remove: Whether to discard jobs that have ended, rather than to keep them for `get`.
         keep_args: Whether jobs of `put` and `starmap` that have ended keep arguments of any size.
-            Else those that take more than 64 KiB together (packed, or in a thread in memory) give
-            way to a short text, once the callback has returned and the record is written.
-        start_method: How worker processes start: "forkserver", "spawn" or "fork"; None for the one
-            in force (`qmill.set_start_method`). If none was chosen and `initargs` has a lock of
-            multiprocessing's fork context, which only a fork can share, they are forked.
-        mp_context: A context of `multiprocessing`, for its start method: what
-            `ProcessPoolExecutor` takes.
-        max_jobs_per_worker: A worker process is replaced after so many jobs; None is no limit.
-        max_memory_per_worker: A worker process is replaced when its resident memory, in bytes, is
-            larger after a job; None is no limit.
-        name: What to call the queue in records (`qid`); None for eight random digits.
-        progress: Whether `wait`, `map` and the end of a `with` block show a progress bar: True for
-            one of tqdm where the standard error is a terminal or a notebook, and silence
-            elsewhere; or a class like `tqdm.tqdm`, which always does.
+            Else arguments that take more than 64 KiB together (pickled; in memory for threads) are
+            replaced by a short text, after the callback has returned and the record is written.
+        start_method: How worker processes start: "forkserver", "spawn" or "fork"; None for the
+            default (`qmill.set_start_method`). If no method was chosen and `initargs` has a lock of
+            multiprocessing's fork context, which only forked processes can share, it is "fork".
+        mp_context: A context of `multiprocessing`; its start method is used. For programs that
+            pass the arguments of `ProcessPoolExecutor`.
+        max_jobs_per_worker: A worker process is replaced after this many jobs; None is no limit.
+        max_memory_per_worker: A worker process is replaced if its resident memory, in bytes,
+            exceeds this after a job; None is no limit.
+        name: The queue's name in records (`qid`); None for eight random hexadecimal digits.
+        progress: Whether `wait`, `map` and the end of a `with` block show a progress bar. True
+            shows a bar of tqdm if the standard error is a terminal or a notebook, and none
+            elsewhere. A class like `tqdm.tqdm` always shows one.
 
     Raises:
-        TypeError: An argument of the wrong type.
-        ValueError: A number out of range; an unknown engine or start method; a log file that has
-            something else in it.
-        NotSupported: The engine cannot do what an argument asks for.
+        TypeError: An argument has the wrong type.
+        ValueError: A number is out of range; the engine or the start method is unknown; the log
+            file has other contents.
+        NotSupported: The engine does not support an argument.
         OSError: The log file cannot be opened.
         ImportError: `progress=True` needs tqdm: `pip install 'qmill[progress]'`.
 
-    Leaving a `with` block waits for all jobs; leaving it by an exception or Ctrl-C cancels those
-    that wait and kills those that run. When the interpreter exits, pending jobs still run.
+    Leaving a `with` block normally waits for all jobs. An exception or Ctrl-C in the block cancels
+    the waiting jobs and kills the running ones. When the interpreter exits, pending jobs still run.
 
-    Crash: a worker that dies costs the one job that it was running (`WorkerDied`, or its next
-    attempt). It is replaced.
+    Crash: the death of a worker affects only the job that it was running, which fails with
+    `WorkerDied` or is retried. A new worker replaces the dead one.
     """
 
     @explain_arguments()
@@ -184,7 +184,7 @@ class JobQueue(Executor):
         try:
             log = _open_log(log_file)
         except BaseException:
-            if self._engine is not engine:  # not the caller's own
+            if self._engine is not engine:  # an engine that the caller passed stays the caller's
                 self._engine.close()
             raise
         self._dispatcher = _dispatch.Dispatcher(
@@ -193,7 +193,7 @@ class JobQueue(Executor):
         self._callback = callback
         self._keep_args = bool(keep_args)
         self._progress = progress
-        self._shown = _dispatch.Progress(0, 0, 0, 0)  # of what a bar has told the end
+        self._shown = _dispatch.Progress(0, 0, 0, 0)  # the counts when a progress bar last closed
         self._ids = itertools.count(1)
         self._finalizer = weakref.finalize(self, _let_end, self._dispatcher)
         self._finalizer.atexit = False
@@ -216,7 +216,7 @@ class JobQueue(Executor):
 
     @property
     def max_workers(self) -> int:
-        """The number of jobs that run at a time: as given, or a cluster's threads now."""
+        """The number of jobs that run at a time: as given, or the cluster's current threads."""
         return self._engine.max_workers if self._max_workers == ALL else self._max_workers
 
     # -- jobs in -------------------------------------------------------------------------------
@@ -238,36 +238,37 @@ class JobQueue(Executor):
         stop_on_lane_error: bool = False,
         block: bool = True,
     ) -> Job[T]:
-        """Put a job in the queue. It stays in the completed queue until it is fetched.
+        """Put a job in the queue. After it has ended, it is kept until it is fetched.
 
         Args:
-            function: What to call. It is sent to each worker once. The global names that it uses
-                have the values of this moment; only what has changed of them is sent again.
-            args: Its positional arguments: a list or a tuple of them. Anything else is one
-                argument, also a named tuple, a dict, an array or another iterable.
+            function: The function to call. It is sent to each worker once, with the global names
+                that it uses as they are now. Later jobs send only the globals that have changed.
+            args: Its positional arguments: a list or a tuple of them. Any other object is a single
+                argument, including a named tuple, a dict, an array or another iterable.
             kwargs: Its keyword arguments: a mapping.
-            name: What to call the job in its record and in messages; None for its id.
-            priority: The lower goes first; of equals, the one that was put first.
+            name: The job's name in its record and in messages; None for its id.
+            priority: Jobs with lower numbers run first; equal ones in the order of `put`.
             lane: Any hashable value: jobs of one lane run one after another.
-            timeout: Seconds that the job may run; then it is *killed* (SIGTERM, after 2 seconds
-                SIGKILL), with the processes that it has started, and fails with `JobTimeout`. None
-                is no limit. (The `timeout` of `job.result` only waits.)
-            retries: How often to try again when it raises, or when its worker dies.
+            timeout: Seconds that the job may run. Then it is *killed* (SIGTERM, after 2 seconds
+                SIGKILL) with the processes that it has started, and fails with `JobTimeout`. None
+                is no limit. (The `timeout` of `job.result` only limits the waiting.)
+            retries: How often to try again if the function raises or the worker dies.
             backoff: Seconds to wait before the first retry, doubled each time, with jitter.
-            retry_timeouts: Whether to retry when it was killed for its timeout, too.
-            suppress_errors: Whether to keep its failure out of the log. It is in the job anyway.
-            stop_on_lane_error: Whether to cancel it (`LaneError`) when the job before it in its
-                lane fails, or was itself cancelled for that reason.
+            retry_timeouts: Whether to retry as well after the job was killed for its timeout.
+            suppress_errors: Whether to keep its failure out of the log. The job has it in any case.
+            stop_on_lane_error: Whether to cancel the job (`LaneError`) if the job before it in its
+                lane fails or was itself cancelled for that reason.
             block: Whether to wait for room in a full queue.
 
         Returns:
-            The job. What cannot be sent to a worker fails the job; it does not raise here.
+            The job. If its function or arguments cannot be pickled, the job fails; `put` does not
+            raise.
 
         Raises:
-            TypeError: An argument of the wrong type; `function` cannot be called, or is `async`.
-            ValueError: A number out of range.
-            NotSupported: A timeout, and the engine cannot kill (also a ValueError).
-            RuntimeError: The queue has been shut down.
+            TypeError: An argument has the wrong type; `function` is not callable, or is `async`.
+            ValueError: A number is out of range.
+            NotSupported: `timeout` is given and the engine cannot kill jobs (also a ValueError).
+            RuntimeError: The queue was shut down.
             Full: The queue is full and `block` is false.
         """
         if (
@@ -301,18 +302,18 @@ class JobQueue(Executor):
         return job
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
-        """Put a job of which only the caller knows: it does not enter the completed queue.
+        """Put a job that only the returned object gives access to: `get` does not fetch it.
 
         Args:
-            fn: What to call.
+            fn: The function to call.
             *args: Its arguments.
-            **kwargs: Its keyword arguments. For priority, timeout and so on see `options`.
+            **kwargs: Its keyword arguments. `options` sets priority, timeout and so on.
 
         Returns:
-            The job; it forgets its function and arguments when it has ended.
+            The job. It releases its function and arguments when it has ended.
 
         Raises:
-            RuntimeError: The queue has been shut down.
+            RuntimeError: The queue was shut down.
         """
         job: Job[T] = self._put(
             Job, fn, args, kwargs or None, DEFAULT_PRIORITY, DEFAULT_OPTIONS, False, True
@@ -332,7 +333,7 @@ class JobQueue(Executor):
         suppress_errors: bool = False,
         stop_on_lane_error: bool = False,
     ) -> WithOptions:
-        """Return a `submit` and a `map` whose jobs have these options; see `put`.
+        """Return an object with a `submit` and a `map` whose jobs have these options; see `put`.
 
         >>> jobs.options(priority=1, timeout=60).submit(fn, x)  # doctest: +SKIP
         """
@@ -388,16 +389,16 @@ class JobQueue(Executor):
         )
         job._kept = kept
         if kept:
-            # Not the dispatcher's: it lives as long as its thread, and would keep alive whoever
-            # the callback belongs to, and that perhaps this queue.
+            # The job holds the callback, not the dispatcher: the dispatcher lives as long as its
+            # thread, and would keep the callback's owner alive, which may be this queue.
             job._callback = self._callback
         try:
             self._engine.prepare(job, moment)
         except SerializationError as error:
-            job._packet = _without_frames(error)  # it fails when its turn comes
+            job._packet = _without_frames(error)  # the job fails when its turn comes
             if job._is_chunk:
-                job._sink = None  # `MapCalls.make` has its calls made one by one instead
-        # Most arguments are small, and a plain function has none of its own.
+                job._sink = None  # `MapCalls.make` makes one job for each of its calls instead
+        # Most arguments are small, and a plain function carries no data; a bound one does.
         may_be_large = type(job._packet) is not bytes or type(function) in BOUND
         if may_be_large and kept and not self._keep_args:
             job._remains = remains_of(job, self._engine.has_large_arguments(job))
@@ -510,34 +511,36 @@ class JobQueue(Executor):
         """Call a function for each item, in parallel; the results come in the order of the items.
 
         Args:
-            fn: What to call.
-            *iterables: Its arguments, one iterable for each, up to the end of the shortest.
-            timeout: Seconds from now in which a result must be there when it is asked for.
-            chunksize: How many calls make one job; None chooses it by the time that calls take.
-            buffersize: How many results may be under way and not yet asked for: the input is then
-                read lazily. None submits everything before this returns.
-            job_timeout: Seconds that one call may take before it is killed; it needs a chunksize
-                of 1, which it implies.
-            return_exceptions: Whether to yield the exception of an item that has failed in the
-                place of its result and to go on, as `asyncio.gather` does.
-            retries: How often to call the function again for an item when it raises, or when its
-                worker dies; not for the other items of its chunk. Options such as `backoff` are
-                those of `options(...).map`.
-            progress: Whether to show a progress bar, from the first result that is asked for; as
-                for `JobQueue`, and None for what that was given.
+            fn: The function to call.
+            *iterables: Its arguments, one iterable for each; the shortest one ends the map.
+            timeout: Seconds from now; a result that is asked for later and is not there raises
+                TimeoutError.
+            chunksize: How many calls make one job; None chooses it by the duration of the calls.
+            buffersize: How many results may be computed ahead of the caller; the input is then read
+                lazily. None submits all calls before `map` returns.
+            job_timeout: Seconds that one call may take before it is killed. Implies a chunksize
+                of 1; no other one is accepted with it.
+            return_exceptions: Whether a failed item yields its exception in the place of its
+                result, and the iteration continues, as with `asyncio.gather`.
+            retries: How often to call the function again for an item if it raises or its worker
+                dies. Other items of the chunk are not called again. `options(...).map` has
+                `backoff` and the other options.
+            progress: Whether to show a progress bar, from the first result that is asked for. Takes
+                the values of `JobQueue(progress=...)`; None is the queue's own setting.
 
         Returns:
-            An iterator of results. When it is dropped, calls that have not begun are cancelled; but
-            without `buffersize` all calls are made, if nobody has asked for a result.
+            An iterator of results. When it is closed or garbage-collected, calls that have not
+            begun are cancelled. Without `buffersize`, if no result was asked for, all calls still
+            run.
 
         Raises:
             TimeoutError: From the iterator: a result was not there in time.
-            Exception: From the iterator: what the call for this item raised; it ends there. A note
-                (`__notes__`) tells the item's index, and shows the item in brief.
+            Exception: From the iterator: the exception of an item's call; the iteration ends there.
+                A note (`__notes__`) gives the item's index, and the item in brief.
             WorkerDied: From the iterator: the process that ran the call for this item died.
-            TypeError: An argument of the wrong type.
-            ValueError: A number out of range.
-            NotSupported: A job_timeout, and the engine cannot kill.
+            TypeError: An argument has the wrong type.
+            ValueError: A number is out of range.
+            NotSupported: `job_timeout` is given and the engine cannot kill jobs.
         """
         limits = MapLimits(timeout, chunksize, buffersize, job_timeout, return_exceptions)
         options = map_options(retries)
@@ -587,7 +590,7 @@ class JobQueue(Executor):
         else:
             results = mapping.as_completed(deadline, self._dispatcher.changed)
         if lazy:
-            next(results)  # a generator that has not begun would not notice that it is dropped
+            next(results)  # only a generator that has begun runs its `finally` when it is closed
         if make_bar is None:
             return results
         from .observe.progress import follow
@@ -604,16 +607,16 @@ class JobQueue(Executor):
         moment: Any = None,
         sink: deque[Job] | None = None,
     ) -> MapCalls:
-        """Return what makes the calls of a map.
+        """Return the object that makes the jobs of a map.
 
         Args:
-            fn: What to call.
+            fn: The function to call.
             unpack: Whether each item is a tuple of arguments.
-            stops: Whether nobody wants the results after a call that has failed.
-            priority: As of `put`.
-            options: As of `put`.
-            moment: What the function was when the calls were asked for; None for now.
-            sink: Where jobs are put, to the right, as they end; None for nowhere.
+            stops: Whether results after a failed call are not needed.
+            priority: As for `put`.
+            options: As for `put`.
+            moment: The function's state when the map was called, from `_moment_of`; None for now.
+            sink: Jobs are appended to it as they end; None for no such list.
         """
         moment = moment or self._moment_of(fn)
 
@@ -634,7 +637,7 @@ class JobQueue(Executor):
         return MapCalls(submit, unpack)
 
     def _moment_of(self, fn: Callable[..., Any]) -> Any:
-        """Return what a function is now, for calls that are made of it later."""
+        """Return a function's state now, for later calls; None if it cannot be pickled."""
         try:
             return self._engine.moment_of(fn)
         except SerializationError:
@@ -663,16 +666,16 @@ class JobQueue(Executor):
         """Put a job for each tuple of positional arguments.
 
         Args:
-            function: What to call.
-            iterable: The tuples, or other iterables: each is spread, as by `itertools.starmap`.
-            **options: Those of `put`, for all of them.
+            function: The function to call.
+            iterable: The tuples, or other iterables; each is unpacked, as by `itertools.starmap`.
+            **options: Options of `put`, for all of these jobs.
 
         Returns:
             The jobs, in the order of the tuples.
 
         Raises:
-            TypeError: An item is no iterable, or one whose items are hardly arguments: a str, a
-                mapping, a set, a frame. Errors of `put`.
+            TypeError: An item is not iterable, or is a str, a mapping, a set or a data frame, whose
+                items are hardly meant as arguments. Also the errors of `put`.
         """
         as_tuple = functools.partial(workers.as_tuple, "each item of starmap")
         return [self.put(function, as_tuple(args), **options) for args in iterable]
@@ -683,9 +686,9 @@ class JobQueue(Executor):
         """Put a job for each dict of keyword arguments.
 
         Args:
-            function: What to call.
+            function: The function to call.
             iterable: The dicts.
-            **options: Those of `put`, for all of them.
+            **options: Options of `put`, for all of these jobs.
 
         Returns:
             The jobs, in the order of the dicts.
@@ -695,12 +698,12 @@ class JobQueue(Executor):
     # -- jobs out ------------------------------------------------------------------------------
 
     def size(self, waiting: bool = False, working: bool = False, completed: bool = False) -> int:
-        """Count jobs: those of the parts that are named, or all.
+        """Count jobs: those in the given states, or all.
 
         Args:
-            waiting: Count those that have not begun.
-            working: Count those that run, and those whose callback does.
-            completed: Count those that have ended and were not fetched.
+            waiting: Count jobs that have not begun.
+            working: Count jobs that run, or whose callback runs.
+            completed: Count jobs that have ended and were not fetched.
         """
         sizes = self._dispatcher.sizes()
         if not (waiting or working or completed):
@@ -712,13 +715,14 @@ class JobQueue(Executor):
         """Wait until jobs are done.
 
         Args:
-            n: For how many to wait from now on; None is all.
+            n: How many jobs have to end from now on; None is all.
             timeout: Seconds to wait at most; None is no limit.
-            progress: Whether to show a progress bar; as for `JobQueue`, and None for what that was
-                given. It counts the jobs since the queue was last waited for to its end.
+            progress: Whether to show a progress bar. Takes the values of `JobQueue(progress=...)`;
+                None is the queue's own setting. The bar counts the jobs since the last `wait` that
+                ended with all jobs done.
 
         Returns:
-            How many jobs are left that wait or work: 0 unless time was up or `n` was given.
+            How many jobs still wait or work: 0 unless the timeout expired or `n` was given.
         """
         if n is not None:
             _check_int("n", n)
@@ -738,13 +742,13 @@ class JobQueue(Executor):
             return left
 
     def wait_worker(self, timeout: float | None = None) -> bool:
-        """Wait until a worker has nothing to do: fewer jobs wait or work than there are workers.
+        """Wait until a worker is idle: fewer jobs wait or work than there are workers.
 
         Args:
             timeout: Seconds to wait at most; None is no limit.
 
         Returns:
-            Whether there is one.
+            Whether a worker is idle; False if the timeout expired.
         """
         check_wait(True, timeout)
         deadline = None if timeout is None else monotonic() + timeout
@@ -757,7 +761,7 @@ class JobQueue(Executor):
             return True
 
     def _watch(self, make_bar: Callable[..., Any], aim: int, deadline: float) -> int:
-        """Wait with a progress bar, unless there is nothing that it could show."""
+        """Wait with a progress bar, unless no job has ended or is pending since the last one."""
         from .observe.progress import watch
 
         before = self._dispatcher.progress()
@@ -769,14 +773,14 @@ class JobQueue(Executor):
         return left
 
     def get(self, block: bool = True, timeout: float | None = None) -> Job | None:
-        """Fetch the completed job with the lowest priority number, of equals the oldest.
+        """Fetch the completed job with the lowest priority number, the oldest of equals.
 
         Args:
-            block: Whether to wait for one.
+            block: Whether to wait for a completed job.
             timeout: Seconds to wait at most; None is no limit.
 
         Returns:
-            The job; None when time is up, or when nothing is completed and nothing waits or works.
+            The job. None if the timeout expired, or if no job is completed, waits or works.
         """
         check_wait(True, timeout)
         deadline = None if timeout is None else monotonic() + timeout
@@ -800,10 +804,10 @@ class JobQueue(Executor):
         """Fetch the jobs that are completed now, without waiting.
 
         Args:
-            n: The most to fetch; None is all.
+            n: The most jobs to fetch; None is all.
 
         Returns:
-            The jobs, the lowest priority number first, of equals the oldest.
+            The jobs, by priority number, the lowest first; equal ones by age, the oldest first.
         """
         if n is not None:
             _check_int("n", n)
@@ -823,10 +827,10 @@ class JobQueue(Executor):
         while (job := self.get()) is not None:
             yield job
 
-    # -- what it has done ----------------------------------------------------------------------
+    # -- results and statistics ------------------------------------------------------------------
 
     def summary(self) -> Summary:
-        """Tell what became of all jobs so far, from running totals: see `Summary`.
+        """Return counts and durations of all jobs so far, from running totals: see `Summary`.
 
         >>> print(jobs.summary())  # doctest: +SKIP
         """
@@ -835,7 +839,7 @@ class JobQueue(Executor):
         return Summary.of(self.name, self.max_workers, *self._dispatcher.snapshot())
 
     def frame(self) -> pandas.DataFrame:
-        """Return a pandas DataFrame of the jobs that wait, work, or are completed and not fetched.
+        """Return a pandas DataFrame of all jobs that were not fetched: waiting, working, completed.
 
         See `qmill.frame`.
 
@@ -849,15 +853,15 @@ class JobQueue(Executor):
     # -- control -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin, or after `pause` go on, to run jobs."""
+        """Run jobs: from the first call on, or again after `pause`."""
         self._dispatcher.resume()
 
     def pause(self) -> None:
-        """Begin no more jobs until `start`; those that run go on."""
+        """Start no more jobs until `start`; running jobs continue."""
         self._dispatcher.pause()
 
     def set_workers(self, n: int) -> None:
-        """Change how many jobs run at a time; those that run now go on.
+        """Change how many jobs run at a time; running jobs continue.
 
         Args:
             n: 1 or more.
@@ -870,10 +874,10 @@ class JobQueue(Executor):
 
         Args:
             job: A job of this queue.
-            priority: The lower goes first.
+            priority: Jobs with lower numbers run first.
 
         Returns:
-            False if it has begun, so that it makes no difference.
+            False if the job has begun already, and the new priority has no effect.
         """
         if not isinstance(job, Job):
             raise TypeError(f"job must be a Job, not {type(job).__name__} {job!r}")
@@ -886,20 +890,20 @@ class JobQueue(Executor):
         self._dispatcher.cancel_waiting()
 
     def stop_all(self) -> None:
-        """Cancel the jobs that have not begun, and kill those that run if the engine can."""
+        """Cancel the jobs that have not begun, and kill the running ones if the engine can."""
         self._dispatcher.cancel_all()
 
     def stop_working(self) -> None:
-        """Kill the jobs that run, if the engine can; those that wait have their turn."""
+        """Kill the running jobs, if the engine can; waiting jobs then run."""
         self._dispatcher.cancel_working()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs, and end when those that are here are done.
+        """Accept no more jobs, and end the workers when all jobs here are done.
 
-        A queue that was paused goes on. What is completed can still be fetched.
+        A paused queue resumes. Completed jobs can still be fetched.
 
         Args:
-            wait: Whether to wait for the end.
+            wait: Whether to wait until the workers have ended.
             cancel_futures: Whether to cancel the jobs that have not begun.
         """
         self._dispatcher.shut_down(wait=wait, cancel_waiting=cancel_futures)
@@ -920,7 +924,7 @@ class JobQueue(Executor):
 
 
 class WithOptions:
-    """`submit` and `map` of a queue, for jobs with options; `JobQueue.options` makes it."""
+    """`submit` and `map` of a queue, for jobs with options; returned by `JobQueue.options`."""
 
     def __init__(self, queue: JobQueue, priority: float, options: Options) -> None:
         self._queue = queue
@@ -1036,7 +1040,7 @@ class WithOptions:
     ) -> Iterator[Any]:
         """Call a function for each item as `JobQueue.map` does, with these options.
 
-        The `timeout` of the options is the `job_timeout` of the calls.
+        `job_timeout` is the `timeout` of these options.
         """
         job_timeout = self._options.timeout
         limits = MapLimits(timeout, chunksize, buffersize, job_timeout, return_exceptions)
@@ -1055,12 +1059,12 @@ def map_options(retries: int) -> Options:
 
 
 def _let_end(dispatcher: _dispatch.Dispatcher) -> None:
-    """Have a queue end that nobody holds any more, once its jobs are done."""
+    """Shut a queue down that is garbage; the jobs in it still run."""
     dispatcher.shut_down(wait=False, cancel_waiting=False)
 
 
 def _bar_type(progress: Any) -> Callable[..., Any] | None:
-    """Return what makes progress bars, or None; see `observe.progress.bar_type`."""
+    """Return the class of progress bars, or None; see `observe.progress.bar_type`."""
     if progress is None or progress is False:
         return None
     from .observe.progress import bar_type
@@ -1069,7 +1073,7 @@ def _bar_type(progress: Any) -> Callable[..., Any] | None:
 
 
 def _wait_for_change(dispatcher: _dispatch.Dispatcher, deadline: float | None) -> bool:
-    """Wait, with its lock held, until a job ends; False if time is up."""
+    """Wait, with the dispatcher's lock held, until a job ends; False if the deadline has passed."""
     if deadline is None:
         dispatcher.changed.wait()
         return True
@@ -1125,10 +1129,11 @@ def _make_engine(
 
 
 def _method_for(settings: Settings) -> str | None:
-    """Return "fork" if nothing was chosen and an argument of the initializer needs it.
+    """Return "fork" if no start method was chosen and an argument of the initializer needs it.
 
-    Code that takes any executor cannot tell it how to start: `process_map` of tqdm makes its lock
-    in multiprocessing's default context, which is that of the standard library's executor, too.
+    Code that takes any executor cannot pass a start method. For instance, `process_map` of tqdm
+    makes its lock in multiprocessing's default context, which is also that of the standard
+    library's executor.
     """
     if processes.is_method_chosen():
         return None
@@ -1157,7 +1162,7 @@ def _as_args(args: Any) -> tuple[Any, ...]:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether a tuple is a thing of its own: a named one, an `os.stat_result` or its like."""
+    """Return whether a tuple is one value: a named tuple, an `os.stat_result` or the like."""
     return hasattr(value, "_fields") or hasattr(value, "n_sequence_fields")
 
 
@@ -1172,10 +1177,10 @@ def _as_kwargs(kwargs: Any) -> dict[str, Any] | None:
 
 
 def _without_frames(error: SerializationError) -> SerializationError:
-    """Drop the frames of its traceback: they hold the arguments, and those of all callers."""
+    """Remove the frames of an error's traceback: they keep the arguments of all callers alive."""
     if (cause := error.__cause__) is not None and cause.__traceback__ is not None:
         place = traceback.extract_tb(cause.__traceback__)[-1]
-        if os.path.dirname(__file__) not in place.filename:  # somebody's code, for pickling
+        if os.path.dirname(__file__) not in place.filename:  # pickling code of the user
             cause.add_note(f'raised in File "{place.filename}", line {place.lineno}')
     each: BaseException | None = error
     while each is not None:
@@ -1212,7 +1217,7 @@ def _check_workers(value: Any) -> int:
 
 
 def _check_auto_stop(value: Any) -> float:
-    """Return for how many seconds workers stay when all jobs are done."""
+    """Return for how many seconds idle workers stay when all jobs are done."""
     if isinstance(value, bool):
         return 0.0 if value else math.inf
     return float(_check_number("auto_stop", value, from_0=True, unit=" of seconds or a bool"))
@@ -1224,7 +1229,7 @@ def _check_int(
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{argument} must be an int{unit}, not {type(value).__name__} {value!r}")
     if not signed and value.__index__() < above_0:
-        least = "greater than 0" if above_0 else "0 or more"  # the first as executors say it
+        least = "greater than 0" if above_0 else "0 or more"  # "greater ..." is executors' wording
         raise ValueError(f"{argument} must be {least}; got {value!r}")
     return int(value)
 

@@ -1,4 +1,4 @@
-"""`map` and `parallel`: a function over many items, on a job queue of its own."""
+"""`map` and `parallel`: call a function for many items, with a job queue made for the call."""
 
 from __future__ import annotations
 
@@ -139,37 +139,39 @@ def map(
 ) -> Iterator[Any]:
     """Call a function for each item, in parallel, with workers of its own.
 
-    The input is read lazily, a little ahead of what the workers need, so it may be endless.
+    The input is read lazily, a little ahead of the workers, so it may be endless.
 
     Args:
-        fn: What to call.
-        *iterables: Its arguments, one iterable for each, up to the end of the shortest.
+        fn: The function to call.
+        *iterables: Its arguments, one iterable for each; the shortest one ends the map.
         max_workers: How many calls run at a time; None for the number of processors.
-        engine: "process", "thread" or one of `qmill.engines`; see `JobQueue`.
-        ordered: Whether results come in the order of the items, or as they are done.
-        chunksize: How many calls are sent in one piece; None chooses it by the time they take.
-        buffersize: How many items may be read whose results are not yet yielded; None chooses.
-        timeout: Seconds from the first `next` in which each result must be there when asked for.
+        engine: "process", "thread" or an engine of `qmill.engines`; see `JobQueue`.
+        ordered: Whether results come in the order of the items; else in the order in which their
+            calls end.
+        chunksize: How many calls make one job; None chooses it by the duration of the calls.
+        buffersize: How many items may be read ahead of the yielded results; None chooses.
+        timeout: Seconds from the first `next`; a result that is asked for later and is not there
+            raises TimeoutError.
         job_timeout: Seconds that one call may take before it is killed (`JobTimeout`).
-        return_exceptions: Whether to yield the exception of an item that has failed in the place
-            of its result and to go on, as `asyncio.gather` does.
-        retries: How often to call the function again for an item when it raises, or when its worker
-            dies; not for the other items of its chunk.
+        return_exceptions: Whether a failed item yields its exception in the place of its result,
+            and the iteration continues, as with `asyncio.gather`.
+        retries: How often to call the function again for an item if it raises or its worker dies.
+            Other items of the chunk are not called again.
         start_method: How worker processes start; see `JobQueue`.
         progress: Whether to show a progress bar, from the first `next` on; see `JobQueue`.
 
     Returns:
-        An iterator of results. Its workers start with its first `next`, and end with it: when all
-        is done, when it raises, and when it is closed or dropped; calls that run are then killed.
+        An iterator of results. Its workers start with the first `next`. They end when all calls are
+        done, when the iterator raises, and when it is closed or garbage-collected; running calls
+        are then killed.
 
     Raises:
-        Exception: From the iterator: what the call for this item raised, with the remote
-            traceback as its cause. A note (`__notes__`) tells the item's index, and shows the item
-            in brief.
+        Exception: From the iterator: the exception of an item's call, with the remote traceback as
+            its cause. A note (`__notes__`) gives the item's index, and the item in brief.
         WorkerDied: From the iterator: the process that ran the call for this item died.
         TimeoutError: From the iterator: a result was not there in time.
-        TypeError: An argument of the wrong type.
-        ValueError: A number out of range.
+        TypeError: An argument has the wrong type.
+        ValueError: A number is out of range.
         ImportError: `progress=True` needs tqdm: `pip install 'qmill[progress]'`.
     """
     jobs = JobQueue(max_workers, engine=engine, start_method=start_method, progress=progress)
@@ -183,7 +185,7 @@ def map(
             yield from jobs._map(
                 fn, iterables, limits, options=options, lazy=True, ordered=ordered, moment=moment
             )
-        except BaseException:  # a call that failed, or nobody wants the rest
+        except BaseException:  # a call has failed, or the iterator is closed before its end
             jobs._dispatcher.abort()
             raise
         finally:
@@ -209,21 +211,21 @@ def parallel(
     max_workers: int | None = None,
     **options: Any,
 ) -> Any:
-    """Decorate a function so that a call of it is a job for each item of an iterable.
+    """Decorate a function so that a call of it runs a job for each item of an iterable.
 
     >>> @qmill.parallel(max_workers=6)  # doctest: +SKIP
     ... def shrink(path, size): ...
     >>> jobs = shrink(paths, size=128)  # doctest: +SKIP
 
     Args:
-        function: The function, whose first parameter is the item.
+        function: The function; its first parameter is the item.
         max_workers: How many jobs run at a time; None for the number of processors.
         **options: Further arguments of `JobQueue`, such as `progress=True`.
 
     Returns:
-        A function of (iterable, *args, **kwargs); the iterable can also be given as `items=` or
-        `iterable=`. It waits for all jobs and returns them in the order of the items: a list of
-        `Job`, with outputs, errors and records. It can be called as often as you like.
+        A function of (iterable, *args, **kwargs). The iterable can also be given as `items=` or
+        `iterable=`. The function waits for all jobs and returns them in the order of the items, as
+        a list of `Job`, with outputs, errors and records. It can be called any number of times.
     """
     check_arguments("parallel", options, _OPTIONS)
     if function is None:
@@ -245,7 +247,7 @@ def parallel(
 
 
 def _items_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...]]:
-    """Take the iterable out of a call's arguments."""
+    """Return the iterable of a call, and its other positional arguments."""
     for name in ("items", "iterable"):
         if name in kwargs:
             return kwargs.pop(name), args

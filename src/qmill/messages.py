@@ -1,11 +1,12 @@
-"""Messages and `Q`, the queue of messages that has an end and is read by workers.
+"""Messages, and `Q`: a queue of messages with an end, read by workers.
 
     q.put(...) ──> [ msg | msg | END | END ] ──lease──> for msg in q: ...
                         ^                                  │ asks for the next: done
                         └── the reader ended in the middle ┘
 
-One END ends one reader. A reader holds the message that it works on under a lease: if it ends in
-the middle, another reader gets the message; after three deaths the message is set aside as poison.
+One END stops one reader. A reader holds its current message under a lease. If the reader ends
+before it has finished the message, another reader gets it. After three deaths the message is set
+aside as poison.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class Msg(Generic[T]):
     """A message.
 
     Attributes:
-        data: What it carries.
-        kind: What sort of message it is, for readers that handle several; "END" ends a reader.
-        order: Its place among the others, for `Q.sorted` and `Q.items(sort=True)`.
+        data: The content: any object.
+        kind: The sort of message, for readers that handle several; "END" stops a reader.
+        order: Its number among the messages, for `Q.sorted` and `Q.items(sort=True)`.
     """
 
     data: T = None  # type: ignore[assignment]
@@ -63,26 +64,26 @@ def _made(data: Any, kind: str, order: int) -> Msg[Any]:
 _new: Callable[[type[Msg[Any]]], Msg[Any]] = object.__new__
 
 END_MSG: Msg[Any] = Msg(kind=END_KIND)
-"""The message that ends a reader."""
+"""The message that stops a reader."""
 
 
 class Q(Generic[T]):
     """A queue of messages with an end.
 
     Args:
-        kind: "process" for readers anywhere; "thread" for those of this process, which get the
-            very objects that were put.
+        kind: "process" for readers in any process; "thread" for readers in this process, which get
+            the objects themselves and no copies.
         maxsize: The most messages that may wait; 0 is no limit but memory. ENDs need no room. None
-            opens a named queue with the limit that it has, and makes any other one without a limit.
-        name: Opens the queue of this name for the programs of one user, or creates it.
+            keeps the limit of a named queue that exists already, and is no limit for a new queue.
+        name: Opens the queue of this name, or creates it; any program of the same user can open it.
 
     Raises:
-        TypeError, ValueError, PermissionError: As `qmill.Queue`.
+        TypeError, ValueError, PermissionError: As for `qmill.Queue`.
 
-    Crash: a reader that is killed, exits or fails while it works on a message costs nothing:
-    another reader gets the message. So a message is handled at least once, and exactly once if no
-    reader ends in the middle of one. A message with which three readers died is set aside, and
-    logged; `stop` raises `Poisoned`.
+    Crash: if a reader is killed, exits or raises while it works on a message, another reader gets
+    the message. So a message is handled at least once, and exactly once if no reader ends during
+    its handling. A message during which three readers died is set aside and logged; `stop` raises
+    `Poisoned`.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Q(Generic[T]):
         self._kind = kind
         self._cached: list[Msg[T]] = []  # by `items`
         self._has_cached_all = False
-        self._listed: dict[int, tuple[Msg[T], int]] = {}  # of those set aside, for `requeue`
+        self._listed: dict[int, tuple[Msg[T], int]] = {}  # messages set aside, for `requeue`
 
     @classmethod
     def _from_queue(cls, queue: Queue[Any]) -> Self:
@@ -128,14 +129,14 @@ class Q(Generic[T]):
         """Put a message.
 
         Args:
-            data: What it carries; a `Msg` is put as it is.
-            kind: What sort of message it is. "END" is an END, as from `end`.
-            order: Its place among the others.
-            block: Wait for room in a full queue.
+            data: The content; a `Msg` is put as it is.
+            kind: The sort of message. "END" puts an END, as `end` does.
+            order: Its number among the messages.
+            block: Whether to wait for room in a full queue.
             timeout: Seconds to wait at most; None is no limit.
 
         Returns:
-            This queue, so that calls can be chained. Errors as `qmill.Queue.put`.
+            This queue, so that calls can be chained. Errors as for `qmill.Queue.put`.
         """
         if isinstance(data, Msg):
             message = data
@@ -157,7 +158,7 @@ class Q(Generic[T]):
     def put_many(
         self, items: Iterable[T | Msg[T]], block: bool = True, timeout: float | None = None
     ) -> int:
-        """Put messages: data, or a `Msg` as it is; not ENDs. As `qmill.Queue.put_many`."""
+        """Put messages; each item is data or a `Msg`, but no END. As `qmill.Queue.put_many`."""
         messages = [item if isinstance(item, Msg) else Msg(item) for item in check_items(items)]
         for message in messages:
             if message.kind == END_KIND:
@@ -165,19 +166,19 @@ class Q(Generic[T]):
         return self._queue.put_many([self._packed(message) for message in messages], block, timeout)
 
     def _packed(self, message: Msg[Any]) -> Any:
-        """Return what travels: between processes a tuple, which pickles faster than a `Msg`."""
+        """Return the object to send; between processes, a tuple, which pickles faster."""
         if self._kind == "thread" or type(message) is not Msg:
             return message
         return message.data, message.kind, message.order
 
     def _unpacked(self, item: Any) -> Msg[T]:
-        """Return the message of what has travelled."""
+        """Return the message of a received object."""
         if item is END:
             return END_MSG
         return item if isinstance(item, Msg) else _made(*item)
 
     def end(self) -> Self:
-        """Put an END: one reader will stop there. It needs no room.
+        """Put an END, which stops one reader. It needs no room.
 
         Returns:
             This queue, so that calls can be chained.
@@ -195,7 +196,7 @@ class Q(Generic[T]):
             raise
 
     def stop(self, workers: Worker[Any] | Iterable[Worker[Any]]) -> Self:
-        """End the workers that read this queue: an END each, then wait for them.
+        """End the workers that read this queue: put an END for each, then wait for them.
 
         Args:
             workers: One worker or several.
@@ -204,14 +205,14 @@ class Q(Generic[T]):
             This queue.
 
         Raises:
-            WorkerDied: A worker was killed, or exited before it had returned.
-            Poisoned: Messages killed their readers three times and were set aside.
-            Exception: What a worker raised.
+            WorkerDied: A worker was killed, or exited before its function returned.
+            Poisoned: Messages whose readers died three times were set aside.
+            Exception: The exception that a worker raised.
             ExceptionGroup: Several of these.
-            TypeError: These are no workers.
+            TypeError: `workers` is not a Worker or several.
 
-        Blocks: until the workers have ended. It needs no room in the queue, and takes back the
-        ENDs of those that ended without reading theirs.
+        Blocks: until the workers have ended. It needs no room in the queue, and removes the ENDs
+        that its workers have not read.
         """
         crew = [workers] if not isinstance(workers, Iterable) else list(workers)
         for worker in crew:
@@ -224,7 +225,7 @@ class Q(Generic[T]):
             self._queue._end(sum(worker.is_alive() for worker in crew), tag)
             for worker in crew:
                 worker.join()
-            self._queue._settle()  # their deaths, if any, are known before anything is counted
+            self._queue._settle()  # the messages of dead workers are accounted for before counting
         finally:
             self._queue._withdraw_ends(tag)
         failures = [error for worker in crew if (error := worker._failure()) is not None]
@@ -237,7 +238,7 @@ class Q(Generic[T]):
         return self
 
     def poisoned(self) -> list[Msg[T]]:
-        """List the messages that were set aside, as three readers died with each; leaves them."""
+        """List the messages that were set aside because three readers died with each."""
         return self._list_aside(False)
 
     def _list_aside(self, only_new: bool) -> list[Msg[T]]:
@@ -247,13 +248,13 @@ class Q(Generic[T]):
         return [msg for msg, _ in found]
 
     def requeue(self, msg: Msg[T]) -> None:
-        """Put back a message that was set aside, to its place and with its deaths counted anew.
+        """Put a message that was set aside back in its place, with its count of deaths at 0.
 
         Args:
-            msg: The very message that `poisoned` or `stop` of this handle has told of.
+            msg: The very object that `poisoned` or `stop` of this handle has returned or raised.
 
         Raises:
-            ValueError: It has not, or somebody else has put it back.
+            ValueError: It is no such object, or the message was put back already.
         """
         _, number = self._listed.pop(id(msg), (None, None))
         if number is None or not self._queue._requeue(number):
@@ -262,18 +263,18 @@ class Q(Generic[T]):
             )
 
     def release(self, msg: Msg[T], delay: float = 0.0) -> None:
-        """Give back a message in the middle of a loop: it waits again, for any reader.
+        """Give back a message during a loop: any reader can get it again.
 
-        The loop goes on, and asking for the next message does not count this one as done.
+        The loop continues. Asking for the next message does not acknowledge this one.
 
         Args:
-            msg: The very message that a loop of this thread over this queue has in hand; or has
-                had, if an exception ended it.
-            delay: Seconds for which nobody gets it. It counts as waiting all the while.
+            msg: The very object that a loop of this thread over this queue has yielded last. If an
+                exception has ended the loop, it can still be released.
+            delay: Seconds for which no reader gets it. It counts as waiting for all that time.
 
         Raises:
             ValueError: No such loop holds it, or the delay is negative.
-            TypeError: The delay is no number.
+            TypeError: The delay is not a number.
         """
         self._queue.release(msg, delay)
 
@@ -282,9 +283,9 @@ class Q(Generic[T]):
     def __iter__(self) -> Iterator[Msg[T]]:
         """Read messages until an END, or until the queue is shut down and empty.
 
-        Asking for the next message says that the last one is done, and so does `break`. After an
-        exception the last one stays held until this thread's next call on the queue, which says
-        that it is done, or the end of the thread or process, which gives it back.
+        Asking for the next message acknowledges the last one, and so does `break`. After an
+        exception the last message stays leased. This thread's next call on the queue acknowledges
+        it; if the thread or process ends instead, another reader gets it.
         """
         return self._queue._messages(Msg, _SLOTS) or self._read()
 
@@ -294,12 +295,12 @@ class Q(Generic[T]):
     def sorted(self, start: int = 0) -> Iterator[Msg[T]]:
         """Read messages in the order of `Msg.order`, until an END.
 
-        A message waits here, under its lease, until all those before it have come. At the END
-        what is left comes in order, whatever is missing. One that comes late comes at once. Leaving
-        the loop alive returns what still waited here.
+        A message waits in this process, under its lease, until all messages before it have come.
+        At the END the waiting messages come in order, across gaps. A message whose turn is over
+        comes at once. Messages that still wait here when the loop is left go back to the queue.
 
         Args:
-            start: The order of the first message; each following one counts one up.
+            start: The `order` of the first message; each following message has the next number.
         """
         _check_order("start", start)
         self._queue._check_open()
@@ -307,7 +308,7 @@ class Q(Generic[T]):
         return loop(self._sort_with(hold, start), hold)
 
     def _take(self, reader: Reader, done: int) -> tuple[int, Msg[T]] | None:
-        """Take the next message under a lease; None at the end."""
+        """Get the next message under a lease; None at the end."""
         try:
             lease, item = reader.take(done)
         except ShutDown:
@@ -337,11 +338,11 @@ class Q(Generic[T]):
         leave(hold, False)
 
     def items(self, cache: bool = False, sort: bool = False) -> Iterator[Msg[T]]:
-        """End the queue and read what is in it.
+        """Put an END and read the messages before it.
 
         Args:
-            cache: Keep the messages, and give the same ones at every later call with `cache`.
-            sort: In the order of `Msg.order`.
+            cache: Whether to keep the messages; later calls with `cache` return the same ones.
+            sort: Whether to return them in the order of `Msg.order`.
         """
         if not cache:
             return self._ended(self.sorted if sort else self.__iter__)
@@ -351,31 +352,31 @@ class Q(Generic[T]):
         return iter(sorted(self._cached, key=attrgetter("order")) if sort else self._cached)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Msg[T]:
-        """Take the next message, at most once; `END_MSG` at an END. As `qmill.Queue.get`."""
+        """Get the next message and acknowledge it; `END_MSG` at an END. As `qmill.Queue.get`."""
         return self._unpacked(self._queue.get(block, timeout))
 
     def get_nowait(self) -> Msg[T]:
-        """Take the next message without waiting; `Empty` if there is none."""
+        """Get the next message without waiting; `Empty` if there is none."""
         return self.get(False)
 
     def get_many(
         self, max_items: int, block: bool = True, timeout: float | None = None
     ) -> list[Msg[T]]:
-        """Take up to `max_items` messages. As `qmill.Queue.get_many`; an END comes alone."""
+        """Get up to `max_items` messages. As `qmill.Queue.get_many`; an END comes alone."""
         return [self._unpacked(i) for i in self._queue.get_many(max_items, block, timeout)]
 
     def peek(self, block: bool = True, timeout: float | None = None) -> Msg[T]:
-        """Return the message that `get` would return, and leave it there."""
+        """Return the message that `get` would return, without removing it."""
         return self._unpacked(self._queue.peek(block, timeout))
 
-    # -- as the queue that it stands on -----------------------------------------------------------
+    # -- methods of the underlying queue ----------------------------------------------------------
 
     def qsize(self) -> int:
         """Return how many messages and ENDs wait."""
         return self._queue.qsize()
 
     def empty(self) -> bool:
-        """Return whether nothing waits, not even an END."""
+        """Return whether no message and no END waits."""
         return self._queue.empty()
 
     def full(self) -> bool:
@@ -383,15 +384,15 @@ class Q(Generic[T]):
         return self._queue.full()
 
     def statistics(self) -> Statistics:
-        """Return the counts of this queue, all of one moment."""
+        """Return the counts of this queue, all taken at the same moment."""
         return self._queue.statistics()
 
     def task_done(self) -> None:
-        """Tell that a message taken by `get` is finished; one of a loop is so by itself."""
+        """Report a message of `get` as done; messages of a loop are reported by the loop."""
         self._queue.task_done()
 
     def join(self) -> None:
-        """Wait until every message put is done."""
+        """Wait until every message that was put is done."""
         self._queue.join()
 
     def shutdown(self, immediate: bool = False) -> None:
@@ -410,7 +411,7 @@ class Q(Generic[T]):
         """Do nothing: exit never waits for readers."""
 
     def unlink(self) -> None:
-        """Give up the queue's name and what is unread."""
+        """Remove the queue's name and its unread messages."""
         self._queue.unlink()
 
     @property
@@ -439,7 +440,7 @@ class Q(Generic[T]):
 
     @property
     def kind(self) -> str:
-        """Which readers it is for: "process" or "thread"."""
+        """The readers that the queue is for: "process" or "thread"."""
         return self._kind
 
 
@@ -462,10 +463,10 @@ else:
 
 
 class PlainQ(Q):
-    """A `Q` on which anything travels as it was put, as on the queues of ezq.
+    """A `Q` that sends any object as it was put, as the queues of ezq do.
 
-    What is read as a message must have a `kind` and an `order`. An object of the kind "END" is an
-    END, whatever its class, and is read as `end_message`.
+    An object that is read as a message must have a `kind` and an `order`. An object whose `kind` is
+    "END" is an END, whatever its class; readers get `end_message` for it.
     """
 
     end_message: Any = END_MSG
@@ -474,7 +475,7 @@ class PlainQ(Q):
         return self._read()
 
     def put_object(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Put an object as it is. Arguments and errors as `qmill.Queue.put`."""
+        """Put an object as it is. Arguments and errors as for `qmill.Queue.put`."""
         kind = getattr(obj, "kind", None)
         if isinstance(kind, str) and kind == END_KIND:
             self.end()
@@ -486,19 +487,20 @@ class PlainQ(Q):
 
 
 def read_to_end(queue: Any) -> Iterator[Any]:
-    """Read messages from any queue that has a `get`, until one of the kind "END"."""
+    """Read messages from any queue with a `get`, until one of the kind "END"."""
     while (message := queue.get()).kind != END_KIND:
         yield message
 
 
 def in_order(items: Iterable[Any], start: int, key: Callable[[Any], Any]) -> Iterator[Any]:
-    """Give items in their order, each as soon as all those before it have come.
+    """Yield items in order, each as soon as all items before it have come.
 
     Args:
-        items: What to sort. At its end what is left comes in order, whatever is missing.
-        start: The key of the first one; each following one counts one up. One with a smaller key
-            than is due comes at once.
-        key: Tells an item's place.
+        items: The items to sort. At the end of the input the remaining ones come in order, across
+            gaps.
+        start: The key of the first item; each following item has the next number. An item whose
+            turn is over comes at once.
+        key: Returns an item's number.
     """
     early: list[tuple[Any, int, Any]] = []
     ties = itertools.count()

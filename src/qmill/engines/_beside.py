@@ -1,9 +1,8 @@
-"""A path through shared memory for payloads that are too large for a channel: one way only.
+"""A one-way path through shared memory, for payloads that are too large for a channel.
 
-The one who sends makes a ring, whose file goes over the channel once; then each payload is put into
-it, and a message on the channel says which one it is. The pages are used again and again, where a
-file for each payload would have to get new ones. Where there is no native core, or no memory, the
-caller sends a file.
+The sender makes a ring and sends its file over the channel once. Then it puts each payload into the
+ring, and sends a message on the channel that identifies it. The ring reuses its pages; a file for
+each payload would need new ones. If there is no native core, or no memory, the caller sends a file.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ if TYPE_CHECKING:
 _TICKET = struct.Struct("<I")
 
 _LARGEST_BYTES = 1 << 24
-"""Larger payloads have a file each: a ring keeps some of the memory that it once needed."""
+"""Larger payloads have a file each: a ring retains some of the memory that it once needed."""
 
 _FREE_BYTES = 1 << 26
-"""Not more memory than this waits for the next copies."""
+"""The most memory that is retained for the next copies."""
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
-"""The kernel gives all pages at once, in half the time of one by one; only Linux does."""
+"""The kernel maps all pages at once, in half the time of one by one; only on Linux."""
 
 
 class Copies:
-    """Makes copies of what is sent later, in memory that is used again when one is forgotten.
+    """Copies payloads that are sent later, into memory that is reused once a copy is garbage.
 
-    To get new pages takes longer than to fill them.
+    It takes longer to get new pages than to fill them.
     """
 
     def __init__(self) -> None:
@@ -44,11 +43,11 @@ class Copies:
         self._free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)  # by size
 
     def join(self, parts: list[Any]) -> bytes | memoryview:
-        """Return parts as one: bytes, or what no other object may look at any longer than it is."""
+        """Join parts. A large result is a view of recycled memory, reused once it is garbage."""
         size = sum(map(len, parts))
         if not packets.BESIDE_BYTES < size <= _LARGEST_BYTES:
             return b"".join(parts)
-        step = 1 << (size.bit_length() - 3)  # a copy wastes a quarter at most
+        step = 1 << (size.bit_length() - 3)  # at most a quarter of the memory is wasted
         rounded = -(-size // step) * step
         memory = self._recycled(rounded) or _new_memory(rounded)
         copy, start = memoryview(memory)[:size], 0
@@ -80,21 +79,21 @@ def _new_memory(size: int) -> mmap.mmap:
 
 
 class Outbox:
-    """The end that sends."""
+    """The sending end."""
 
     def __init__(self) -> None:
         self._ring: Any = None
-        self._is_known = False  # whether the other side has been told of the ring
+        self._is_known = False  # whether the other side has the ring's descriptor
         self._can_share = _core.why_not() is None
         self._numbers = itertools.cycle(range(1 << 32))
 
     def put(self, parts: list[Any], tell: Callable[[int], None]) -> bytes | None:
-        """Put a payload; return what the message says of it, or None if it has to go in a file.
+        """Put a payload into the ring; return its ticket, or None if it has to go in a file.
 
         Args:
-            parts: Bytes-like.
-            tell: Called once, with a descriptor that is to be sent; it may raise, and is then
-                called again.
+            parts: Bytes-like objects, which are joined.
+            tell: Called once, with a descriptor to send. If it raises, the next `put` calls it
+                again.
         """
         if not self._can_share or sum(map(len, parts)) > _LARGEST_BYTES:
             return None
@@ -111,7 +110,7 @@ class Outbox:
         return ticket
 
     def forget_in_child(self) -> None:
-        """Send files from now on: the ring is in step with one process's messages, the parent's."""
+        """Use files from now on: the ring is in step with the messages of the parent only."""
         self._ring = None
         self._can_share = False
 
@@ -121,16 +120,16 @@ def _new_ring() -> Any:
         from ..queues import rings
 
         return rings.create(0)
-    except OSError as error:  # of the import, too: it needs a descriptor
+    except OSError as error:  # `create` or the import found no free descriptor
         raise MemoryError from error
 
 
 class Inbox:
-    """The end that receives.
+    """The receiving end.
 
     Args:
-        copies: Whether a payload is copied when it comes, and not lent: for a process that may fork
-            while it has many, as each child would have to copy them.
+        copies: Whether to copy payloads rather than to lend the ring's memory: for a process that
+            has many payloads and may fork, as each child would have to copy them.
     """
 
     def __init__(self, copies: bool) -> None:
@@ -138,22 +137,22 @@ class Inbox:
         self._copies = copies
 
     def open(self, descriptor: int) -> None:
-        """Open the ring that the other side has sent; the descriptor is this one's then.
+        """Open the ring whose descriptor was received; the descriptor then belongs to it.
 
         Raises:
-            QueueGone: It is none.
+            QueueGone: The descriptor is not one of a ring.
         """
         from ..queues import rings
 
         self._ring = rings.attach(descriptor, was_sent=True)
 
     def take(self, ticket: bytes) -> memoryview:
-        """Return a payload: memory of this process's own.
+        """Return the payload with this ticket, as memory that belongs to this process.
 
-        One whose message was never sent, since a signal came between, is left out.
+        Payloads before it are discarded: a signal has prevented their messages from being sent.
 
         Raises:
-            Empty: There is none.
+            Empty: The payload is not in the ring.
         """
         while True:
             taken: memoryview = self._ring.take_bytes()

@@ -1,4 +1,4 @@
-"""A call on its way to a worker process and back: how a job is packed, and its answer rebuilt."""
+"""A call on its way to a worker process and back: pickles jobs, and rebuilds their answers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ._functions import Functions, Moment
 
 AHEAD_BYTES = packets.BESIDE_BYTES
-"""Larger jobs are not sent ahead: each would take a file."""
+"""Larger jobs are not sent ahead, as each would take up a file."""
 
-_SIMPLE = frozenset((int, float, str, bytes, bool, type(None)))  # plain pickle does for them
+_SIMPLE = frozenset((int, float, str, bytes, bool, type(None)))  # plain pickle suffices for these
 
 
 def pack(
@@ -31,17 +31,17 @@ def pack(
     join: Callable[[list[Any]], bytes | memoryview] = b"".join,
     moment: Moment | None = None,
 ) -> None:
-    """Pack a job's arguments, and of its function and of its globals what has changed.
+    """Pickle a job's arguments, and those parts of its function and globals that have changed.
 
     Args:
         job: The job.
-        functions: Those that were sent.
-        exports: Where definitions go.
-        join: Makes one of the parts of a packed object.
-        moment: The function as it is to be called; None is as it is now.
+        functions: The functions that were sent.
+        exports: Collects definitions.
+        join: Joins the parts of a pickled object.
+        moment: The state of the function to use; None is its present state.
 
     Raises:
-        SerializationError: One of them cannot be sent.
+        SerializationError: The function, an argument or a global cannot be pickled.
     """
     options = job._options
     subject, environment = functions.of(job.function) if moment is None else moment
@@ -75,7 +75,7 @@ def _pack_objects(
     exports: serialize.Exports,
     join: Callable[[list[Any]], bytes | memoryview],
 ) -> bytes | memoryview:
-    """Pack what may hold functions and classes of the program, whose globals the job then needs."""
+    """Pickle objects; if they refer to functions or classes, the job needs the globals of these."""
     touched: list[Any] = []
     reducers = serialize.destination.reducers
     parts = serialize.dump_parts(objects, exports, touched, reducers=reducers)
@@ -85,7 +85,7 @@ def _pack_objects(
 
 
 def lay_out(kind: int, number: int, job: Job, packed: bytes | memoryview) -> Any:
-    """Return a job's message, or its head and what is to go beside the channel."""
+    """Return a job's message; if it is large, its head and the payload to send separately."""
     environment = job._environment
     place = 0 if environment is None else environment.number
     if len(packed) > packets.BESIDE_BYTES:
@@ -94,7 +94,7 @@ def lay_out(kind: int, number: int, job: Job, packed: bytes | memoryview) -> Any
 
 
 def needs(job: Job) -> tuple[Numbered, ...]:
-    """List what a worker has to know before a job, in that order."""
+    """List the functions and environments that a worker needs before a job, in that order."""
     environment, subject = job._environment, job._subject
     if environment is None:
         return () if subject is None else (subject,)
@@ -102,9 +102,9 @@ def needs(job: Job) -> tuple[Numbered, ...]:
 
 
 def are_large(job: Job) -> bool | None:
-    """Tell whether a job's arguments take more than `jobs.kept.KEPT_BYTES`, which is AHEAD_BYTES.
+    """Return whether a job's arguments take more than `jobs.kept.KEPT_BYTES`, which is AHEAD_BYTES.
 
-    None if its packet does not tell: it could not be packed, or its function is in there as well.
+    None if its packet does not show that: it could not be pickled, or it includes the function.
     """
     if type(job._packet) is bytes:
         return False
@@ -119,6 +119,6 @@ def rebuild(imports: serialize.Imports, kind: int, data: Any) -> tuple[int, int,
         return DONE, 0, serialize.loads(data, imports)
     except SerializationError as error:
         return FAILED, 1, error
-    except BaseException as error:  # whatever an object does when it is rebuilt
+    except BaseException as error:  # rebuilding an object may raise anything
         why = f"the result could not be rebuilt: {type(error).__name__} was raised"
         return FAILED, 1, SerializationError(why)

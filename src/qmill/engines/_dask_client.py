@@ -1,4 +1,4 @@
-"""A client of a Dask scheduler, and what it tells of Dask workers that come and go.
+"""A client of a Dask scheduler, which reports Dask workers that come and go.
 
 This is the only module that imports distributed.
 """
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def import_distributed() -> Any:
-    """Return the package.
+    """Import distributed and return it.
 
     Raises:
-        ImportError: It is not installed; says how it is.
+        ImportError: distributed is not installed; the message says how to install it.
     """
     try:
         import distributed
@@ -33,18 +33,18 @@ def import_distributed() -> Any:
 
 
 class Connection:
-    """A client of a scheduler, for all queues of one `Dask`, and what it tells of workers.
+    """A client of a scheduler, for all queues of one `Dask`; reports workers to their engines.
 
     Attributes:
         client: The `distributed.Client`.
-        lost: Why the scheduler cannot be reached any more, or None.
+        lost: The error if the scheduler cannot be reached any more, or None.
     """
 
     def __init__(self, where: str | None, security: Any, num_threads: int) -> None:
         distributed = import_distributed()
         self._cluster: Any = None
         if where is None:
-            # In this process, as all work is done in children: so no `__main__` is imported.
+            # In this process, as all jobs run in children; so no process imports `__main__`.
             self._cluster = distributed.LocalCluster(
                 n_workers=1,
                 threads_per_worker=num_threads,
@@ -69,18 +69,18 @@ class Connection:
         self.call(self._watch())
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine in the client's event loop; returns a concurrent future."""
+        """Run a coroutine in the client's event loop; return a concurrent future."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.client.loop.asyncio_loop)
 
     def add(self, engine: DaskEngine) -> None:
-        """Tell an engine of the workers that there are, and of changes from now on."""
+        """Report the current workers to an engine, and changes from now on."""
         with self._lock:
             self._engines.append(engine)
             for address, threads in self._threads.items():
                 engine.tell(partial(engine.join, address, threads))
 
     def remove(self, engine: DaskEngine) -> None:
-        """Tell an engine no more."""
+        """Report no more changes to an engine."""
         with self._lock:
             self._engines.remove(engine)
 
@@ -110,7 +110,7 @@ class Connection:
                 engine.tell(partial(engine.leave, address))
 
     async def _watch(self) -> None:
-        """Wait for what does not come before `close`: if the scheduler goes, it is an error."""
+        """Wait until `close`; an error before that means that the scheduler is gone."""
         try:
             await self._alive.wait()
         except OSError:  # CommClosedError is one
@@ -119,7 +119,7 @@ class Connection:
                 self._leave(address)
 
     def close(self) -> None:
-        """Close the client, and the cluster if it is ours."""
+        """Close the client, and the cluster if this object has started it."""
         if self.lost is None:
             self.client.unsubscribe_topic("all")
             self._alive.set()
@@ -129,7 +129,7 @@ class Connection:
 
 
 def _check_answers(where: str, security: Any) -> None:
-    """Raise OSError if there is nobody: a client would leave a thread behind that nobody ends."""
+    """Raise OSError if no scheduler answers: a client that fails leaves a thread behind."""
     distributed = import_distributed()
     security = security if security is not None else distributed.Security()
 

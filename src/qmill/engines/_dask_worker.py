@@ -1,7 +1,7 @@
-"""Tasks on a Dask worker: they open a runner, and have it run, learn and kill.
+"""Functions that run on a Dask worker: they open a runner, and pass calls, lessons and kills to it.
 
-A runner is found by its session, one for each job queue, and by the worker's address; its name
-tells it from that of an earlier process of this address.
+A runner is identified by its session, one for each job queue, and the worker's address. Its name
+distinguishes it from a runner of an earlier process with this address.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def versions() -> tuple[str, tuple[int, int]]:
-    """Return those of qmill and Python, which have to be the same on both sides."""
+    """Return the versions of qmill and Python, which have to be the same on both sides."""
     return importlib.metadata.version("qmill"), sys.version_info[:2]
 
 
@@ -39,7 +39,7 @@ def _find(session: str, address: str, name: str) -> Runner | None:
 
 
 async def open_runner(session: str, address: str, name: str, threads: int, packed: bytes) -> str:
-    """Have a runner on this worker, a task; returns the name of the machine."""
+    """Task: open a runner on this worker; return the name of the machine."""
     theirs, setup = pickle.loads(packed)
     if theirs != versions():
         ours = versions()
@@ -57,7 +57,7 @@ async def open_runner(session: str, address: str, name: str, threads: int, packe
 
 @functools.cache
 def _plugin_class() -> Any:
-    """Make the class on first use: distributed takes a while to import."""
+    """Make the class on first use, since it takes long to import distributed."""
 
     class RunnerPlugin(import_distributed().WorkerPlugin):  # type: ignore[misc]
         """Ends a runner with its worker, and with the program that has opened it."""
@@ -71,12 +71,12 @@ def _plugin_class() -> Any:
             await _end(*self._ids)
 
         def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-            """See that nobody wants a task any more: the program has ended without a word."""
+            """End the runner, or a call, whose task is released: the program has gone."""
             if finish not in ("released", "forgotten") or not isinstance(key, str):
                 return
             if key == self._key:
                 task = asyncio.get_running_loop().create_task(_end(*self._ids))
-                _ending.add(task)  # a loop does not hold its tasks
+                _ending.add(task)  # an event loop holds its tasks by weak references only
                 task.add_done_callback(_ending.discard)
             elif start == "executing" and key.startswith(self._prefix):
                 runner = _find(*self._ids)
@@ -87,40 +87,40 @@ def _plugin_class() -> Any:
 
 
 async def run(session: str, address: str, name: str, packed: bytes) -> Answer:
-    """Run a call, a task."""
+    """Task: run a call."""
     runner = _find(session, address, name)
-    if runner is None:  # an earlier process of this address had it
+    if runner is None:  # the task was for an earlier process of this address
         return Answer(DIED, value=WorkerDied(None, None, address=address))
     return await asyncio.wrap_future(runner.run(pickle.loads(packed)))
 
 
 async def learn(session: str, address: str, name: str, lesson: Lesson) -> None:
-    """Tell a runner what it is to know."""
+    """Pass a lesson to a runner."""
     if (runner := _find(session, address, name)) is not None:
         runner.learn(lesson)
 
 
 async def revoke(session: str, address: str, name: str, tokens: list[int]) -> list[int]:
-    """Revoke calls that have not come; returns which."""
+    """Revoke calls that have not arrived; return their tokens."""
     runner = _find(session, address, name)
     return [] if runner is None else runner.revoke(tokens)
 
 
 async def kill(session: str, address: str, name: str, token: int) -> list[int]:
-    """Kill a call; returns it if it had not come."""
+    """Kill a call; return its token if it had not arrived."""
     runner = _find(session, address, name)
     return [token] if runner is not None and runner.kill(token) else []
 
 
 async def close(session: str, address: str, name: str, patient: bool, dask_worker: Any) -> None:
-    """End a runner, by removing what would end it later.
+    """End a runner, by removing the plugin that would end it later.
 
     Args:
         session: The runner's job queue.
         address: The worker.
         name: The runner's name.
         patient: Whether to wait for threads that calls have left.
-        dask_worker: What Dask gives to a parameter of this name.
+        dask_worker: The worker; Dask passes it to a parameter of this name.
     """
     if patient and (runner := _find(session, address, name)) is not None:
         await asyncio.shield(asyncio.wrap_future(runner.close(patient=True)))

@@ -1,4 +1,4 @@
-"""The functions that a pool's jobs call: their numbers, their packed form, how long calls take."""
+"""The functions that a pool's jobs call: their numbers, pickled forms and measured durations."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..errors import SerializationError
 from . import _packets as packets
 
 UNKNOWN_S = 1.0
-"""The assumed cost of a call of an unknown function: nothing waits behind it."""
+"""The assumed duration of a call of an unknown function, so long that no job waits behind it."""
 
 _SENT_ONCE = (FunctionType, BuiltinFunctionType, partial, type)
-_SMOOTHING = 0.2  # how much the last measurement counts in the mean
-_DOUBT = 1 - _SMOOTHING  # what each call leaves of the time that an unknown one is taken to cost
+_SMOOTHING = 0.2  # the weight of the last measurement in the mean
+_DOUBT = 1 - _SMOOTHING  # each call multiplies the assumed extra cost of an unknown function by it
 
 
 class Pace:
     """The measured duration of a function's calls.
 
     Attributes:
-        mean_s: A moving average of the time of one call; None before the first.
-        cost_s: What to reckon with in the sum of what a worker has to do: `UNKNOWN_S` at first,
-            and with each call nearer to the mean. So the first jobs begin strictly in their order,
-            and may wait for one another; some 20 quick ones show that others may wait behind them.
+        mean_s: A moving average of the duration of one call; None before the first.
+        cost_s: The expected duration of a call: `UNKNOWN_S` at first, and nearer to the mean with
+            each call. So the first jobs begin strictly in order and are not sent ahead; after some
+            20 quick calls, others are.
     """
 
     __slots__ = ("_doubt_s", "cost_s", "mean_s")
@@ -39,7 +39,7 @@ class Pace:
         self._doubt_s = self.cost_s = UNKNOWN_S
 
     def measure(self, taken_s: float, num_calls: int) -> None:
-        """Take another measurement into the mean: how long so many calls took."""
+        """Add a measurement to the mean: `num_calls` calls took `taken_s` seconds together."""
         mean, last = self.mean_s, taken_s / num_calls
         self.mean_s = mean = last if mean is None else mean + _SMOOTHING * (last - mean)
         self._doubt_s *= _DOUBT**num_calls
@@ -47,10 +47,10 @@ class Pace:
 
 
 class Subject(Numbered):
-    """A function that jobs call, as it was when it was packed.
+    """A function that jobs call, as it was when it was pickled.
 
     Attributes:
-        pace: How long a call takes, the same for all versions of a function.
+        pace: The duration of its calls, the same for all versions of a function.
     """
 
     __slots__ = ("pace",)
@@ -63,11 +63,11 @@ class Subject(Numbered):
 
 
 class Moment(NamedTuple):
-    """A function as it is at one moment: what a job of it needs.
+    """The state of a function at one moment, which its jobs need.
 
     Attributes:
-        subject: The function; None if it travels with its arguments.
-        environment: What its global names are bound to; None if it uses none.
+        subject: The function; None if it is sent with the arguments.
+        environment: The values of its globals; None if it uses none.
     """
 
     subject: Subject | None
@@ -78,7 +78,7 @@ _UNSENT = Moment(None, None)
 
 
 class _Version(NamedTuple):
-    """The last moment of a function, and what must not have changed for it to hold."""
+    """The last `Moment` of a function, and a watch on the objects that it depends on."""
 
     moment: Moment
     state: Any
@@ -86,17 +86,18 @@ class _Version(NamedTuple):
 
 
 class Functions:
-    """The functions of one pool; each version of one has a number as long as it lives.
+    """The functions of one pool. Each version of a function has a number as long as it lives.
 
-    A function is packed when a job is put, or when it or its globals have changed since the last
-    one. Bound methods and instances with `__call__` travel with their arguments each time.
+    A function is pickled when a job of it is put for the first time, and again when it or its
+    globals have changed since. Bound methods and instances with `__call__` are sent with the
+    arguments each time.
 
     Args:
-        exports: Where definitions go.
+        exports: Collects definitions.
         by_name: Whether workers import the program's script.
-        inherit: Whether a fork can hand on a function that cannot be packed.
-        always: Whether it hands on all functions, and calls that cannot be packed, since each job
-            has a worker that is forked for it.
+        inherit: Whether workers are forked, and inherit functions that cannot be pickled.
+        always: Whether workers inherit all functions, and calls that cannot be pickled, since one
+            is forked for each job.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Functions:
         self._calls: weakref.WeakKeyDictionary[Any, Subject] = weakref.WeakKeyDictionary()
         self._numbers = itertools.count(1)
         self._alive: weakref.WeakValueDictionary[int, Numbered] = weakref.WeakValueDictionary()
-        self._last: tuple[Any, Moment] = None, _UNSENT  # one that cannot change
+        self._last: tuple[Any, Moment] = None, _UNSENT  # a function that cannot change
         self._globals = Globals(self._know, exports, by_name=by_name, inherit=inherit)
         self._touched: dict[tuple[int, ...], _Touched] = {}
 
@@ -124,10 +125,10 @@ class Functions:
         self._alive[thing.number] = thing
 
     def of(self, function: Any) -> Moment:
-        """Return what a job of a function needs now.
+        """Return the functions and globals that a job of a function needs now.
 
         Raises:
-            SerializationError: The function, or a global that it uses, cannot be packed.
+            SerializationError: The function, or a global that it uses, cannot be pickled.
         """
         last, moment = self._last
         if last is function:
@@ -143,7 +144,7 @@ class Functions:
         return version.moment
 
     def _look_at(self, function: Any, before: _Version | None) -> _Version:
-        """Find out what has changed of a function, and pack that."""
+        """Find the changes of a function since `before`, and pickle them."""
         state = self._globals.state_of(function)
         subject = None if before is None or before.state is not state else before.moment.subject
         touched: list[Any] = [function]
@@ -159,10 +160,10 @@ class Functions:
     def with_objects(
         self, environment: Environment | None, touched: list[Any]
     ) -> Environment | None:
-        """Add to an environment what functions and classes use that are among a job's arguments.
+        """Add the globals of functions and classes among a job's arguments to an environment.
 
         Raises:
-            SerializationError: A global that they use cannot be packed.
+            SerializationError: One of these globals cannot be pickled.
         """
         if not touched:
             return environment
@@ -177,7 +178,7 @@ class Functions:
             return self._globals.merged(found.environment, environment)
 
     def inherited(self, call: partial[Any]) -> Subject | None:
-        """Return a number for a whole call that cannot be packed; None if no fork hands it on."""
+        """Return a number for a call that a forked worker inherits; None if there is no fork."""
         if not self._always:
             return None
         with self._lock:
@@ -186,7 +187,7 @@ class Functions:
         return subject
 
     def pace_of(self, function: Any) -> Pace | None:
-        """Return how long calls of a function take, if any have been made."""
+        """Return the duration of calls of a function, if any were made."""
         if not isinstance(function, _SENT_ONCE):
             return None
         with self._lock:
@@ -209,20 +210,20 @@ class Functions:
         return packed
 
     def gone_of(self, numbers: set[int]) -> list[int]:
-        """Return those numbers whose functions do not live any more."""
+        """Return those numbers whose functions do not exist any more."""
         alive = self._alive
         if len(numbers) <= len(alive):
             return []
         return [number for number in numbers if number not in alive]
 
     def adopt(self, things: dict[int, Any], gone: list[int]) -> None:
-        """Know functions and environments, and know some no more, that were numbered elsewhere."""
+        """Add functions and environments that another process has numbered, and remove some."""
         self._alive.update(things)
         for number in gone:
             self._alive.pop(number, None)
 
     def inheritance(self) -> dict[int, Any]:
-        """Return what a worker has from a fork: functions, and values that cannot be packed."""
+        """Return the functions that a forked worker inherits, and values that cannot be pickled."""
         with self._lock:
             versions, calls = list(self._versions.items()), list(self._calls.items())
         found = {
@@ -243,15 +244,15 @@ _MAX_TOUCHED = 64  # sets of functions and classes in arguments whose globals ar
 
 
 class _Touched(NamedTuple):
-    """Functions and classes that were in a job's arguments, and what they used."""
+    """Functions and classes that were among a job's arguments, and the globals that they use."""
 
-    objects: list[Any]  # so that their ids stay theirs
+    objects: list[Any]  # kept alive, so that their ids are not reused
     environment: Environment | None
     watch: Watch
 
 
 class Definitions:
-    """Definitions of workers: where `serialize` finds the classes to which results refer."""
+    """Definitions by workers, in which `serialize` looks up the classes of results."""
 
     by_value_first = True
 
@@ -264,10 +265,10 @@ class Definitions:
         return self.packed[key]
 
     def add(self, data: bytes | memoryview) -> None:
-        """Take in a definition: its key, and the packed object."""
+        """Store a definition: its key, and the pickled object."""
         self.packed[bytes(data[: packets.KEY_BYTES])] = bytes(data[packets.KEY_BYTES :])
 
     def keep(self, key: bytes, built: Any) -> None:
-        """Keep a definition alive that has been built."""
+        """Keep a rebuilt definition alive."""
         self._built[key] = built
         self.packed.pop(key, None)

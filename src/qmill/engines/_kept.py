@@ -1,25 +1,25 @@
-"""Results of a chunk's calls, kept where they outlive the worker process.
+"""Results of a chunk's calls, in memory that outlives the worker process.
 
     worker ── keep(result) ──> shared memory ── at the worker's death ──> engine
                                     └────────── at the chunk's end ─────> channel
 
-A worker may die in any call of a chunk. The results of the calls before it must not be lost, and
+A worker may die during any call of a chunk. The results of earlier calls must not be lost, and
 these calls must not be made again. So each result is written, before the next call begins, into
-memory that the engine maps, too; their number also tells in which call the worker was. The native
-codec writes small objects of built-in types, as quickly as pickle writes a list of them. Each other
-result is pickled by itself.
+memory that the engine maps, too. The number of results also shows during which call the worker
+died. The native codec writes small objects of built-in types as quickly as pickle writes a list of
+them. Every other result is pickled by itself.
 
     permit | used | count | first | entry, entry, ...     words of 8 bytes, then `used` bytes
 
-`first` is the place in the chunk of the first entry's call. What starts with that word is a *part*,
-which goes over the channel when the memory is full and at the chunk's end. A large result goes over
-the channel at once, by itself. An entry is a scalar, as the codec writes it, or
+`first` is the place in the chunk of the first entry's call. The bytes from `first` on are a *part*.
+A part is sent over the channel when the memory is full, and at the chunk's end. A large result is
+sent at once, by itself. An entry is a scalar, as the codec writes it, or
 
     p e | length (4 bytes) | data       a result or an exception, as `serialize` packs them
     c | length (4 bytes) | data         a container or an instance, as the codec writes them
 
-Invariants: `used` is the last word that is written for a result, so an entry is there as a whole or
-not at all; `used` is 0 before `first` changes, so entries that were sent twice can be told.
+Invariants: `used` is the last word that is written for a result, so an entry is either complete or
+absent; `used` is 0 before `first` changes, so entries that were sent twice can be recognised.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ HAS_CODEC = native is not None
 
 SIZE_BYTES = 1 << 18
 LARGE_BYTES = serialize.OUT_OF_BAND_BYTES
-"""A result of this size and more, when it is packed, goes over the channel at once."""
+"""A result whose pickled form has at least this size is sent over the channel at once."""
 
 _PERMIT, _USED, _COUNT, _FIRST = range(4)
 _WORD = struct.Struct("=Q")
@@ -65,11 +65,11 @@ class Keeper:
     """The worker's side: writes results.
 
     Args:
-        exports: The definitions that the reader has and is to have.
-        define: Sends those that it does not have.
+        exports: The definitions that the engine has or is to get.
+        define: Sends those that the engine does not have.
         send: Sends a part, or one result: `send(kind, job, parts)`.
         tell: Sends the descriptor of the memory.
-        codec: Whether the reader has the native codec.
+        codec: Whether the engine has the native codec.
 
     Raises:
         OSError: There is no memory or no descriptor left.
@@ -106,18 +106,18 @@ class Keeper:
                 self.keep = writer.keep
 
     def begin(self, permit: int) -> None:
-        """Keep the results of another chunk, of this permit, from now on."""
+        """Begin to keep the results of another chunk, the one with this permit."""
         words = self._words
         words[_USED] = words[_COUNT] = words[_FIRST] = 0
         words[_PERMIT] = permit
         self._job = permit & packets.ID
 
     def fail(self, error: BaseException) -> None:
-        """Keep an exception that a call has raised."""
+        """Keep the exception of a call."""
         self._write(_ERROR, serialize.dump_error(error))
 
     def rest(self) -> memoryview:
-        """Return the part that was not sent; it changes with the next chunk."""
+        """Return the part that was not sent; `begin` overwrites it."""
         return memoryview(self._memory)[_PART_AT : _ENTRIES_AT + self._words[_USED]]
 
     def _keep_packed(self, result: Any) -> None:
@@ -135,7 +135,7 @@ class Keeper:
         if self._write_blob(tag, packed):
             return
         self._flush()
-        if not self._write_blob(tag, packed):  # there is not so much room
+        if not self._write_blob(tag, packed):  # too large even for the empty memory
             words, head = self._words, _BLOB.pack(tag, len(packed))
             self._send(packets.SOME, self._job, [_WORD.pack(words[_FIRST]), head, packed])
             words[_FIRST] += 1
@@ -151,7 +151,7 @@ class Keeper:
         return True
 
     def _flush(self) -> None:
-        """Send what there is, so that there is room."""
+        """Send the entries that are in the memory, and empty it."""
         words = self._words
         if words[_USED]:
             self._send(packets.SOME, self._job, [self.rest()])
@@ -161,10 +161,10 @@ class Keeper:
 
 
 def open_memory(descriptor: int) -> mmap.mmap:
-    """Map, in the engine, a worker's memory; closes the descriptor.
+    """Map a worker's memory in the engine; closes the descriptor.
 
     Raises:
-        OSError, ValueError: It is none.
+        OSError, ValueError: The descriptor is not one of such memory.
     """
     try:
         return mmap.mmap(descriptor, SIZE_BYTES, prot=mmap.PROT_READ)
@@ -173,7 +173,7 @@ def open_memory(descriptor: int) -> mmap.mmap:
 
 
 def rest_of(memory: mmap.mmap | None, permit: int) -> list[Part] | None:
-    """Return what a dead worker has kept of a chunk; None if it has made no call of it."""
+    """Return the results that a dead worker has kept of a chunk; None if it made no call of it."""
     if memory is None:
         return None
     words = memoryview(memory)[:_ENTRIES_AT].cast("Q")
@@ -183,10 +183,10 @@ def rest_of(memory: mmap.mmap | None, permit: int) -> list[Part] | None:
 
 
 class Rebuilder:
-    """The engine's side: rebuilds what the calls of chunks have come to.
+    """The engine's side: rebuilds the outcomes of chunks.
 
     Args:
-        imports: Where definitions are found that results refer to.
+        imports: The definitions to which results refer.
     """
 
     def __init__(self, imports: serialize.Imports) -> None:
@@ -198,12 +198,12 @@ class Rebuilder:
             self._read = native.Reader(classes, _resolver(classes, imports)).read
 
     def outcome(self, parts: list[Part], num_calls: int, death: BaseException | None) -> Outcome:
-        """Rebuild what the calls of a chunk have come to.
+        """Rebuild the outcome of a chunk.
 
         Args:
-            parts: In the order in which they came.
+            parts: Its parts, in the order in which they came.
             num_calls: How many calls the chunk was to make.
-            death: What has ended them, if that was the end of their worker.
+            death: The error of its worker's death; None if it has not died.
         """
         results: list[Any] = []
         errors: dict[int, BaseException] = {}
@@ -211,7 +211,7 @@ class Rebuilder:
         try:
             for kind, data in parts:
                 self._add_part(results, kind, data)
-        except (RuntimeError, ValueError, struct.error) as why:  # a job has written there
+        except (RuntimeError, ValueError, struct.error) as why:  # a job has written to the memory
             error = SerializationError(f"the results of this call and others are damaged: {why}")
             while len(results) < num_calls:
                 errors[len(results)] = error
@@ -268,7 +268,7 @@ class _Failure:
 
 
 def _read_packed(data: memoryview, one: Callable[[int, bytes], Any]) -> list[Any]:
-    """Read entries without the native codec, and of those that it did not write."""
+    """Read entries without the native codec; those that the codec has written are an error."""
     results, at = [], 0
     while at < len(data):
         tag, size = _BLOB.unpack_from(data, at)

@@ -1,15 +1,15 @@
 """The messages between the process engine and its workers, and their layout.
 
     engine ── messages: functions, jobs ──> channel (SOCK_STREAM) ──> worker
-           <── records: results, errors, log ─
+           <── answers: results, errors, log ─
            ── permits: ids of jobs ──────────> permits (SOCK_STREAM) ──>
 
-A worker may begin a job when it has taken its permit, 8 bytes that the engine can take back as long
-as the worker has not. So the job itself need not be taken back: one whose permit does not come is
-dropped when the next one's does.
+A worker may begin a job when it has taken its permit, 8 bytes that the engine can take back until
+then. So the job itself need not be taken back: the worker discards a job without a permit when it
+takes the permit of a later job.
 
-What is larger than `BESIDE_BYTES` goes beside the channel: through shared memory (`_beside`), or in
-a nameless file, whose descriptor travels on the channel.
+Payloads larger than `BESIDE_BYTES` do not go over the channel but through shared memory
+(`_beside`), or in a nameless file whose descriptor is sent over the channel.
 """
 
 from __future__ import annotations
@@ -30,39 +30,41 @@ if TYPE_CHECKING:
     from ..queues.wire import Blob
 
 MESSAGE = struct.Struct("<BIIQI")
-"""Kind, number of the function (0: it comes with the arguments), number of the environment (0: it
-needs none), id of the job, bytes to follow."""
+"""The head of a message to the worker: kind; number of the function (0: it comes with the
+arguments); number of the environment (0: none is needed); id of the job; bytes that follow."""
 
 JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY, TO_DO, FILES = range(11)
-"""Arguments of a job; those of a chunk; a packed function, environment, or tuple of values that
-environments refer to; its end; a key and what it defines;
-messages, in a file; a shared value, in a file, whose key stands for the job's id; its end; the
-memory through which large payloads come; which calls of a chunk are to be made; modules that are
-loaded by their files."""
+"""The kinds of messages to the worker:
+
+JOB, CHUNK: the arguments of a job, or of a chunk. FUNCTION: a pickled function, environment, or
+tuple of values that environments refer to; FORGET: release it. DEFINITION: a key, and the object
+that it stands for. BUNDLE: messages, in a file. SHARE: a shared value, in a file, with its key in
+the place of the job's id; UNSHARE: release it. MEMORY: the shared memory for large payloads. TO_DO:
+the calls of a chunk that are to be made. FILES: modules that are loaded from their files."""
 
 PERMIT = struct.Struct("<Q")
-"""The id of the job that may begin, and above it, for a chunk, the version of what it is to do: its
-TO_DO message has the same number. 0 tells the worker to end."""
+"""The id of the job that may begin; above it, for a chunk, the version of its list of calls, which
+is also in its TO_DO message. 0 asks the worker to exit."""
 
 ID_BITS = 48
 ID = (1 << ID_BITS) - 1
 
 RECORD = struct.Struct("<BQddI")
-"""Kind, id of the job, moments of its start and end in seconds, bytes that follow."""
+"""The head of an answer: kind, id of the job, its start and end in seconds, bytes that follow."""
 
 READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY, LINGERS = range(9)
 SENT_KEPT, SOME, ONE = range(9, 12)
-"""These are of chunks: the memory that keeps their results; a part of the results, or one large
-result, before all calls are made. Of a chunk a VALUE is the last part; see `_kept`."""
+"""For chunks: the memory that keeps their results; a part of the results, or one large result, sent
+before all calls are made. For a chunk, VALUE is the last part; see `_kept`."""
 
-BESIDE = 0x80  # of a kind: what belongs to it is in a file of its own
-SPENT = 0x40  # of a record's kind: the worker has grown too large and is to be replaced
-SHARED = 0x20  # of a kind: what belongs to it is in shared memory
+BESIDE = 0x80  # bit of a kind: the payload is in a file of its own
+SPENT = 0x40  # bit of an answer's kind: the worker has grown too large and is to be replaced
+SHARED = 0x20  # bit of a kind: the payload is in shared memory
 KIND = 0x1F
 
 BESIDE_BYTES = 1 << 16
-CONTROL_BYTES = 1 << 12  # messages that are no jobs go as a bundle if they are more
-RECORD_BYTES = 1 << 14  # one `send` of so many is not mixed with what a job's children send
+CONTROL_BYTES = 1 << 12  # messages other than jobs are bundled in a file if they exceed this
+RECORD_BYTES = 1 << 14  # one `send` of up to this is not mixed with writes of a job's children
 KEY_BYTES = 16  # of a definition
 
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -71,7 +73,7 @@ FDS_SPACE = socket.CMSG_SPACE(16 * _FDS.itemsize) if hasattr(socket, "CMSG_SPACE
 
 
 def read_file(descriptor: int) -> memoryview:
-    """Return a file's content, which becomes this process's own; closes the descriptor."""
+    """Return a file's content, as memory that belongs to this process; closes the descriptor."""
     flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
     try:
         size = os.fstat(descriptor).st_size
@@ -81,10 +83,10 @@ def read_file(descriptor: int) -> memoryview:
 
 
 def take_file(files: deque[int]) -> memoryview:
-    """Return the content of the next file that has come, as `read_file`.
+    """Return the content of the next file that was received; see `read_file`.
 
     Raises:
-        OSError: There was no descriptor for it, or there is no memory left to map it.
+        OSError: Its descriptor was lost, or there is no memory left to map it.
     """
     if not files:
         raise wire.file_lost()
@@ -104,7 +106,7 @@ def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def message(kind: int, function: int, job: int, *parts: Blob, environment: int = 0) -> bytes:
-    """Lay out a message."""
+    """Return a message: its head and its parts."""
     return MESSAGE.pack(kind, function, environment, job, sum(map(len, parts))) + b"".join(parts)
 
 
@@ -114,6 +116,6 @@ def permit(job: Job) -> int:
 
 
 def shared(head: bytes, ticket: bytes) -> bytes:
-    """Turn the head of a message that has a file into one whose payload is in shared memory."""
+    """Return the message that says that a payload is in shared memory, from the head for a file."""
     kind, function, environment, job, _ = MESSAGE.unpack(head)
     return message(kind & ~BESIDE | SHARED, function, job, ticket, environment=environment)

@@ -3,12 +3,12 @@
     cluster's task ── run(call) ──> inbox ──> [ thread: ProcessEngine ] ──> child, child ...
                   <── Answer ─────────────────────────┘
 
-The children are those of the process engine, so a kill hits a job and nothing else. Nothing of a
-job is unpacked in the cluster's worker: calls go to the children, and answers back, as bytes.
+The children are those of the process engine, so a kill affects one job and no other. The cluster's
+worker unpickles no part of a job: calls go to the children, and answers come back, as bytes.
 
-A call may be revoked as long as it has not come: its task then ends without having run it. What has
-come is killed. Both are decided by the thread of the worker's event loop, so each call is one or
-the other.
+A call can be revoked until it has arrived: its task then ends without running it. A call that has
+arrived is killed instead. The thread of the worker's event loop decides this, so each call is
+either revoked or killed.
 
 This module knows nothing of the cluster.
 """
@@ -49,31 +49,31 @@ class Setup(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """Definitions that a runner is to learn, or to forget, before calls come that need them."""
+    """Definitions that a runner has to get, or may release, before the calls that need them."""
 
     functions: dict[int, Any] = {}
     definitions: dict[bytes, Any] = {}
     shares: dict[int, Any] = {}
-    packets: dict[int, Any] = {}  # large ones, by their call's token
+    packets: dict[int, Any] = {}  # of large calls, by their tokens
     gone_functions: list[int] = []
     gone_shares: list[int] = []
 
 
 class Call(NamedTuple):
-    """A job that is to be run.
+    """A job to run.
 
     Attributes:
-        token: Its attempt's number, another one for each.
+        token: The number of this attempt; each attempt has a new one.
         job: Its id.
-        name: What it is called in messages; None for its id.
-        function: The number of its function; 0 if it comes with the arguments.
-        environment: The numbers of the values of its globals, and last of the environment itself;
-            empty if it needs none.
-        packet: What goes to the child; None if a lesson has brought it.
-        is_chunk: Whether it is one of a map's.
+        name: Its name in messages; None for its id.
+        function: The number of its function; 0 if the function comes with the arguments.
+        environment: The numbers of the values of its globals, and last that of the environment
+            itself; empty if it needs none.
+        packet: The data for the child; None if a lesson has brought it.
+        is_chunk: Whether it is a chunk of a map.
         to_do, version: As of a `Chunk`.
-        timeout: Seconds that it may run.
-        oldest: The caller has had the answers to all calls before this one.
+        timeout: Seconds that it may run; None is no limit.
+        oldest: The lowest token whose answer the caller has not got.
     """
 
     token: int
@@ -94,14 +94,14 @@ class Answer(NamedTuple):
 
     Attributes:
         what: As of a `Report`.
-        kind: Of the packed answer, as of a record; 0 if there is none.
-        value: The packed answer; or a WorkerDied. If it is of kind SOME: the parts of a chunk's
-            results and a WorkerDied or None, packed.
+        kind: The kind of the packed answer, of `_packets`; 0 if there is none.
+        value: The packed answer; or a WorkerDied. For the kind SOME: the parts of a chunk's results
+            and a WorkerDied or None, pickled together.
         age_s: How many seconds ago it ended.
         taken_s: How many seconds it ran.
         exitcode: As of a `Report`.
         worker: The child's name.
-        definitions: What the child has defined for its answer.
+        definitions: The definitions that the child has made for its answer.
     """
 
     what: int
@@ -115,18 +115,18 @@ class Answer(NamedTuple):
 
 
 class _RemoteJob(Job):
-    """A call, as the process engine knows jobs."""
+    """A call, in the form of a job of the process engine."""
 
     __slots__ = ("answer", "deadline", "_is_chunk", "_to_do", "_version", "is_late", "is_unwanted")
 
     def __init__(self, call: Call, packet: Any, things: dict[int, Subject], owner: Any) -> None:
         options = Options(name=call.name, timeout=call.timeout)
         super().__init__(call.job, _RemoteJob, (), None, 0, options, owner, 0.0)
-        self._is_chunk = call.is_chunk  # of one call, as it is for the caller to measure
+        self._is_chunk = call.is_chunk  # `_num_calls` stays 1, as the caller measures the calls
         self._to_do, self._version = call.to_do, call.version
         self.answer: Future[Answer] = Future()
         self.deadline: float | None = None
-        self.is_late = False  # its time is over
+        self.is_late = False  # whether its timeout has expired
         self.is_unwanted = False
         self._packet = packet
         self._subject = things.get(call.function)
@@ -137,7 +137,7 @@ class _RemoteJob(Job):
 
 
 class _RawEngine(ProcessEngine):
-    """A process engine that hands answers on as they come."""
+    """A process engine that passes answers on without unpickling them."""
 
     _is_remote = True
 
@@ -175,13 +175,13 @@ class _RawEngine(ProcessEngine):
             super()._take_record(worker, kind, data)
 
     def adopt(self, functions: dict[int, Subject], lesson: Lesson) -> None:
-        """Have children told what a lesson brings."""
+        """Make the definitions of a lesson available to the children."""
         self._functions.adopt(functions, lesson.gone_functions)
         self._exports.pending.update(lesson.definitions)
 
     @property
     def shares(self) -> sharing.Shares:
-        """The shared values that children are told of."""
+        """The shared values that the children get."""
         return self._shares
 
 
@@ -189,12 +189,12 @@ class Runner:
     """Runs the calls of one queue on one worker of a cluster.
 
     Args:
-        address: The worker's; it is part of the children's names.
+        address: The worker's address; it is part of the children's names.
         num_slots: How many calls run at a time.
-        setup: What children are told.
-        log: Is given each packed log record of a child, in a thread of the runner's.
+        setup: The settings of the children.
+        log: Called with each pickled log record of a child, in a thread of the runner.
 
-    All but what `_Driver` does is for the thread of the worker's event loop.
+    All methods are for the thread of the worker's event loop; `_Driver` has a thread of its own.
     """
 
     def __init__(
@@ -205,12 +205,12 @@ class Runner:
         self._packets: dict[int, Any] = {}
         self._functions: dict[int, Subject] = {}
         self._shares: dict[int, sharing.Shared] = {}
-        self._came: dict[int, None] = {}  # tokens, of answers as well that are under way
+        self._came: dict[int, None] = {}  # tokens of calls that have arrived, running or answered
         self._here: dict[int, _RemoteJob] = {}
         self._revoked: set[int] = set()
 
     def learn(self, lesson: Lesson) -> None:
-        """Know, and forget, what a lesson says."""
+        """Take in the definitions of a lesson, and release those that it names."""
         self._packets.update(lesson.packets)
         for key, packed in lesson.shares.items():
             self._shares[key] = handle = sharing.from_packed(key, packed)
@@ -225,14 +225,14 @@ class Runner:
         self._driver.order(partial(self._driver.engine.adopt, functions, told))
 
     def run(self, call: Call) -> Future[Answer]:
-        """Run a call; the future never fails."""
+        """Run a call; the future never has an exception."""
         packet = self._packets.pop(call.token, None) if call.packet is None else call.packet
         job = _RemoteJob(call, packet, self._functions, self)
         if call.token in self._revoked or self._driver.is_closing:
             self._revoked.discard(call.token)
             job.answer.set_result(Answer(RETURNED))
             return job.answer
-        if self._driver.ended.done():  # it has failed
+        if self._driver.ended.done():  # the driver's thread has failed
             job.answer.set_result(self._driver.death(job))
             return job.answer
         for token in list(itertools.takewhile(call.oldest.__gt__, self._came)):
@@ -244,7 +244,7 @@ class Runner:
         return job.answer
 
     def revoke(self, tokens: list[int]) -> list[int]:
-        """Revoke the calls that have not come; returns which these are."""
+        """Revoke the calls that have not arrived; return their tokens."""
         missing = [token for token in tokens if token not in self._came]
         self._revoked.update(missing)
         for token in missing:
@@ -252,7 +252,7 @@ class Runner:
         return missing
 
     def kill(self, token: int) -> bool:
-        """Kill a call, or revoke it; returns whether it was revoked."""
+        """Kill a call, or revoke it; return whether it was revoked."""
         if self.revoke([token]):
             return True
         if (job := self._here.get(token)) is not None:
@@ -260,10 +260,10 @@ class Runner:
         return False
 
     def close(self, *, patient: bool = False) -> Future[None]:
-        """Kill what runs and end the children; the future tells when that is done.
+        """Kill the running calls and end the children; the future is done when they have ended.
 
         Args:
-            patient: Whether to wait for threads that calls have left, until it is closed again.
+            patient: Whether to wait for threads of calls, until `close` is called without it.
         """
         self._driver.close(patient)
         return self._driver.ended
@@ -296,12 +296,12 @@ class _Driver:
         threading.Thread(target=self._run, name=f"qmill-runner-{address}", daemon=True).start()
 
     def order(self, what: Callable[[], None]) -> None:
-        """Have this thread do something; any thread may call it."""
+        """Have the driver's thread call a function; any thread may call this."""
         self._orders.append(what)
         self.engine.wake()
 
     def close(self, patient: bool) -> None:
-        """End, and kill what runs; any thread may call it."""
+        """Kill the running calls and end; any thread may call this."""
         self._is_patient = self._is_patient and patient
         self.is_closing = True
         self.engine.wake()
@@ -312,17 +312,17 @@ class _Driver:
                 for report in self.engine.wait(self._next_due()):
                     self._take(report)
             self.engine.close()
-        finally:  # jobs are left only if there is a fault of ours
+        finally:  # if jobs remain, there is a fault in qmill
             self.ended.set_result(None)
             for job in [*self._waiting, *self._running.values()]:
                 job.answer.set_result(self.death(job))
 
     def death(self, job: _RemoteJob) -> Answer:
-        """Return the answer for a job that cannot be run here any more."""
+        """Return the answer for a job that cannot run here any more."""
         return Answer(DIED, value=WorkerDied(None, None, None, job.name, None, self._address))
 
     def _dispatch(self) -> bool:
-        """Do what is to be done now; False at the end."""
+        """Do the orders, kill late jobs and offer waiting ones; False when all has ended."""
         engine = self.engine
         while self._orders:
             self._orders.popleft()()
@@ -355,7 +355,7 @@ class _Driver:
         return max(0.0, min(deadlines) - monotonic()) if deadlines else None
 
     def run_job(self, job: _RemoteJob) -> None:
-        """Run a job when there is a child for it."""
+        """Queue a job, which runs when a child is free."""
         self._waiting.append(job)
 
     def kill_job(self, job: _RemoteJob) -> None:
@@ -368,9 +368,9 @@ class _Driver:
             self.engine.kill(job)
 
     def _take(self, report: Report) -> None:
-        """Answer a job, or hand on what is no answer."""
+        """Answer the job of a report; pass other reports on."""
         if report.what == LOGGED:
-            with contextlib.suppress(Exception):  # the worker is about to end
+            with contextlib.suppress(Exception):  # the Dask worker may be ending
                 self._log(report.value)
         elif report.what == NOT_STARTED:
             if self._waiting:
@@ -379,7 +379,7 @@ class _Driver:
             assert isinstance(report.job, _RemoteJob)
             job = report.job
             del self._running[job.id]
-            if report.what == RETURNED and not job.is_unwanted:  # its child died before it began
+            if report.what == RETURNED and not job.is_unwanted:  # the child died before it began
                 job.is_late = False
                 self._waiting.appendleft(job)
             else:
@@ -413,6 +413,6 @@ class _Driver:
 
 
 def _initialize(packed: bytes) -> None:
-    """Call, in a child, an initializer that was packed elsewhere."""
+    """Call, in a child, an initializer that another process has pickled."""
     function, args = serialize.loads(packed)
     function(*args)

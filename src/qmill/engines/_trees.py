@@ -1,4 +1,4 @@
-"""Processes that are to end, with all that they have started: a signal, a grace, SIGKILL."""
+"""Ends process trees: a signal, two seconds of grace, SIGKILL."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GRACE_S = 2.0
-"""Seconds that a process has to end after SIGTERM, before SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class EndingTrees:
-    """Process trees that have been told to end, and are killed when their time is over.
+    """Process trees that were signalled, and are killed if they do not end in time.
 
     Args:
-        selector: What tells of their ends; its files' data are functions to call.
+        selector: Reports the ends of processes; the data of its files are functions to call.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
-        self._trees: dict[ProcessTree, float] = {}  # what is to be killed, and when
+        self._trees: dict[ProcessTree, float] = {}  # trees, and the moments at which to kill them
 
     def __len__(self) -> int:
         return len(self._trees)
 
     def end(self, pid: int, number: int) -> None:
-        """Signal what a process has started, and later kill who is left."""
+        """Signal a process's tree now, and kill its remaining processes later."""
         tree = ProcessTree(pid)
         tree.signal(number)
         if tree.is_over():
@@ -49,28 +49,28 @@ class EndingTrees:
             self._selector.register(tree.ends, selectors.EVENT_READ, partial(self._see_after, tree))
 
     def next_due(self) -> float | None:
-        """Return when one is to be killed; None if there is none."""
+        """Return the moment of the next kill; None if there is none."""
         return min(self._trees.values(), default=None)
 
     def kill_due(self, now: float) -> None:
-        """Kill those whose time is over."""
+        """Kill the trees whose grace is over."""
         for tree in [tree for tree, moment in self._trees.items() if moment <= now]:
             tree.signal(SIGKILL)
             self._drop(tree)
 
     def close(self) -> None:
-        """Kill them all now."""
+        """Kill all trees now."""
         for tree in list(self._trees):
             tree.signal(SIGKILL)
             self._drop(tree)
 
     def forget_in_child(self) -> None:
-        """They are the parent's."""
+        """Close the files, in a forked child: the trees are the parent's to kill."""
         for tree in self._trees:
             tree.close()
 
     def _see_after(self, tree: ProcessTree) -> None:
-        """Forget a tree of whom nobody is left: nothing has to wait for its time."""
+        """Forget a tree whose processes have all ended."""
         if tree in self._trees and tree.is_over():
             self._drop(tree)
 
@@ -82,17 +82,16 @@ class EndingTrees:
 
 
 class ProcessTree:
-    """Processes that a worker's jobs have started, to be ended with it.
+    """The processes that a worker's jobs have started, to be ended with the worker.
 
-    That is the worker's process group, and, as long as the worker lives, all its descendants: those
-    may be in groups and sessions of their own. Who has left both is not found.
+    These are the worker's process group and, as long as the worker lives, all its descendants, even
+    in groups and sessions of their own. A process that has left both is not found.
 
     Args:
-        pid: The worker's process.
+        pid: The worker's process id.
 
     Attributes:
-        ends: A file that is ready to be read when one of them has ended; None where there is no
-            such thing.
+        ends: A file that is readable when one of them has ended; None on systems without pidfds.
     """
 
     def __init__(self, pid: int) -> None:
@@ -107,32 +106,32 @@ class ProcessTree:
     def _add(self, pids: Iterable[int]) -> None:
         assert self.ends is not None
         for pid in pids:
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # the process has just ended
                 pidfd = os.pidfd_open(pid)
                 self._pidfds.add(pidfd)
                 self.ends.register(pidfd, select.EPOLLIN)
 
     def signal(self, number: int) -> None:
-        """Signal all of them."""
+        """Signal all processes of the tree."""
         for pidfd in self._pidfds:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(pidfd, number)
         _signal_group(self._group, number)
 
     def is_over(self) -> bool:
-        """See whether all have ended; zombies, which nobody may ever reap, have."""
+        """Return whether all have ended; a zombie counts as ended, as it may never be reaped."""
         if self.ends is None:
             return not _signal_group(self._group, 0)
         for pidfd, _ in self.ends.poll(0):
-            self.ends.unregister(pidfd)  # closing does not, if a forked process has it, too
+            self.ends.unregister(pidfd)  # closing is not enough if a forked process has it, too
             os.close(pidfd)
             self._pidfds.discard(pidfd)
         if not self._pidfds:
-            self._add(_members(self._group))  # who has come since
+            self._add(_members(self._group))  # processes that were started since
         return not self._pidfds
 
     def close(self) -> None:
-        """Forget them."""
+        """Close the files; the processes are left alone."""
         if self.ends is not None:
             self.ends.close()
         while self._pidfds:
@@ -140,7 +139,7 @@ class ProcessTree:
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Signal a process group; False if there is none."""
+    """Signal a process group; return whether it exists."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -151,13 +150,13 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def _members(group: int) -> list[int]:
-    """List the processes of a process group that are no zombies."""
+    """List the processes of a process group, without zombies."""
     found: list[int] = []
     if not _signal_group(group, 0):
         return found
     for path in glob.glob("/proc/[0-9]*/stat"):
         with contextlib.suppress(OSError), open(path, "rb") as file:
-            # The name, in parentheses, may contain anything; what follows the last one is regular.
+            # The name, in parentheses, may contain anything; the fields after it are regular.
             state, _, its_group = file.read().rpartition(b")")[2].split(maxsplit=3)[:3]
             if int(its_group) == group and state not in b"ZX":
                 found.append(int(path.split("/")[2]))
@@ -165,7 +164,7 @@ def _members(group: int) -> list[int]:
 
 
 def _descendants(pid: int) -> list[int]:
-    """List the processes that a process has started, and those have, from the top."""
+    """List the descendants of a process, parents first."""
     found, parents = [], [pid]
     while parents:
         parent = parents.pop()

@@ -1,11 +1,11 @@
-"""The interface of engines: an engine runs jobs and reports their ends, driven by one thread.
+"""The interface of engines: an engine runs jobs and reports how they ended; one thread drives it.
 
-A `JobQueue`'s dispatcher is the only thread that calls an engine, but for `prepare` and `wake`:
+A `JobQueue`'s dispatcher is the only thread that calls an engine, except `prepare` and `wake`:
 
     offer(job) ... flush() ── grow(n) ── wait() ──> reports
 
-An engine knows nothing of priorities, lanes and retries; it is offered the job that is to run next.
-`offer` is called with the queue's lock held and makes no system call; `flush` does what it decided.
+An engine does not see priorities, lanes and retries; it is offered the job that is to run next.
+`offer` is called with the queue's lock held and makes no system call; `flush` sends the jobs.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Report(NamedTuple):
     """The end of a job, or of a worker.
 
     Attributes:
-        what: DONE; FAILED (the function raised, or its result cannot be sent); DIED (the worker
-            did, while it ran the job); TIMED_OUT (an engine that keeps time has killed it);
-            RETURNED (it was not begun, and may be offered again); NOT_STARTED (no job: a worker
-            could not be started); LOGGED (no job: a record of the worker's logging).
-        job: The job.
-        value: What the function returned; or the exception; or the logging.LogRecord. Of a chunk,
-            what its calls have come to (`Outcome`); an exception only if none of them was made.
+        what: DONE; FAILED (the function raised, or its result cannot be pickled); DIED (the worker
+            died while it ran the job); TIMED_OUT (an engine with `keeps_time` has killed the job);
+            RETURNED (the job was not begun, and may be offered again); NOT_STARTED (no job: a
+            worker could not be started); LOGGED (no job: a worker has logged a LogRecord).
+        job: The job, or None.
+        value: The result of the function; or the exception; or the logging.LogRecord. For a chunk,
+            the `Outcome` of its calls; an exception only if none of them was made.
         started_s: When the function was called, on the monotonic clock.
-        ended_s: When it ended.
-        exitcode: 0, 1 for an exception, or how the worker ended.
+        ended_s: When it ended, on the monotonic clock.
+        exitcode: 0; 1 for an exception; else the exit code of the worker.
         worker: The worker's name.
     """
 
@@ -66,9 +66,9 @@ class Engine(ABC):
     """Runs jobs in workers.
 
     Attributes:
-        can_kill: Whether a running job can be ended from outside.
-        keeps_time: Whether it kills jobs by itself when their timeout is over.
-        max_workers: How many workers there may be.
+        can_kill: Whether a running job can be killed.
+        keeps_time: Whether the engine itself kills jobs whose timeout has expired.
+        max_workers: The most workers at a time.
     """
 
     can_kill = False
@@ -76,29 +76,29 @@ class Engine(ABC):
     max_workers: int
 
     def moment_of(self, function: Callable[..., Any]) -> Any:
-        """Return what a function is at this moment, for jobs that are prepared later.
+        """Return the state of a function at this moment, for jobs that are prepared later.
 
         Raises:
-            SerializationError: It cannot be sent.
+            SerializationError: The function cannot be pickled.
         """
         return None
 
     @abstractmethod
     def prepare(self, job: Job, moment: Any = None) -> None:
-        """Make a job ready to be offered; any thread may call it, with no lock held.
+        """Pickle a job, so that it can be offered. Any thread may call this, with no lock held.
 
         Args:
             job: The job.
-            moment: What `moment_of` has returned: the function and its globals are those of then.
-                None is now.
+            moment: The value of an earlier `moment_of`: the job uses the function and its globals
+                as they were then. None is now.
 
         Raises:
-            SerializationError: The function or an argument cannot be sent.
+            SerializationError: The function or an argument cannot be pickled.
         """
 
     @abstractmethod
     def offer(self, job: Job) -> bool:
-        """Accept a job, if there is room for it."""
+        """Accept a job if there is room for it; return whether it was accepted."""
 
     @abstractmethod
     def flush(self) -> None:
@@ -106,7 +106,7 @@ class Engine(ABC):
 
     @abstractmethod
     def grow(self, num_waiting: int) -> None:
-        """Start workers for jobs that wait, as many as may still be started."""
+        """Start workers for waiting jobs, at most as many as are still allowed."""
 
     @property
     @abstractmethod
@@ -114,11 +114,11 @@ class Engine(ABC):
         """The number of workers that `grow` might still start."""
 
     def has_large_arguments(self, job: Job) -> bool:
-        """Tell whether the arguments of a job that was prepared take more than `KEPT_BYTES`."""
+        """Return whether the arguments of a prepared job take more than `KEPT_BYTES`."""
         return kept.are_large(job.args or (), job.kwargs)
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
-        """Return the seconds that calls of a function take here, if that has been measured."""
+        """Return the mean duration of calls of a function in seconds; None if there was none."""
         return None
 
     def recall(self) -> None:
@@ -126,9 +126,9 @@ class Engine(ABC):
         return
 
     def kill(self, job: Job) -> None:
-        """Begin to kill a job that was accepted, if it is still here.
+        """Begin to kill a job that was accepted, unless it has ended.
 
-        It is reported as what it ends as, RETURNED if it had not begun.
+        A report follows as for any other job: RETURNED if the job had not begun.
         """
         return
 
@@ -139,7 +139,7 @@ class Engine(ABC):
 
     @abstractmethod
     def resize(self, max_workers: int) -> None:
-        """Change the number of workers; those too many end when they have nothing to do."""
+        """Change the number of workers; surplus workers end when they are idle."""
 
     @abstractmethod
     def wait(self, timeout: float | None) -> list[Report]:
@@ -149,60 +149,60 @@ class Engine(ABC):
             timeout: Seconds to wait at most; None is no limit.
 
         Returns:
-            What there is to tell, in the order in which it happened; perhaps nothing.
+            The reports, in the order of their events; perhaps none.
         """
 
     @abstractmethod
     def wake(self) -> None:
-        """End the `wait` that runs or comes next; any thread may call it."""
+        """End the current `wait`, or the next one if there is none; any thread may call this."""
 
     @abstractmethod
     def stop_workers(self) -> None:
-        """Tell all workers to end once they have nothing to do; `wait` sees to it."""
+        """Ask all workers to end when they are idle; `wait` handles their ends."""
 
     def hurry(self) -> None:
-        """Wait for nothing that jobs have left in their workers: these are to end, soon."""
+        """End idle workers soon, even if threads or processes of their jobs still run."""
         return
 
     @property
     @abstractmethod
     def num_workers(self) -> int:
-        """The number of workers, those that are about to end included."""
+        """The number of workers, including those that are about to end."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what is left, once there are no workers."""
+        """Close the engine's files; there are no workers any more."""
 
     def forget_in_child(self) -> None:
-        """Drop, in a forked child, the parent's workers."""
+        """Close, in a forked child, the handles of the parent's workers."""
         return
 
     def host_of(self, worker: str | None) -> str | None:
-        """Return the name of the machine that a worker runs on; any thread."""
+        """Return the name of the machine that a worker runs on; any thread may call this."""
         return None if worker is None else _THIS_HOST
 
 
 class EngineFactory(ABC):
-    """A factory of engines, where a name is not enough to choose one by."""
+    """Makes engines, for engines that need more than a name, such as an address."""
 
     @abstractmethod
     def make(self, settings: Settings) -> Engine:
         """Make an engine.
 
         Args:
-            settings: As for all engines; a `max_workers` of `ALL` is no limit.
+            settings: As for all engines; a `max_workers` of `ALL` means no limit.
         """
 
 
 ALL = sys.maxsize
-"""As many workers as there are, where they are not this process's to start."""
+"""As many workers as there are; for engines whose workers exist already, as in a cluster."""
 
 _THIS_HOST = socket.gethostname()
 
 
 Outcome = tuple[list[Any], dict[int, BaseException]]
-"""Outcomes of a chunk's calls: results, with None where a call failed, and the exceptions by
-their place. Calls that were not made are missing at the end of the list."""
+"""Outcomes of a chunk's calls: the list of results, with None where a call failed, and the
+exceptions by place. Calls that were not made are missing at the end of the list."""
 
 
 def call(job: Job) -> Any:
@@ -215,9 +215,9 @@ def call(job: Job) -> Any:
 
 
 CHUNK_S = 0.025
-"""Seconds that a chunk of a map's quick calls is to take, by measure.
+"""The intended duration, in seconds, of a chunk of a map's quick calls, by measured call times.
 
-Giving out a chunk and taking its results costs 0.2 ms beside busy workers, so that is 1 %.
+With busy workers, sending a chunk and taking in its results costs 0.2 ms, 1 % of this.
 """
 
 
@@ -234,13 +234,13 @@ def _call_chunk_here(job: Job) -> Outcome:
 
     try:
         call_chunk(job.function, items, unpack, go_on, job._to_do, results.append, fail)
-    except BaseException as error:  # it wants to end the thread, which has other jobs to do
+    except BaseException as error:  # must not end the thread, which has other jobs to run
         fail(error)
     return results, errors
 
 
 def lost(num_calls: int, error: BaseException) -> Outcome:
-    """Return the outcome of a chunk of whose calls nothing is known: all of them may have begun."""
+    """Return the outcome of a chunk that died with unknown results: all calls count as made."""
     return [None] * num_calls, dict.fromkeys(range(num_calls), error)
 
 
@@ -256,14 +256,14 @@ def call_chunk(
     """Call a function for each of several items.
 
     Args:
-        function: What to call.
-        items: Its arguments: one, or a tuple of them if `unpack`.
+        function: The function to call.
+        items: The items: arguments, or tuples of arguments if `unpack`.
         unpack: Whether each item is a tuple of arguments.
         go_on: Whether to go on after a call that raises.
         to_do: The places of the items for which to call it; None is all.
-        keep: Is given the result of each call before the next begins; it may raise, and then the
+        keep: Called with the result of each call before the next one begins. If `keep` raises, the
             call has failed.
-        fail: Is given the exception of each call that fails.
+        fail: Called with the exception of each call that fails.
     """
     rest = iter(items if to_do is None else [items[place] for place in to_do])
     while True:
@@ -278,7 +278,7 @@ def call_chunk(
         except SystemExit as error:
             if error.code:
                 raise
-            keep(None)  # it ended this call, and well
+            keep(None)  # `sys.exit()` ends this call only, with success
         except KeyboardInterrupt:
             raise
         except BaseException as error:

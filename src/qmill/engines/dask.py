@@ -5,20 +5,19 @@
                ── lessons, kills ───────────────────────────────> runner
 
 Each job is a task of Dask's, bound to one Dask worker, whose *runner* (`_runner`) runs it in a
-child process. The job queue decides which runs next; the cluster gets what may run now, as many
-jobs as the workers have threads, and of jobs that are short by measure a few more, so that no
-worker waits for the way to and fro.
+child process. The job queue decides which job runs next. The cluster only gets jobs that may run
+now: as many as the workers have threads, and a few more if they are short by measurement, so that
+no worker waits for a round trip.
 
 Invariants:
 - A task is for one runner: no other worker, and no later process of the same address, runs it. So
-  Dask's own reruns after the death of a worker come to nothing, and what becomes of its jobs is for
-  the job queue to decide.
-- What a call needs (its function, definitions, shared values) has arrived before it is sent.
-- A runner lives as long as its task's result, which Dask drops when this program is gone.
+  Dask's own reruns after the death of a worker have no effect, and the job queue decides whether a
+  job is retried.
+- The function, definitions and shared values of a call arrive before the call is sent.
+- A runner lives as long as its task's result, which Dask releases when this program is gone.
 
-All of `DaskEngine` but `prepare` and `wake` is for one thread. What Dask's threads have to say
-goes into its inbox as something to call. `_dask_client` is the only module
-that imports distributed.
+Only one thread may use a `DaskEngine`, except `prepare` and `wake`. Dask's threads put functions
+into its inbox, which that thread calls. `_dask_client` is the only module that imports distributed.
 """
 
 from __future__ import annotations
@@ -67,9 +66,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qmill")
 
 AHEAD_S = 2.5 * CHUNK_S
-"""Jobs are sent ahead to a worker whose threads have no more to do than this each, by measure.
+"""Seconds of work for each thread, by measurement, up to which jobs are sent ahead to a worker.
 
-To a cluster and back it takes some 10 ms, so that is several times as long.
+A round trip to a cluster takes about 10 ms, so this is several times as long.
 """
 
 LEAST_S = 0.005
@@ -79,10 +78,10 @@ LONG_S = 0.25
 """Seconds without an answer after which a worker's jobs that were sent ahead are taken back."""
 
 INLINE_BYTES = 1 << 20
-"""Larger jobs go to the worker directly: Dask would keep them in its scheduler."""
+"""Larger jobs are sent to the worker directly: Dask would keep them in its scheduler."""
 
 
-# -- what users name ---------------------------------------------------------------------------
+# -- the public class --------------------------------------------------------------------------
 
 
 class Dask(EngineFactory):
@@ -90,20 +89,20 @@ class Dask(EngineFactory):
 
     Args:
         client_or_address: The scheduler's address, such as "tcp://10.0.0.1:8786"; or a
-            `distributed.Client` that is connected to it; or None, which starts a cluster in this
+            `distributed.Client`, whose scheduler is used; or None, which starts a cluster in this
             process, with as many threads as the first queue has workers.
 
     The connection is made for the first queue and closed with the last; a `with` block keeps it
     open between queues. Workers need the same versions of Python and qmill.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: `client_or_address` is none of these.
         ImportError: distributed is not installed: `pip install 'qmill[dask]'`.
 
-    From the queue that it is given to:
+    A `JobQueue` that uses it raises:
         OSError: The scheduler cannot be reached.
-        NotSupported: The queue is given a start method.
-        SerializationError: The initializer or its arguments cannot be sent.
+        NotSupported: The queue was given a start method.
+        SerializationError: The initializer or its arguments cannot be pickled.
     """
 
     def __init__(self, client_or_address: Any = None) -> None:
@@ -164,7 +163,7 @@ _CLOSED, _OPENING, _OPEN, _CLOSING, _BAD = range(5)
 
 
 class _Sent:
-    """A job that a node was given; `future` is Dask's, None before it is sent."""
+    """A job that a node has; `future` is Dask's, None until the job is sent."""
 
     __slots__ = ("cost_s", "future", "is_taken_back", "job", "token")
 
@@ -181,15 +180,16 @@ class _Node:
 
     Attributes:
         state: _CLOSED (it has no runner), _OPENING, _OPEN, _CLOSING, or _BAD (it cannot have one).
-        runner: Its runner's name; each has another one.
-        presence: The future that keeps the runner.
-        sent: What it was given and has not answered, by token.
-        parked: Those of these that wait for a lesson to arrive.
+        runner: Its runner's name; each new runner has a new name.
+        presence: The future that keeps the runner alive.
+        sent: The jobs that it has and has not answered, by token.
+        parked: Those of `sent` that wait until a lesson has arrived.
         num_lessons: How many lessons are under way.
-        cost_s: How long `sent` will take, by measure.
-        since_s: When it was given its first job or gave its last answer.
-        functions, shares: What its runner knows; so many definitions, too.
-        error: Why it is _BAD.
+        cost_s: The expected duration of `sent`, by measurement.
+        since_s: When it was given its first job, or gave its last answer.
+        functions, shares: The keys of the functions and shared values that its runner has.
+        num_definitions, num_shares: How many definitions, and shared values, it was sent.
+        error: The reason for _BAD.
     """
 
     def __init__(self, address: str, threads: int) -> None:
@@ -199,7 +199,7 @@ class _Node:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: there is no runner."""
+        """Reset the view: there is no runner any more."""
         self.state = _CLOSED
         self.runner = ""
         self.presence: Any = None
@@ -217,7 +217,7 @@ class _Node:
 
 
 class _Answers:
-    """The futures of one node that are done and whose values are being fetched, in their order."""
+    """The finished futures of one node whose values are being fetched, in order of their ends."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -230,7 +230,7 @@ class DaskEngine(Engine):
 
     Args:
         settings: As for all engines.
-        connection: To the scheduler.
+        connection: The connection to the scheduler.
         release: Called when the connection is not needed any more.
     """
 
@@ -253,16 +253,16 @@ class DaskEngine(Engine):
         self._setup = self._make_setup(settings)
         self._nodes: dict[str, _Node] = {}
         self._hosts: dict[str, str] = {}
-        self._where: dict[int, tuple[_Node, _Sent]] = {}  # jobs, by id
+        self._where: dict[int, tuple[_Node, _Sent]] = {}  # accepted jobs, by id
         self._accepted: list[tuple[_Node, _Sent]] = []
         self._tokens = itertools.count(1)
         self._reports: list[Report] = []
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._has_warned = False
-        self._is_patient = True  # with threads that jobs have left
+        self._is_patient = True  # whether runners may wait for threads of jobs
         self._client.subscribe_topic(self._log_topic, self._take_log)
         connection.add(self)
-        self.wait(0)  # so that it knows of the workers there are
+        self.wait(0)  # so that the nodes of the current workers are there
 
     def _make_setup(self, settings: Settings) -> Setup:
         packed = None
@@ -287,27 +287,27 @@ class DaskEngine(Engine):
     # -- preparing and offering ----------------------------------------------------------------
 
     def moment_of(self, function: Callable[..., Any]) -> Moment:
-        """Return what jobs of a function need that are as if put now; see `Engine`."""
+        """Return what jobs of a function need that are prepared later; see `Engine`."""
         with self._shares.collecting():
             return self._functions.of(function)
 
     def prepare(self, job: Job, moment: Moment | None = None) -> None:
-        """Pack the arguments, and what is new of the function; see `Engine`."""
+        """Pickle the arguments, and changes of the function and its globals; see `Engine`."""
         with self._shares.collecting():
             _calls.pack(job, self._functions, self._exports, moment=moment)
 
     def has_large_arguments(self, job: Job) -> bool:
-        """Tell it from their packed form, if they are all that was packed; see `Engine`."""
+        """Compare the size of the packet, if it has arguments only; see `Engine`."""
         packed_alone = _calls.are_large(job)
         return super().has_large_arguments(job) if packed_alone is None else packed_alone
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
-        """Return how long calls of a function take here; see `Engine`."""
+        """Return the mean duration of calls of a function; see `Engine`."""
         pace = self._functions.pace_of(function)
         return None if pace is None else pace.mean_s
 
     def offer(self, job: Job) -> bool:
-        """Give a job to the node with the most room, or behind short ones; see `Engine`."""
+        """Give a job to the node with the most room, or behind short jobs; see `Engine`."""
         subject = job._subject
         cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.pace.cost_s * job._num_to_do)
         node = self._find_free()
@@ -327,7 +327,7 @@ class DaskEngine(Engine):
         return True
 
     def _find_free(self) -> _Node | None:
-        """Find the node with the smallest share of busy threads, if a job may run on one."""
+        """Return the node with the smallest share of busy threads; None if a job may not run."""
         best, least, num_busy = None, 1.0, 0
         for node in self._nodes.values():
             number = len(node.sent)
@@ -337,7 +337,7 @@ class DaskEngine(Engine):
         return best if num_busy < self._limit else None
 
     def _find_taker(self, cost: float, job: Job) -> _Node | None:
-        """Find a node on which another job may wait behind short ones."""
+        """Return a node on which a job may wait behind short jobs, or None."""
         needed = {thing.number for thing in _calls.needs(job)}
         for node in self._nodes.values():
             if (
@@ -358,10 +358,10 @@ class DaskEngine(Engine):
         )
 
     def flush(self) -> None:
-        """Send the jobs that were accepted, or what they need first; see `Engine`."""
+        """Send the accepted jobs, each after the definitions that it needs; see `Engine`."""
         accepted, self._accepted = self._accepted, []
         for node, sent in accepted:
-            if sent.token not in node.sent:  # the node has left
+            if sent.token not in node.sent:  # the node has left the cluster
                 continue
             lesson = self._lesson_for(node, sent)
             if lesson is not None:
@@ -373,7 +373,7 @@ class DaskEngine(Engine):
                 self._send(node, sent)
 
     def _lesson_for(self, node: _Node, sent: _Sent) -> Lesson | None:
-        """Return what a node has to know before a job, and may forget; None if there is nothing."""
+        """Return definitions to send to a node, and those to release; None if there are none."""
         packet = sent.job._packet
         functions = {
             thing.number: thing.packed
@@ -434,7 +434,7 @@ class DaskEngine(Engine):
             sent.future = self._submit(
                 node, there.run, sent.token, node.runner, pickle.dumps(call, 5)
             )
-        except Exception as error:  # the client has been closed
+        except Exception as error:  # the client is closed
             self._drop(node, sent)
             self._reports.append(Report(FAILED, job, error, exitcode=1))
             return
@@ -443,7 +443,7 @@ class DaskEngine(Engine):
     # -- Dask ----------------------------------------------------------------------------------
 
     def _submit(self, node: _Node, function: Callable[..., Any], key: Any, *args: Any) -> Any:
-        """Have a node run a task, and no other."""
+        """Submit a task that only this node may run."""
         return self._client.submit(
             function,
             self._session,
@@ -454,7 +454,7 @@ class DaskEngine(Engine):
             allow_other_workers=False,
             retries=0,
             pure=False,
-            fifo_timeout=0,  # first come, first served, also among those of one moment
+            fifo_timeout=0,  # strictly first come, first served
         )
 
     def _run_on(
@@ -464,13 +464,13 @@ class DaskEngine(Engine):
         function: Callable[..., Any],
         *args: Any,
     ) -> None:
-        """Have a node's runner do something beside its tasks.
+        """Call a function on a node, outside its tasks.
 
         Args:
             node: The node.
-            take: Called by the dispatcher with the node, the reply and the exception instead of
-                it, unless the runner is gone by then.
-            function: What is called there.
+            take: Called by the dispatcher with the node and either the reply or the exception,
+                unless the runner is gone by then.
+            function: The function to call on the Dask worker.
             *args: Its further arguments.
         """
         address, runner = node.address, node.runner
@@ -499,17 +499,17 @@ class DaskEngine(Engine):
         self._connection.call(run())
 
     def _follow(self, node: _Node, future: Any, take: Callable[[Any], None]) -> None:
-        """Have the dispatcher take a future's value: an object, or an exception that stands for it.
+        """Have the dispatcher call `take` with a future's value; an exception counts as one.
 
-        Values of one node are taken in the order in which their tasks have ended: one may need what
-        an earlier one defines.
+        Values of a node are taken in the order in which its tasks ended, since a value may need
+        definitions of an earlier one.
         """
         answers = node.answers
-        # Not of the engine: the client would keep it alive.
+        # A callback that refers to the engine would be kept, with the engine, by the client.
         future.add_done_callback(partial(self._fetch, answers, take))
 
     def _fetch(self, answers: _Answers, take: Callable[[Any], None], future: Any) -> None:
-        """A future is done: fetch its value, and those of others that are done meanwhile."""
+        """Fetch the value of a finished future, and those of others that finish meanwhile."""
         with answers.lock:
             answers.done.append((future, take))
             if not answers.is_fetching:
@@ -529,7 +529,7 @@ class DaskEngine(Engine):
             del batch, values, take, value
 
     async def _values_of(self, futures: list[Any]) -> list[Any]:
-        """Return the values of futures that are done; None for one that has been lost."""
+        """Return the values of finished futures; None for a future whose value is lost."""
         good = {i: future for i, future in enumerate(futures) if future.status == "finished"}
         try:
             values = await self._client.gather(good, errors="skip", asynchronous=True)
@@ -543,13 +543,13 @@ class DaskEngine(Engine):
     # -- nodes ---------------------------------------------------------------------------------
 
     def join(self, address: str, threads: int) -> None:
-        """A Dask worker is there."""
+        """Add a Dask worker that has come."""
         node = self._nodes.get(address)
         if node is None:
             self._nodes[address] = _Node(address, threads)
 
     def leave(self, address: str) -> None:
-        """A Dask worker is not there any more: what it had has died."""
+        """Remove a Dask worker that has gone, and report its jobs as died."""
         node = self._nodes.pop(address, None)
         if node is None:
             return
@@ -560,14 +560,14 @@ class DaskEngine(Engine):
             if sent.future is None:
                 self._reports.append(Report(RETURNED, sent.job))
                 continue
-            sent.future.release()  # else Dask might wait for its result for ever
+            sent.future.release()  # otherwise Dask might keep waiting for its result
             started = sent.job._started or now
             value = _lost(sent.job, address)
             self._reports.append(Report(DIED, sent.job, value, started, now, None, address))
         node.forget()
 
     def grow(self, num_waiting: int) -> None:
-        """Have runners on all nodes; see `Engine`."""
+        """Open a runner on each node that has none; see `Engine`."""
         states = {node.state for node in self._nodes.values()}
         if self._connection.lost is not None:
             self._reports.append(Report(NOT_STARTED, None, self._connection.lost))
@@ -616,7 +616,7 @@ class DaskEngine(Engine):
 
     @property
     def num_workers(self) -> int:
-        """The number of nodes that have a runner, or are about to."""
+        """The number of nodes with a runner, or with one that is starting or ending."""
         return sum(node.state in (_OPENING, _OPEN, _CLOSING) for node in list(self._nodes.values()))
 
     @property
@@ -626,7 +626,7 @@ class DaskEngine(Engine):
 
     @property
     def num_ahead(self) -> int:
-        """The number of jobs that wait in nodes behind others."""
+        """The number of jobs that wait in nodes behind other jobs."""
         return sum(max(0, len(n.sent) - n.threads) for n in list(self._nodes.values()))
 
     def resize(self, max_workers: int) -> None:
@@ -637,13 +637,13 @@ class DaskEngine(Engine):
         """End the runners that have no jobs; see `Engine`."""
         for node in self._nodes.values():
             if node.state == _OPENING:
-                node.forget()  # without its future it does not start, or ends
+                node.forget()  # releasing its future keeps the runner from starting, or ends it
             elif node.state == _OPEN and not node.sent:
                 node.state = _CLOSING
                 self._run_on(node, self._has_closed, there.close, self._is_patient)
 
     def hurry(self) -> None:
-        """Wait for no thread that a job has left; see `Engine`."""
+        """Stop waiting for threads of jobs; see `Engine`."""
         self._is_patient = False
         for node in self._nodes.values():
             if node.state == _CLOSING:
@@ -652,7 +652,7 @@ class DaskEngine(Engine):
     def _has_closed(self, node: _Node, _: Any, error: BaseException | None) -> None:
         if error is None:
             node.forget()
-        else:  # it is gone, or there is no way to it
+        else:  # the node is gone or cannot be reached
             self._nodes.pop(node.address, None)
 
     def host_of(self, worker: str | None) -> str | None:
@@ -664,11 +664,11 @@ class DaskEngine(Engine):
     # -- waiting -------------------------------------------------------------------------------
 
     def tell(self, what: Callable[[], None]) -> None:
-        """Have the dispatcher call something; any thread may call this."""
+        """Have the dispatcher call a function; any thread may call this."""
         self._inbox.put(what)
 
     def wait(self, timeout: float | None) -> list[Report]:
-        """Wait for what Dask tells; see `Engine`."""
+        """Wait for events from Dask; see `Engine`."""
         if not self._reports:
             due = min(map(_long_from, self._nodes.values()), default=None)
             if due is not None and due < _NEVER:
@@ -721,7 +721,7 @@ class DaskEngine(Engine):
             what, _, result = _calls.rebuild(self._imports, value.kind, packed)
             what = value.what if value.what not in (DONE, FAILED) else what
             code = int(what != DONE)
-        elif job._is_chunk and what == DIED and result.pid is None:  # its runner has gone
+        elif job._is_chunk and what == DIED and result.pid is None:  # the call's runner was gone
             result = _lost(job, node.address)
         self._reports.append(Report(what, job, result, *moments, code, value.worker))
         if job._subject is not None and value.what in (DONE, FAILED):
@@ -737,7 +737,7 @@ class DaskEngine(Engine):
         return DONE, 0, outcome
 
     def _take_no_answer(self, node: _Node, job: Job, value: Any) -> None:
-        """Dask has not run a task, or could not say what became of it."""
+        """Report a job whose task Dask has not run, or whose answer it has lost."""
         now = monotonic()
         started = job._started or now
         if isinstance(value, BaseException) and type(value).__name__ != "KilledWorker":
@@ -748,7 +748,7 @@ class DaskEngine(Engine):
             self._reports.append(Report(DIED, job, death, started, now, None, node.address))
 
     def _drop(self, node: _Node, sent: _Sent) -> None:
-        """A node does not have a job any more."""
+        """Take a job off a node."""
         del node.sent[sent.token]
         self._where.pop(sent.job.id, None)
         node.cost_s = max(0.0, node.cost_s - sent.cost_s) if node.sent else 0.0
@@ -756,7 +756,7 @@ class DaskEngine(Engine):
     # -- taking back and killing ---------------------------------------------------------------
 
     def _take_back(self, node: _Node) -> None:
-        """Take back the jobs that a node's children have not begun; they come back as RETURNED."""
+        """Take back jobs that a node's children have not begun; they are reported as RETURNED."""
         tokens = []
         for sent in list(node.sent.values()):
             if sent in node.parked:
@@ -764,7 +764,7 @@ class DaskEngine(Engine):
             elif sent.future is not None and not sent.is_taken_back:
                 sent.is_taken_back = True
                 tokens.append(sent.token)
-        node.cost_s = UNKNOWN_S  # until it is known to be quick again
+        node.cost_s = UNKNOWN_S  # no jobs are sent ahead until the node has proved to be quick
         if tokens:
             self._run_on(node, self._has_revoked, there.revoke, tokens)
 
@@ -780,14 +780,14 @@ class DaskEngine(Engine):
         self._reports.append(Report(RETURNED, sent.job))
 
     def recall(self) -> None:
-        """Take back what no child has begun; see `Engine`."""
+        """Take back the jobs that no child has begun; see `Engine`."""
         for node in self._nodes.values():
             for sent in node.sent.values():
                 sent.is_taken_back = False
             self._take_back(node)
 
     def kill(self, job: Job) -> None:
-        """Begin to kill a job, if it is still here; see `Engine`."""
+        """Begin to kill a job, unless it has ended; see `Engine`."""
         if job.id not in self._where:
             return
         node, sent = self._where[job.id]
@@ -799,7 +799,7 @@ class DaskEngine(Engine):
     # -- the end -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leave the cluster; see `Engine`."""
+        """Disconnect from the cluster; see `Engine`."""
         self._connection.remove(self)
         for node in self._nodes.values():
             node.forget()
@@ -816,7 +816,7 @@ def _do_nothing() -> None:
 
 
 def _lost(job: Job, address: str) -> Any:
-    """Return what is reported of a job whose worker is gone, and with it how far it had come."""
+    """Return the error, or for a chunk the outcome, of a job whose Dask worker is gone."""
     death = WorkerDied(None, None, None, job.name, None, address)
     return lost(job._num_to_do, death) if job._is_chunk else death
 
@@ -826,7 +826,7 @@ def _size(packet: Any) -> int:
 
 
 def _long_from(node: _Node) -> float:
-    """Return the moment from which what waits behind a node's running jobs waits too long."""
+    """Return the moment at which the jobs behind a node's running jobs have waited too long."""
     if len(node.sent) <= node.threads or all(s.is_taken_back for s in node.sent.values()):
         return _NEVER
     return node.since_s + LONG_S

@@ -3,21 +3,21 @@
     dispatcher ── jobs ────> channel ──> worker 1, its own process group
                <─ results ─
                ── permits ─> permits ──>
-               <──────────── sentinel: its end
+               <──────────── sentinel: readable when the worker has ended
                the same three for worker 2 ...
 
-A worker gets one job, or several if they are short by measure. It takes a permit for each before it
-begins it. The engine keeps a handle of the permits' reading end, so it can take them back: when a
-short job turns out to be long, when one is cancelled, when the worker dies. The kernel gives each
-permit to one of both. So a job that was sent ahead runs once or not at all, and a death costs the
-one job that has no answer and whose permit is taken.
+A worker gets one job, or several if they are short by measurement. Before it begins a job, it takes
+a permit for it. The engine holds the reading end of the permits, too, and can take a permit back:
+when a short job turns out to be long, when a job is cancelled, when the worker dies. The kernel
+gives each permit to either the worker or the engine. So a job that was sent ahead runs once or not
+at all, and a death affects only the job whose permit was taken and that has no answer.
 
 Invariants:
 - an answer can come for every job in `worker.jobs`, and for no other;
-- a worker is in `_idle` if it is ready, has no jobs, and is to get some;
-- nothing here waits for a worker: what its channel does not take is sent when it does.
+- a worker is in `_idle` if it is ready, has no jobs, and may get more;
+- no code here waits for a worker: bytes that its channel does not accept are sent later.
 
-All of it but `prepare` and `wake` is for one thread.
+Only one thread may use an engine, except `prepare` and `wake`.
 """
 
 from __future__ import annotations
@@ -65,56 +65,56 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qmill")
 
 AHEAD_S = 0.010
-"""Jobs are sent ahead to a worker as long as what it has takes no longer than this, by measure.
+"""Seconds of work, by measurement, up to which jobs are sent ahead to a busy worker.
 
-What has waited there for longer is taken back.
+Jobs that have waited in a worker for longer than this are taken back.
 """
 
 CHUNKS_AHEAD_S = 2.5 * CHUNK_S
-"""The same for the chunks of a map: one that runs, one that waits, and the error of the measure."""
+"""The same for chunks of a map: one that runs, one that waits, and the error of measurement."""
 
 TINY_S = 0.0001
-"""A job that takes less time than this is quicker to run than to give to another worker."""
+"""Seconds. It takes longer to move a job to another worker than to run it, if it is this short."""
 
 AHEAD_JOBS = 64
 """The most jobs that one worker has at a time."""
 
 START_DEATHS = 3
-"""So many workers in a row have to die before they are ready for one job to fail."""
+"""After so many workers in a row that died before they were ready, a job fails."""
 
 EXIT_GRACE_S = 10.0
-"""Seconds that a worker has to leave by itself when it is told to, if it waits for no threads."""
+"""Seconds in which a worker has to exit when it is asked to, unless it waits for threads."""
 
 MAX_LINGERING = 16
-"""So many workers may wait for the threads of their jobs, or as many as work if that is more; of
-the others each takes the place of one that works."""
+"""The most workers that wait for threads of their jobs without counting towards `max_workers`. The
+limit is `max_workers` if that is larger."""
 
 processes.PRELOADED.append("qmill.engines._worker")
 
 _NEVER = float("inf")
-_new_tuple: Any = tuple.__new__  # a fifth of the time of calling a NamedTuple
+_new_tuple: Any = tuple.__new__  # takes a fifth of the time of calling a NamedTuple
 
 
 class _Worker:
     """The engine's view of one worker.
 
     Attributes:
-        link: The process, and what goes to it and comes from it.
-        jobs: What it was given and has not answered, by id, in the order in which it was sent.
-        parts: What has come of the results of a chunk of these.
-        unsent: The last of these, which `flush` is to send.
-        num_given: How many jobs it had in its life.
-        cost_s: How long its jobs will take, by measure.
-        since_s: When it was given its first job or gave its last answer.
+        link: The worker's process and its channel.
+        jobs: The jobs that it has and has not answered, by id, in the order of sending.
+        parts: The results of unfinished chunks that have arrived, by the job's id.
+        unsent: The last of `jobs`, which `flush` is going to send.
+        num_given: How many jobs it was given since its start.
+        cost_s: The expected duration of its jobs, by measurement.
+        since_s: When it was given its first job, or gave its last answer.
         takes_more: Whether it is in the engine's `_takers`.
-        leaving: It gets no more jobs.
-        told_to_leave: It has none, and knows that it is to end.
-        lingers: It has no more to do, and waits for threads that its jobs have left.
-        kill_at_s: When it is to be killed; None if it is not.
-        error: Why it cannot go on, or could not begin.
-        is_writing: Whether the engine waits for its channel to take more.
-        is_mute: Its channel is not watched any more.
-        is_cut: And not read, as a part of what it has sent is lost.
+        leaving: Whether it gets no more jobs.
+        told_to_leave: Whether it has no jobs and was asked to exit.
+        lingers: Whether it waits for threads of its jobs, and would otherwise exit.
+        kill_at_s: When it will be killed; None if it will not.
+        error: Why it could not start, or cannot continue.
+        is_writing: Whether the engine waits until its channel accepts more bytes.
+        is_mute: Whether its channel is not watched any more.
+        is_cut: Whether its channel is not read any more, as a part of its messages is lost.
     """
 
     def __init__(self, link: Link) -> None:
@@ -140,7 +140,7 @@ class _Worker:
 
 
 class _Inherited(bytes):
-    """The message of a job that a fork hands on; the call lives as long as it."""
+    """The message of a job that a forked worker inherits; it keeps the call alive."""
 
     call: partial[Any]
 
@@ -150,24 +150,24 @@ class ProcessEngine(Engine):
 
     Args:
         settings: As for all engines.
-        start_method: How workers start; None for the one in force.
+        start_method: How workers start; None for the default one.
 
     Attributes:
-        hands_on: Whether a job that cannot be packed is inherited by a worker that is forked for
-            it, under start_method="fork"; else it fails.
+        hands_on: Whether a job that cannot be pickled is inherited by a worker that is forked for
+            it, under start_method="fork"; otherwise the job fails.
     """
 
     can_kill = True
     hands_on = True
-    _is_remote = False  # whether the jobs are those of a program elsewhere
+    _is_remote = False  # whether the jobs come from a program on another machine
     has_codec = _kept.HAS_CODEC
 
     def __init__(self, settings: Settings, start_method: str | None = None) -> None:
         self._settings = settings
         self._method = processes.usable_start_method(start_method)
         is_fork = self._method == "fork"
-        # These import modules, here and not in the dispatcher: a fork by another thread meanwhile
-        # would leave them locked in the child for ever.
+        # These import modules. The dispatcher must not do so: if another thread forks meanwhile,
+        # the modules' locks stay held in the child for ever.
         _core.why_not()
         if not is_fork:
             _script.importable()
@@ -186,11 +186,11 @@ class ProcessEngine(Engine):
         self.max_workers = settings.max_workers
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
-        self._takers: deque[_Worker] = deque()  # those that may be sent more ahead
+        self._takers: deque[_Worker] = deque()  # busy workers to which jobs may be sent ahead
         self._to_flush: list[_Worker] = []
         self._reports: list[Report] = []
-        self._num_start_deaths = 0  # since a worker was ready
-        self._is_patient = True  # with workers that linger
+        self._num_start_deaths = 0  # since a worker was last ready
+        self._is_patient = True  # whether lingering workers may take their time
         self._numbers = itertools.count(1)
         with wire.fork_lock:
             self._selector = _native.default_selector()
@@ -201,12 +201,12 @@ class ProcessEngine(Engine):
     # -- preparing -----------------------------------------------------------------------------
 
     def moment_of(self, function: Callable[..., Any]) -> Moment:
-        """Return what jobs of a function need that are as if put now; see `Engine`."""
+        """Return what jobs of a function need that are prepared later; see `Engine`."""
         with self._shares.collecting():
             return self._functions.of(function)
 
     def prepare(self, job: Job, moment: Moment | None = None) -> None:
-        """Pack the arguments, and what is new of the function; see `Engine`."""
+        """Pickle the arguments, and changes of the function and its globals; see `Engine`."""
         with self._shares.collecting():
             try:
                 _calls.pack(job, self._functions, self._exports, self._copies.join, moment)
@@ -215,7 +215,7 @@ class ProcessEngine(Engine):
                     raise
 
     def _hand_on(self, job: Job) -> bool:
-        """Have a worker inherit a job that cannot be packed; False if there is no fork."""
+        """Let a forked worker inherit a job that cannot be pickled; False if that is impossible."""
         if job._is_chunk or not self.hands_on:
             return False
         assert job.function is not None
@@ -232,19 +232,19 @@ class ProcessEngine(Engine):
         return True
 
     def has_large_arguments(self, job: Job) -> bool:
-        """Tell it from their packed form, if they are all that was packed; see `Engine`."""
+        """Compare the size of the packet, if it has arguments only; see `Engine`."""
         packed_alone = _calls.are_large(job)
         return super().has_large_arguments(job) if packed_alone is None else packed_alone
 
     def mean_of(self, function: Callable[..., Any]) -> float | None:
-        """Return how long calls of a function take here; see `Engine`."""
+        """Return the mean duration of calls of a function; see `Engine`."""
         pace = self._functions.pace_of(function)
         return None if pace is None else pace.mean_s
 
     # -- offering ------------------------------------------------------------------------------
 
     def offer(self, job: Job) -> bool:
-        """Give a job to an idle worker, or behind a short one; see `Engine`."""
+        """Give a job to an idle worker, or send it ahead to a busy one; see `Engine`."""
         subject = job._subject
         cost = UNKNOWN_S if subject is None else subject.pace.cost_s * job._num_to_do
         if self._idle:
@@ -267,7 +267,7 @@ class ProcessEngine(Engine):
         return True
 
     def _find_taker(self, cost: float, limit: float, job: Job) -> _Worker | None:
-        """Find a worker behind whose short jobs another one may wait."""
+        """Return a worker to which a job may be sent ahead, or None."""
         takers = self._takers
         function = job._subject.number
         environment = None if job._environment is None else job._environment.number
@@ -294,7 +294,7 @@ class ProcessEngine(Engine):
             self._takers.append(worker)
 
     def _has_had_all(self, worker: _Worker) -> bool:
-        """Whether a worker has had as many jobs as one may have."""
+        """Return whether a worker has had as many jobs as `max_jobs_per_worker` allows."""
         limit = self._settings.max_jobs_per_worker
         return limit is not None and worker.num_given >= limit
 
@@ -303,20 +303,20 @@ class ProcessEngine(Engine):
         for worker in self._to_flush:
             jobs, worker.unsent = worker.unsent, []
             try:
-                # Those behind the first need nothing but their messages.
+                # Jobs behind the first one need no definitions: `_find_taker` has checked that.
                 is_first = len(jobs) == len(worker.jobs)
                 if is_first and not self._prepare_for(worker, jobs[0]):
                     self._give_back(worker, jobs, None)
                     continue
                 worker.link.send(jobs)
-            except OSError as error:  # no memory or no descriptors left for a large one
+            except OSError as error:  # no memory or descriptors left for a large job
                 worker.link.drop({job.id for job in jobs})
                 self._give_back(worker, jobs, error)
             self._watch_channel(worker)
         self._to_flush.clear()
 
     def _watch_channel(self, worker: _Worker) -> None:
-        """Wait until a channel takes more, if there is more for it."""
+        """Watch a channel for room exactly while there are bytes to send."""
         link = worker.link
         if bool(link.num_outgoing) != worker.is_writing and not worker.is_mute:
             worker.is_writing = not worker.is_writing
@@ -324,22 +324,22 @@ class ProcessEngine(Engine):
             self._selector.modify(link.channel, events, partial(self._serve, worker))
 
     def _serve(self, worker: _Worker) -> None:
-        """Do what a worker's channel is ready for."""
+        """Write to a worker's channel if bytes wait for it, and read from it."""
         if worker.is_writing and not worker.has_ended:
             try:
                 worker.link.push()
-            except OSError:  # no descriptors left for a large one: it cannot do without
+            except OSError:  # no descriptors left for a large message, which the worker needs
                 self._kill_now(worker)
             self._watch_channel(worker)
         self._read(worker)
 
     def _prepare_for(self, worker: _Worker, job: Job) -> bool:
-        """Tell a worker what it needs for a job; False if it cannot learn that."""
+        """Send a worker the definitions that a job needs; False if it cannot get them."""
         link, known = worker.link, worker.link.known
         messages = []
         for thing in _calls.needs(job):
             if thing.number not in known:
-                if thing.packed is None:  # it was forked before this was known
+                if thing.packed is None:  # only workers that are forked later inherit this
                     worker.leaving = True
                     return False
                 messages.append(packets.message(packets.FUNCTION, thing.number, 0, thing.packed))
@@ -367,12 +367,12 @@ class ProcessEngine(Engine):
         return True
 
     def _give_back(self, worker: _Worker, jobs: list[Job], why: OSError | None) -> None:
-        """Report accepted jobs as returned that were not sent.
+        """Take unsent jobs off a worker; they are reported as RETURNED.
 
         Args:
             worker: The worker that has them.
             jobs: The jobs.
-            why: The first one cannot be sent at all, for this reason.
+            why: The reason why the first one cannot be sent at all; it is reported as FAILED.
         """
         for job in jobs:
             del worker.jobs[job.id]
@@ -387,11 +387,11 @@ class ProcessEngine(Engine):
 
     @property
     def num_workers(self) -> int:
-        """The number of worker processes, and of dead ones that have left others behind."""
+        """The number of workers, and of dead ones whose process trees have not ended yet."""
         return len(self._workers) + len(self._trees)
 
     def links(self) -> list[Link]:
-        """List the worker processes; any thread."""
+        """List the links of the worker processes; any thread may call this."""
         return [worker.link for worker in list(self._workers)]
 
     @property
@@ -407,11 +407,11 @@ class ProcessEngine(Engine):
 
     @property
     def num_ahead(self) -> int:
-        """The number of jobs that wait in workers behind another one."""
+        """The number of jobs that wait in workers behind another job."""
         return sum(len(worker.jobs) - 1 for worker in self._workers if worker.jobs)
 
     def grow(self, num_waiting: int) -> None:
-        """Start a worker for each job that waits, up to the limit; see `Engine`."""
+        """Start a worker for each waiting job, up to the limit; see `Engine`."""
         starting = sum(not worker.ready for worker in self._workers)
         wanted = min(num_waiting - starting - len(self._idle), self.num_startable)
         for _ in range(wanted):
@@ -442,19 +442,19 @@ class ProcessEngine(Engine):
         self._selector.register(link.sentinel, selectors.EVENT_READ, partial(self._ended, worker))
 
     def resize(self, max_workers: int) -> None:
-        """Change how many workers there may be; see `Engine`."""
+        """Change the number of workers; see `Engine`."""
         self.max_workers = max_workers
         while self._idle and self._num_staying > max_workers:
             self._leave(self._idle[-1])
 
     def stop_workers(self) -> None:
-        """Tell all workers to end that have nothing to do; see `Engine`."""
+        """Ask all idle workers to exit; see `Engine`."""
         for worker in self._workers:
             if not worker.jobs:
                 self._leave(worker)
 
     def hurry(self) -> None:
-        """Wait for no thread that a job has left; see `Engine`."""
+        """Stop waiting for threads of jobs; see `Engine`."""
         self._is_patient = False
         for worker in self._workers:
             if worker.lingers:
@@ -463,7 +463,7 @@ class ProcessEngine(Engine):
                 worker.kill_at_s = min(worker.kill_at_s, monotonic() + GRACE_S)
 
     def _leave(self, worker: _Worker) -> None:
-        """Tell a worker to end that has no jobs."""
+        """Ask a worker without jobs to exit."""
         self._get_no_more(worker)
         if not worker.told_to_leave:
             worker.told_to_leave = True
@@ -473,7 +473,7 @@ class ProcessEngine(Engine):
             worker.link.permit([0])
 
     def _let_linger(self, worker: _Worker) -> None:
-        """A worker that was told to leave waits for threads of its jobs: let it."""
+        """Let a worker live that was asked to exit and waits for threads of its jobs."""
         worker.lingers = True
         if self._is_patient:
             worker.kill_at_s = None
@@ -481,7 +481,7 @@ class ProcessEngine(Engine):
             self._cut_off(worker)
 
     def _cut_off(self, worker: _Worker) -> None:
-        """End a worker that lingers."""
+        """End a worker that waits for threads of its jobs."""
         worker.lingers = False
         worker.kill_at_s = monotonic() + GRACE_S
         self._signal(worker, signal.SIGTERM)
@@ -492,7 +492,7 @@ class ProcessEngine(Engine):
             self._idle.remove(worker)
 
     def _has_no_jobs(self, worker: _Worker) -> None:
-        """See what a worker is to do that has answered all."""
+        """Decide the future of a worker that has answered all its jobs: to exit, or to get more."""
         if not worker.ready or worker.kill_at_s is not None:
             return
         worker.cost_s = 0.0
@@ -504,10 +504,10 @@ class ProcessEngine(Engine):
             self._steal_for(worker)
 
     def _steal_for(self, idle: _Worker) -> None:
-        """Take back what waits behind other workers' jobs: an idle worker is to have the first.
+        """Take back jobs that wait behind other workers' jobs, so that an idle worker gets them.
 
-        Else a job that comes later would go before them. Where jobs are so short that the others
-        will be through with them sooner, they stay.
+        Otherwise a job put later would run before them. Jobs stay if they are so short that their
+        workers will have finished them sooner.
         """
         for worker in self._workers:
             number = len(worker.jobs)
@@ -519,7 +519,7 @@ class ProcessEngine(Engine):
     # -- waiting -------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> list[Report]:
-        """Wait for what workers tell; see `Engine`."""
+        """Wait for messages and ends of workers; see `Engine`."""
         if not self._reports:
             due = self._next_due()
             if due is not None:
@@ -553,7 +553,7 @@ class ProcessEngine(Engine):
         self._trees.kill_due(now)
 
     def _tell_of_kill(self, worker: _Worker) -> None:
-        """Log that a worker is killed which nobody has wanted to be killed."""
+        """Log that a worker is killed because it did not exit when it was asked to."""
         if worker.told_to_leave and self._is_patient:
             with contextlib.suppress(BaseException):  # a handler that raises
                 logger.warning(
@@ -566,11 +566,11 @@ class ProcessEngine(Engine):
         """End the wait of the dispatcher; see `Engine`."""
         self._wake_pipe.wake()
 
-    # -- what workers tell ---------------------------------------------------------------------
+    # -- messages of workers -------------------------------------------------------------------
 
     def _read(self, worker: _Worker) -> bool:
-        """Take in what a worker has sent; False if there was nothing or it was the end."""
-        if worker.has_ended or worker.is_cut:  # both its files were ready, or a record was lost
+        """Take in the messages of a worker; False if there are none, or the channel is closed."""
+        if worker.has_ended or worker.is_cut:  # both its files were ready, or a message was lost
             return False
         try:
             records = worker.link.read()
@@ -589,13 +589,13 @@ class ProcessEngine(Engine):
                     self._take_record(worker, kind, data)
         except BlockingIOError:
             return False
-        except OSError as error:  # no descriptors and no memory left for what it has sent
+        except OSError as error:  # no descriptors or memory left for a large message
             self._kill_now(worker)
             worker.is_mute = worker.is_cut = True
             worker.error = error
             self._unwatch(worker.link.channel)
             return False
-        except Exception:  # a job has written there
+        except Exception:  # a job has written to the channel
             self._kill_now(worker)
             worker.is_mute = True
             self._unwatch(worker.link.channel)
@@ -605,14 +605,14 @@ class ProcessEngine(Engine):
         return True
 
     def _cannot_answer(self, worker: _Worker) -> None:
-        """A worker has closed its channel: it ends, or a job has closed what is not its own."""
+        """Give up a worker with a closed channel: it is exiting, or a job has closed the file."""
         worker.is_mute = True
         self._unwatch(worker.link.channel)
         self._get_no_more(worker)
         worker.kill_at_s = worker.kill_at_s or monotonic() + GRACE_S
 
     def _take_record(self, worker: _Worker, kind: int, data: Any) -> None:
-        """Take in what is no answer."""
+        """Take in a message that is not an answer."""
         if kind == packets.READY:
             if worker.ready:
                 raise GarbledError("it is ready for the second time")
@@ -657,7 +657,7 @@ class ProcessEngine(Engine):
             self._let_take_more(worker)
 
     def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
-        """Rebuild an answer: what it is, the exit code, and the result or the exception."""
+        """Rebuild an answer: DONE or FAILED, the exit code, and the result or the exception."""
         if job._is_chunk:
             parts = worker.parts.pop(job.id, [])
             if kind == packets.VALUE:
@@ -668,7 +668,7 @@ class ProcessEngine(Engine):
     def _rebuild_chunk(
         self, worker: _Worker, job: Job, parts: list[_kept.Part], death: BaseException | None
     ) -> tuple[int, int, Any]:
-        """Rebuild what calls of a chunk have come to; `death` may be what ended them."""
+        """Rebuild the outcome of a chunk; `death` is the death of its worker, or None."""
         outcome = self._rebuilder.outcome(parts, job._num_to_do, death)
         died = death is not None and any(error is death for error in outcome[1].values())
         return DIED if died else DONE, 0, outcome
@@ -680,10 +680,10 @@ class ProcessEngine(Engine):
 
         Args:
             worker: The worker.
-            every: Also the only one that it would have left, if it has begun none.
+            every: Whether to take back all; otherwise a worker that has begun none keeps one.
         """
         taken = [number for number in worker.link.take_back() if number in worker.jobs]
-        if not every and len(taken) == len(worker.jobs):  # it is slow to begin: leave it the first
+        if not every and len(taken) == len(worker.jobs):  # it has begun none: leave it the first
             worker.link.permit([packets.permit(worker.jobs[taken[0]])])
             del taken[0]
         for number in taken:
@@ -694,25 +694,25 @@ class ProcessEngine(Engine):
             self._has_no_jobs(worker)
 
     def recall(self) -> None:
-        """Take back what no worker has begun; see `Engine`."""
+        """Take back the jobs that no worker has begun; see `Engine`."""
         for worker in self._workers:
             if worker.jobs:
                 self._take_back(worker, every=True)
 
     def kill(self, job: Job) -> None:
-        """Begin to kill a job, if it is still here; see `Engine`."""
+        """Begin to kill a job, unless it has ended; see `Engine`."""
         for worker in self._workers:
             if job.id in worker.jobs:
-                while self._read(worker):  # it may have just ended
+                while self._read(worker):  # the job may have just ended
                     pass
                 self._take_back(worker, every=True)
-                # Of those that it has begun it runs the last; answers for the others are coming.
+                # It runs the last of the jobs that it has begun; answers of the others are coming.
                 if worker.jobs and next(reversed(worker.jobs)) == job.id:
                     self._terminate(worker)
                 return
 
     def _terminate(self, worker: _Worker) -> None:
-        """Have a busy worker end, and what its job has started: SIGTERM now, later SIGKILL."""
+        """End a busy worker and all processes of its job: SIGTERM now, SIGKILL later."""
         self._get_no_more(worker)
         if worker.kill_at_s is None:
             worker.kill_at_s = monotonic() + GRACE_S
@@ -720,18 +720,18 @@ class ProcessEngine(Engine):
 
     def _kill_now(self, worker: _Worker) -> None:
         self._get_no_more(worker)
-        worker.kill_at_s = _NEVER  # there is nothing more to do
+        worker.kill_at_s = _NEVER  # nothing more is to be done at a later time
         self._signal(worker, SIGKILL)
 
     def _signal(self, worker: _Worker, number: int) -> None:
-        """Signal a worker and what its jobs have started; these get SIGKILL later in any case."""
+        """Signal a worker and the processes of its jobs; the latter get SIGKILL later anyway."""
         process = worker.link.process
-        if worker.ready:  # it has a group of its own
+        if worker.ready:  # it leads a process group of its own
             self._trees.end(process.pid, number)
         process.send_signal(number)
 
     def _ended(self, worker: _Worker) -> None:
-        """Settle what a worker leaves behind that has ended."""
+        """Report the jobs of a worker that has ended, and close its link."""
         while self._read(worker):
             pass
         link, code = worker.link, worker.link.process.exitcode
@@ -750,7 +750,7 @@ class ProcessEngine(Engine):
         link.close()
 
     def _report_death(self, worker: _Worker, job: Job, code: int | None) -> None:
-        """Report the job that a worker was running when it died, or a chunk as far as it came."""
+        """Report the job, or the chunk with its results, that a worker ran when it died."""
         death = _death(worker, job.name) if worker.error is None else worker.error
         moments = worker.since_s, monotonic()
         what, value = DIED, death
@@ -761,9 +761,9 @@ class ProcessEngine(Engine):
         self._reports.append(Report(what, job, value, *moments, code, worker.name))
 
     def _take_start_failure(self, worker: _Worker) -> None:
-        """A worker was never ready: report why, or see whether the next one is, if this was killed.
+        """Report why a worker never became ready; if it was killed, only after some in a row.
 
-        Whatever killed it need not be the fault of the jobs that wait, but it may come again.
+        The cause of the death need not be the waiting jobs' fault, but it may occur again.
         """
         error = worker.error
         if error is None:
@@ -790,13 +790,13 @@ class ProcessEngine(Engine):
     # -- the end -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Free what is left; see `Engine`."""
+        """Close the engine's files; see `Engine`."""
         self._trees.close()
         self._selector.close()
         self._wake_pipe.close()
 
     def forget_in_child(self) -> None:
-        """Close the parent's ends; see `Engine`."""
+        """Close the parent's files; see `Engine`."""
         for worker in self._workers:
             worker.link.forget_in_child()
         self._trees.forget_in_child()
@@ -805,12 +805,12 @@ class ProcessEngine(Engine):
 
 
 def _ahead_s(job: Job) -> float:
-    """Return how much work, in seconds, may wait in a worker if this job is part of it."""
+    """Return how many seconds of work a worker may have if this job is part of it."""
     return CHUNKS_AHEAD_S if job._is_of_map else AHEAD_S
 
 
 def _long_from(worker: _Worker) -> float:
-    """Return the moment from which what waits behind a worker's running job waits too long."""
+    """Return the moment at which the jobs behind a worker's running job have waited too long."""
     return worker.since_s + _ahead_s(next(iter(worker.jobs.values())))
 
 

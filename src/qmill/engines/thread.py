@@ -1,8 +1,8 @@
-"""The thread engine: jobs run in threads of this process, on the very objects that were put.
+"""The thread engine: jobs run in threads of this process, with no copies of their arguments.
 
     dispatcher ── jobs ──> inbox ──> threads ── reports ──> outbox ──> dispatcher
 
-A thread cannot be ended from outside, so there are no timeouts and no kills here.
+A thread cannot be killed, so this engine has no timeouts and no kills.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class ThreadEngine(Engine):
     """Runs jobs in threads.
 
     Args:
-        settings: As for all engines; the limits of a worker's jobs and memory have no meaning here.
+        settings: As for all engines; limits of a worker's jobs and memory are ignored.
 
     Attributes:
-        daemon: Whether the program ends without waiting for its threads. The threads that a job
-            starts are then daemons, too, unless they are told otherwise.
-        threads: Those that have started and not ended.
+        daemon: Whether the program exits without waiting for the threads. Threads that a job
+            starts inherit this, unless they set their own.
+        threads: The threads that have started and not ended.
     """
 
     daemon = False
@@ -50,10 +50,10 @@ class ThreadEngine(Engine):
         self.threads: set[threading.Thread] = set()
 
     def prepare(self, job: Job, moment: object = None) -> None:
-        """Do nothing: a thread needs no packing."""
+        """Do nothing: a thread needs no pickling."""
 
     def offer(self, job: Job) -> bool:
-        """Accept a job if a thread is free for it; see `Engine`."""
+        """Accept a job if a thread is free; see `Engine`."""
         if self._num_busy >= self.max_workers:
             return False
         self._num_busy += 1
@@ -61,14 +61,14 @@ class ThreadEngine(Engine):
         return True
 
     def flush(self) -> None:
-        """Hand the accepted jobs to threads; see `Engine`."""
+        """Pass the accepted jobs to threads; see `Engine`."""
         jobs, self._accepted = self._accepted, []
         for job in jobs:
             self._inbox.put(job)
         self._start(self._num_busy)
 
     def _start(self, num_wanted: int) -> None:
-        """Start threads until there are so many, up to the limit."""
+        """Start threads until there are `num_wanted`, up to the limit."""
         missing = min(num_wanted, self.max_workers) - self._num_threads + self._num_leaving
         for _ in range(missing):
             self._num_threads += 1
@@ -78,8 +78,8 @@ class ThreadEngine(Engine):
                 threading.Thread(
                     target=self._run, args=(name,), name=name, daemon=self.daemon
                 ).start()
-            except RuntimeError:  # no more threads: the interpreter ends, or memory is short
-                if self._num_threads == 1:  # so this one does what it has
+            except RuntimeError:  # no more threads: the interpreter is exiting, or memory is short
+                if self._num_threads == 1:  # there is no other: the calling thread runs the jobs
                     self._inbox.put(None)
                     self._run(name)
                 else:
@@ -87,7 +87,7 @@ class ThreadEngine(Engine):
                 break
 
     def _run(self, name: str) -> None:
-        """Do what a thread does: take jobs until there is none for it."""
+        """Run jobs until the inbox says to stop; the function of each thread."""
         self.threads.add(threading.current_thread())
         error: BaseException | None = None
         try:
@@ -107,12 +107,12 @@ class ThreadEngine(Engine):
         self._outbox.put(None)
 
     def grow(self, num_waiting: int) -> None:
-        """Start threads for jobs that wait, up to the limit; see `Engine`."""
+        """Start threads for waiting jobs, up to the limit; see `Engine`."""
         self._start(self._num_busy + num_waiting)
 
     @property
     def num_startable(self) -> int:
-        """The number of jobs for which there is still room."""
+        """The number of jobs for which there is room."""
         return self.max_workers - self._num_busy
 
     @property
@@ -121,12 +121,12 @@ class ThreadEngine(Engine):
         return self._num_threads
 
     def resize(self, max_workers: int) -> None:
-        """Change how many threads there may be; see `Engine`."""
+        """Change the number of threads; see `Engine`."""
         self.max_workers = max_workers
         self._end_threads(self._num_threads - self._num_leaving - max_workers)
 
     def stop_workers(self) -> None:
-        """Have all threads end once they have nothing to do; see `Engine`."""
+        """End all threads when they are idle; see `Engine`."""
         self._end_threads(self._num_threads - self._num_leaving)
 
     def _end_threads(self, number: int) -> None:
@@ -135,7 +135,7 @@ class ThreadEngine(Engine):
             self._inbox.put(None)
 
     def wait(self, timeout: float | None) -> list[Report]:
-        """Wait for what threads tell; see `Engine`."""
+        """Wait for reports of threads; see `Engine`."""
         reports: list[Report] = []
         try:
             self._take(self._outbox.get(timeout=timeout), reports)
@@ -165,7 +165,7 @@ _OURS = (__name__, call.__module__)
 
 
 def _do(job: Job, name: str) -> Report:
-    """Run a job and report."""
+    """Run a job and return its report."""
     started = monotonic()
     try:
         value = call(job)
@@ -179,9 +179,10 @@ def _do(job: Job, name: str) -> Report:
 
 
 def _let_go(report: Report) -> None:
-    """Free what the frames of an exception hold, which would live as long as the job.
+    """Release the objects in the frames of an exception, which would live as long as the job.
 
-    Ours hold the job, which holds the exception; the user's may hold an iterator with its lease.
+    Frames of qmill hold the job, which holds the exception; a user's may hold an iterator and its
+    lease.
     """
     assert report.job is not None
     errors: Iterable[BaseException] = ()
@@ -194,5 +195,5 @@ def _let_go(report: Report) -> None:
         traceback.clear_frames(trace)
         while trace is not None and trace.tb_frame.f_globals.get("__name__") in _OURS:
             trace = trace.tb_next
-        # A reader wants to see where the user's code begins. An assignment may be refused.
+        # Tracebacks begin at the user's code. An exception class may refuse the assignment.
         BaseException.with_traceback(error, trace)

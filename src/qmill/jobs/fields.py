@@ -1,7 +1,7 @@
-"""The schema of a job's record: its fields, where each comes from, and of which type it is.
+"""The schema of a job's record: the name, type, source and meaning of each field.
 
 `Job.to_dict`, the columns of the log and of a frame, their types, the columns that may colour a
-plot and the table in docs/jobs.md all follow from `SCHEMA`.
+plot, and the table in docs/jobs.md are all derived from `SCHEMA`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Field(NamedTuple):
     """One field of a record.
 
     Attributes:
-        name: Its key, and its column.
+        name: Its key in a record, and its column.
         type: Its type.
-        of: Returns its value of a job.
-        meaning: What it tells, for docs/jobs.md.
-        is_group: Whether jobs of equal values are a group, for colours and panels of a plot.
+        of: Returns its value for a job.
+        meaning: Its description in docs/jobs.md.
+        is_group: Whether a plot may group jobs by it, in colours or panels.
     """
 
     name: str
@@ -124,7 +124,7 @@ def function_name(function: Any) -> str | None:
 
 
 def exception_text(error: BaseException | None) -> str | None:
-    """Return the traceback where the exception was raised, else its own text."""
+    """Return the traceback of an exception where it was raised; of a local one, its own text."""
     if error is None:
         return None
     remote = getattr(error.__cause__, "text", None)

@@ -1,8 +1,8 @@
 """A job: one call of a function, its outcome and its times, as a `concurrent.futures.Future`.
 
-A `Future` carries a condition and two lists, 1.2 kB, that most jobs never need. Here they come to
-be on first use, under one lock for all jobs. `settle` takes the same lock before it decides that
-nobody is watching, so whoever begins to watch either finds the outcome or is told of it.
+A `Future` has a condition and two lists, 1.2 kB, that most jobs never need. Here they are made on
+first use, under one lock for all jobs. `_settle` takes the same lock before it decides that no
+thread is waiting. So a thread that begins to wait either finds the outcome or is notified of it.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ PENDING, RUNNING, CANCELLED, FINISHED = (
 
 HAS_WAITERS, HAS_CALLBACKS = 1, 2  # bits of `_watched`
 
-# Reentrant, as are all locks here: a garbage collection may call a `__del__` at any place, and
-# that may use a job.
+# Reentrant, as are all locks here: a garbage collection may call a `__del__` at any point, and
+# that method may use a job.
 _watch_lock = _native.RLock()
 
 
 class _Late:
-    """A part of a Future that is made when it is first looked for.
+    """A part of a Future that is made when it is first read.
 
-    Not a `__getattr__` of `Job`, with which every read of any attribute takes ten times as long.
+    A `__getattr__` of `Job` would make every read of any attribute take ten times as long.
     """
 
     def __init__(self, make: Callable[[], Any], bit: int) -> None:
@@ -71,7 +71,7 @@ class _Late:
 
 
 class Options(NamedTuple):
-    """Options of a job beside its function, arguments and priority; see `JobQueue.put`."""
+    """Options of a job other than its function, arguments and priority; see `JobQueue.put`."""
 
     name: Any = None
     lane: Any = None
@@ -87,40 +87,40 @@ DEFAULT_OPTIONS = Options()
 
 
 class Owner(Protocol):
-    """A job's view of the queue to which it belongs."""
+    """The interface through which a job uses its queue."""
 
     qid: str
 
     def cancel(self, job: Job) -> bool:
-        """Cancel one of its jobs; see `Job.cancel`."""
+        """Cancel a job of this queue; see `Job.cancel`."""
 
     def log_later(self, what: str, error: BaseException) -> None:
-        """Have a failure logged, in whatever thread may wait for a handler."""
+        """Have a failure logged from a thread that may wait for a log handler."""
 
     def wall_time(self, moment_s: float) -> datetime:
-        """Tell the date and time of a moment of the monotonic clock."""
+        """Return the date and time of a moment of the monotonic clock."""
 
     def host_of(self, worker: str | None) -> str | None:
         """Return the name of the machine that a worker runs on."""
 
 
 class Job(Future[T]):
-    """One call of a function, as `JobQueue.put` and `submit` return it.
+    """One call of a function, returned by `JobQueue.put` and `submit`.
 
-    A `concurrent.futures.Future`, with a record. `result()` raises what the function raised, with
+    A `concurrent.futures.Future` with a record. `result()` raises the function's exception, with
     the remote traceback as its cause, or `WorkerDied`, `JobTimeout`, `LaneError`,
     `SerializationError`, `CancelledError`.
 
     Attributes:
         id (int): Its number in its queue, from 1.
-        priority: The lower goes first.
-        function: What is called; None once a job of `submit` or `map` has ended.
-        args: Its positional arguments, a tuple; None as `function`. When it has ended, a short
-            text is in the place of each if they take more than 64 KiB (see `keep_args` of
+        priority: Jobs with lower numbers run first.
+        function: The function to call; None after a job of `submit` or `map` has ended.
+        args: Its positional arguments, a tuple; None when `function` is. After the job has ended,
+            if they take more than 64 KiB, a short text replaces each large one (see `keep_args` of
             `JobQueue`).
-        kwargs: Its keyword arguments, a dict or None; as `args`.
-        exitcode (int | None): 0, 1 for an exception, else how the worker process ended.
-        attempts (int): How often it was begun.
+        kwargs: Its keyword arguments, a dict or None; otherwise as `args`.
+        exitcode (int | None): 0; 1 for an exception; else the exit code of the worker process.
+        attempts (int): How often the job was begun.
         worker (str | None): The name of the worker that ran it last.
     """
 
@@ -161,22 +161,22 @@ class Job(Future[T]):
     _done_callbacks: Any = _Late(list, HAS_CALLBACKS)
 
     _is_chunk = False
-    """Whether it is several calls in one, as `map` makes them."""
+    """Whether it makes several calls, as a chunk of a `map` does."""
 
     _is_of_map = False
-    """Whether `map` has made it, of one item or several."""
+    """Whether it belongs to a `map`, with one item or several."""
 
     _num_calls = 1
     """The number of calls that it makes."""
 
     _sink: deque[Job] | None = None
-    """Of a job of `map`: where it is put, to the right, when it has ended."""
+    """For a job of `map`: the job is appended here when it has ended."""
 
     _num_to_do = 1
     """The number of calls that its next attempt makes."""
 
     _to_do: list[int] | None = None
-    """Of a chunk that was run before: the places of the calls that are still to be made."""
+    """For a chunk that was run before: the places of the calls that are still to be made."""
 
     _version = 0
     """The number of changes of `_to_do`."""
@@ -209,18 +209,18 @@ class Job(Future[T]):
         self._state = PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
-        self._failure: str | None = None  # None, or how it ended: "failed", "died", "timed out"
-        self._callback: Any = None  # the queue's callback; then what it returned
-        self._kept = True  # whether it is to enter the completed queue
+        self._failure: str | None = None  # None, "failed", "died" or "timed out"
+        self._callback: Any = None  # the queue's callback; then its return value
+        self._kept = True  # whether it enters the completed queue
         self._watched = 0
-        self._parts: dict[str, Any] | None = None  # what `_Late` has made
-        self._entry: Any = None  # the scheduler's: where it is in one of its heaps
-        self._may_wait = False  # the engine's: whether it may be sent ahead, if it is short
-        self._packet: Any = None  # the engine's: what to send
-        self._remains: Remains | None = None  # what it keeps when it has ended; None: everything
-        self._subject: Any = None  # the engine's: what it knows about the function
-        self._environment: Any = None  # the engine's: what the globals are that the job uses
-        self._unseen: UnseenError | bool | None = None  # False: somebody has asked for it
+        self._parts: dict[str, Any] | None = None  # the parts that `_Late` has made
+        self._entry: Any = None  # the scheduler's: the job's place in one of its heaps
+        self._may_wait = False  # the engine's: whether a short job may be sent ahead
+        self._packet: Any = None  # the engine's: the data to send
+        self._remains: Remains | None = None  # kept after its end; None: all
+        self._subject: Any = None  # the engine's: its knowledge about the function
+        self._environment: Any = None  # the engine's: the globals that the job uses
+        self._unseen: UnseenError | bool | None = None  # False: the outcome was asked for
 
     def __repr__(self) -> str:
         return f"<qmill.Job {self.name} {self._state_word()}>"
@@ -240,7 +240,7 @@ class Job(Future[T]):
 
     @property
     def _title(self) -> str:
-        """Its name in a sentence."""
+        """Its name as part of a sentence."""
         return f"job {self.name}"
 
     @property
@@ -257,8 +257,8 @@ class Job(Future[T]):
     def state(self) -> str:
         """Its state.
 
-        One of "waiting", "working", "done", "failed" (it raised), "died" (its worker did),
-        "timed out", "cancelled".
+        One of "waiting", "working", "done", "failed" (the function raised), "died" (the worker
+        did), "timed out", "cancelled".
         """
         self._see()
         return self._state_word()
@@ -278,22 +278,22 @@ class Job(Future[T]):
 
     @property
     def submitted(self) -> datetime:
-        """When it was put."""
+        """The time at which it was put."""
         return self._owner.wall_time(self._submitted)
 
     @property
     def started(self) -> datetime | None:
-        """When it was last begun."""
+        """The time at which its last attempt began."""
         return self._wall_time(self._started)
 
     @property
     def ended(self) -> datetime | None:
-        """When it ended."""
+        """The time at which it ended."""
         return self._wall_time(self._ended)
 
     @property
     def processed(self) -> datetime | None:
-        """When the queue's callback had returned."""
+        """The time at which the queue's callback returned."""
         return self._wall_time(self._processed)
 
     @property
@@ -305,7 +305,7 @@ class Job(Future[T]):
 
     @property
     def host(self) -> str | None:
-        """The name of the machine on which it ran last."""
+        """The name of the machine on which it was last run."""
         return self._owner.host_of(self.worker)
 
     @property
@@ -329,30 +329,31 @@ class Job(Future[T]):
     # -- the future ----------------------------------------------------------------------------
 
     def cancel(self) -> bool:
-        """Cancel the job, also when it is running, if its engine can kill.
+        """Cancel the job, even while it runs if the engine can kill.
 
         A running job is killed with the processes that it has started (SIGTERM, after 2 seconds
         SIGKILL), and is not retried. The job counts as cancelled at once.
 
         Returns:
-            False if it has ended, or runs where it cannot be killed (in a thread).
+            False if it has ended, or is running and cannot be killed (in a thread).
         """
         return self._owner.cancel(self)
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait for what the function returned.
+        """Wait for the function's result.
 
         Args:
-            timeout: Seconds to *wait* at most; None is no limit. The job runs on when they are
-                over: what kills it is the `timeout` of `JobQueue.put`.
+            timeout: Seconds to *wait* at most; None is no limit. The job continues after them: to
+                kill it, use the `timeout` of `JobQueue.put`.
 
         Raises:
-            TimeoutError: It has not ended in time. (A job that was killed for running too long
-                raises `JobTimeout`, which is a TimeoutError, too: see `done()`.)
-            CancelledError: It was cancelled; `LaneError` if its predecessor's failure did it.
+            TimeoutError: The job has not ended in time. (A job that was killed for its timeout
+                raises `JobTimeout`, which is a TimeoutError, too: `done()` tells them apart.)
+            CancelledError: The job was cancelled; `LaneError` if it was cancelled because the job
+                before it in its lane has failed.
             WorkerDied: The process that ran it ended.
-            SerializationError: Its function, an argument or its result cannot be sent.
-            Exception: The function's own.
+            SerializationError: Its function, an argument or its result cannot be pickled.
+            Exception: The exception of the function.
         """
         if self._state == FINISHED and self._exception is None:
             result: T = self._result
@@ -363,17 +364,17 @@ class Job(Future[T]):
             raise (self._exception or error) from None
         finally:
             self._see()
-            self = None  # type: ignore[assignment]  # no circle with the traceback
+            self = None  # type: ignore[assignment]  # no reference cycle with the traceback
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the end, and return what `result` raises, or None.
+        """Wait for the end, and return the exception that `result` would raise, or None.
 
         Args:
             timeout: Seconds to wait at most; None is no limit.
 
         Raises:
-            TimeoutError: It has not ended in time.
-            CancelledError: It was cancelled.
+            TimeoutError: The job has not ended in time.
+            CancelledError: The job was cancelled.
         """
         try:
             return super().exception(timeout)
@@ -384,10 +385,10 @@ class Job(Future[T]):
             self = None  # type: ignore[assignment]
 
     def __await__(self) -> NoReturn:
-        """Say how a job is awaited.
+        """Raise an error that explains how to await a job.
 
         Raises:
-            TypeError: Each time.
+            TypeError: Always.
         """
         raise TypeError(
             "a job is no awaitable of asyncio's; write await asyncio.wrap_future(job), which makes "
@@ -397,19 +398,19 @@ class Job(Future[T]):
     # -- for the queue -------------------------------------------------------------------------
 
     def _fail_loudly(self, error: BaseException | None = None) -> None:
-        """Have its failure, which is about to be settled, logged if nobody ever asks for it."""
+        """Have its failure, which is about to be settled, logged unless it is asked for later."""
         if self._unseen is None:
             self._unseen = UnseenError(self, error or self._exception)
 
     def _see(self) -> None:
-        """Somebody has asked for the outcome."""
+        """Mark the outcome as asked for."""
         if self._state == FINISHED:
             if isinstance(self._unseen, UnseenError):
                 self._unseen.error = None
             self._unseen = False
 
     def _settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
-        """Set the outcome and tell those who wait; False if it was settled before."""
+        """Set the outcome and notify waiting threads; False if it was settled before."""
         with _watch_lock:
             if not self._watched:
                 return self._set(state, result, exception)
@@ -435,7 +436,7 @@ class Job(Future[T]):
         return True
 
     def _call_back(self) -> None:
-        """Call what `add_done_callback` was given, once."""
+        """Call the callbacks of `add_done_callback`, once."""
         if not self._watched & HAS_CALLBACKS:
             return
         with self._condition:
@@ -443,17 +444,17 @@ class Job(Future[T]):
         for callback in callbacks:
             try:
                 callback(self)
-            except BaseException:  # it must not end the thread that calls it
+            except BaseException:  # must not end the reporter's thread
                 logger.exception("a done callback of job %s failed", self.name)
 
     def _let_go_of_much(self) -> None:
-        """Keep of what it was given as much as was decided when it was put."""
+        """Release large arguments, as was decided by `put`."""
         if self._remains is not None:
             self.function, self.args, self.kwargs = self._remains
             self._remains = self._subject = None
 
     def _let_go(self) -> None:
-        """Forget the function and its arguments, which nobody will ask for."""
+        """Release the function and its arguments; a job of `submit` or `map` needs them no more."""
         self.function = self.args = self.kwargs = self._subject = None
 
 
@@ -475,11 +476,11 @@ class MapCall(Job[Any]):
 
     @property
     def _title(self) -> str:
-        """Its name in a sentence."""
+        """Its name as part of a sentence."""
         return f"item {self.index} of map"
 
     def _let_go(self) -> None:
-        """Forget the function and the item, but for an item that is to be named in an error."""
+        """Release the function, and also the item unless an error is to name it."""
         if self._exception is None:
             super()._let_go()
         else:
@@ -487,17 +488,15 @@ class MapCall(Job[Any]):
 
 
 class Chunk(Job[Any]):
-    """Several calls of one function, as `map` makes them.
+    """Several calls of one function in a job; made by `map`.
 
-    Its function's arguments are a list of items, whether each is a tuple of arguments, and whether
-    to go on after a call that fails. Its result is an `engines.base.Outcome`; it fails itself only
-    if none of its calls was made.
+    Its arguments are a list of items, whether each is a tuple of arguments, and whether to go on
+    after a call that fails. Its result is an `engines.base.Outcome`. The chunk itself fails only if
+    none of its calls was made.
 
     Attributes:
         index (int): The first item's place in the input.
-        num_calls (int): How many items there are.
-        stops (bool): Whether nobody wants the results after a call that has failed for good.
-        to_do (list[int] | None): Of the next attempt, the places of the calls; None is all.
+        stops (bool): Whether results after a call that has failed for good are not needed.
     """
 
     __slots__ = (
@@ -530,22 +529,22 @@ class Chunk(Job[Any]):
         self._to_do: list[int] | None = None
         self._version = 0
         self._outcome: tuple[list[Any], dict[int, BaseException]] | None = None
-        self._tries: dict[int, int] = {}  # of calls that failed
+        self._tries: dict[int, int] = {}  # failures of each call that has failed
 
     @property
     def _title(self) -> str:
-        """Its name in a sentence."""
+        """Its name as part of a sentence."""
         return f"items {self.index} to {self.index + self._num_calls - 1} of map"
 
     def is_whole(self, outcome: tuple[list[Any], dict[int, BaseException]]) -> bool:
-        """Whether an attempt was the first and all its calls have returned."""
+        """Return whether an attempt was the first and all its calls have returned."""
         return self._to_do is None and not outcome[1] and len(outcome[0]) == self._num_calls
 
     def add(self, outcome: tuple[list[Any], dict[int, BaseException]]) -> int:
-        """Add what an attempt came to, and see which calls are `to_do`: none is an empty list.
+        """Add the outcome of an attempt, and set the calls that are still `_to_do`; [] if none.
 
         Returns:
-            How many of these have failed and are tried again; the others were not made.
+            How many of these calls have failed and are tried again; the others were not made.
         """
         to_do = range(self._num_calls) if self._to_do is None else self._to_do
         if self._outcome is None:
@@ -569,7 +568,7 @@ class Chunk(Job[Any]):
         return sum(place in self._tries for place in left)
 
     def outcome(self) -> tuple[list[Any], dict[int, BaseException]]:
-        """Return what all attempts have come to, up to a failure that ends its map."""
+        """Return the outcome of all attempts, up to a failure that ends the map."""
         assert self._outcome is not None
         (results, errors), self._outcome = self._outcome, None
         if self.stops and errors:
@@ -578,7 +577,7 @@ class Chunk(Job[Any]):
         return results, errors
 
     def _let_go(self) -> None:
-        """Forget the function and the items, but for those that are to be named in an error."""
+        """Release the function, and also the items unless an error is to name one."""
         if self._exception is None and not (self._result and self._result[1]):
             super()._let_go()
         else:
@@ -589,10 +588,10 @@ _OPTIONS = {"priority", *Options._fields}
 
 
 def explain_failure(job: Job, error: BaseException) -> None:
-    """Tell of a function that was called with what is an option of its job, meant as one."""
+    """Add a note to a TypeError if the function was called with an option of `JobQueue.put`."""
     if job._kept or not job.kwargs or not isinstance(error, TypeError):
         return
-    with contextlib.suppress(Exception):  # a class of its own, which may do anything
+    with contextlib.suppress(Exception):  # `str` of the exception may raise anything
         text = str(error)
         for name in sorted(_OPTIONS.intersection(job.kwargs)):
             if f"'{name}'" in text or "takes no keyword arguments" in text:
@@ -603,7 +602,7 @@ def explain_failure(job: Job, error: BaseException) -> None:
 
 
 class UnseenError:
-    """A job's failure, which is logged at its end unless somebody has seen it."""
+    """The failure of a job that was not asked for yet; logged when the job is garbage-collected."""
 
     __slots__ = ("__weakref__", "_log", "error", "what")
 
@@ -614,20 +613,20 @@ class UnseenError:
         _unseen.add(self)
 
     def tell(self) -> None:
-        """Log it, once."""
+        """Log the failure, once."""
         if (error := self.error) is not None:
             self.error = None
             log_unseen(self.what, error)
 
     def __del__(self) -> None:
-        # This may be any thread, also one that must not wait for a handler.
+        # Runs in any thread, perhaps in one that must not wait for a log handler.
         if (error := self.error) is not None:
             self.error = None
             self._log(self.what, error)
 
 
 def log_unseen(what: str, error: BaseException) -> None:
-    """Log a failure that nobody has asked for."""
+    """Log a failure that was not asked for."""
     logger.error("%s, and nobody has asked for its result", what, exc_info=error)
 
 
@@ -637,19 +636,19 @@ HOW = {
     "died": "died with its worker",
     "timed out": "ran too long and was killed",
 }
-"""The end of a job in words, for messages, by `Job._failure`."""
+"""Words for the end of a job, in messages, by `Job._failure`."""
 
 _unseen: weakref.WeakSet[UnseenError] = weakref.WeakSet()
 
 
 def tell_unseen() -> None:
-    """Log the failures that nobody has asked for: the program ends."""
+    """Log the failures that were not asked for; called when the program ends."""
     for unseen in list(_unseen):
         unseen.tell()
 
 
 def after_fork_in_child() -> None:
-    """Another thread of the parent may have held the lock; its failures are not told again."""
+    """Replace the lock, which a thread of the parent may hold; forget the parent's failures."""
     global _watch_lock
     _watch_lock = _native.RLock()
     for unseen in list(_unseen):

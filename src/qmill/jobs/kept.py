@@ -1,7 +1,7 @@
-"""Arguments of jobs that have ended: small ones are kept, large ones give way to a short text.
+"""Arguments of jobs that have ended: small ones are kept, large ones are replaced by a short text.
 
-A completed job waits for whoever fetches it, and its record for whoever reads it. Both shall tell
-what the job was given, and neither shall hold a gigabyte for that.
+A completed job waits until it is fetched, and its record until it is read. Both shall show the
+job's arguments, and neither shall hold a gigabyte for that.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from .job import Job
 
 KEPT_BYTES = 1 << 16
-"""Arguments that take no more are kept."""
+"""Arguments that take no more memory than this are kept."""
 
 BOUND = (functools.partial, MethodType)
-"""Functions with arguments of their own."""
+"""Functions that carry arguments."""
 
 _SMALL = (int, float, bool, type(None))
-_MAX_CHARACTERS = 200  # of a text that stays as it is
-_FEW = 32  # arguments; so many such texts take less than KEPT_BYTES
+_MAX_CHARACTERS = 200  # of a text that is kept as it is
+_FEW = 32  # arguments; this many texts of `_MAX_CHARACTERS` take less than KEPT_BYTES
 _TEXTS = (str, bytes)
 _WITHOUT_PARTS = (str, bytes, bytearray, *_SMALL)
-_SHARED = (type, ModuleType, FunctionType, BuiltinFunctionType)  # held by their modules anyway
+_SHARED = (type, ModuleType, FunctionType, BuiltinFunctionType)  # their modules hold them anyway
 _MAX_DIMENSIONS = 8
 
 Remains = tuple[Any, tuple[Any, ...], dict[str, Any] | None]
@@ -35,7 +35,7 @@ Remains = tuple[Any, tuple[Any, ...], dict[str, Any] | None]
 
 
 def remains_of(job: Job, has_large_arguments: bool) -> Remains | None:
-    """Return what a job is to keep of what it was given; None if that is all.
+    """Return the function and arguments that a job keeps when it has ended; None if it keeps all.
 
     Args:
         job: The job.
@@ -53,29 +53,29 @@ def remains_of(job: Job, has_large_arguments: bool) -> Remains | None:
 
 
 def _unbound(function: Any) -> Any:
-    """Return a function without its own arguments; its name stays."""
+    """Return a function without the arguments that it carries."""
     while type(function) in BOUND:
         function = function.__func__ if type(function) is MethodType else function.func
     return function
 
 
 def _short(value: Any) -> Any:
-    """Return a value that is small and plain, and of another one a text."""
+    """Return a small, plain value as it is, and a text for any other one."""
     if type(value) in _SMALL or (type(value) in _TEXTS and len(value) <= _MAX_CHARACTERS):
         return value
     try:
         shape = value.shape
     except Exception:
         shape = None
-    if type(shape) is tuple and len(shape) <= _MAX_DIMENSIONS:  # its repr would take a while
+    if type(shape) is tuple and len(shape) <= _MAX_DIMENSIONS:  # the repr of an array is slow
         return f"<{type(value).__module__}.{type(value).__qualname__} of shape {shape}>"
     return describe(value)
 
 
 def are_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
-    """Tell whether arguments take more than `KEPT_BYTES` of memory, as far as can be seen."""
+    """Return whether arguments take more than `KEPT_BYTES` of memory, by an estimate."""
     if not kwargs and len(args) <= _FEW:
-        for arg in args:  # most are seen to be small at once
+        for arg in args:  # the quick check, which suffices for most jobs
             kind = type(arg)
             if kind not in _SMALL and not (kind in _TEXTS and len(arg) <= _MAX_CHARACTERS):
                 break
@@ -85,10 +85,10 @@ def are_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
 
 
 def takes_much(*things: Any) -> bool:
-    """Tell whether objects take more than `KEPT_BYTES` of memory, without packing them.
+    """Return whether objects take more than `KEPT_BYTES` of memory, without pickling them.
 
-    Looked at are builtin containers, the attributes of instances, and what numpy's and other arrays
-    say of themselves. That is enough: what seems small and is not stays as long as its job.
+    The estimate counts builtin containers, attributes of instances, and the `nbytes` of arrays. An
+    object that is larger than it seems is only kept for as long as its job.
     """
     left = KEPT_BYTES
     parts, seen = list(things), set()
@@ -109,14 +109,14 @@ def takes_much(*things: Any) -> bool:
 def _size(part: Any) -> int:
     try:
         size = sys.getsizeof(part)
-        nbytes = getattr(part, "nbytes", 0)  # of an array, also of one that is a view
+        nbytes = getattr(part, "nbytes", 0)  # the size of an array's data, even of a view
         return max(size, nbytes) if isinstance(nbytes, int) else size
-    except Exception:  # whatever a class does instead
+    except Exception:  # `__sizeof__` or `nbytes` of a class may raise anything
         return 0
 
 
 def _parts(part: Any) -> list[Any]:
-    """List what an object holds; it is not more than its size shows."""
+    """Return the objects that an object holds; [] if they cannot be listed."""
     try:
         if isinstance(part, dict):
             return [*part.keys(), *part.values()]
@@ -127,5 +127,5 @@ def _parts(part: Any) -> list[Any]:
         if isinstance(part, MethodType):
             return [part.__self__]
         return [vars(part)] if hasattr(part, "__dict__") else []
-    except Exception:  # another thread changes it, or it is broken
+    except Exception:  # another thread changes the object, or its class is broken
         return []

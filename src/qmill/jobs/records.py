@@ -1,9 +1,9 @@
 """The log of a queue: a CSV file of the records of its jobs.
 
-A row is written with one call, under a lock of the file, and ends with CR LF, which stands nowhere
-inside a row. A writer that is killed in the middle leaves a file that does not end so: the next one
-cuts the torn row off before it writes. A file whose first row is not the header of these columns is
-somebody else's, and is refused.
+Each row is written by one call, under a lock of the file, and ends with CR LF. No row has CR LF
+inside. If a writer is killed within a row, the file does not end with CR LF: the next writer cuts
+the torn row off before it writes. A file whose first row is not the header of these columns belongs
+to another program, and is refused.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 _END = b"\r\n"
 
 CELL_CHARACTERS = 100_000
-"""A longer cell is cut: readers refuse one of more than 131,072, as Python's `csv` does."""
+"""Longer cells are cut, since Python's `csv` and other readers refuse cells of over 131,072."""
 
-_HEADER_BYTES = 1 << 16  # the most of a file that is looked at for its header
+_HEADER_BYTES = 1 << 16  # the header is looked for in this many bytes at most
 _SHOWN_CHARACTERS = 200
 _SHOWN_COLUMNS = 3
 
 
 def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, str]]:
-    """Read the rows of a log, one after another; one that was cut short is left out.
+    """Read the rows of a log, one after another; rows that were cut short are left out.
 
     Args:
         path: A file that `RecordLog` has written, or a CSV file with the same columns.
 
     Yields:
-        What stands in each row, by the names of the columns.
+        The texts of each row, by the names of the columns.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no such file.
+        OSError: The file cannot be read.
+        ValueError: The file is not a log of jobs.
     """
     with open(path, "rb") as file:
-        end = _END if file.readline().endswith(_END) else b"\n"  # what an editor leaves
+        end = _END if file.readline().endswith(_END) else b"\n"  # "\n" if an editor has saved it
         file.seek(0)
         names: list[str] | None = None
         row = b""
@@ -84,17 +84,17 @@ class RecordLog:
     """A CSV file of records, to which several queues and programs may append.
 
     Args:
-        path: The file; made, with a header, where there is none or an empty one.
+        path: The file. If it does not exist or is empty, it gets a header.
         fields: The columns.
-        record_of: Makes a job's record, in which these are the keys.
-        spreadsheet: Whether to write texts that a spreadsheet would take for a formula, such as
-            `=HYPERLINK(...)`, with an apostrophe before them, so that it shows them.
+        record_of: Returns a job's record, a dict with these fields.
+        spreadsheet: Whether to put an apostrophe before texts that a spreadsheet would take for a
+            formula, such as `=HYPERLINK(...)`, so that it shows them as text.
 
-    A cell of more than `CELL_CHARACTERS` characters is cut, and ends with how many were left out.
+    A cell of more than `CELL_CHARACTERS` characters is cut, and ends with the number left out.
 
     Raises:
-        OSError: It cannot be opened or written.
-        ValueError: It has another header, or is no text; nothing has been written.
+        OSError: The file cannot be opened or written.
+        ValueError: The file has another header, or is not text; it was not changed.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RecordLog:
         """Append a row for each record.
 
         Raises:
-            OSError: There is no room; nothing of the row that has none is left in the file.
+            OSError: The file cannot be written. If the disk is full, no part of a row stays in it.
         """
         rows = [
             _row([record[field] for field in self._fields], self._spreadsheet) for record in records
@@ -131,12 +131,12 @@ class RecordLog:
 
     def close(self) -> None:
         """Close the file."""
-        with _threads_lock:  # to close a file ends this process's locks of it
+        with _threads_lock:  # closing the file would release this process's locks of it
             self._file.close()
 
     def _check_header(self) -> None:
-        """Raise ValueError if the first row is not the header, whatever line ends it has."""
-        if os.fstat(self._file.fileno()).st_size == 0:  # new, or no file on a disk
+        """Raise ValueError if the first row is not the header; any line ends are accepted."""
+        if os.fstat(self._file.fileno()).st_size == 0:  # a new file, or a device
             return
         start = self._read(0, len(self._header))
         if self._header.startswith(start):  # the header, or the beginning of a torn one
@@ -170,12 +170,12 @@ class RecordLog:
         return size + len(row)
 
     def _mend(self) -> int:
-        """Cut off what a writer left that was killed in the middle of a row; returns the size."""
+        """Cut off a row that was torn when its writer was killed; return the size."""
         size = os.fstat(self._file.fileno()).st_size
         if size == 0 or self._read(size - len(_END), size) == _END:
             return size
         start = self._read(0, len(self._header))
-        if not self._header.startswith(start):  # an editor's line ends: nothing is cut off
+        if not self._header.startswith(start):  # an editor has changed the line ends: keep all
             if self._read(size - 1, size) != b"\n":
                 size = self._append(_END, size)
             return size
@@ -184,7 +184,7 @@ class RecordLog:
         return whole
 
     def _end_of_last_row(self, size: int) -> int:
-        """Find the end of the last whole row; there is one."""
+        """Return the end of the last complete row; the header is one."""
         end, tail = size, b""
         while True:
             start = max(0, end - (1 << 16))
@@ -200,11 +200,11 @@ class RecordLog:
         return data
 
 
-_threads_lock = _native.RLock()  # the file's own lock is one of processes
+_threads_lock = _native.RLock()  # `lockf` excludes other processes only, not other threads
 
 
 class _Locked:
-    """Holds the lock of a file that other threads and programs append to as well."""
+    """Holds the lock of a file to which other threads and programs append as well."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -227,7 +227,7 @@ class _Locked:
 
 
 def after_fork_in_child() -> None:
-    """Another thread of the parent may have held the lock."""
+    """Replace the lock, which another thread of the parent may hold."""
     global _threads_lock
     _threads_lock = _native.RLock()
 
@@ -240,7 +240,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def _difference(fields: Sequence[str], found: list[str]) -> str:
-    """Say why a header is another one."""
+    """Return how a header differs from the expected one, for an error message."""
     if missing := [name for name in fields if name not in found]:
         more = len(missing) - _SHOWN_COLUMNS
         named = ", ".join(missing[:_SHOWN_COLUMNS])
@@ -265,13 +265,13 @@ def _cell(value: Any) -> str:
         return ""
     try:
         text = str(value)
-    except Exception as error:  # a record is written, whatever an object's __str__ does
+    except Exception as error:  # the row is written even if an object's __str__ raises
         text = f"<{type(value).__name__}: {type(error).__name__} in __str__>"
     return cut(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def cut(text: str) -> str:
-    """Return what a cell has of a text: its beginning, if it is too long."""
+    """Return a text as it stands in a cell: its beginning, if it is too long."""
     if len(text) <= CELL_CHARACTERS:
         return text
     left_out = len(text) - CELL_CHARACTERS
@@ -279,12 +279,12 @@ def cut(text: str) -> str:
 
 
 def as_text(text: str) -> str:
-    """Return a text as a spreadsheet takes for one, and not for a formula."""
+    """Return a text so that a spreadsheet takes it for text, and not for a formula."""
     return f"'{text}" if text.startswith(_FORMULAS) else text
 
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\n")
-"""With these begins a formula in one spreadsheet or another; a carriage return is a newline here.
+"""Formulas begin with these in some spreadsheet. (Carriage returns were replaced by newlines.)
 
 Source: OWASP, CSV Injection.
 """

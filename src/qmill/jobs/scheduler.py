@@ -1,17 +1,18 @@
-"""Which job runs next, and when something is due: bookkeeping, with no thread and no clock.
+"""The scheduler: which job runs next, and when the next deadline is; with no thread and no clock.
 
     add ──> waiting ──take──> working ──finish──> (complete) ──> completed ──pop──>
               ^  ^               │
-              │  └─── return ────┤   it was sent ahead and never begun
+              │  └─── return ────┤   sent ahead, but never begun
               └── after backoff ─┘   retry
 
 Jobs compete by (priority, id), the lower first. Of a lane only the head competes, and only while no
-job of the lane works or backs off. A job is in one heap at a time, and knows its entry there.
+job of the lane works or backs off. A job is in one heap at a time, and refers to its entry there.
 
-A heap cannot give up what is in its middle, so an entry is only abandoned: it is thrown away when
-it comes up, or when most of a heap is such. Every operation is O(log n), amortised.
+An entry cannot be removed from the middle of a heap, so it is marked as abandoned. Abandoned
+entries are removed when they come up, or when they are most of the heap. Every operation takes
+O(log n), amortised.
 
-Moments are floats of seconds on whatever clock the caller uses.
+Moments are floats of seconds on the caller's clock.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ if TYPE_CHECKING:
     from .job import Job
 
 BACKOFF_MAX_S = 3600.0
-"""No backoff grows beyond this."""
+"""The longest backoff."""
 
 
 class JobHeap:
-    """Jobs by a key and their id, from which any can be taken out.
+    """Jobs by a key and their id; any job can be removed.
 
-    Most jobs come in the order in which they are to go. Those are kept in a *run*, a line in which
-    each has a larger key than the one before, at a tenth of the cost of the heap; all others are in
-    the heap. A job knows where it is by `_entry`: this object, or its entry in the heap. Whatever
-    does not agree with that is abandoned.
+    Most jobs are added in the order in which they will run. They are kept in a *run*, a deque in
+    which each key is larger than the one before, at a tenth of the cost of the heap. All other jobs
+    are in the heap. `_entry` of a job is this object if the job is in the run, or its entry in the
+    heap. A place in the run or the heap that disagrees with `_entry` is abandoned.
 
-    A signal handler may raise after each call, so a change happens by the two assignments, of
-    `_entry` and `_size`, between which there is none.
+    A signal handler may raise after any call. So the assignments of `_entry` and `_size`, which
+    make a change effective, have no call between them.
     """
 
     def __init__(self) -> None:
         self._run: deque[Job] = deque()
-        self._run_end: tuple[Any, int] | None = None  # the last key in the run, and the id
+        self._run_end: tuple[Any, int] | None = None  # key and id of the last job of the run
         self._heap: list[tuple[Any, int, Job, JobHeap]] = []
         self._size = 0
 
@@ -63,7 +64,7 @@ class JobHeap:
         return (job for _, _, job in sorted([*run, *heap]))
 
     def append(self, job: Job) -> None:
-        """Add a job by its priority that has never been in here."""
+        """Add a job that has never been in this object, with its priority as the key."""
         key = job.priority, job.id
         if not self._run or key > self._run_end:  # type: ignore[operator]
             self._run_end = key
@@ -74,14 +75,14 @@ class JobHeap:
             self.push(job.priority, job)
 
     def push(self, key: Any, job: Job) -> None:
-        """Add a job by a key."""
+        """Add a job with a key."""
         entry = key, job.id, job, self
         heapq.heappush(self._heap, entry)
         job._entry = entry
         self._size += 1
 
     def first(self) -> Job | None:
-        """Return the first job, which stays."""
+        """Return the first job without removing it, or None."""
         run, heap = self._run, self._heap
         while run and run[0]._entry is not self:
             run.popleft()
@@ -101,7 +102,7 @@ class JobHeap:
         return job.priority if job._entry is self else job._entry[0]
 
     def pop(self) -> Job:
-        """Take out the first job; there must be one."""
+        """Remove and return the first job; there must be one."""
         job = self.first()
         assert job is not None
         is_in_run = job._entry is self
@@ -114,7 +115,7 @@ class JobHeap:
         return job
 
     def discard(self, job: Job) -> None:
-        """Take out a job that is here."""
+        """Remove a job, which must be in this object."""
         job._entry = None
         self._size -= 1
         if len(self._heap) + len(self._run) > 2 * self._size:
@@ -131,13 +132,13 @@ def _heap_of(job: Job) -> JobHeap | None:
 
 
 class _Lane:
-    """The jobs of one lane: its head competes with all others, the rest wait behind it."""
+    """The jobs of one lane: its head competes with all other jobs, the rest wait behind it."""
 
     def __init__(self) -> None:
-        self.head: Job | None = None  # the one in the queue's own heap
-        self.busy: Job | None = None  # the one that works or backs off
+        self.head: Job | None = None  # the job that is in the queue's own heap
+        self.busy: Job | None = None  # the job that works or backs off
         self.rest = JobHeap()
-        self.waiting: dict[int, Job] = {}  # the head and the rest: what holds when these do not
+        self.waiting: dict[int, Job] = {}  # head and rest; the truth if a change is interrupted
 
 
 class Scheduler:
@@ -149,7 +150,7 @@ class Scheduler:
 
     def __init__(self, uniform: Callable[[], float] = random.random) -> None:
         self._uniform = uniform
-        self._heads = JobHeap()  # what competes
+        self._heads = JobHeap()  # the jobs that compete
         self._backing_off = JobHeap()  # by the moment at which they compete again
         self._lanes: dict[Any, _Lane] = {}
         self._in_rest = 0  # jobs that wait behind their lane's head
@@ -162,27 +163,27 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Jobs that are put and not begun, or wait for their next attempt."""
+        """The number of jobs that have not begun, or wait for their next attempt."""
         return len(self._heads) + self._in_rest + len(self._backing_off)
 
     @property
     def num_working(self) -> int:
-        """Jobs that were taken and have not finished."""
+        """The number of jobs that were taken and have not finished."""
         return len(self.working)
 
     @property
     def num_completed(self) -> int:
-        """Jobs that nobody has fetched yet."""
+        """The number of completed jobs that were not fetched."""
         return len(self._completed)
 
     def is_waiting(self, job: Job) -> bool:
-        """Whether a job waits for its first or its next attempt."""
+        """Return whether a job waits for its first or its next attempt."""
         return job._entry is not None and _heap_of(job) is not self._completed
 
     # -- waiting -------------------------------------------------------------------------------
 
     def add(self, job: Job) -> None:
-        """Let a new job compete, at once or when its turn in its lane has come."""
+        """Add a new job; it competes at once, or when its turn in its lane has come."""
         if (key := job._options.lane) is None:
             self._heads.append(job)
             return
@@ -193,7 +194,7 @@ class Scheduler:
             raise
 
     def _add_again(self, job: Job) -> None:
-        """Let a job compete, perhaps not for the first time."""
+        """Add a job that may have been in this scheduler before."""
         if job._options.lane is None:
             self._heads.push(job.priority, job)
             return
@@ -204,7 +205,7 @@ class Scheduler:
         self._choose_head(lane)
 
     def _choose_head(self, lane: _Lane) -> None:
-        """Let the first of an idle lane compete for it."""
+        """Let the first job of an idle lane compete."""
         if lane.busy is not None:
             return
         first, head = lane.rest.first(), lane.head
@@ -225,15 +226,15 @@ class Scheduler:
         self._in_rest -= 1
 
     def first(self) -> Job | None:
-        """Return the job that is to run next, which stays; None if none can."""
+        """Return the next job to run, without removing it; None if there is none."""
         return self._heads.first()
 
     def take(self, now: float, *, keep_time: bool = True) -> Job:
         """Take the first job, to run it from now on; there must be one.
 
         Args:
-            now: This moment.
-            keep_time: Whether `due` is to tell when its timeout is over.
+            now: The current moment.
+            keep_time: Whether the scheduler watches the job's timeout; `due` then reports it.
         """
         job = self._heads.pop()
         self.working[job.id] = job
@@ -249,7 +250,7 @@ class Scheduler:
         return job
 
     def remove(self, job: Job) -> bool:
-        """Take out a waiting job for good, as one that is cancelled; False if it does not wait."""
+        """Remove a waiting job for good, to cancel it; False if it does not wait."""
         if not self.is_waiting(job):
             return False
         heap = _heap_of(job)
@@ -279,7 +280,7 @@ class Scheduler:
         self._go_on(key, lane)
 
     def _put_right(self, key: Any) -> None:
-        """Make a lane's heaps anew: a signal handler has raised in the middle of a change."""
+        """Rebuild a lane's heaps after a signal handler has raised during a change."""
         lane = self._lanes.get(key)
         if lane is None:
             return
@@ -298,7 +299,7 @@ class Scheduler:
         self._go_on(key, lane)
 
     def remove_all(self) -> list[Job]:
-        """Take out all waiting jobs, in the order in which they would have run."""
+        """Remove all waiting jobs; return them in the order in which they would have run."""
         jobs = self.waiting()
         for job in jobs:
             self.remove(job)
@@ -317,7 +318,7 @@ class Scheduler:
         if heap is None:
             job.priority = priority
             return False
-        if heap is self._backing_off:  # its key is a moment
+        if heap is self._backing_off:  # the key there is a moment, not the priority
             job.priority = priority
             return True
         key = None if heap is self._completed else job._options.lane
@@ -345,14 +346,14 @@ class Scheduler:
         self._add_again(job)
 
     def finish(self, job: Job, *, failed: bool) -> list[Job]:
-        """Take a job off the working ones for good.
+        """Remove a working job for good.
 
         Args:
-            job: One that works.
-            failed: Whether jobs behind it in its lane are to be stopped that ask for it.
+            job: A job that works.
+            failed: Whether to stop jobs behind it in its lane that have `stop_on_lane_error`.
 
         Returns:
-            Those jobs, in order; they wait no more and never run.
+            The stopped jobs, in order; they no longer wait, and never run.
         """
         self._stop_working(job)
         if job._options is DEFAULT_OPTIONS or (key := job._options.lane) is None:
@@ -385,17 +386,17 @@ class Scheduler:
             del self._lanes[key]
 
     def retry(self, job: Job, now: float, *, backs_off: bool = True) -> float:
-        """Let a job that works wait for its next attempt, its lane with it.
+        """Let a working job wait for its next attempt; its lane waits with it.
 
         Args:
             job: The job.
-            now: The moment.
-            backs_off: Whether its backoff is to pass before that.
+            now: The current moment.
+            backs_off: Whether its backoff has to pass before that.
 
         Returns:
-            The seconds until then: the job's backoff, doubled with each attempt, times a random
-            factor from a half to one and a half so that jobs that failed together do not come
-            back together.
+            The seconds until the next attempt: the job's backoff, doubled with each attempt, times
+            a random factor from 0.5 to 1.5, so that jobs that failed together are not retried
+            together.
         """
         self._stop_working(job)
         backoff = job._options.backoff
@@ -416,14 +417,14 @@ class Scheduler:
             if len(self._deadlines) > 2 * len(self._deadline_of):
                 self._deadlines = sorted((at, number) for number, at in self._deadline_of.items())
 
-    # -- what is due ---------------------------------------------------------------------------
+    # -- deadlines and backoffs ----------------------------------------------------------------
 
     def _set_deadline(self, job: Job, deadline: float) -> None:
         self._deadline_of[job.id] = deadline
         heapq.heappush(self._deadlines, (deadline, job.id))
 
     def next_due(self) -> float | None:
-        """Return the moment at which `due` has something to do, or None."""
+        """Return the moment of the next deadline or end of a backoff, or None."""
         deadlines = self._deadlines
         while deadlines and self._deadline_of.get(deadlines[0][1]) != deadlines[0][0]:
             heapq.heappop(deadlines)
@@ -433,9 +434,9 @@ class Scheduler:
         return min(moments, default=None)
 
     def due(self, now: float) -> list[Job]:
-        """Let those compete whose backoff is over, and return those whose time to run is up.
+        """Let jobs compete whose backoff is over, and return jobs whose timeout has expired.
 
-        Each is returned once; it works until it is finished.
+        Each job is returned once; it works until it is finished.
         """
         while len(self._backing_off) and self._backing_off.first_key() <= now:
             job = self._backing_off.pop()
@@ -465,7 +466,7 @@ class Scheduler:
         self._completed.append(job)
 
     def pop_completed(self) -> Job | None:
-        """Fetch the completed job of the lowest priority number, or None."""
+        """Remove and return the completed job with the lowest priority number, or None."""
         job = self._completed.first()
         if job is not None:
             try:

@@ -1,8 +1,8 @@
 """Running totals of a queue's jobs, in constant memory: bookkeeping, with no thread and no clock.
 
-Every job that ends is added once, on the dispatcher's hottest path. So what a job costs there is to
-look at its times, and the rest is done for a few hundred of them at once. A call of `map` counts as
-a job, though many travel together.
+Every job that ends is added once, on the dispatcher's hottest path. There only the job's times are
+stored; the rest is done for a few hundred jobs at once. Each call of a `map` counts as a job, even
+if several were sent as a chunk.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ STATES = "waiting", "working", "done", "failed", "died", "timed out", "cancelled
 """The values of `Job.state`."""
 
 MAX_WORKERS = 256
-"""So many workers have a line of their own; those that come later share one."""
+"""At most this many workers are listed by name; later ones are added up as `OTHERS`."""
 
 MAX_ERRORS = 64
-"""So many types of errors, likewise."""
+"""At most this many types of errors are listed by name, likewise."""
 
 OTHERS = "others"
 
 NUM_SLOWEST = 10
 
 _BATCH = 512
-_ALL_COUNTED = 16 * _BATCH  # so many values are all put into a histogram
-_STEP = 7  # and then each seventh; a prime, so that it does not go in step with the jobs
+_ALL_COUNTED = 16 * _BATCH  # up to this count, every value enters the histogram
+_STEP = 7  # after that, each seventh; a prime, so as not to coincide with a period of the jobs
 
 _TOP = 3 if sys.byteorder == "little" else 0
 _MAX_TEXT = 200
@@ -48,8 +48,8 @@ _MAX_TEXT = 200
 class Histogram:
     """The distribution of floats from 0, with a resolution of 6 %.
 
-    The first 16 bits of a double are its exponent and four bits of its mantissa: they number the
-    intervals, 16 from each power of two to the next, and to find them costs no logarithm.
+    The upper 16 bits of a double are its sign, its exponent and four bits of its mantissa. They
+    number the intervals: 16 from each power of two to the next. So no logarithm is needed.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Histogram:
         self.total = 0.0
         self.max = 0.0
         self._first: Counter[int] = Counter()
-        self._later: Counter[int] = Counter()  # of each `_STEP`th value
+        self._later: Counter[int] = Counter()  # of each `_STEP`th value after `_ALL_COUNTED`
 
     def add(self, values: list[float]) -> None:
         """Count values."""
@@ -73,14 +73,14 @@ class Histogram:
         counts.update(_intervals(values))
 
     def add_equal(self, value: float, times: int) -> None:
-        """Count one value so many times."""
+        """Count one value `times` times."""
         self.count += times
         self.total += value * times
         self.max = max(self.max, value)
         self._first[_intervals([value])[0]] += times
 
     def quantiles(self, *shares: float) -> list[float | None]:
-        """Return the values below which such shares of all lie; None if there are no values."""
+        """Return the quantiles for shares from 0 to 1; None for each if there are no values."""
         counts = Counter(self._first)
         for interval, count in self._later.items():
             counts[interval] += count * _STEP
@@ -99,7 +99,7 @@ def _intervals(values: list[float]) -> array[int]:
 
 
 def _middle(interval: int) -> float:
-    """Return the middle of an interval of a histogram; what is below 0 counts as 0."""
+    """Return the middle of an interval of a histogram; negative values count as 0."""
     if interval == 0 or interval >= 1 << 15:
         return 0.0
     words = [0, 0, 0, 0]
@@ -112,7 +112,7 @@ class SlowJob(NamedTuple):
     """One of the jobs that ran longest."""
 
     running_s: float
-    minus_id: int  # of equals the first stays
+    minus_id: int  # among jobs that ran equally long, those with lower ids are kept
     name: str
     function: str | None
     state: str
@@ -122,15 +122,15 @@ class Totals:
     """Totals of a queue's jobs: how they ended, and how long they waited and ran.
 
     Attributes:
-        states: How many ended in each state.
-        waiting: Seconds from `put` to the beginning, of those that began.
+        states: How many jobs have ended in each state.
+        waiting: Seconds from `put` to the beginning, of jobs that have begun.
         running: Seconds of the last attempt.
         num_retries: Attempts after which a job was tried again.
-        first_submitted_s: When the first of those that have ended was put; inf if none has.
-        last_ended_s: When the last one ended; -inf.
-        busy: For each worker the seconds in which it ran jobs.
-        errors: For each type of error how many, and what the first one says, if that is known.
-        slowest: Those that ran longest, the shortest of them first.
+        first_submitted_s: The earliest `put` of the jobs that have ended; inf if there are none.
+        last_ended_s: The end of the last job; -inf if there is none.
+        busy: For each worker, the seconds in which it ran jobs.
+        errors: For each type of error, how many, and the text of the first one, if that is known.
+        slowest: The jobs that ran longest, as a heap: the shortest of them first.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class Totals:
         self.busy: dict[str, float] = {}
         self.errors: dict[str, tuple[int, str | None]] = {}
         self.slowest: list[SlowJob] = []
-        self._slow_s = 0.0  # what runs longer is one of the slowest
+        self._slow_s = 0.0  # a job that ran longer becomes one of the slowest
         self._waits: list[float] = []
         self._runs: list[float] = []
 
@@ -154,7 +154,7 @@ class Totals:
 
     @property
     def num_failed(self) -> int:
-        """Count those that have failed, died or timed out."""
+        """Count the jobs that have failed, died or timed out."""
         states = self.states
         return states["failed"] + states["died"] + states["timed out"]
 
@@ -162,8 +162,8 @@ class Totals:
         """Count jobs that are about to be settled.
 
         Args:
-            outcomes: A job, its state-to-be, result and exception.
-            now: When those have ended that do not say it.
+            outcomes: Jobs, each with the state, result and exception that it is about to get.
+            now: The end of jobs whose end is not known.
         """
         add_wait, add_run, busy = self._waits.append, self._runs.append, self.busy
         slow, first = self._slow_s, self.first_submitted_s
@@ -172,7 +172,7 @@ class Totals:
                 submitted, started, ended = job._submitted, job._started, job._ended
                 if submitted < first:
                     self.first_submitted_s = first = submitted
-                if started is None or ended is None:  # the engine does not know
+                if started is None or ended is None:  # the engine has not measured them
                     started = ended = now
                 add_wait(started - submitted)
                 running = ended - started
@@ -191,13 +191,13 @@ class Totals:
             self.fold()
 
     def _add_other(self, job: Job, state: str, result: Any, error: Any, now: float) -> None:
-        """Count a job that has not simply returned, and the calls of a chunk."""
+        """Count a job that has not returned normally, or the calls of a chunk."""
         ended = now if job._ended is None else job._ended
         is_cancelled = CANCELLED in (state, job._state)
         num_done, num_failed, word = 0, 0, "cancelled" if is_cancelled else "done"
         errors = [] if error is None or is_cancelled else [error]
         if job._is_chunk and not is_cancelled:
-            if error is not None:  # none of its calls was made: they are counted one by one
+            if error is not None:  # no call was made: each becomes a job of its own
                 return
             errors = list(result[1].values())
             num_done = len(result[0]) - len(errors)
@@ -208,7 +208,7 @@ class Totals:
             self._add_error(each)
         self.states["cancelled"] += job._num_calls - num_done - num_failed
         self.first_submitted_s = min(self.first_submitted_s, job._submitted)
-        if job._started is None or job._state == PENDING:  # it did not run, or not again
+        if job._started is None or job._state == PENDING:  # not run, or not run again
             return
         num_run = num_done + num_failed or 1
         running = ended - job._started
@@ -219,18 +219,18 @@ class Totals:
         self._add_busy(job.worker, running)
 
     def add_retry(self, job: Job, num_calls: int = 1) -> None:
-        """Count an attempt that failed and is followed by another one; of a chunk, its calls."""
+        """Count a failed attempt that is followed by another one; for a chunk, its failed calls."""
         self.num_retries += num_calls
         if job._started is not None and job._ended is not None:
             self._add_busy(job.worker, job._ended - job._started)
 
     def copy(self) -> Totals:
-        """Return a copy that stays as it is, with all that was added."""
+        """Return a copy that includes all jobs so far and does not change any more."""
         self.fold()
         return copy.deepcopy(self)
 
     def fold(self) -> None:
-        """Bring the histograms and the number of those that are done up to date."""
+        """Move the stored times into the histograms, and count their jobs as done."""
         self.states["done"] += len(self._runs)
         self.waiting.add(self._waits)
         self.running.add(self._runs)
@@ -238,7 +238,7 @@ class Totals:
         self._runs.clear()
 
     def _add_slow(self, job: Job, running: float, state: str) -> float:
-        """Keep a job among the slowest; returns how long the next one must run to be one."""
+        """Add a job to the slowest; return how long a job must run to be one of them."""
         function = fields.function_name(job.function)
         slow = SlowJob(running, -job.id, _plain(job.name), function, state)
         (heapq.heappush if len(self.slowest) < NUM_SLOWEST else heapq.heappushpop)(
@@ -269,7 +269,7 @@ def _word_of(job: Job, error: BaseException) -> str:
     return job._failure or "failed"
 
 
-# What follows runs on the dispatcher with its lock held, so it calls no `__str__` of a user's.
+# The following runs in the dispatcher with its lock held, so it calls no `__str__` of the user.
 
 _PLAIN = str, int, float, bool, type(None)
 
@@ -279,7 +279,7 @@ def _plain(value: Any) -> str:
 
 
 def _text_of(error: BaseException) -> str | None:
-    """Return what an exception says, if that is built in; else its type says it."""
+    """Return the text of an exception if its `__str__` is a builtin one; else None."""
     is_builtin = isinstance(type(error).__str__, WrapperDescriptorType)
     if is_builtin and all(type(value) in _PLAIN for value in error.args):
         return _cut(str(error))
