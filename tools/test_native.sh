@@ -14,7 +14,7 @@ build() { # FLAVOUR TEST FLAGS...
     test=$2
     shift 2
     ${CC:-gcc} -std=c11 -Wall -Wextra -Werror -g -pthread -DQMILL_POINTS \
-        -DKEPT_FREE_BYTES='(UINT64_C(1) << 20)' "$@" \
+        -DKEPT_BYTES='(UINT64_C(1) << 20)' "$@" \
         "$root/tests/native/$test.c" "$root"/src/qmill/_core/[a-z]*.c -o "$built/$test-$flavour"
 }
 

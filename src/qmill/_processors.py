@@ -13,6 +13,8 @@ import math
 import os
 from typing import TYPE_CHECKING
 
+from ._groups import folders, lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,50 +36,14 @@ def quotas(root: str = os.sep) -> Iterator[float]:
     Args:
         root: Where the system's files are.
     """
-    mounts = _mounts(root)
-    for line in _lines(os.path.join(root, "proc/self/cgroup")):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            kind, read = "cgroup2", _quota_v2
-        elif "cpu" in controllers.split(","):
-            kind, read = "cpu", _quota_v1
-        else:
-            continue
-        for top, point in mounts.get(kind, ()):
-            for folder in _and_above(path, top):
-                quota = read(os.path.join(root, point.lstrip(os.sep), folder))
-                if quota is not None and quota > 0:
-                    yield quota
-
-
-def _mounts(root: str) -> dict[str, list[tuple[str, str]]]:
-    """List where control groups are mounted: which group is at the top, and the folder."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for line in _lines(os.path.join(root, "proc/self/mountinfo")):
-        before, _, after = line.partition(" - ")
-        top, point = before.split()[3:5]
-        kind, _, options = after.split()[:3]
-        if kind == "cgroup2":
-            found.setdefault(kind, []).append((top, point))
-        elif kind == "cgroup" and "cpu" in options.split(","):
-            found.setdefault("cpu", []).append((top, point))
-    return found
-
-
-def _and_above(path: str, top: str) -> Iterator[str]:
-    """Give the folders of a group and of all above it, below where the group `top` is mounted."""
-    names = [name for name in path.split("/") if name]
-    above = [name for name in top.split("/") if name]
-    if names[: len(above)] == above:
-        names = names[len(above) :]
-    elif ".." in names or above:  # it is not below that mount, whose own limit is all that is seen
-        names = []
-    for number in range(len(names), -1, -1):
-        yield os.path.join(*names[:number], "")
+    for version, folder in folders("cpu", root):
+        quota = (_quota_v1 if version == 1 else _quota_v2)(folder)
+        if quota is not None and quota > 0:
+            yield quota
 
 
 def _quota_v2(folder: str) -> float | None:
-    for line in _lines(os.path.join(folder, "cpu.max")):
+    for line in lines(os.path.join(folder, "cpu.max")):
         quota, period = line.split()
         return None if quota == "max" else int(quota) / int(period)
     return None
@@ -85,16 +51,8 @@ def _quota_v2(folder: str) -> float | None:
 
 def _quota_v1(folder: str) -> float | None:
     quotas, periods = (
-        _lines(os.path.join(folder, f"cpu.cfs_{name}_us")) for name in ("quota", "period")
+        lines(os.path.join(folder, f"cpu.cfs_{name}_us")) for name in ("quota", "period")
     )
     if not quotas or not periods:
         return None
     return int(quotas[0]) / int(periods[0])  # a quota of -1 is none
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().splitlines()
-    except OSError:
-        return []

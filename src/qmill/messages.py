@@ -429,6 +429,19 @@ class Q(Generic[T]):
         self._queue.maxsize = maxsize
 
     @property
+    def max_idle_memory(self) -> int | None:
+        """The most bytes of free memory that the queue keeps. It can be set: see `qmill.Queue`."""
+        return self._queue.max_idle_memory
+
+    @max_idle_memory.setter
+    def max_idle_memory(self, size: int | None) -> None:
+        self._queue.max_idle_memory = size
+
+    def trim(self) -> int:
+        """Give the free memory that the queue keeps back; return how many bytes that is."""
+        return self._queue.trim()
+
+    @property
     def is_shutdown(self) -> bool:
         """Whether `shutdown` has been called, by any process."""
         return self._queue.is_shutdown

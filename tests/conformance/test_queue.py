@@ -413,6 +413,27 @@ def test_a_limit_where_there_was_none(make_queue):
     assert drain(queue) == [2, 3]
 
 
+def test_free_memory_can_be_limited_and_given_back(make_queue):
+    queue = make_queue()
+    assert queue.max_idle_memory is None
+    fill(queue, [b"x" * 100_000, "stays"])
+    assert queue.get() == b"x" * 100_000
+    assert queue.trim() >= 0
+    assert queue.trim() == 0
+    queue.max_idle_memory = 0
+    fill(queue, [b"y" * 100_000])
+    assert drain(queue) == ["stays", b"y" * 100_000]
+    assert queue.trim() == 0
+    queue.max_idle_memory = None
+    assert queue.max_idle_memory is None
+    for wrong, error in ((-1, ValueError), (1.5, TypeError), ("1", TypeError), (True, TypeError)):
+        with pytest.raises(error, match="max_idle_memory must be"):
+            queue.max_idle_memory = wrong
+    queue.close()
+    with pytest.raises(ValueError, match="closed"):
+        queue.trim()
+
+
 def test_a_limit_that_comes_and_goes_stops_nobody_for_good(make_queue):
     queue = make_queue(maxsize=1)
     putters = [Call(queue.put_many, range(200)) for _ in range(2)]

@@ -348,7 +348,8 @@ for _ in range(2):
             number += 1
         except MemoryError as error:
             refused += 1
-            assert "no more memory" in str(error), error
+            limit_of = {{"RLIMIT_AS": "ulimit -v", "RLIMIT_FSIZE": "ulimit -f"}}[kind]
+            assert limit_of in str(error), error
     tell(number * size)
     assert queue.qsize() == number
     left, refused = number, 0

@@ -201,44 +201,54 @@ HELPER uint64_t audit(q_queue *q, uint64_t owned) {
     SAME(found_returned, get(&h->num_returned));
     SAME(found_set_aside, get(&h->num_set_aside));
     CHECK(found_leased >= get(&h->num_leased));
+    uint64_t kept_bytes = 0, num_kept = 0;
     for (unsigned class = 0; class < NUM_CLASSES; class++) {
-        uint64_t numbers[2] = {0};
-        for (int is_cold = 0; is_cold < 2; is_cold++) {
-            word *list = is_cold ? &h->cold_block[class] : &h->warm_block[class];
-            for (uint64_t free = get(list); free; numbers[is_cold]++) {
-                struct block *b = block_at(q, free);
-                CHECK(b && (b->magic_class ^ MAGIC) == class && get(&b->state) == BLOCK_FREE);
-                CHECK(!get(&b->punched) == !is_cold);
-                CHECK(++num_frees < MANY);
-                free = get(&b->next);
-            }
+        for (uint64_t kept = get(&h->kept_block[class]); kept; num_kept++) {
+            struct block *b = block_at(q, kept);
+            CHECK(b && class_of(b) == class && get(&b->state) == BLOCK_KEPT);
+            CHECK(get(&b->reserved) && get(&b->reserved) <= class_bytes(class));
+            CHECK(num_kept < MANY);
+            kept_bytes += get(&b->reserved);
+            kept = get(&b->next);
         }
-        SAME(numbers[0], get(&h->num_warm[class]));
+        for (uint64_t free = get(&h->free_block[class]), previous = 0; free; num_frees++) {
+            struct block *b = block_at(q, free);
+            CHECK(b && class_of(b) == class && get(&b->state) == BLOCK_FREE);
+            SAME(get(&b->previous), previous);
+            SAME(get(&b->loose), 0);
+            CHECK(num_frees < MANY);
+            previous = free;
+            free = get(&b->next);
+        }
     }
+    SAME(kept_bytes, get(&h->kept_bytes));
+    uint64_t most = get(&h->max_kept_bytes);
+    CHECK(kept_bytes <= (most == Q_CHOSEN ? KEPT_BYTES_MAX : most));
     for (uint64_t block = get(&h->definitions); block;) {
         CHECK(num_definitions < MANY);
         definitions[num_definitions++] = block;
         block = ((struct definition *)at(q, block + sizeof(struct block), 24))->next;
     }
-    uint64_t walked[BLOCK_DEFINITION + 1] = {0};
+    uint64_t walked[BLOCK_KEPT + 1] = {0};
     for (uint64_t i = 1; i < get(&h->num_segments); i++) {
-        uint64_t used = get(&h->segments[i].used), offset = 0;
-        while (offset < used) {
+        uint64_t size = get(&h->segments[i].size), offset = 0;
+        while (offset < size) {
             uint64_t block = i << SEGMENT_SHIFT | offset;
             struct block *b = block_at(q, block);
             CHECK(b);
             unsigned what = get(&b->state) & 0xff;
-            CHECK(what >= BLOCK_FREE && what <= BLOCK_DEFINITION);
+            CHECK(what >= BLOCK_FREE && what <= BLOCK_KEPT);
             walked[what]++;
             if (what == BLOCK_CHUNK) CHECK(is_among(chunks, num_chunks, block));
             if (what == BLOCK_QUEUED) CHECK(is_among(queued, num_queued, block));
             if (what == BLOCK_DEFINITION) CHECK(is_among(definitions, num_definitions, block));
-            offset += class_bytes((unsigned)(b->magic_class ^ MAGIC));
+            offset += class_bytes(class_of(b));
         }
-        SAME(offset, used);
+        SAME(offset, size);
     }
     SAME(walked[BLOCK_CHUNK], num_chunks - (uint64_t)is_first);
     SAME(walked[BLOCK_FREE], num_frees);
+    SAME(walked[BLOCK_KEPT], num_kept);
     SAME(walked[BLOCK_QUEUED], num_queued);
     SAME(walked[BLOCK_DEFINITION], num_definitions);
     SAME(walked[BLOCK_OWNED], owned);

@@ -485,12 +485,17 @@ static void poison(void) {
     q_detach(q);
 }
 
+static void write_file(const char *path, const char *text) {
+    FILE *file = fopen(path, "w");
+    CHECK(file && fputs(text, file) >= 0 && !fclose(file));
+}
+
 /* -- memory ------------------------------------------------------------------------------------- */
 
 static void growth(void) {
     q_queue *q = new_ring(0);
-    uint32_t number = (uint32_t)((KEPT_FREE_BYTES + (UINT64_C(16) << 20)) / 5000);
-    uint64_t before = file_blocks(q);
+    uint32_t number = (uint32_t)((KEPT_BYTES + (UINT64_C(16) << 20)) / 5000);
+    uint64_t before = file_blocks(q), given;
     for (uint32_t i = 0; i < number; i++) put(q, 5000, 0, i);
     CHECK(get(&q->h->num_segments) > 5);
     CHECK(file_blocks(q) > before + number * UINT64_C(5000));
@@ -500,21 +505,139 @@ static void growth(void) {
         SAME(m.number, i);
     }
     SAME(try_take(q, &m), Q_EMPTY);
-    /* What stays: some free chunks, the ends of each other, and what was never used. */
-    uint64_t num_cold = 0, unused = 0;
-    for (uint64_t i = 1; i < get(&q->h->num_segments); i++)
-        unused += get(&q->h->segments[i].size) - get(&q->h->segments[i].used);
-    for (uint64_t block = get(&q->h->cold_block[0]); block; num_cold++)
-        block = get(&block_at(q, block)->next);
-    CHECK(num_cold);
-    SAME(get(&q->h->num_warm[0]), KEPT_FREE_BYTES / CHUNK_BYTES);
-    uint64_t stays = KEPT_FREE_BYTES + CHUNK_BYTES + 2 * 4096 * num_cold + unused;
-    CHECK(file_blocks(q) <= before + stays);
+    SAME(get(&q->h->kept_bytes), KEPT_BYTES);
     audit(q, 0);
+    CHECK(file_blocks(q) <= before + KEPT_BYTES + 2 * CHUNK_BYTES + KEPT_BYTES / 8);
+    MUST(q_trim(q, &given, 1));
+    SAME(given, KEPT_BYTES);
+    audit(q, 0);
+    CHECK(file_blocks(q) <= before + 4 * CHUNK_BYTES);
     for (uint32_t i = 0; i < number; i++) put(q, 5000, 0, i); /* what was given back is had again */
     for (uint32_t i = 0; i < number; i++) MUST(try_take(q, &m));
     audit(q, 0);
     q_detach(q);
+}
+
+static void a_queue_with_a_message_is_small(void) {
+    q_queue *q = new_ring(0);
+    CHECK(file_blocks(q) <= 16 << 10);
+    put(q, 40, 0, 0);
+    CHECK(file_blocks(q) < 100 << 10);
+    put(q, 20000, 0, 1);
+    CHECK(file_blocks(q) < 130 << 10);
+    audit(q, 0);
+    q_detach(q);
+}
+
+/* Messages of thousands of sizes, some of which are held for long, from two producers in turn. */
+static void sizes_that_rise_and_fall(void) {
+    q_queue *q = new_ring(0);
+    uint32_t number = quick ? 300 : 3000;
+    uint64_t held[64] = {0}, given, before = file_blocks(q);
+    for (uint32_t i = 0; i < number; i++) {
+        uint32_t up = i < number / 2 ? i : number - i;
+        uint64_t size = 20000 + up * UINT64_C(6000000) / number;
+        for (int n = 0; n < 4; n++) {
+            void *data;
+            uint64_t *place = &held[(i * 4 + (uint32_t)n * 7) % 64];
+            if (*place) MUST(q_block_free(q, *place, 1));
+            MUST(q_block_new(q, size + (uint64_t)n * 100000, place, &data, 1));
+            memset(data, n, 64);
+        }
+        CHECK(get(&q->h->kept_bytes) <= KEPT_BYTES_MAX);
+    }
+    CHECK(get(&q->h->num_segments) < 64);
+    for (int i = 0; i < 64; i++)
+        if (held[i]) MUST(q_block_free(q, held[i], 1));
+    audit(q, 0);
+    CHECK(file_blocks(q) < KEPT_BYTES_MAX + (1 << 20));
+    MUST(q_trim(q, &given, 1));
+    audit(q, 0);
+    /* Each segment is one block again. */
+    for (uint64_t i = 1; i < get(&q->h->num_segments); i++) {
+        struct block *b = block_at(q, i << SEGMENT_SHIFT);
+        SAME(get(&b->state), BLOCK_FREE);
+        SAME(class_bytes(class_of(b)), get(&q->h->segments[i].size));
+    }
+    CHECK(file_blocks(q) <= before + get(&q->h->num_segments) * PAGE);
+    q_detach(q);
+}
+
+static void what_is_kept_is_bounded(void) {
+    q_queue *q = new_ring(0);
+    uint64_t blocks[8], given;
+    void *data;
+    SAME(q_max_kept(q), Q_CHOSEN);
+    for (uint64_t size = KEPT_BYTES / 8; size < 3 * KEPT_BYTES_MAX; size *= 2) {
+        for (int i = 0; i < 8; i++) MUST(q_block_new(q, size, &blocks[i], &data, 1));
+        for (int i = 0; i < 8; i++) MUST(q_block_free(q, blocks[i], 1));
+        uint64_t three = 3 * (size + PAGE);
+        CHECK(get(&q->h->kept_bytes) <= (three < KEPT_BYTES       ? KEPT_BYTES
+                                         : three < KEPT_BYTES_MAX ? three
+                                                                  : KEPT_BYTES_MAX));
+        audit(q, 0);
+    }
+    MUST(q_set_max_kept(q, 3 << 20, 1));
+    SAME(q_max_kept(q), 3 << 20);
+    for (int i = 0; i < 8; i++) MUST(q_block_new(q, 1000000, &blocks[i], &data, 1));
+    for (int i = 0; i < 8; i++) MUST(q_block_free(q, blocks[i], 1));
+    CHECK(get(&q->h->kept_bytes) > 2 << 20);
+    audit(q, 0);
+    /* Another size is worth more than what was used before. */
+    MUST(q_block_new(q, 2500000, &blocks[0], &data, 1));
+    MUST(q_block_free(q, blocks[0], 1));
+    CHECK(get(&q->h->kept_block[6]) == blocks[0]);
+    MUST(q_block_new(q, 2400000, &blocks[1], &data, 1));
+    SAME(blocks[1], blocks[0]);
+    MUST(q_block_free(q, blocks[1], 1));
+    MUST(q_set_max_kept(q, 100000, 1));
+    SAME(get(&q->h->kept_bytes), 0);
+    MUST(q_set_max_kept(q, 0, 1));
+    put(q, 40, 0, 0);
+    MUST(q_trim(q, &given, 1));
+    SAME(given, 0);
+    audit(q, 0);
+    q_detach(q);
+}
+
+/* Control groups, as files of a folder say. */
+static void a_full_group_refuses(void) {
+    char folder[] = "/tmp/qmill-group-XXXXXX", most[64], used[64], details[64];
+    CHECK(mkdtemp(folder));
+    snprintf(most, sizeof most, "%s/most", folder);
+    snprintf(used, sizeof used, "%s/used", folder);
+    snprintf(details, sizeof details, "%s/details", folder);
+    pid_t child = fork(); /* as this lasts for the process */
+    if (!child) {
+        q_group group = {most, used, details};
+        q_queue *q = new_ring(0);
+        uint64_t block;
+        void *data;
+        write_file(most, "100000000\n");
+        write_file(used, "10000000\n");
+        write_file(details, "anon 1\ninactive_file 0\nactive_file 0\n");
+        CHECK(!q_watch_groups(&group, 1));
+        q_refused();
+        MUST(q_block_new(q, 5000000, &block, &data, 1));
+        SAME(q_block_new(q, 90000000, &block, &data, 1), Q_NO_MEMORY);
+        q_refusal why = q_refused();
+        SAME(why.limit, Q_GROUP);
+        SAME(why.used, 10000000);
+        SAME(why.most, 100000000);
+        write_file(used, "97000000\n"); /* into the margin */
+        SAME(q_block_new(q, 1000000, &block, &data, 1), Q_NO_MEMORY);
+        audit(q, 1);
+        write_file(details, "anon 1\ninactive_file 20000000\nactive_file 1000000\n");
+        MUST(q_block_new(q, 9000000, &block, &data, 1)); /* files can give theirs back */
+        write_file(most, "max\n");
+        MUST(q_block_new(q, 90000000, &block, &data, 1));
+        unlink(most);
+        MUST(q_block_new(q, 40000000, &block, &data, 1));
+        q_detach(q);
+        _exit(0);
+    }
+    SAME(end_of(child), 0);
+    unlink(most), unlink(used), unlink(details), rmdir(folder);
 }
 
 static void held_for_ever(void) {
@@ -1183,6 +1306,8 @@ static const struct {
     TEST(sizes), TEST(batches), TEST(bounded), TEST(another_limit), TEST(leases), TEST(releases),
     TEST(delays), TEST(who_leaves_gives_back), TEST(ends), TEST(shutdowns),
     TEST(peeks), TEST(definitions), TEST(poison), TEST(growth), TEST(held_for_ever),
+    TEST(a_queue_with_a_message_is_small), TEST(sizes_that_rise_and_fall),
+    TEST(what_is_kept_is_bounded), TEST(a_full_group_refuses),
     TEST(large_over_many_borders), TEST(threads), TEST(processes), TEST(forks),
     TEST(a_child_has_lent_memory_as_it_was), TEST(lent_memory_of_a_file_that_was_closed),
     TEST(no_wake_up_is_lost_while_one_announces), TEST(without_descriptors_nobody_is_dead),

@@ -41,6 +41,7 @@ LEVELS = [
         "_generic",
         "_processors",
         "_alive",
+        "_groups",
         "_opened",
         "_streams",
         "_frozen",

@@ -13,6 +13,7 @@ No Python code runs while a lock of the ring is held: everything is packed befor
 """
 
 import copyreg
+import errno
 import os
 from functools import update_wrapper
 from sys import is_finalizing
@@ -104,7 +105,22 @@ cdef extern from "ring.h" nogil:
     uint64_t q_maxsize(const q_queue *)
     q_status q_set_maxsize(q_queue *, uint64_t, int)
     uint32_t q_fork_generation()
-    int q_had_no_room()
+    ctypedef enum q_limit:
+        Q_NO_LIMIT, Q_MAPPING, Q_FILE, Q_GROUP, Q_SEGMENTS
+    ctypedef struct q_refusal:
+        q_limit limit
+        int error
+        uint64_t wanted, used, most
+    q_refusal q_refused()
+    ctypedef struct q_group:
+        const char *most
+        const char *used
+        const char *details
+    int q_watch_groups(const q_group *, size_t)
+    uint64_t Q_CHOSEN
+    uint64_t q_max_kept(const q_queue *)
+    q_status q_set_max_kept(q_queue *, uint64_t, int)
+    q_status q_trim(q_queue *, uint64_t *, int)
     q_status q_put(q_queue *, const void *, uint64_t, int)
     q_status q_put_many(q_queue *, const q_message *, size_t, size_t *, int)
     uint64_t q_inline_max()
@@ -195,17 +211,61 @@ cdef double _now() noexcept nogil:
     return t.tv_sec + t.tv_nsec * 1e-9
 
 
+cdef str _told_of(q_refusal refusal):
+    """Tell which limit was reached, and what can be done."""
+    cdef uint64_t mib = 1 << 20
+    needed = f"{refusal.wanted:,} bytes more for this queue"
+    error = os.strerror(refusal.error)
+    if refusal.limit == Q_GROUP:
+        return (
+            f"{needed} would leave too little of this process's memory control group, which uses "
+            f"{refusal.used // mib:,} of {refusal.most // mib:,} MiB: take messages out, give the "
+            "queue a maxsize, or the group more memory"
+        )
+    if refusal.limit == Q_MAPPING:
+        return (
+            f"this process may not map {refusal.wanted:,} bytes of the queue's memory ({error}): "
+            "raise the limit of its address space (ulimit -v), or close other queues"
+        )
+    if refusal.limit == Q_FILE and refusal.error == errno.EFBIG:
+        return f"{needed} make its file larger than this process's limit of files: raise ulimit -f"
+    if refusal.limit == Q_FILE and refusal.error:
+        return (
+            f"the system has no memory, or the file system no room, for {needed} ({error}): take "
+            "messages out, or give the queue a maxsize"
+        )
+    if refusal.limit == Q_SEGMENTS:
+        return f"a message of {refusal.wanted:,} bytes is too large: the most are 512 GiB"
+    return "the system has no memory for the queue"
+
+
+def watch_groups(list groups):
+    """Have the memory of control groups looked at before any is reserved.
+
+    Args:
+        groups: Of each the paths of three files: its limit, what is used, and details.
+    """
+    cdef q_group *given = <q_group *>PyMem_Malloc((len(groups) or 1) * sizeof(q_group))
+    if given == NULL:
+        raise MemoryError
+    try:
+        for i, (most, used, details) in enumerate(groups):
+            given[i].most = PyBytes_AS_STRING(most)
+            given[i].used = PyBytes_AS_STRING(used)
+            given[i].details = PyBytes_AS_STRING(details)
+        if q_watch_groups(given, len(groups)):
+            raise MemoryError
+    finally:
+        PyMem_Free(given)
+
+
 cdef int _fail(q_status status) except -1:
     """Raise what a status means that is no question of waiting."""
     if status == Q_SHUT:
         raise ShutDown
-    if q_had_no_room() and status == Q_CORRUPT:
-        raise MemoryError("this process has no room left to map the queue's memory (RLIMIT_AS?)")
-    if status == Q_NO_MEMORY:
-        raise MemoryError(
-            "the system has no more memory for this queue (or no room for its file, which counts "
-            "for RLIMIT_FSIZE, `ulimit -f`, as well)"
-        )
+    cdef q_refusal refusal = q_refused()
+    if status == Q_NO_MEMORY or (status == Q_CORRUPT and refusal.limit == Q_MAPPING):
+        raise MemoryError(_told_of(refusal))
     if status == Q_NO_SLOT:
         raise OSError(
             "this queue is used by 16,383 processes and readers, and takes no more until one of "
@@ -382,6 +442,40 @@ cdef class Ring:
                 self._held_up(&tries)
         if status != Q_OK:
             _fail(status)
+
+    @property
+    def max_idle_memory(self):
+        """The most bytes that are kept for the next messages; None if that is not told."""
+        cdef uint64_t size = q_max_kept(self.q)
+        return None if size == Q_CHOSEN else size
+
+    def set_max_idle_memory(self, told):
+        """Set how many bytes are kept at most, for every process; None for what suits."""
+        cdef q_status status = Q_BUSY
+        cdef uint64_t size = Q_CHOSEN if told is None else told
+        cdef int tries = 0
+        while status == Q_BUSY:
+            with nogil:
+                status = q_set_max_kept(self.q, size, 1)
+            if status == Q_BUSY:
+                self._held_up(&tries)
+        if status != Q_OK:
+            _fail(status)
+
+    def trim(self):
+        """See `Queue.trim`."""
+        cdef q_status status = Q_BUSY
+        cdef int tries = 0
+        cdef uint64_t given = 0, total = 0
+        while status == Q_BUSY:
+            with nogil:
+                status = q_trim(self.q, &given, 1)
+            total += given
+            if status == Q_BUSY:
+                self._held_up(&tries)
+        if status != Q_OK:
+            _fail(status)
+        return total
 
     @property
     def is_shutdown(self):

@@ -63,8 +63,8 @@ q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **ma
     h->header_bytes = header_bytes();
     set(&h->num_segments, 1);
     set(&h->segments[0].size, header_bytes());
-    set(&h->segments[0].used, header_bytes());
     set(&h->file_bytes, header_bytes());
+    set(&h->max_kept_bytes, Q_CHOSEN);
     set(&h->compact_at, 16);
     set(&h->num_chunks, 1);
     set(&h->num_slots, 1);
@@ -74,7 +74,7 @@ q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **ma
         return Q_SYSTEM;
     }
     uint64_t first = here(q, &h->first_link);
-    h->first_chunk.magic_class = MAGIC;
+    set(&h->first_chunk.magic_class, MAGIC);
     set(&h->first_chunk.state, BLOCK_CHUNK);
     set(&h->oldest_chunk, here(q, &h->first_chunk));
     set(&h->tail_chunk, first + sizeof(struct record) - CHUNK_BYTES); /* so it is full: modulo 2^64 */

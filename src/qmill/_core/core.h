@@ -5,6 +5,7 @@
  *   participants.c  processes and readers, what the dead held, who leaves
  *   memory.c        segments, blocks, definitions
  *   lent.c          blocks at whose memory objects look, and forks
+ *   room.c          how much memory the system has left for this process
  *   lock.c          locks and their journals, events
  *   attach.c        making a queue, attaching to one
  *   log.c           the chunks of records: reaping them
@@ -33,21 +34,22 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 #define MAGIC UINT64_C(0x314c4c494d51)
-#define VERSION 2u
+#define VERSION 3u
 #define CACHE_LINE 64
 #define PAGE 4096
 #define MAX_SEGMENTS 1024
 #define MAX_SLOTS 16384
-#define NUM_CLASSES 42
+#define NUM_CLASSES 24 /* of blocks: 64 KiB to 512 GiB */
 #define JOURNAL_ENTRIES 14
 #define TAKING 0x80000000u /* one is taken: `gets` will have, in its last bits, the version behind it */
 #define POISON_DEATHS 3
 #define PICKLES_KNOWN 64
 #define CHUNK_BYTES (UINT64_C(1) << 16)
 #define INLINE_MAX (UINT64_C(16) << 10)
-#ifndef KEPT_FREE_BYTES /* of a class; what is beyond goes back to the system */
-#define KEPT_FREE_BYTES (UINT64_C(256) << 20)
+#ifndef KEPT_BYTES /* of a queue, unless told; what is beyond goes back to the system */
+#define KEPT_BYTES (UINT64_C(64) << 20)
 #endif
+#define KEPT_BYTES_MAX (4 * KEPT_BYTES) /* if messages are so large that those would be a few */
 
 /* -- what is in the file ------------------------------------------------------------------------
  *
@@ -76,8 +78,8 @@ struct event {
     _Atomic uint32_t sequence, waiters;
 } __attribute__((aligned(CACHE_LINE)));
 
-struct segment {
-    word offset, size, used;
+struct segment { /* all of it is blocks */
+    word offset, size;
 } __attribute__((aligned(CACHE_LINE)));
 
 /* Where one side is in the log. There are two copies, and the last bit of `version` tells which is
@@ -115,15 +117,20 @@ struct record {
     word state; /* of a Q_LINK: the address of the next chunk */
 };
 
-enum { BLOCK_FREE = 1, BLOCK_OWNED, BLOCK_QUEUED, BLOCK_CHUNK, BLOCK_DEFINITION };
+enum { BLOCK_FREE = 1, BLOCK_OWNED, BLOCK_QUEUED, BLOCK_CHUNK, BLOCK_DEFINITION, BLOCK_KEPT };
 
+/* A block is a power of two of address space, as is its segment, and lies at a multiple of its size.
+ * Memory it has for its first `reserved` bytes. One that is kept has some, and waits for a message of
+ * its class. One that is free has a page for this, and together with its other half, if that is free
+ * too, is one block of the next class. */
 struct block {
-    uint64_t magic_class; /* MAGIC ^ class */
-    word state;           /* what | owner << 32 */
-    word next;            /* of a free one */
-    word punched;         /* its memory has been given back */
-    word fresh;           /* nobody has written to its memory yet: a hint */
-    uint64_t reserved[3];
+    word magic_class;    /* MAGIC ^ class */
+    word state;          /* what | owner << 32 */
+    word next, previous; /* of a free one; of one that is kept only the first */
+    word reserved;
+    word loose; /* there may be memory behind `reserved`: some is being reserved or given back */
+    word fresh; /* nobody has written to its memory yet: a hint */
+    uint64_t unused;
 };
 
 struct header {
@@ -155,9 +162,9 @@ struct header {
     word next_due_ms; /* none of these is due before; it may be too early */
 
     struct lock allocate;
-    word num_segments, file_bytes, bump;
-    word warm_block[NUM_CLASSES], num_warm[NUM_CLASSES]; /* free, with their memory */
-    word cold_block[NUM_CLASSES];                        /* free, and it has been given back */
+    word num_segments, file_bytes;
+    word kept_block[NUM_CLASSES], free_block[NUM_CLASSES]; /* the first of each list */
+    word kept_bytes, max_kept_bytes; /* the memory of those that are kept; Q_CHOSEN, or what was told */
 
     struct event events[Q_NUM_EVENTS];
 
@@ -305,15 +312,23 @@ static inline uint32_t kind_of(const struct record *r) { return r->kind_size >> 
 
 static inline struct block *block_at(q_queue *q, uint64_t address) {
     struct block *b = address % CACHE_LINE ? NULL : at(q, address, sizeof *b);
-    if (unlikely(!b || (b->magic_class ^ MAGIC) >= NUM_CLASSES)) return NULL;
+    if (unlikely(!b || (get(&b->magic_class) ^ MAGIC) >= NUM_CLASSES)) return NULL;
     return b;
 }
 
-uint64_t class_bytes(unsigned number);
+static inline unsigned class_of(const struct block *b) {
+    return (unsigned)(get(&b->magic_class) ^ MAGIC) % NUM_CLASSES;
+}
+
+static inline uint64_t class_bytes(unsigned number) { return CHUNK_BYTES << number; }
+
+void refuse(q_limit limit, int error, uint64_t wanted);
+int has_room(uint64_t bytes);
 q_status reserve(int fd, uint64_t offset, uint64_t bytes);
 q_status allocate(q_queue *q, uint64_t bytes, uint64_t *address, int patient);
 q_status release(q_queue *q, uint64_t address, int patient);
-void release_locked(q_queue *q, uint64_t address, struct block *b);
+uint64_t release_locked(q_queue *q, uint64_t address, struct block *b);
+void tidy(q_queue *q, uint64_t address, struct block *b);
 void release_surely(q_queue *q, uint64_t address);
 
 /* -- locks and changes -------------------------------------------------------------------------- */

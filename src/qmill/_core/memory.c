@@ -1,5 +1,7 @@
-/* The file's memory: segments, which are mapped when first needed; blocks in them, by size; and the
- * definitions, which are blocks that stay. */
+/* The file's memory: segments, which are mapped when first needed; blocks in them, as buddies; and the
+ * definitions, which are blocks that stay.
+ *
+ * Source of the blocks: K. C. Knowlton, A fast storage allocator, CACM 8 (1965), the buddy system. */
 #include "core.h"
 
 #include <errno.h>
@@ -9,32 +11,32 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SMALL_SEGMENT_MAX (UINT64_C(64) << 20)
-#define OWN_SEGMENT_BYTES (UINT64_C(8) << 20) /* blocks of so much have a segment of their own */
-#define FALLOCATE_STEP (UINT64_C(4) << 20)    /* larger ones may restart for ever under signals */
+#define FALLOCATE_STEP (UINT64_C(4) << 20) /* larger ones may restart for ever under signals */
+#define TRIM_STEP 64                       /* blocks, before others get the lock */
 
-static _Thread_local int has_no_room; /* a mapping was refused */
+/* -- segments -----------------------------------------------------------------------------------
+ *
+ * Address space is cheap, and file offsets are: only what a message needs has memory. Each segment is a
+ * quarter of what the file has, or larger, so there are never many; and what is free in one is free for
+ * messages of any size.
+ */
 
-int q_had_no_room(void) {
-    int had = has_no_room;
-    has_no_room = 0;
-    return had;
+static uint64_t file_offset(const q_queue *q, uint64_t address) {
+    return get(&q->h->segments[address >> SEGMENT_SHIFT].offset) + (address & OFFSET_MASK);
+}
+
+static void *map(int fd, uint64_t offset, uint64_t size) {
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+    if (p == MAP_FAILED) {
+        refuse(Q_MAPPING, errno, size);
+        return NULL;
+    }
+    madvise(p, size, MADV_DONTDUMP); /* a dump would fill all that has no memory */
+    return p;
 }
 
 /* Without a lock, which a forked child might find held: of two threads one maps it in vain. */
-int map_segment(q_queue *q, unsigned number) {
-    struct stat file;
-    if (number >= get(&q->h->num_segments)) return 0;
-    uint64_t offset = get(&q->h->segments[number].offset);
-    uint64_t size = get(&q->h->segments[number].size);
-    if (!size || !has_file(q) || fstat(q->fd, &file) ||
-        size > (uint64_t)file.st_size || offset > (uint64_t)file.st_size - size || offset % 4096)
-        return 0;
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, q->fd, (off_t)offset);
-    if (p == MAP_FAILED) {
-        has_no_room = 1;
-        return -1;
-    }
+static int use_mapping(q_queue *q, unsigned number, void *p, uint64_t size) {
     uint64_t unknown = 0;
     uint8_t *nothing = NULL;
     /* The first one's size counts, should the file change it meanwhile. */
@@ -45,24 +47,28 @@ int map_segment(q_queue *q, unsigned number) {
     return atomic_load(&q->base[number]) != NULL;
 }
 
-/* The first is that of chunks. The others have room for a power of two and what goes before it. */
-uint64_t class_bytes(unsigned number) {
-    uint64_t bytes = CHUNK_BYTES << (number / 2);
-    return (number % 2 ? bytes + bytes / 2 : bytes) + (number ? 4096 : 0);
-}
-
-static unsigned class_of(uint64_t bytes) {
-    unsigned number = 0;
-    while (number < NUM_CLASSES && class_bytes(number) < bytes) number++;
-    return number;
+int map_segment(q_queue *q, unsigned number) {
+    struct stat file;
+    if (number >= get(&q->h->num_segments)) return 0;
+    uint64_t offset = get(&q->h->segments[number].offset);
+    uint64_t size = get(&q->h->segments[number].size);
+    if (!size || !has_file(q) || fstat(q->fd, &file) ||
+        size > (uint64_t)file.st_size || offset > (uint64_t)file.st_size - size || offset % PAGE)
+        return 0;
+    void *p = map(q->fd, offset, size);
+    return p ? use_mapping(q, number, p, size) : -1;
 }
 
 q_status reserve(int fd, uint64_t offset, uint64_t bytes) {
+    if (!has_room(bytes)) return Q_NO_MEMORY;
     while (bytes) {
         uint64_t step = bytes < FALLOCATE_STEP ? bytes : FALLOCATE_STEP;
         int error = posix_fallocate(fd, (off_t)offset, (off_t)step); /* on NFS, by writing */
         if (error == EINTR) continue;
-        if (error) return Q_NO_MEMORY;
+        if (error) {
+            refuse(Q_FILE, error, bytes);
+            return Q_NO_MEMORY;
+        }
         offset += step;
         bytes -= step;
     }
@@ -77,141 +83,335 @@ q_status reserve_entry(const q_queue *q, const void *entry) {
     return reserve(q->fd, offset & ~(uint64_t)(PAGE - 1), PAGE);
 }
 
-static q_status new_segment(q_queue *q, uint64_t bytes, int is_bump) { /* under the allocate lock */
+/* Under the allocate lock: a segment that is one free block. No block of its class is free. */
+static q_status new_segment(q_queue *q, unsigned class) {
     struct header *h = q->h;
-    uint64_t number = get(&h->num_segments), offset = get(&h->file_bytes), bump = get(&h->bump);
+    uint64_t number = get(&h->num_segments), offset = get(&h->file_bytes);
+    uint64_t size = class_bytes(class);
     struct stat file;
-    if (number >= MAX_SEGMENTS || bytes > OFFSET_MASK) return Q_NO_MEMORY;
-    if (!has_file(q) || fstat(q->fd, &file)) return Q_SYSTEM;
-    if (offset % 4096) return Q_CORRUPT;
-    if (reserve_entry(q, &h->segments[number]) != Q_OK) return Q_NO_MEMORY;
-    bytes = (bytes + 4095) & ~UINT64_C(4095);
-    if (reserve(q->fd, offset, bytes) != Q_OK) {
-        (void)!ftruncate(q->fd, file.st_size); /* never shorter: all of that may be mapped */
+    if (number >= MAX_SEGMENTS) {
+        refuse(Q_SEGMENTS, 0, size);
         return Q_NO_MEMORY;
     }
+    if (!has_file(q) || fstat(q->fd, &file)) return Q_SYSTEM;
+    if (offset % PAGE || offset > INT64_MAX - size) return Q_CORRUPT;
+    if (reserve_entry(q, &h->segments[number]) != Q_OK) return Q_NO_MEMORY;
+    if (offset + size > (uint64_t)file.st_size && ftruncate(q->fd, (off_t)(offset + size))) {
+        refuse(Q_FILE, errno, size);
+        return Q_NO_MEMORY;
+    }
+    void *p = reserve(q->fd, offset, PAGE) == Q_OK ? map(q->fd, offset, size) : NULL;
+    if (!p) { /* a try that fails leaves nothing; but all that was there may be mapped */
+        (void)!ftruncate(q->fd, file.st_size);
+        return Q_NO_MEMORY;
+    }
+    struct block *b = p;
+    memset(b, 0, sizeof *b);
+    set(&b->magic_class, MAGIC ^ class);
+    set(&b->state, BLOCK_FREE);
+    POINT(15);
     struct segment *s = &h->segments[number];
     struct change c;
     begin(&c, &h->allocate);
     PLAN(&c, s->offset, offset);
-    PLAN(&c, s->size, bytes);
-    PLAN(&c, s->used, 0);
-    PLAN(&c, h->file_bytes, offset + bytes);
-    if (is_bump) PLAN(&c, h->bump, number);
+    PLAN(&c, s->size, size);
+    PLAN(&c, h->file_bytes, offset + size);
+    PLAN(&c, h->free_block[class], number << SEGMENT_SHIFT);
     PLAN(&c, h->num_segments, number + 1);
     commit(&c);
-    if (map_segment(q, (unsigned)number) == 1) return Q_OK;
-    /* We have no room for it, and nobody else knows of it yet: a try that fails leaves nothing. */
-    PLAN(&c, h->num_segments, number);
-    PLAN(&c, h->file_bytes, offset);
-    if (is_bump) PLAN(&c, h->bump, bump);
-    commit(&c);
-    (void)!ftruncate(q->fd, file.st_size);
-    return Q_NO_MEMORY;
+    return use_mapping(q, (unsigned)number, p, size) ? Q_OK : Q_NO_MEMORY;
 }
 
-static q_status carve(q_queue *q, unsigned class, uint64_t *address) { /* under the allocate lock */
-    struct header *h = q->h;
-    uint64_t bytes = class_bytes(class), number = get(&h->bump);
-    if (number >= MAX_SEGMENTS) return Q_CORRUPT;
-    if (bytes >= OWN_SEGMENT_BYTES) {
-        number = get(&h->num_segments);
-        q_status status = new_segment(q, bytes, 0);
-        if (status != Q_OK) return status;
-    } else if (!number || get(&h->segments[number].size) - get(&h->segments[number].used) < bytes) {
-        uint64_t wanted = get(&h->file_bytes) / 2; /* at most half of it is reserved too early */
-        if (wanted > SMALL_SEGMENT_MAX) wanted = SMALL_SEGMENT_MAX;
-        if (wanted < bytes) wanted = bytes;
-        number = get(&h->num_segments);
-        q_status status = new_segment(q, wanted, 1);
-        if (status == Q_NO_MEMORY && wanted > bytes) status = new_segment(q, bytes, 1);
-        if (status != Q_OK) return status;
+/* Under the allocate lock: a segment in which a block of this class is free. */
+static q_status grow(q_queue *q, unsigned class) {
+    unsigned larger = class;
+    while (larger + 1 < NUM_CLASSES && class_bytes(larger + 1) <= get(&q->h->file_bytes) / 4)
+        larger++;
+    for (;; larger--) { /* as large as this process may map */
+        q_status status = new_segment(q, larger);
+        if (status != Q_NO_MEMORY || larger == class) return status;
+        q_refused();
     }
-    struct segment *s = &h->segments[number];
-    uint64_t used = get(&s->used);
-    if (used % CACHE_LINE) return Q_CORRUPT;
-    *address = number << SEGMENT_SHIFT | used;
-    struct block *b = at(q, *address, bytes);
-    if (!b) return Q_NO_MEMORY;
-    POINT(12);
-    b->magic_class = MAGIC ^ class;
-    set(&b->state, BLOCK_OWNED | (uint64_t)q->slot << 32);
-    set(&b->next, 0);
-    set(&b->punched, 0);
-    set(&b->fresh, 1);
+}
+
+/* -- blocks, under the allocate lock ------------------------------------------------------------- */
+
+#define PLAN_OF(change, address, b, member, value)                                                 \
+    plan(change, (address) + offsetof(struct block, member), &(b)->member, value)
+
+static uint64_t owned(const q_queue *q) { return BLOCK_OWNED | (uint64_t)q->slot << 32; }
+
+/* A block that is to be first, or next, in a list of such; NULL also if there is none. */
+static struct block *listed(q_queue *q, uint64_t address, unsigned class, unsigned what) {
+    struct block *b = address ? block_at(q, address) : NULL;
+    return b && class_of(b) == class && get(&b->state) == what ? b : NULL;
+}
+
+/* Plan that a free block is not in its list any more; whether the list is whole. */
+static int plan_unlink(q_queue *q, struct change *c, uint64_t address, struct block *b) {
+    unsigned class = class_of(b);
+    uint64_t next = get(&b->next), previous = get(&b->previous);
+    word *list = &q->h->free_block[class];
+    struct block *after = listed(q, next, class, BLOCK_FREE);
+    struct block *before = listed(q, previous, class, BLOCK_FREE);
+    if ((next && (!after || get(&after->previous) != address)) ||
+        (previous ? !before || get(&before->next) != address : get(list) != address))
+        return 0;
+    if (after) PLAN_OF(c, next, after, previous, previous);
+    if (before)
+        PLAN_OF(c, previous, before, next, next);
+    else
+        plan(c, here(q, list), list, next);
+    return 1;
+}
+
+/* Plan that a block is free, and the first of its list. */
+static void plan_free(q_queue *q, struct change *c, uint64_t address, struct block *b) {
+    unsigned class = class_of(b);
+    word *list = &q->h->free_block[class];
+    uint64_t first = get(list);
+    struct block *after = listed(q, first, class, BLOCK_FREE);
+    PLAN_OF(c, address, b, next, first);
+    PLAN_OF(c, address, b, previous, 0);
+    PLAN_OF(c, address, b, state, BLOCK_FREE);
+    PLAN_OF(c, address, b, loose, 0);
+    if (after) PLAN_OF(c, first, after, previous, address);
+    plan(c, here(q, list), list, address);
+}
+
+static void punch(q_queue *q, uint64_t address, uint64_t begin, uint64_t end) {
+    uint64_t start = file_offset(q, address);
+    /* Where a file system cannot do this, it keeps the memory, and it is used again as well. */
+    if (begin < end && has_file(q))
+        (void)!fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(start + begin),
+                         (off_t)(end - begin));
+}
+
+/* Give back the memory behind what a block has reserved, if there may be some. */
+void tidy(q_queue *q, uint64_t address, struct block *b) {
+    if (!get(&b->loose)) return;
+    uint64_t begin = (get(&b->reserved) + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+    punch(q, address, begin ? begin : PAGE, class_bytes(class_of(b)));
+    set(&b->loose, 0);
+}
+
+/* Make two of the first free block of a class. */
+static q_status split(q_queue *q, unsigned class) {
+    struct header *h = q->h;
+    uint64_t first = get(&h->free_block[class]), half = class_bytes(class - 1), second = first + half;
+    struct block *b = listed(q, first, class, BLOCK_FREE), *other = at(q, second, half);
     struct change c;
     begin(&c, &h->allocate);
-    PLAN(&c, s->used, used + bytes);
+    if (!b || !other || !plan_unlink(q, &c, first, b)) return Q_CORRUPT;
+    if (!has_file(q)) return Q_SYSTEM;
+    set(&b->loose, 1);
+    if (reserve(q->fd, file_offset(q, second), PAGE) != Q_OK) {
+        tidy(q, first, b);
+        return Q_NO_MEMORY;
+    }
+    memset(other, 0, sizeof *other);
+    set(&other->magic_class, MAGIC ^ (class - 1));
+    set(&other->state, BLOCK_FREE);
+    set(&other->previous, first);
+    POINT(16);
+    PLAN_OF(&c, first, b, magic_class, MAGIC ^ (class - 1));
+    PLAN_OF(&c, first, b, next, second);
+    PLAN_OF(&c, first, b, previous, 0);
+    PLAN_OF(&c, first, b, loose, 0);
+    PLAN(&c, h->free_block[class - 1], first); /* there was none, or this would not be split */
     commit(&c);
+    return Q_OK;
+}
+
+/* Have a block of this class that is free. */
+static q_status make_free(q_queue *q, unsigned class) {
+    unsigned larger = class;
+    while (larger < NUM_CLASSES && !get(&q->h->free_block[larger])) larger++;
+    if (larger == NUM_CLASSES) {
+        q_status status = grow(q, class);
+        if (status != Q_OK) return status;
+        for (larger = class; larger < NUM_CLASSES - 1 && !get(&q->h->free_block[larger]);) larger++;
+    }
+    for (; larger > class; larger--) {
+        q_status status = split(q, larger);
+        if (status != Q_OK) return status;
+    }
+    return Q_OK;
+}
+
+/* Have the first of those that are kept, or NULL. */
+static struct block *take_kept(q_queue *q, unsigned class, uint64_t *address) {
+    struct header *h = q->h;
+    *address = get(&h->kept_block[class]);
+    struct block *b = listed(q, *address, class, BLOCK_KEPT);
+    if (!b) return NULL;
+    struct change c;
+    begin(&c, &h->allocate);
+    PLAN(&c, h->kept_block[class], get(&b->next));
+    PLAN(&c, h->kept_bytes, get(&h->kept_bytes) - get(&b->reserved));
+    PLAN_OF(&c, *address, b, state, owned(q));
+    commit(&c);
+    return b;
+}
+
+static q_status take_free(q_queue *q, unsigned class, uint64_t *address, struct block **found) {
+    struct header *h = q->h;
+    q_status status = make_free(q, class);
+    if (status != Q_OK) return status;
+    *address = get(&h->free_block[class]);
+    struct block *b = *found = listed(q, *address, class, BLOCK_FREE);
+    struct change c;
+    begin(&c, &h->allocate);
+    if (!b || !plan_unlink(q, &c, *address, b)) return Q_CORRUPT;
+    PLAN_OF(&c, *address, b, reserved, 0);
+    PLAN_OF(&c, *address, b, fresh, 1);
+    PLAN_OF(&c, *address, b, state, owned(q));
+    commit(&c);
+    return Q_OK;
+}
+
+/* The other half of what a block is a half of, if it is free and this one's size; else NULL. */
+static struct block *other_half(q_queue *q, uint64_t address, const struct block *b,
+                                uint64_t *where) {
+    unsigned class = class_of(b);
+    *where = address ^ class_bytes(class);
+    struct block *other = class + 1 < NUM_CLASSES ? listed(q, *where, class, BLOCK_FREE) : NULL;
+    return other && at(q, address & *where, class_bytes(class + 1)) ? other : NULL;
+}
+
+/* Give a block's memory back, and make it one with others that are free: returns where that begins. */
+static uint64_t free_owned(q_queue *q, uint64_t address, struct block *b) {
+    struct header *h = q->h;
+    struct change c;
+    uint64_t where;
+    struct block *other;
+    set(&b->loose, 1);
+    set(&b->reserved, 0);
+    POINT(13);
+    tidy(q, address, b);
+    while ((other = other_half(q, address, b, &where))) {
+        uint64_t first = address & where, second = address | where;
+        struct block *whole = first == address ? b : other;
+        begin(&c, &h->allocate);
+        if (!plan_unlink(q, &c, where, other)) break;
+        PLAN_OF(&c, first, whole, magic_class, MAGIC ^ (class_of(b) + 1));
+        PLAN_OF(&c, first, whole, state, owned(q));
+        PLAN_OF(&c, first, whole, loose, 1);
+        commit(&c);
+        punch(q, second, 0, PAGE);
+        POINT(14);
+        set(&whole->loose, 0);
+        address = first;
+        b = whole;
+    }
+    begin(&c, &h->allocate);
+    plan_free(q, &c, address, b);
+    commit(&c);
+    return address;
+}
+
+/* Free the first block that is kept in a class, if there is one. */
+static int drop_kept(q_queue *q, unsigned class) {
+    uint64_t address;
+    struct block *b = take_kept(q, class, &address);
+    if (b) free_owned(q, address, b);
+    return b != NULL;
+}
+
+/* Have those that are kept take no more than so many bytes, at the cost of other classes than one, and
+ * of so many blocks at most; whether they do. */
+static int keep_at_most(q_queue *q, uint64_t bytes, unsigned but, int blocks) {
+    struct header *h = q->h;
+    for (unsigned class = NUM_CLASSES; class-- > 0;)
+        while (class != but && get(&h->kept_bytes) > bytes && blocks-- > 0 && drop_kept(q, class))
+            ;
+    return get(&h->kept_bytes) <= bytes;
+}
+
+/* How much may be kept when a block of so many bytes is. A stream of large messages has three of them
+ * in turn: one is written, one waits, one is read. */
+static uint64_t most_kept(const q_queue *q, uint64_t bytes) {
+    uint64_t told = get(&q->h->max_kept_bytes);
+    if (told != Q_CHOSEN) return told;
+    if (bytes <= KEPT_BYTES / 3) return KEPT_BYTES;
+    return bytes <= KEPT_BYTES_MAX / 3 ? 3 * bytes : KEPT_BYTES_MAX;
+}
+
+/* Free a block that this process owns, or a dead one; returns where the free block begins. */
+uint64_t release_locked(q_queue *q, uint64_t address, struct block *b) {
+    struct header *h = q->h;
+    unsigned class = class_of(b);
+    uint64_t bytes = get(&b->reserved), most = most_kept(q, bytes);
+    tidy(q, address, b);
+    if (!bytes || bytes > most || !keep_at_most(q, most - bytes, class, TRIM_STEP))
+        return free_owned(q, address, b);
+    struct change c;
+    begin(&c, &h->allocate);
+    PLAN_OF(&c, address, b, next, get(&h->kept_block[class]));
+    PLAN_OF(&c, address, b, state, BLOCK_KEPT);
+    PLAN(&c, h->kept_bytes, get(&h->kept_bytes) + bytes);
+    PLAN(&c, h->kept_block[class], address);
+    commit(&c);
+    return address;
+}
+
+/* -- blocks -------------------------------------------------------------------------------------- */
+
+/* Have memory for so many bytes of a block that is ours: without the lock, as it may take long. */
+static q_status reserve_block(q_queue *q, uint64_t address, struct block *b, uint64_t bytes) {
+    uint64_t had = get(&b->reserved);
+    if (likely(bytes <= had)) return Q_OK;
+    if (!has_file(q)) return Q_SYSTEM;
+    set(&b->loose, 1);
+    POINT(12);
+    q_status status = reserve(q->fd, file_offset(q, address) + had, bytes - had);
+    if (status != Q_OK) return status;
+    set(&b->reserved, bytes);
+    set(&b->loose, 0);
+    return Q_OK;
+}
+
+static q_status try_allocate(q_queue *q, unsigned class, uint64_t bytes, uint64_t *address,
+                             int patient) {
+    q_status status = take_lock(q, &q->h->allocate, patient);
+    if (status != Q_OK) return status;
+    POINT(10);
+    struct block *b = take_kept(q, class, address);
+    if (!b) status = take_free(q, class, address, &b);
+    unlock(&q->h->allocate);
+    if (status != Q_OK) return status;
+    status = reserve_block(q, *address, b, bytes);
+    if (status != Q_OK) release_surely(q, *address);
+    return status;
+}
+
+/* Keep no more than so many bytes; *given counts on. */
+static q_status keep_no_more(q_queue *q, uint64_t bytes, uint64_t *given) {
+    for (int is_enough = 0; !is_enough;) {
+        q_status status = take_lock(q, &q->h->allocate, 1);
+        if (status != Q_OK) return status;
+        uint64_t before = get(&q->h->kept_bytes);
+        is_enough = keep_at_most(q, bytes, NUM_CLASSES, TRIM_STEP);
+        uint64_t after = get(&q->h->kept_bytes);
+        unlock(&q->h->allocate);
+        if (after >= before) break; /* the lists are damaged, or this is enough */
+        *given += before - after;
+    }
     return Q_OK;
 }
 
 q_status allocate(q_queue *q, uint64_t bytes, uint64_t *address, int patient) {
-    struct header *h = q->h;
-    unsigned class = bytes > OFFSET_MASK ? NUM_CLASSES : class_of(bytes + sizeof(struct block));
-    if (class >= NUM_CLASSES) return Q_NO_MEMORY;
-    q_status status = take_lock(q, &h->allocate, patient);
-    if (status != Q_OK) return status;
-    POINT(10);
-    word *list = &h->warm_block[class];
-    if (!get(list)) list = &h->cold_block[class];
-    uint64_t first = get(list);
-    if (!first) {
-        status = carve(q, class, address);
-        unlock(&h->allocate);
-        return status;
+    uint64_t needed = (bytes + sizeof(struct block) + PAGE - 1) & ~(uint64_t)(PAGE - 1), given = 0;
+    unsigned class = 0;
+    while (class < NUM_CLASSES && class_bytes(class) < needed) class++;
+    if (bytes > OFFSET_MASK || class == NUM_CLASSES) {
+        refuse(Q_SEGMENTS, 0, bytes);
+        return Q_NO_MEMORY;
     }
-    struct block *b = block_at(q, first);
-    if (!b || (b->magic_class ^ MAGIC) != class || get(&b->state) != BLOCK_FREE) {
-        unlock(&h->allocate);
-        return Q_CORRUPT;
-    }
-    if (get(&b->punched)) {
-        unsigned number = (unsigned)(first >> SEGMENT_SHIFT);
-        uint64_t offset = get(&h->segments[number].offset) + (first & OFFSET_MASK);
-        if (reserve(q->fd, offset, class_bytes(class)) != Q_OK) {
-            unlock(&h->allocate);
-            return Q_NO_MEMORY;
-        }
-        set(&b->fresh, 1);
-    }
-    struct change c;
-    begin(&c, &h->allocate);
-    PLAN(&c, *list, get(&b->next));
-    if (list == &h->warm_block[class]) PLAN(&c, h->num_warm[class], get(&h->num_warm[class]) - 1);
-    plan(&c, first + offsetof(struct block, punched), &b->punched, 0);
-    plan(&c, first + offsetof(struct block, state), &b->state,
-         BLOCK_OWNED | (uint64_t)q->slot << 32);
-    commit(&c);
-    unlock(&h->allocate);
-    *address = first;
-    return Q_OK;
-}
-
-void release_locked(q_queue *q, uint64_t address, struct block *b) {
-    struct header *h = q->h;
-    unsigned class = (unsigned)(b->magic_class ^ MAGIC);
-    uint64_t bytes = class_bytes(class), warm = get(&h->num_warm[class]);
-    uint64_t punch = get(&b->punched); /* whoever began with that was killed */
-    if (!punch && bytes > 2 * 4096 && (warm + 1) * bytes > KEPT_FREE_BYTES) {
-        uint64_t number = address >> SEGMENT_SHIFT;
-        uint64_t start = get(&h->segments[number].offset) + (address & OFFSET_MASK);
-        uint64_t first = (start + sizeof *b + 4095) & ~UINT64_C(4095);
-        uint64_t last = (start + bytes) & ~UINT64_C(4095);
-        set(&b->punched, 1);
-        punch = last > first && !fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                           (off_t)first, (off_t)(last - first));
-    }
-    POINT(13);
-    word *list = punch ? &h->cold_block[class] : &h->warm_block[class];
-    struct change c;
-    begin(&c, &h->allocate);
-    plan(&c, address + offsetof(struct block, next), &b->next, get(list));
-    plan(&c, address + offsetof(struct block, punched), &b->punched, punch);
-    plan(&c, address + offsetof(struct block, state), &b->state, BLOCK_FREE);
-    if (!punch) PLAN(&c, h->num_warm[class], warm + 1);
-    PLAN(&c, *list, address);
-    commit(&c);
+    q_status status = try_allocate(q, class, needed, address, patient);
+    if (status != Q_NO_MEMORY || keep_no_more(q, 0, &given) != Q_OK || !given) return status;
+    q_refused();
+    return try_allocate(q, class, needed, address, patient);
 }
 
 q_status release(q_queue *q, uint64_t address, int patient) {
@@ -220,9 +420,28 @@ q_status release(q_queue *q, uint64_t address, int patient) {
     q_status status = take_lock(q, &q->h->allocate, patient);
     if (status != Q_OK) return status;
     POINT(11);
-    if (get(&b->state) == (BLOCK_OWNED | (uint64_t)q->slot << 32)) release_locked(q, address, b);
+    if (get(&b->state) == owned(q)) release_locked(q, address, b);
     unlock(&q->h->allocate);
     return Q_OK;
+}
+
+q_status q_trim(q_queue *q, uint64_t *given, int patient) {
+    *given = 0;
+    TAKE_PART(q, patient);
+    q_status status = take_lock(q, &q->h->get, patient);
+    if (status != Q_OK) return status;
+    reap(q);
+    unlock(&q->h->get);
+    return keep_no_more(q, 0, given);
+}
+
+uint64_t q_max_kept(const q_queue *q) { return get(&q->h->max_kept_bytes); }
+
+q_status q_set_max_kept(q_queue *q, uint64_t bytes, int patient) {
+    uint64_t given = 0;
+    TAKE_PART(q, patient);
+    set(&q->h->max_kept_bytes, bytes);
+    return keep_no_more(q, most_kept(q, 0), &given);
 }
 
 /* For what must not fail for a lock that is held: the sweep gets it in the end. */
@@ -243,13 +462,12 @@ q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, in
 }
 
 void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data, uint64_t size) {
-    uint64_t number = block >> SEGMENT_SHIFT;
     const struct block *b = block_at(q, block);
     uint8_t *into = at(q, block + sizeof *b + offset, size);
     if (!b || !into) return;
-    if (get(&b->fresh) && size >= CHUNK_BYTES) {
+    if (get(&b->fresh) && size >= CHUNK_BYTES && has_file(q)) {
         /* The system fills new pages at once, and does not clear them before. */
-        uint64_t begin = get(&q->h->segments[number].offset) + (block & OFFSET_MASK) + sizeof *b;
+        uint64_t begin = file_offset(q, block) + sizeof *b;
         while (size) {
             ssize_t written = pwrite(q->fd, data, size, (off_t)(begin + offset));
             if (written < 0 && errno == EINTR) continue;

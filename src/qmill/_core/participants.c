@@ -129,21 +129,26 @@ static int mark_dead(const q_queue *q, uint8_t *marked) {
     return any;
 }
 
-/* Under all locks: blocks that belong to slots that are marked are free again. */
+/* Under all locks: blocks that belong to slots that are marked are free again, and no killed process
+ * leaves memory that is not counted. */
 static void free_blocks(q_queue *q, const uint8_t *marked) {
     struct header *h = q->h;
     uint64_t number = get(&h->num_segments);
     for (uint64_t i = 1; i < number && i < MAX_SEGMENTS; i++) {
-        uint64_t used = get(&h->segments[i].used), offset = 0;
-        while (offset < used) {
+        uint64_t size = get(&h->segments[i].size), offset = 0;
+        while (offset < size) {
             uint64_t address = i << SEGMENT_SHIFT | offset;
             struct block *b = block_at(q, address);
             if (!b) break;
-            uint64_t state = get(&b->state);
-            if ((state & 0xff) == BLOCK_OWNED && owner_of(state) < MAX_SLOTS &&
-                marked[owner_of(state)])
-                release_locked(q, address, b);
-            offset += class_bytes((unsigned)(b->magic_class ^ MAGIC));
+            uint64_t state = get(&b->state), what = state & 0xff;
+            if (what == BLOCK_OWNED && owner_of(state) < MAX_SLOTS && marked[owner_of(state)]) {
+                address = release_locked(q, address, b);
+                b = block_at(q, address);
+                if (!b) break;
+            } else if (what == BLOCK_FREE || what == BLOCK_KEPT) {
+                tidy(q, address, b);
+            }
+            offset = (address & OFFSET_MASK) + class_bytes(class_of(b));
         }
     }
 }

@@ -63,8 +63,28 @@ const uint8_t *q_uuid(const q_queue *q);
 uint64_t q_maxsize(const q_queue *q);
 q_status q_set_maxsize(q_queue *q, uint64_t maxsize, int patient); /* for every process */
 uint32_t q_fork_generation(void);
-/* Whether this thread was refused memory to map since it last asked: so Q_CORRUPT may mean that. */
-int q_had_no_room(void);
+
+/* What this thread was refused last, since it last asked. */
+typedef enum {
+    Q_NO_LIMIT = 0,
+    Q_MAPPING,  /* `mmap` gave `error` */
+    Q_FILE,     /* the file did not grow: `error` */
+    Q_GROUP,    /* a control group of this process: `used` of `most` bytes */
+    Q_SEGMENTS, /* larger than any block, or the table of segments is full */
+} q_limit;
+typedef struct {
+    q_limit limit;
+    int error;
+    uint64_t wanted, used, most;
+} q_refusal;
+q_refusal q_refused(void);
+
+/* Of one control group and those above: the files that say the most bytes, how many are used, and
+ * details. They are watched from now on, instead of others. */
+typedef struct {
+    const char *most, *used, *details;
+} q_group;
+int q_watch_groups(const q_group *groups, size_t number);
 
 /* `patient` calls wait up to 0.1 s for a lock; the others return Q_BUSY at once. */
 q_status q_put(q_queue *q, const void *data, uint64_t size, int patient);
@@ -82,6 +102,12 @@ uint64_t q_inline_max(void); /* what is larger goes into a block */
 q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, int patient);
 void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data, uint64_t size);
 q_status q_block_free(q_queue *q, uint64_t block, int patient);
+/* Memory that is free and kept for the next messages: at most so many bytes, or Q_CHOSEN; give all of
+ * it back. */
+#define Q_CHOSEN UINT64_MAX
+uint64_t q_max_kept(const q_queue *q);
+q_status q_set_max_kept(q_queue *q, uint64_t bytes, int patient); /* for every process */
+q_status q_trim(q_queue *q, uint64_t *given, int patient);
 
 /* A block at whose memory objects of this process look, from when its record is done until it is
  * given back: a forked child has the memory as it was at the fork. */

@@ -378,6 +378,39 @@ class Queue(Generic[T]):
         raise NotImplementedError
 
     @property
+    def max_idle_memory(self) -> int | None:
+        """The most bytes of free memory that the queue keeps for its next messages.
+
+        Memory that messages have used is faster than new memory. None, the default, is 64 MiB, or
+        the memory of three messages if they are larger than 21 MiB, up to 256 MiB. It can be set,
+        for every process that has the queue; 0 keeps none. Only queues in shared memory keep any:
+        for others the number is checked, and changes nothing.
+
+        Raises:
+            TypeError, ValueError: It is set to what is neither None nor an int from 0.
+        """
+        return None
+
+    @max_idle_memory.setter
+    def max_idle_memory(self, size: int | None) -> None:
+        check_memory(size)
+
+    def trim(self) -> int:
+        """Give the free memory that the queue keeps for its next messages back to the system.
+
+        What waits, and what somebody looks at, stays. A queue that is not in shared memory keeps
+        none.
+
+        Returns:
+            How many bytes were given back; 0 if there was nothing.
+
+        Raises:
+            ValueError: The handle is closed.
+        """
+        self._check_open()
+        return 0
+
+    @property
     def is_shutdown(self) -> bool:
         """Whether `shutdown` has been called, by any process."""
         raise NotImplementedError
@@ -515,6 +548,20 @@ def check_new_maxsize(maxsize: object) -> int | None:
     return None if maxsize is None else check_maxsize(maxsize)
 
 
+def check_memory(size: object) -> int | None:
+    """Return a `max_idle_memory` as None or an int from 0, or say what is wrong with it."""
+    if size is None:
+        return None
+    if isinstance(size, bool) or not hasattr(type(size), "__index__"):
+        raise TypeError(
+            "max_idle_memory must be an int of bytes, or None for the default, not "
+            f"{type(size).__name__} {size!r}"
+        )
+    if not 0 <= int(size) <= MAXSIZE_MAX:  # type: ignore[call-overload]
+        raise ValueError(f"max_idle_memory must be from 0 to 2**63 - 1 bytes, not {size!r}")
+    return int(size)  # type: ignore[call-overload, no-any-return]
+
+
 def check_wait(block: bool, timeout: float | None) -> float | None:
     """Return how long to wait: None for ever, 0.0 not at all, else seconds."""
     if timeout is not None:
@@ -573,6 +620,7 @@ __all__ = [
     "check_items",
     "check_max_items",
     "check_maxsize",
+    "check_memory",
     "check_new_maxsize",
     "check_name",
     "check_wait",

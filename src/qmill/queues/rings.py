@@ -17,7 +17,8 @@ import os
 import threading
 from weakref import ref
 
-from .._core._ring import Ring, forgetting
+from .._core._ring import Ring, forgetting, watch_groups
+from .._groups import memory_files
 from .._multiprocessing import starting
 from ..errors import QueueGone
 from ..serialize import check_stays_here, packing
@@ -27,6 +28,7 @@ TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from typing import Any
 
+watch_groups(memory_files())  # as the kernel kills who takes more than they may
 _rings: dict[bytes, ref[Any]] = {}
 """By the queue's number, as long as they live."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .._core._ring import Messages
 from ..errors import QueueGone
 from . import rings
-from .base import Queue, Reader, check_maxsize, check_name, check_new_maxsize
+from .base import Queue, Reader, check_maxsize, check_memory, check_name, check_new_maxsize
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -109,6 +109,19 @@ class SharedQueue(Queue):
     def maxsize(self, maxsize: int) -> None:
         limit = check_maxsize(maxsize)
         self._open_ring.set_maxsize(limit)
+
+    @property
+    def max_idle_memory(self) -> int | None:
+        size: int | None = self._open_ring.max_idle_memory
+        return size
+
+    @max_idle_memory.setter
+    def max_idle_memory(self, size: int | None) -> None:
+        told = check_memory(size)
+        self._open_ring.set_max_idle_memory(told)
+
+    def trim(self) -> int:
+        return int(self._open_ring.trim())
 
     @property
     def is_shutdown(self) -> bool:
