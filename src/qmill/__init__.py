@@ -8,7 +8,7 @@
     qmill.map       a function over many items
     qmill.shared    a value that many jobs use, sent once
     qmill.engines   further places where jobs run: a Dask cluster
-    qmill.frame, qmill.Plot  what jobs did, and when
+    qmill.frame, qmill.Plot  when jobs waited and ran, as a table and as a chart
 
 The parts load when they are first used: `qmill.Queue` alone stays light.
 """
@@ -98,7 +98,7 @@ __all__ = [
 
 
 _first_folder: str | None
-"""The working directory in which the program began, or first imported this."""
+"""The working directory at the time of the first import of qmill."""
 
 try:
     _first_folder = os.getcwd()
@@ -124,11 +124,11 @@ def __getattr__(name: str) -> object:
 
 
 def _is_module(name: str) -> bool:
-    """Whether a name is a module's here: before it imports one, `from` asks for an attribute."""
+    """Return whether a name is a module here: `from` asks for an attribute before it imports."""
     path = os.path.join(__path__[0], name)
     if os.path.exists(f"{path}.py") or os.path.isdir(path):
         return True
-    # In a frozen program or a zip file there is no such file.
+    # A frozen program or a zip file has no such files.
     return _find_spec(f"{__name__}.{name}", __path__) is not None
 
 
@@ -143,5 +143,5 @@ def _leave_queues() -> None:
         leave()
 
 
-# The first to register is the last to be called: workers that end at exit still have their queues.
+# Exit functions run in reverse order: workers that end at exit can still use their queues.
 atexit.register(_leave_queues)

@@ -1,4 +1,4 @@
-"""The command `qmill`: parallel work for shell scripts, and a look at what it did."""
+"""The command `qmill`: parallel work for shell scripts, and reports on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what a command line says, and return the exit status.
+    """Execute a command line, and return the exit status.
 
     Args:
-        arguments: What stands behind the program's name; None for `sys.argv`.
+        arguments: The words after the program's name; None for `sys.argv`.
     """
     _fill_standard_streams()
     try:
@@ -25,14 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return 130
-    except SystemExit as end:  # --help, or a mistake that has been told
+    except SystemExit as end:  # --help, or a usage error that was printed
         return int(end.code or 0)
 
 
 def _fill_standard_streams() -> None:
-    """Let no file that is opened later take the place of a standard stream that is closed.
+    """Open the null device for closed standard streams, so that no later file takes their numbers.
 
-    What is put there refuses reading, or writing, as the closed one would.
+    It is opened so that reading or writing fails, as it would for the closed stream.
     """
     for descriptor, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -42,7 +42,7 @@ def _fill_standard_streams() -> None:
 
 
 def console() -> None:
-    """Run as a program."""
+    """Run the command as a program: write errors to the standard error, and exit."""
     try:
         status = main()
         if sys.stdout is not None:
@@ -58,7 +58,7 @@ def console() -> None:
 
 
 def _forget_stdout() -> None:
-    """Have the interpreter write nothing more when it ends."""
+    """Send the rest of the standard output to the null device, as it cannot be written."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

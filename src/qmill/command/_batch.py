@@ -1,11 +1,11 @@
-"""A job for each input, and what became of it told in whole pieces: the heart of `run` and `map`.
+"""The core of `qmill run` and `qmill map`: a job for each input, and its output in one piece.
 
     main thread: inputs ──> JobQueue ──> jobs
     reporter:    job ──> (its turn) ──> stdout, stderr ──> log, trace, bar
 
-An input's row is in the log only when its output has been written, so that a run that is resumed
-leaves out nothing that nobody has seen. So many inputs are read ahead, and so many outputs may wait
-for their turn, as the window is large.
+The log gets an input's row only after the input's output was written. So a resumed run skips no
+input whose output is missing. The window limits how many inputs are read ahead, and how many
+outputs wait for their turn.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ MOST_TOLD = 101
 """The exit status when more than 100 jobs have failed."""
 
 TROUBLE = 255
-"""The exit status when it cannot go on."""
+"""The exit status if the command itself cannot continue."""
 
 CLOSED_PIPE = 128 + 13
-"""The exit status when nobody reads the output any more: that of a program that SIGPIPE ended."""
+"""The exit status if the output's reader has closed it: that of a program ended by SIGPIPE."""
 
 AHEAD = 200
-"""So many inputs are read, and outputs kept, beyond four for each job that may run."""
+"""The inputs that are read ahead, and outputs that are kept, in addition to four for each slot."""
 
-_PIPE_BYTES = select.PIPE_BUF  # what a pipe takes without blocking when it is ready
+_PIPE_BYTES = select.PIPE_BUF  # a pipe that is ready accepts this many bytes without blocking
 _FILE_BYTES = 1 << 16
 _SHOWN_CHARACTERS = 60
 
 
 class UsageError(Exception):
-    """The command line asks for what cannot be done; nothing has been run."""
+    """The command line asks for something impossible; no job was run."""
 
 
 class Stopped(BaseException):
@@ -65,22 +65,22 @@ class Plan(NamedTuple):
     """The work for each input, and where its outcome is written.
 
     Attributes:
-        function: What each job calls with its input.
-        name: What records call the function.
-        qid: What records call the queue.
-        read_output: Returns what a job has written.
-        engine: What runs the jobs.
-        max_jobs: How many run at a time.
-        priority, lane: Texts in which `mark` stands for the input; lane may be None.
+        function: The function that each job calls with its input.
+        name: The function's name in records.
+        qid: The queue's name in records.
+        read_output: Returns the output of a job.
+        engine: The engine that runs the jobs.
+        max_jobs: How many jobs run at a time.
+        priority, lane: Texts in which `mark` is replaced by the input; lane may be None.
         timeout: Seconds for each job, or None.
         retries: How often a failed job is tried again.
         keep_order: Whether outputs come in the order of the inputs.
-        fail_fast: Whether the first failure ends everything.
-        mark: What stands for the input.
+        fail_fast: Whether the first failure ends all jobs.
+        mark: The text that stands for the input.
         log, trace, plot: Paths of files to write, or None.
-        resume: Whether to leave out inputs that the log has as done.
+        resume: Whether to skip inputs that are done according to the log.
         progress: Whether to show a progress bar.
-        spreadsheet: Whether texts in the log are to be none that a spreadsheet evaluates.
+        spreadsheet: Whether to write texts so that a spreadsheet evaluates none of them.
     """
 
     function: Callable[[str], Any]
@@ -108,25 +108,25 @@ class Batch:
     """The jobs of one command.
 
     Args:
-        plan: What to do.
+        plan: The work and the options.
 
     Raises:
-        UsageError: A file cannot be written, or is no log.
+        UsageError: A file cannot be written, or is not a log.
 
     Attributes:
-        wake: A descriptor that has something to be read from it when the batch is about to stop.
+        wake: A descriptor that becomes readable when the batch is about to stop.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._window = AHEAD + 4 * plan.max_jobs
         self._changed = _native.Condition()
-        self._num_open = 0  # jobs that were put and not told of yet
+        self._num_open = 0  # jobs that were put and whose output was not written
         self._num_told = 0
         self._num_failed = 0
-        self._status: int | None = None  # why it stops: an exit status
+        self._status: int | None = None  # the exit status, if the batch stops early
         self._is_stopping = False
-        self._held: dict[int, Job] = {}  # those that wait for their turn
+        self._held: dict[int, Job] = {}  # jobs whose output waits for its turn
         self._next = 1
         self._bar: Any = None
         self.wake, self._wake_there = os.pipe()
@@ -167,9 +167,9 @@ class Batch:
     # -- the main thread -----------------------------------------------------------------------
 
     def run(self, inputs: Iterable[str]) -> int:
-        """Run a job for each input; returns the exit status.
+        """Run a job for each input; return the exit status.
 
-        Ctrl-C, SIGTERM and SIGHUP end the jobs that run, with what they have started.
+        Ctrl-C, SIGTERM and SIGHUP end the running jobs, with the processes that they have started.
         """
         with self._files:
             try:
@@ -196,7 +196,7 @@ class Batch:
                     self._put(jobs, given)
                 self._wait_until(lambda: not self._num_open)
             except BaseException:
-                self._stop(None)  # also who writes to somebody that does not read
+                self._stop(None)  # also wakes a reporter that waits for a full pipe
                 raise
 
     def _sum_up(self) -> None:
@@ -243,14 +243,14 @@ class Batch:
         return int(number) if number.is_integer() else number
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what the reporter does; raises Stopped if that is to stop."""
+        """Wait until the reporter has made a condition true; raises Stopped if the batch stops."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_stopping or condition())
             if self._is_stopping:
                 raise Stopped
 
     def _stop(self, status: int | None, why: str = "") -> None:
-        """Have everything end; any thread."""
+        """Stop the batch; any thread may call this."""
         with self._changed:
             if self._is_stopping:
                 return
@@ -264,7 +264,7 @@ class Batch:
     # -- the reporter --------------------------------------------------------------------------
 
     def _job_ended(self, job: Job) -> None:
-        """Tell of a job, or keep it until those before it have ended."""
+        """Write a job's output, or keep it until the jobs before it have ended."""
         try:
             if self._is_stopping:
                 self._plan.read_output(job)
@@ -318,7 +318,7 @@ class Batch:
             say(f"{shown(job.name)}: {why}")
 
     def _note(self, record: dict[str, Any], log: RecordLog | None = None) -> None:
-        """Write a job's record where it is wanted."""
+        """Write a job's record to the files that were asked for."""
         try:
             for each in (log, self._plotted):
                 if each is not None:
@@ -330,11 +330,11 @@ class Batch:
             raise Stopped from None
 
     def _write(self, descriptor: int, written: bytes | IO[bytes]) -> None:
-        """Write everything, unless the batch stops meanwhile.
+        """Write all of the data, unless the batch stops meanwhile.
 
         Raises:
-            Stopped: It does.
-            OSError: It cannot be written.
+            Stopped: The batch stops.
+            OSError: The data cannot be written.
         """
         for piece in pieces(written):
             write(descriptor, piece, self.wake)
@@ -356,13 +356,13 @@ def write(descriptor: int, data: bytes, wake: int | None = None) -> None:
     """Write all of the data.
 
     Args:
-        descriptor: Where to; a file, a pipe, a terminal.
-        data: What.
-        wake: A descriptor that ends the writing when there is something to be read from it.
+        descriptor: A file, a pipe or a terminal.
+        data: The data.
+        wake: A descriptor; the writing ends when it becomes readable.
 
     Raises:
-        Stopped: There was.
-        OSError: It cannot be written.
+        Stopped: `wake` became readable.
+        OSError: The data cannot be written.
     """
     is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
     step = _FILE_BYTES if is_file else _PIPE_BYTES
@@ -374,24 +374,24 @@ def write(descriptor: int, data: bytes, wake: int | None = None) -> None:
     while rest:
         if any(ready == wake for ready, _ in poll.poll()):
             raise Stopped
-        with contextlib.suppress(BlockingIOError):  # somebody else was quicker
+        with contextlib.suppress(BlockingIOError):  # another process has filled the pipe
             rest = rest[os.write(descriptor, rest[:step]) :]
 
 
 def say(text: str) -> None:
-    """Tell the user something, in one piece."""
-    with contextlib.suppress(OSError):  # nobody listens
+    """Write a message to the standard error, in one piece."""
+    with contextlib.suppress(OSError):  # the standard error is closed
         os.write(2, f"qmill: {text}\n".encode(errors="backslashreplace"))
 
 
 def shown(given: str) -> str:
-    """Return an input as it would be written in a shell, if it is not too long."""
+    """Return an input as it would be quoted for a shell, cut if it is long."""
     text = shlex.quote(given) if given.isprintable() else repr(given)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def reason(error: BaseException) -> str:
-    """Return why a job has failed; nothing where its program has said so itself."""
+    """Return the reason why a job has failed; "" for an exit status, which the program explains."""
     if isinstance(error, subprocess.CalledProcessError):
         return ""
     if isinstance(error, WorkerDied):
@@ -408,11 +408,11 @@ def reason(error: BaseException) -> str:
 
 
 def inputs_done(path: str, name: str) -> Counter[str]:
-    """Count the inputs that a log has as done by a function.
+    """Count the inputs for which a function has succeeded, according to a log.
 
     Raises:
         OSError: The log cannot be read.
-        ValueError: It is no log.
+        ValueError: The file is not a log of jobs.
     """
     wanted = name.replace("\r\n", "\n").replace("\r", "\n")
     wanted = cut(wanted.encode("utf-8", "backslashreplace").decode())
@@ -421,17 +421,17 @@ def inputs_done(path: str, name: str) -> Counter[str]:
     with contextlib.suppress(FileNotFoundError):
         for row in read_log(path):
             if row.get("state") == "done" and row.get("function") in names:
-                with contextlib.suppress(SyntaxError, ValueError):  # an input that was cut
+                with contextlib.suppress(SyntaxError, ValueError):  # a cell that was cut
                     (given,) = ast.literal_eval(row["args"])
                     done[given] += 1
     return done
 
 
 def check_paths(plan: Plan) -> None:
-    """See before anything is written that no file takes the place of another one.
+    """Check that no two files of a plan have the same path.
 
     Raises:
-        UsageError: One would.
+        UsageError: Two of them have.
     """
     named = {"--log": plan.log, "--trace": plan.trace, "--plot": plan.plot}
     seen: dict[str, str] = {}
@@ -444,10 +444,10 @@ def check_paths(plan: Plan) -> None:
 
 
 def check_plot(path: str) -> None:
-    """See before anything is run whether a plot can be drawn.
+    """Check, before jobs are run, that a plot can be written.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: It cannot be written.
     """
     from importlib.util import find_spec
 
@@ -460,7 +460,7 @@ def check_plot(path: str) -> None:
 
 
 def make_bar() -> Any:
-    """Return a progress bar, or None if nobody would see it.
+    """Return a progress bar, or None if the standard error is no terminal.
 
     Raises:
         UsageError: tqdm is not installed.
@@ -476,7 +476,7 @@ def make_bar() -> Any:
 
 @contextlib.contextmanager
 def as_usage_error(what: str) -> Iterator[None]:
-    """Turn what a file's opening raises into an error of the command line."""
+    """Turn errors about a file into errors of the command line."""
     try:
         yield
     except OSError as error:
@@ -487,7 +487,7 @@ def as_usage_error(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[int | None], None]) -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end a run as Ctrl-C does, unless they are ignored."""
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does, unless they are ignored."""
 
     def on_signal(number: int, _: object) -> None:
         stop(128 + number)

@@ -1,9 +1,9 @@
-"""Where a shell would read an input as code, though it is in quotes: such commands are refused.
+"""Finds commands in which a shell would run an input as code, though it is in quotes.
 
-Quotes keep an input one word. Some commands read their words as code nevertheless (`eval`, `trap`,
-`sh -c`), in all shells. bash and its like do so as well wherever they compute, as in `$((x))`,
-`[[ x -eq 1 ]]` or `${y:x}`, for a value such as `a[$(reboot)]`. An input comes there by itself, as
-`$1`, or by a variable, so this follows the variables to which a command gives it.
+Quotes keep an input one word. But some commands run their words as code (`eval`, `trap`, `sh -c`),
+in all shells. bash and its like also do so wherever they evaluate arithmetic, as in `$((x))`,
+`[[ x -eq 1 ]]` or `${y:x}`, for a value such as `a[$(reboot)]`. An input gets there directly, as
+`$1`, or through a variable. So this module follows the variables to which a command assigns it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLAIN, BASH, OTHER = range(3)
-"""Kinds of arithmetic of shells: numbers only (dash, busybox); expressions; all others as ksh."""
+"""Kinds of arithmetic: numbers only (dash, busybox); bash's; ksh's, assumed for all others."""
 
 _ASK = """
 echo "${BASH_VERSION:+bash}${KSH_VERSION:+other}${ZSH_VERSION:+other}${YASH_VERSION:+other}"
@@ -29,10 +29,10 @@ q='a[$(echo code$((6*7)) >&2)0]'
 
 
 def ask_kind(shell: str) -> int:
-    """Return what kind a shell is, by what it does and not by its name.
+    """Return the kind of a shell, from its behaviour and not from its name.
 
     Raises:
-        OSError: It cannot be started.
+        OSError: The shell cannot be started.
     """
     asked = subprocess.run([shell, "-c", _ASK, "sh"], capture_output=True, check=False)
     name = asked.stdout.split(b"\n")[0]
@@ -49,7 +49,7 @@ _TAKES_CODE = {
     re.compile(r"perl|ruby|node|lua[\d.]*"): "eE",
     re.compile(r"php"): "r",
 }
-"""Programs, and the letters of the option behind which they take code."""
+"""Programs that take code in an option, and the letters of that option."""
 
 _SHELL_NAME = re.compile(_SHELLS)
 _RUN_ANOTHER = {"command", "builtin", "exec", "nohup", "time"}
@@ -60,7 +60,7 @@ _CODE_OF_BASH = {"let", "compgen", "complete", "bind"}
 _COMPUTES_IN_KSH = {"exit", "return", "shift", "break", "continue", "ulimit", "print"}
 _SETTINGS = {"PS0", "PS1", "PS2", "PS3", "PS4", "PROMPT_COMMAND", "ENV", "BASH_ENV"}
 _SET_BY_SHELL = {"_", "REPLY", "OPTARG", "BASH_ARGV", "BASH_COMMAND", "BASH_REMATCH"}
-"""Variables that a shell sets to what it has read or run, so perhaps to the input."""
+"""Variables that a shell sets to words that it has read or run, so perhaps to the input."""
 
 _NUMBERS = {"RANDOM", "SRANDOM", "SECONDS", "OPTIND", "HISTCMD", "LINENO", "BASH_ARGV0"}
 _COMPARE = {"-eq", "-ne", "-lt", "-le", "-gt", "-ge"}
@@ -72,22 +72,22 @@ _IDENTIFIERS = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 def why_code(text: str, mark: str, kind: int) -> str:
-    """Tell where a shell would read the input as code; nothing if it would not.
+    """Return the reason why a shell would run the input as code; "" if it would not.
 
     Args:
         text: The command.
-        mark: What stands for the input in it.
-        kind: That of the shell.
+        mark: The text that stands for the input in it.
+        kind: The kind of the shell.
     """
     return next(_Flow(Words(text, mark), kind).reasons(), "")
 
 
 class _Flow:
-    """Where an input comes in a command.
+    """Follows an input through a command.
 
     Args:
-        words: The command, read.
-        kind: That of the shell.
+        words: The command, parsed.
+        kind: The kind of the shell.
     """
 
     def __init__(self, words: Words, kind: int) -> None:
@@ -104,14 +104,14 @@ class _Flow:
             pass
 
     def _spread(self) -> bool:
-        """Follow the input one step further; whether there was one."""
+        """Follow the input one assignment further; return whether a variable was added."""
         before = len(self._tainted)
         for command in self._words.commands:
             self._tainted |= self._given(command)
         return len(self._tainted) > before
 
     def _given(self, command: Command) -> set[str]:
-        """Return the variables that have the input, or may have, by a command."""
+        """Return the variables to which a command assigns the input, or may assign it."""
         found = {
             assigned[1]
             for word in command.words
@@ -121,7 +121,7 @@ class _Flow:
         texts = [word.text for word in args]
         if name in ("for", "select") and texts and (self._any(args[1:]) or "in" not in texts[1:2]):
             found.add(texts[0])
-        if name in _NAMES_VARIABLES - {"unset"}:  # what they read may be the input
+        if name in _NAMES_VARIABLES - {"unset"}:  # the text that they read may be the input
             found |= {"MAPFILE", *texts}
         if name == "getopts":
             found |= set(texts[1:2])
@@ -136,12 +136,12 @@ class _Flow:
         return any(map(self._has, words))
 
     def _computes(self, word: Word) -> bool:
-        """Whether the input is in a word where a name alone is a variable."""
+        """Return whether the input is in a word in which a bare name is a variable."""
         names = set(_IDENTIFIERS.findall(word.text))
         return self._has(word) or not self._tainted.isdisjoint(names)
 
     def reasons(self) -> Iterator[str]:
-        """Tell all places in which an input would be code."""
+        """Yield the reasons: one for each place in which an input would be run as code."""
         for command in self._words.commands:
             name, args = _called(command)
             yield from self._of_assignments(command)
@@ -233,7 +233,7 @@ class _Flow:
 
 
 def _called(command: Command) -> tuple[str, list[Word]]:
-    """Return what a command runs, without assignments before it, and its arguments."""
+    """Return a command's name, without assignments before it, and its arguments."""
     words = [*command.words]
     while words and (_ASSIGNMENT.match(words[0].text) or words[0].text in _RUN_ANOTHER):
         del words[0]
@@ -248,7 +248,7 @@ def _has_option(args: list[Word], letters: str) -> bool:
 
 
 def _behind_option(words: list[Word], letters: str) -> Word | None:
-    """Return the argument of the first option that has one of the letters last."""
+    """Return the argument of the first option that ends with one of the letters."""
     for index, word in enumerate(words):
         found = re.match(rf"-\w*?[{letters}]", word.text)
         if found is not None:
@@ -259,7 +259,7 @@ def _behind_option(words: list[Word], letters: str) -> Word | None:
 
 
 def _remote_command(words: list[Word]) -> list[Word]:
-    """Return what stands behind the host among the arguments of ssh."""
+    """Return the words after the host among the arguments of ssh."""
     index = 0
     while index < len(words) and words[index].text.startswith("-"):
         text = words[index].text

@@ -13,15 +13,15 @@ _READ_BYTES = 1 << 16
 
 
 def read_items(source: int, delimiter: bytes, wake: int) -> Iterator[str]:
-    """Read what stands before each delimiter, and after the last one if anything does.
+    """Read the items between delimiters; the last one may have no delimiter after it.
 
     Args:
         source: A file descriptor.
         delimiter: One byte.
-        wake: A descriptor that ends the reading when there is something to be read from it.
+        wake: A descriptor; the reading ends when it becomes readable.
 
     Yields:
-        Texts; bytes that are no text are kept as `os.fsdecode` does.
+        The items as str; undecodable bytes are kept as `os.fsdecode` keeps them.
 
     Raises:
         OSError: The source cannot be read.

@@ -1,4 +1,4 @@
-"""`qmill summary`, `plot`, `trace` and `queues`: what a log tells, and which queues there are."""
+"""`qmill summary`, `plot`, `trace` and `queues`: reports on a log, and the named queues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def summary(options: argparse.Namespace) -> int:
-    """Print what the jobs of a log did."""
+    """Print a summary of the jobs of a log."""
     from ..observe.logged import summaries
 
     with as_usage_error(f"cannot read the log {options.log!r}"):
@@ -107,5 +107,5 @@ def _program(pid: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text that a terminal shows and does not obey."""
+    """Return a text without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in text)

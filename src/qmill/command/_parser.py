@@ -60,7 +60,7 @@ _SEPARATORS = {
     ":::+": "one input goes into a job",
     "::::+": "one input goes into a job",
 }
-"""Marks that GNU parallel has before inputs, and how inputs are given here."""
+"""Marks that GNU parallel has before inputs, and the way to give inputs here."""
 
 _ELSEWHERE = {
     "--joblog": "--log FILE.csv is here what --joblog is elsewhere",
@@ -76,7 +76,7 @@ _ELSEWHERE = {
     "-N": "one input goes into a job",
     "-L": "one input goes into a job",
 }
-"""Options of xargs and GNU parallel, and how it is done here."""
+"""Options of xargs and GNU parallel, and their counterparts here."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,14 +84,14 @@ class _Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
-        self.set_defaults(parser=self)  # a subcommand's is in place of the main one
+        self.set_defaults(parser=self)  # a subcommand's parser replaces the main one
 
     def print_help(self, file: Any = None) -> None:
-        """Write the help; unlike its super class, fail where it cannot be written."""
+        """Write the help; unlike `ArgumentParser`, raise an error if it cannot be written."""
         print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and where to read more."""
+        """Print an error, refer to --help, and exit."""
         self.exit(2, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
 
 
@@ -103,13 +103,13 @@ class _Version(argparse.Action):
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of a command line; their `call(options)` does the work.
+    """Return the options of a command line; `options.call(options)` executes it.
 
     Args:
-        arguments: What stands behind the program's name; None for `sys.argv`.
+        arguments: The words after the program's name; None for `sys.argv`.
 
     Raises:
-        SystemExit: Help was asked for, or there is a mistake, which has been told.
+        SystemExit: Help was asked for, or a usage error was printed.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = _make_parser()
@@ -172,7 +172,7 @@ def _add_map(commands: Any) -> None:
 
 
 def _add_inputs(parser: argparse.ArgumentParser, subject: str, what: str) -> None:
-    parser.add_argument(  # all in one: argparse takes the -- between two of them for its own
+    parser.add_argument(  # one argument: argparse would remove a -- between two
         "words",
         metavar=subject,
         nargs=argparse.REMAINDER,
@@ -258,14 +258,14 @@ _IF_INPUT = "If it is an input, put -- before the first input"
 
 
 def _doubtful(inputs: list[str]) -> list[str]:
-    """Return the inputs that may be meant as something else: none behind --."""
+    """Return the inputs that may be meant as options or marks; those after -- are not."""
     return [] if inputs[:1] == ["--"] else inputs
 
 
 def _checked(
     parser: argparse.ArgumentParser, subject: str, call: Callable[[argparse.Namespace], int]
 ) -> Callable[[argparse.Namespace], int]:
-    """Check what the parser cannot, and tell errors as it does."""
+    """Check rules that the parser cannot, and report errors as it does."""
 
     def checked(options: argparse.Namespace) -> int:
         from ._batch import UsageError

@@ -1,8 +1,8 @@
-"""The simple commands of a shell command, and the words of each: as much as `_evaluated` asks for.
+"""Parses a shell command into simple commands and words, in as much detail as `_evaluated` needs.
 
-A word is known by its text without quotes, in which NUL stands for an input and SOH for any other
-expansion, and by the variables that are expanded in it, also inside `$( )`. What a shell computes
-with (`$(( ))`, an index, an offset) is kept as text beside the commands.
+A word has its text without quotes, in which NUL stands for an input and SOH for any other
+expansion, and the variables that are expanded in it, also inside `$( )`. Arithmetic (`$(( ))`, an
+index, an offset) is kept as text, apart from the commands.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OPERATORS = ";&|\n()<>"
 _RESERVED = {"if", "then", "elif", "else", "fi", "while", "until", "do", "done", "!", "{", "}"}
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _OF_INPUT = re.compile(r"\$\{?[!#]?[1-9@*]")
-"""The input as a parameter; `$2` may become one by `set`."""
+"""The input as a parameter; `set` may make it `$2` and so on."""
 
 
 @dataclass
@@ -24,9 +24,9 @@ class Word:
     """A word of a command.
 
     Attributes:
-        text: What it says.
+        text: Its text, without quotes.
         names: The variables that are expanded in it.
-        has_input: Whether the input is, too.
+        has_input: Whether the input is expanded in it.
     """
 
     text: str = ""
@@ -34,14 +34,14 @@ class Word:
     has_input: bool = False
 
     def take(self, other: Word) -> None:
-        """Have in it what another word has."""
+        """Add the variables and the input of another word."""
         self.names |= other.names
         self.has_input |= other.has_input
 
 
 @dataclass
 class Command:
-    """A simple command: its words but for redirections, and what it is given to read."""
+    """A simple command: its words without redirections, and the text of its here-documents."""
 
     words: list[Word] = field(default_factory=list)
     document: Word = field(default_factory=Word)
@@ -49,7 +49,7 @@ class Command:
 
 @dataclass
 class Computed:
-    """Arithmetic of some shells: its text, and the parts of it."""
+    """An arithmetic expression of some shells: its form, and its text."""
 
     form: str
     inside: Word
@@ -60,11 +60,11 @@ class Words:
 
     Args:
         text: The command.
-        mark: What stands for the input.
+        mark: The text that stands for the input.
 
     Attributes:
-        commands: All simple commands, those in substitutions, too.
-        computed: All that some shells compute with.
+        commands: All simple commands, including those in substitutions.
+        computed: All texts that some shells evaluate as arithmetic.
     """
 
     def __init__(self, text: str, mark: str) -> None:
@@ -76,7 +76,7 @@ class Words:
     # -- commands ----------------------------------------------------------------------------------
 
     def _code(self, at: int, closing: str) -> int:
-        """Read commands as far as the closing character; returns where the rest begins."""
+        """Read commands up to the closing character; return the position after it."""
         text = self._text
         command, documents = self._begin(), list[tuple[str, bool, Command]]()
         num_cases, is_target = 0, False
@@ -144,7 +144,7 @@ class Words:
         return at
 
     def _documents(self, at: int, documents: list[tuple[str, bool, Command]]) -> int:
-        """Go over the here-documents that begin with this line."""
+        """Read the here-documents that begin after this line; return the position after them."""
         for ending, is_quoted, command in documents:
             while at < len(self._text):
                 end = self._line_end(at)
@@ -159,7 +159,7 @@ class Words:
         return at
 
     def _expand(self, text: str, into: Word) -> None:
-        """Read a text in which a shell expands, as in double quotes."""
+        """Read a text with the expansions of double quotes, and add them to a word."""
         inner = object.__new__(Words)
         inner.commands, inner.computed = self.commands, self.computed
         inner._text, inner._mark = text, self._mark
@@ -170,14 +170,14 @@ class Words:
     # -- words -------------------------------------------------------------------------------------
 
     def _word(self, at: int, closing: str = "") -> tuple[Word, int]:
-        """Read a word; returns it and where it ends."""
+        """Read a word; return it and the position after it."""
         word, text = Word(), self._text
         while at < len(text) and text[at] not in " \t" + _OPERATORS and text[at] != closing:
             at = self._piece(at, word)
         return word, at
 
     def _piece(self, at: int, word: Word, is_quoted: bool = False) -> int:
-        """Read the next piece of a word; returns where it ends."""
+        """Read the next piece of a word; return the position after it."""
         text = self._text
         if text.startswith(self._mark, at):
             word.text += INPUT
@@ -278,14 +278,14 @@ class Words:
         return end
 
     def _compute(self, form: str, text: str) -> Word:
-        """Keep a text that some shells compute with, in which a name alone is a variable."""
+        """Keep a text that some shells evaluate, in which a bare name is a variable."""
         has_input = self._mark in text or _OF_INPUT.search(text) is not None
         inside = Word(text, set(_IDENTIFIER.findall(text)), has_input)
         self.computed.append(Computed(form, inside))
         return inside
 
     def _balanced(self, at: int, opening: str, closing: str) -> int:
-        """Return what follows the bracket that closes the one here."""
+        """Return the position after the bracket that closes the one at `at`."""
         depth = 0
         for index in range(at, len(self._text)):
             if index > at and self._text[index - 1] == "\\":

@@ -1,7 +1,7 @@
 """A shell command with places for an input, where the input is data and never code.
 
-The shell gets the input as its first positional parameter. Each place becomes an expansion of that,
-and what a shell has expanded it does not read as code again, unless a command has it do so
+The shell gets the input as its first positional parameter. Each place becomes an expansion of this
+parameter. A shell does not run the result of an expansion as code, unless a command tells it to
 (`_evaluated`):
 
     plain {}    "$1"        'single {}'    'single '"$1"''        "double {}"    "double ${1}"
@@ -27,10 +27,10 @@ _GATE = "read -r _ && exec </dev/null || exit; "
 """The first words of the engine's programs: see `ProgramEngine`."""
 
 MAX_INPUT_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") - 1
-"""The longest argument that Linux hands to a program (MAX_ARG_STRLEN, less its final zero)."""
+"""The longest argument that Linux passes to a program (MAX_ARG_STRLEN, less its final zero)."""
 
 PLAIN, SINGLE, DOUBLE, BACK, PAREN, ARITHMETIC, COMMENT, DOCUMENT = range(8)
-"""Surroundings of a place; DOCUMENT is a here-document, and all that follows it."""
+"""Contexts of a place. DOCUMENT is a here-document, and everything after its beginning."""
 
 _CODE = (PLAIN, BACK, PAREN)
 _EXPANSIONS = {SINGLE: "'\"$1\"'", DOUBLE: "${1}"}
@@ -40,23 +40,23 @@ _CLOSED_BY = {SINGLE: "'", DOUBLE: '"', BACK: "`", PAREN: ")", ARITHMETIC: "))"}
 _TAKES_A_COMMAND = (";", "&", "|", "(", "\n", "!")
 
 _PARAMETER = re.compile(r"\$(?:[1@*]|\{#?(?:1(?!\d)|[@*]))")
-"""The input as a shell's parameter, or a part of it."""
+"""The input, or a part of it, as a shell's parameter."""
 
 _FUNCTION = re.compile(r"\w\s*\(\s*\)")
-"""The head of a function, in which `$1` is that function's own."""
+"""The head of a function; inside it, `$1` is an argument of that function."""
 
 _OF_BASH = re.compile(r"[<>]\(|<<<|&>")
-"""Syntax that bash understands, and a shell that has no more than POSIX does not."""
+"""Syntax of bash that a POSIX shell does not have."""
 
 _COMMANDS_OF_BASH = re.compile(
     r"(?:\[\[|source|function|shopt|declare|typeset|mapfile|readarray|let|compgen)(?=\s)"
 )
-"""The same, where a command begins."""
+"""Commands of bash that a POSIX shell does not have."""
 
 _BEFORE_A_COMMAND = re.compile(r"(?:^|[;&|(!{`\n]|\b(?:if|then|elif|else|while|until|do))[ \t]*\Z")
 
 FOREIGN = re.compile(r"(?<!\$)\{(?:-?\d*(?:/?\.{1,3}|//?)|[#%]|=.+?=)\}|(?<!\S)\{-?\d+\}")
-"""Marks that GNU parallel replaces; a number only outside quotes, as it counts in patterns."""
+"""Marks that GNU parallel replaces; a number only outside quotes, since patterns have `{2}`."""
 
 _INSTEAD = {
     "{.}": 'for the input without its extension write "${1%.*}"',
@@ -69,11 +69,11 @@ _INSTEAD = {
 
 
 class Place(NamedTuple):
-    """Where an input stands in a command.
+    """The place of an input in a command.
 
     Attributes:
-        context: What surrounds it.
-        num_back: In how many backquotes it stands.
+        context: The quotes or brackets around it.
+        num_back: The number of backquotes around it.
     """
 
     context: int
@@ -81,27 +81,27 @@ class Place(NamedTuple):
 
 
 class BadTemplate(Exception):
-    """A command that cannot be run for inputs; its text says why."""
+    """A command cannot be run for inputs; the text says why."""
 
 
 class BadInput(Exception):
-    """An input that no program can be given; its text says why."""
+    """An input cannot be an argument of a program; the text says why."""
 
 
 class Template:
     """A command line for a shell.
 
     Args:
-        text: The command; without a place in it, the input is appended.
-        mark: What stands for the input.
-        shell: The shell, a path or a name; None for dash, or /bin/sh where there is no dash.
+        text: The command; the input is appended if it has no place for it.
+        mark: The text that stands for the input.
+        shell: The shell, a path or a name; None for dash, or /bin/sh if dash is not installed.
 
     Raises:
-        BadTemplate: An input cannot stand there, or there is no such shell.
+        BadTemplate: An input cannot stand in this place, or there is no such shell.
     """
 
     def __init__(self, text: str, mark: str = "{}", shell: str | None = None) -> None:
-        self.__name__ = text  # what records call the function of a job
+        self.__name__ = text  # the function's name in records
         self._mark = mark
         self.shell = find_shell(shell)
         reader = _Reader(text, mark)
@@ -129,7 +129,7 @@ class Template:
             raise BadTemplate("a command cannot contain a NUL byte")
 
     def _complete(self, text: str, mark: str, reader: _Reader) -> None:
-        """Append the input to a command without a place, unless the command takes it as `$1`.
+        """Append the input to a command without a place, unless the command uses it as `$1`.
 
         Raises:
             BadTemplate: It cannot be appended, or it is not clear whether it should be.
@@ -151,10 +151,10 @@ class Template:
         self._literals, self._places = [f"{text} ", ""], [Place(PLAIN, 0)]
 
     def check(self) -> None:
-        """See that an input stays data, and have the shell read the command without running it.
+        """Check that inputs stay data, and have the shell parse the command without running it.
 
         Raises:
-            BadTemplate: The shell would read an input as code, or does not know the command.
+            BadTemplate: The shell would run an input as code, or cannot parse the command.
         """
         if why_code(self.__name__, self._mark, _evaluated.OTHER) and (why := self._why_code()):
             raise BadTemplate(f"an input could be code in {self.__name__!r}: {why}")
@@ -192,7 +192,7 @@ class Template:
         return why and f"{why} ({self.shell}){other}"
 
     def hints(self) -> list[str]:
-        """Tell which functions the shell may not know, though bash does."""
+        """Return hints about functions of bash in the command that the shell may not have."""
         hints: list[str] = []
         names = _exported_functions()
         if not names or self._kind == _evaluated.BASH:
@@ -211,7 +211,7 @@ class Template:
         """Return the program and the arguments for an input.
 
         Raises:
-            BadInput: It cannot be an argument.
+            BadInput: The input cannot be an argument.
         """
         if "\0" in given:
             raise BadInput("the input has a NUL byte, which no argument can have")
@@ -223,7 +223,7 @@ class Template:
         return [self.shell, "-c", _GATE + self.script, "sh", given]
 
     def shown(self, given: str) -> str:
-        """Return a command that does the same by itself, for a person to read."""
+        """Return a command that does the same by itself, for people to read."""
         text = self._join([_written(given, place) for place in self._places])
         return f"set -- {shlex.quote(given)}; {text}" if self._takes_parameter else text
 
@@ -236,7 +236,7 @@ def find_shell(shell: str | None) -> str:
     """Return the path of a shell.
 
     Raises:
-        BadTemplate: There is none.
+        BadTemplate: There is no such shell.
     """
     if shell is None:
         return next((path for path in _SHELLS if os.access(path, os.X_OK)), "/bin/sh")
@@ -259,7 +259,7 @@ def _written(given: str, place: Place) -> str:
 
 
 def foreign(found: str) -> str:
-    """Say what to write instead of what GNU parallel replaces."""
+    """Return a message about a mark of GNU parallel, and the way to write it here."""
     kind = re.sub(r"-?\d+", "", found)
     instead = _INSTEAD.get(kind, "one input goes into a job, and {} stands for it")
     return (
@@ -269,25 +269,25 @@ def foreign(found: str) -> str:
 
 
 def _exported_functions() -> list[str]:
-    """Return the names of what `export -f` has put into the environment."""
+    """Return the names of the functions that `export -f` has put into the environment."""
     wrapped = (re.fullmatch(r"BASH_FUNC_(.+)%%", name) for name in os.environ)
     return [found[1] for found in wrapped if found]
 
 
 class _Reader:
-    """Reads a command as a shell does, as far as that tells where inputs stand.
+    """Parses a command as a shell does, in as much detail as the places of inputs need.
 
     Args:
         text: The command.
-        mark: What stands for the input.
+        mark: The text that stands for the input.
 
     Attributes:
-        literals: What stands before, between and after the places.
-        places: Those of the input.
-        parameters: What surrounds `$1` and its like, where these are no text.
-        end: What surrounds the end.
-        foreign: What only GNU parallel replaces, the first one.
-        of_bash: What only bash and shells like it know, the first one.
+        literals: The texts before, between and after the places.
+        places: The places of the input.
+        parameters: The contexts in which `$1` and its like are expanded.
+        end: The context at the end.
+        foreign: The first mark that only GNU parallel replaces, or None.
+        of_bash: The first syntax that only bash and shells like it have, or None.
     """
 
     def __init__(self, text: str, mark: str) -> None:
@@ -297,7 +297,7 @@ class _Reader:
         self.of_bash: str | None = None
         self._text = text
         self._open = [PLAIN]
-        self._has_document = False  # which begins with the next line
+        self._has_document = False  # whether a here-document begins with the next line
         at = 0
         while at < len(text):
             if self._open[-1] != COMMENT and text.startswith(mark, at):
@@ -312,7 +312,7 @@ class _Reader:
         self.end = self._open[-1]
 
     def _look(self, at: int) -> None:
-        """Note what stands here."""
+        """Note the parameter, mark or syntax at a position."""
         context = self._open[-1]
         if context == COMMENT:
             return
@@ -331,14 +331,14 @@ class _Reader:
         return None if found is None else found[0]
 
     def _step(self, at: int) -> int:
-        """Go over the next token, and note what it opens or closes; returns its length."""
+        """Read the next token, and note the context that it opens or closes; return its length."""
         text, context = self._text, self._open[-1]
         if context not in (SINGLE, COMMENT) and text[at] == "\\":
             return 2
         if context == COMMENT:
             if text[at] == "\n":
                 self._open.pop()
-                return 0  # the line's end is one of the code
+                return 0  # the end of the line is code
             return 1
         closing = _CLOSED_BY.get(context)
         if closing is not None and text.startswith(closing, at):
@@ -355,7 +355,7 @@ class _Reader:
         return 1
 
     def _step_in_code(self, at: int) -> int:
-        """Go over a token that is one outside quotes only, if there is one."""
+        """Read a token that exists only outside quotes; return its length, 0 if there is none."""
         text = self._text
         if text[at] == "#" and (at == 0 or text[at - 1] in " \t\n;&|()"):
             self._open.append(COMMENT)

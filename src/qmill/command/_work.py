@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a shell command for each input; returns the exit status.
+    """Run a shell command for each input; return the exit status.
 
     Raises:
-        UsageError: The command line asks for what cannot be done.
+        UsageError: The command line asks for something impossible.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it does not learn how a child ends
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, exit codes are lost
     try:
         template = Template(options.subject, options.mark, options.shell)
         template.check()
@@ -45,10 +45,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def map_function(options: argparse.Namespace) -> int:
-    """Call a function for each input; returns the exit status.
+    """Call a function for each input; return the exit status.
 
     Raises:
-        UsageError: The command line asks for what cannot be done.
+        UsageError: The command line asks for something impossible.
     """
     name = options.subject
     function = _find(name)
@@ -86,7 +86,7 @@ def _new_id() -> str:
 
 
 def _inputs(options: argparse.Namespace, wake: int) -> Iterable[str]:
-    """Give the inputs; nothing is read from standard input before it is needed."""
+    """Return the inputs; the standard input is not read before it is needed."""
     words: list[str] = options.inputs
     if words[:1] == ["--"]:
         return words[1:]
@@ -98,7 +98,7 @@ def _inputs(options: argparse.Namespace, wake: int) -> Iterable[str]:
 
 
 def _show_all(options: argparse.Namespace, show: Callable[[str], str]) -> int:
-    """Write what would be run."""
+    """Print the commands or calls that would be run."""
     wake, other = os.pipe()
     try:
         for given in _inputs(options, wake):
@@ -132,7 +132,7 @@ def _find(name: str) -> Callable[[str], Any]:
     """Import a function.
 
     Raises:
-        UsageError: There is none of this name.
+        UsageError: There is no such function.
     """
     from pkgutil import resolve_name
 
@@ -142,7 +142,7 @@ def _find(name: str) -> Callable[[str], Any]:
         sys.path.insert(0, here)  # as `python -m` does
     try:
         function = resolve_name(name)
-    except Exception as error:  # whatever the module does when it is loaded
+    except Exception as error:  # the module may raise anything when it is imported
         raise UsageError(f"cannot import {name!r}: {type(error).__name__}: {error}") from None
     if not callable(function):
         raise UsageError(f"{name!r} cannot be called: it is a {type(function).__name__}")
@@ -150,7 +150,7 @@ def _find(name: str) -> Callable[[str], Any]:
 
 
 def _capturing(function: Callable[[str], Any], name: str) -> Callable[[str], Returned]:
-    """Make a function that returns what another one returns and prints."""
+    """Return a function that calls another one, and returns its result and its printed text."""
 
     def call(given: str) -> Returned:
         out, err = io.StringIO(), io.StringIO()
@@ -158,7 +158,7 @@ def _capturing(function: Callable[[str], Any], name: str) -> Callable[[str], Ret
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 value = function(given)
                 text = "" if value is None else str(value)
-        except BaseException:  # it is not lost with the exception
+        except BaseException:  # print the text now, as only the exception is returned
             for stream, printed in ((sys.stdout, out), (sys.stderr, err)):
                 stream.write(printed.getvalue())
                 stream.flush()
@@ -170,7 +170,7 @@ def _capturing(function: Callable[[str], Any], name: str) -> Callable[[str], Ret
 
 
 def _returned(job: Job) -> Output:
-    """Return what a job's function has printed and returned, or the traceback of its failure."""
+    """Return the text that a job's function has printed and returned, or its traceback."""
     returned = job.output
     if isinstance(returned, Returned):
         line = f"{returned.value}\n" if returned.value else ""
@@ -186,7 +186,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _is_escaped(text: str) -> bool:
-    """Whether all of a text's surrogates stand for bytes, as in an input that is no UTF-8."""
+    """Return whether all surrogates in a text stand for bytes, as in an input that is not UTF-8."""
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

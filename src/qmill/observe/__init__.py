@@ -9,14 +9,14 @@ from typing import Any
 
 
 def jobs_of(jobs: Any) -> Any:
-    """Return the jobs of a queue, if one is given in their place: those that it still holds."""
+    """Return the jobs that a queue still holds, if `jobs` is a queue; else `jobs`."""
     from ..job_queue import JobQueue
 
     return jobs._dispatcher.held() if isinstance(jobs, JobQueue) else jobs
 
 
 def missing_extra(what: str, extra: str, error: ImportError) -> ImportError:
-    """Return the error that says which command installs what is missing."""
+    """Return the error for a missing package, with the command that installs it."""
     return ImportError(
         f"{what} needs {error.name or 'a package'}, which is not installed: "
         f"pip install 'qmill[{extra}]'",

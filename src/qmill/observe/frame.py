@@ -24,19 +24,19 @@ def frame(
     """Return a table of jobs, one row for each.
 
     Args:
-        jobs: Jobs, or their records as dicts (`Job.to_dict`); or a `JobQueue`, for those that it
-            holds, completed ones as long as they have not been fetched; or the path of a CSV file
-            that `JobQueue(log_file=...)` has written. A last line that was cut off is left out.
+        jobs: Jobs, or their records as dicts (`Job.to_dict`); or a `JobQueue`, for the jobs that it
+            holds (completed ones until they are fetched); or the path of a CSV file that
+            `JobQueue(log_file=...)` has written. A last line that was cut off is left out.
 
     Returns:
-        The columns are those of the records, in their order; keys of dicts that are not among
-        them follow. Moments are datetimes of microseconds, `runtime`, `timeout` and `priority`
-        floats (seconds), `lane` and `state` categories; names, arguments, outputs and results of
-        callbacks are the objects themselves, and from a file their text.
+        The columns are the fields of the records, in their order; other keys of dicts follow.
+        Moments are datetimes of microseconds. `runtime`, `timeout` (both in seconds) and
+        `priority` are floats; `lane` and `state` are categories. Names, arguments, outputs and
+        results of callbacks are the objects themselves, or their text if they come from a file.
 
     Raises:
         ImportError: pandas is not installed: `pip install 'qmill[plot]'`.
-        TypeError: `jobs` is something else.
+        TypeError: `jobs` is none of these.
         ValueError: The file is not a log of jobs.
         OSError: The file cannot be read.
     """
@@ -101,7 +101,7 @@ def _read_log(path: str | os.PathLike[str]) -> pandas.DataFrame:
 
 
 def _converted(type: Type, column: pandas.Series) -> pandas.Series:
-    """Return a column in the type of its field, the same whatever is in the records."""
+    """Return a column with the type of its field, whatever types its values have."""
     pandas = _import_pandas()
     match type:
         case Type.MOMENT:

@@ -1,4 +1,4 @@
-"""Summaries of a log file: what a queue can tell of itself, told of the queues of a log."""
+"""Summaries of a log file: one for each queue that has written records to it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from .summary import Summary
 
 
 def summaries(path: str | os.PathLike[str]) -> list[Summary]:
-    """Summarise the jobs of a log, for each queue that has written there.
+    """Summarise the jobs of a log, for each queue that has written to it.
 
     Args:
-        path: What `JobQueue(log_file=...)` has written; it is read row by row.
+        path: A log of `JobQueue(log_file=...)`; it is read row by row.
 
     Returns:
-        In the order of the log. The number of workers is that of those that appear in it.
+        The summaries, in the order in which the queues first appear in the log. `max_workers` is
+        the number of workers that appear in it.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no log.
+        OSError: The file cannot be read.
+        ValueError: The file is not a log of jobs.
     """
     totals: dict[str, Totals] = {}
     for row in read_log(path):
@@ -60,7 +61,7 @@ def _add(totals: Totals, row: dict[str, str]) -> None:
 
 
 def _add_error(totals: Totals, text: str) -> None:
-    """Count an error by what the last line of its traceback calls it."""
+    """Count an error under its type, which the last line of its traceback begins with."""
     last = text.strip().splitlines()[-1]
     kind, _, message = last.partition(":")
     kind = kind.rpartition(".")[2]
@@ -71,7 +72,7 @@ def _add_error(totals: Totals, text: str) -> None:
 
 
 def _seconds(moment: str) -> float | None:
-    """Return a local time in seconds since 1970; only differences have a meaning."""
+    """Return a local time as seconds since 1970; only differences of these are meaningful."""
     return (datetime.fromisoformat(moment) - _EPOCH).total_seconds() if moment else None
 
 

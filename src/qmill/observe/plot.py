@@ -1,4 +1,4 @@
-"""A Gantt chart of jobs: when each waited, ran, and was processed."""
+"""A Gantt chart of jobs: when each job waited, ran, and was processed."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ THEMES = (
 FACET_SCALES = "fixed", "free", "free_x", "free_y"
 MAX_FACETS = 50
 
-# Okabe and Ito's colours, which the colour-blind tell apart, without their black: greys are time in
-# which a job does not run. Of more values than that, viridis, whose lightness tells them, too.
+# Okabe and Ito's colours, which the colour-blind can distinguish, without their black: greys are
+# for time in which a job does not run. More values use viridis, which varies in lightness.
 _PALETTE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442"
 _STATE_COLOURS = {
     "working": "#56B4E9",
@@ -49,21 +49,21 @@ _STATE_COLOURS = {
     "timed out": "#E69F00",
     "cancelled": "#F0E442",
 }
-_GREYS = "#C8C8C8", "#8A8A8A"  # waiting, until processed
+_GREYS = "#C8C8C8", "#8A8A8A"  # of waiting, and of the time until processed
 _GREYS_ON_DARK = "#A6A6A6", "#DADADA"
 
 _WAITING, _PROCESSING, _RUNNING = "waiting", "until processed", "running"
 _TIMES = "submitted", "started", "ended", "processed"
 _NOT_VALUES = {field.name for field in SCHEMA if not field.is_group}
-_MAX_KEYS = 12  # of more values the legend tells some
+_MAX_KEYS = 12  # if there are more values, the legend shows `_SOME_KEYS` of them
 _SOME_KEYS = 8
 _MAX_LABEL = 28
 _OF_CHARTS = "draw", "save", "show"
 _HANDWRITTEN = "xkcd", "xkcd Script", "Humor Sans", "Comic Neue", "Comic Sans MS"
-_BAR_HEIGHT = 0.8  # of a job's row, if bar_width is 1
-_FEW = 6  # fewer jobs than that have lower bars
+_BAR_HEIGHT = 0.8  # as a share of a job's row, if bar_width is 1
+_FEW = 6  # bars are lower if there are fewer jobs than this
 _DENSE = 0.25
-_SHORTEST_S = 1e-3  # of the axis
+_SHORTEST_S = 1e-3  # of the time axis
 _WIDTH_PX = 500
 _LABEL_IN = 0.2
 _DPI = 120
@@ -74,24 +74,24 @@ class Plot:
     """A Gantt chart of jobs, as a plotnine object.
 
     Each job is a bar: light grey while it waited, in a colour while it ran, dark grey from its end
-    until it was processed (its callback had returned). What has not ended goes on to the moment of
-    the plot, or to the last one in the records.
+    until it was processed (its callback had returned). The bar of a job that has not ended goes on
+    until now, or until the last moment in the records.
 
     Args:
         jobs: Jobs, their records as dicts, a frame of them, a `JobQueue`, or the path of a log
             file; see `qmill.frame`.
-        color_by: The column that colours the bars: "qid", "priority", "lane", "cancelled",
-            "exitcode", "name", "output", "state", "worker", "function", ..., but no times; None
-            for one colour.
-        facet_by: The column that makes panels, likewise.
-        show_legend: Whether to tell the colours.
-        bar_width: How high the bars are; with 1 there is a gap between them.
-        title: What to write above the chart.
+        color_by: The column that determines the colours of the bars: "qid", "priority", "lane",
+            "cancelled", "exitcode", "name", "output", "state", "worker", "function", ..., but no
+            times; None is one colour for all.
+        facet_by: The column whose values get a panel each, likewise.
+        show_legend: Whether to show a legend of the colours.
+        bar_width: The height of the bars; with 1 there is a gap between them.
+        title: The title above the chart.
 
     Raises:
         ImportError: pandas or plotnine is not installed: `pip install 'qmill[plot]'`.
-        ValueError: There are no jobs; an unknown column; a number out of range.
-        TypeError: An argument of the wrong type.
+        ValueError: There are no jobs, a column is unknown, or a number is out of range.
+        TypeError: An argument has the wrong type.
     """
 
     def __init__(
@@ -131,30 +131,29 @@ class Plot:
         color_pal: Sequence[str] | Mapping[Any, str] | None = None,
         theme: str = "bw",
     ) -> plotnine.ggplot:
-        """Make the chart; what is not given is as the `Plot` was made.
+        """Make the chart. Arguments that are not given have the values of `Plot`.
 
         Args:
-            color_by: As of `Plot`.
-            facet_by: As of `Plot`.
-            facet_scale: "free_y": each panel has rows for its own jobs only, and all have one axis
-                of time; "free": an axis of their own, too; "fixed", "free_x": each panel has a
-                row for every number of a job.
-            show_legend: As of `Plot`.
-            bar_width: As of `Plot`.
-            title: As of `Plot`.
-            color_pal: Colours, as matplotlib knows them, for the values of `color_by` in their
-                order; or a dict of them by value. None chooses some that the colour-blind can tell
-                apart.
+            color_by: As for `Plot`.
+            facet_by: As for `Plot`.
+            facet_scale: "free_y": each panel has rows for its own jobs only, and all panels share a
+                time axis. "free": each panel also has a time axis of its own. "fixed", "free_x":
+                each panel has a row for every job number.
+            show_legend: As for `Plot`.
+            bar_width: As for `Plot`.
+            title: As for `Plot`.
+            color_pal: Colours of matplotlib for the values of `color_by`, in their order; or a dict
+                from values to colours. None chooses colours that the colour-blind can distinguish.
             theme: "538", "bw", "classic", "dark", "gray", "grey", "light", "matplotlib",
                 "minimal", "seaborn" or "xkcd".
 
         Returns:
-            A `plotnine.ggplot`: `.save("gantt.png")` writes it, a notebook shows it, and whatever
-            plotnine has can be added to it.
+            A `plotnine.ggplot`: `.save("gantt.png")` writes it, a notebook displays it, and other
+            elements of plotnine can be added to it.
 
         Raises:
-            ValueError: An unknown column, scale, theme or colour, or too few colours.
-            TypeError: An argument of the wrong type.
+            ValueError: A column, scale, theme or colour is unknown, or there are too few colours.
+            TypeError: An argument has the wrong type.
         """
         given: Any = _Look(color_by, facet_by, show_legend, bar_width, title)._asdict()
         changes = {name: value for name, value in given.items() if value is not ...}
@@ -186,13 +185,13 @@ class _Look(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Where the jobs are: each one's row, from the top, and each one's panel."""
+    """The places of the jobs: the row of each, from the top, and the panel of each."""
 
     row: pandas.Series
     panel: pandas.Series | None
     num_panels: int
     num_rows: float  # of the fullest panel
-    id_of: dict[int, int] | None  # the job in a row; None if that is the row's number
+    id_of: dict[int, int] | None  # the id of the job in a row; None if ids are row numbers
 
 
 def _is_iterator(jobs: Any) -> bool:
@@ -200,7 +199,7 @@ def _is_iterator(jobs: Any) -> bool:
 
 
 def _now_of(jobs: Any) -> Any:
-    """Return the date and time, if there are jobs that have not ended."""
+    """Return the present date and time if some jobs have not ended, else None."""
     if isinstance(jobs, (str, os.PathLike)) or not isinstance(jobs, (list, tuple)):
         return None
     going = [job for job in jobs if isinstance(job, Job) and not job.done()]
@@ -213,11 +212,11 @@ def _check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{argument} must be one of {told}; got {value!r}")
 
 
-# -- what stands where -------------------------------------------------------------------------
+# -- positions ---------------------------------------------------------------------------------
 
 
 def _labels_of(column: pandas.Series) -> tuple[pandas.Series, list[str], list[Any]]:
-    """Number the values of a column in their order; returns the numbers, and texts and values."""
+    """Number the values of a column in order; return the numbers, and the texts and values."""
     values = [None if _is_missing(value) else value for value in column]
     by_text = {_text(value): value for value in values}
     ranks = {state: rank for rank, state in enumerate(STATES)} if column.name == "state" else {}
@@ -271,7 +270,7 @@ def _rows_of(table: pandas.DataFrame, facet_by: str | None, facet_scale: str) ->
     if facet_scale in ("fixed", "free_x"):
         num_rows = float(table["id"].max() - table["id"].min() + 1)
         return _Rows(table["id"], panel, num_panels, num_rows, None)
-    # Of one queue the numbers tell the order; those of several each begin with 1.
+    # The ids of one queue give the order; with several queues, each has ids from 1.
     keys = table[["submitted", "id"]].assign(panel=0 if panel is None else panel.cat.codes)
     order = ["panel", "id"] if table["qid"].nunique() <= 1 else ["panel", "submitted", "id"]
     index = keys.sort_values(order, kind="stable").index
@@ -281,7 +280,7 @@ def _rows_of(table: pandas.DataFrame, facet_by: str | None, facet_scale: str) ->
 
 
 def _made_unique(names: list[str]) -> list[str]:
-    """Tell names apart that were cut to the same text."""
+    """Make names different that were cut to the same text."""
     seen: dict[str, int] = {}
     for i, name in enumerate(names):
         seen[name] = seen.get(name, 0) + 1
@@ -291,7 +290,7 @@ def _made_unique(names: list[str]) -> list[str]:
 
 
 def _bars_of(table: pandas.DataFrame, now: Any) -> dict[str, tuple[pandas.Series, pandas.Series]]:
-    """Return where each job's three bars begin and end, in seconds; NaN where there is none."""
+    """Return the begin and end of each job's three bars, in seconds; NaN if it has no such bar."""
     start = table["submitted"].min()
     moments = table.loc[:, list(_TIMES)].apply(lambda column: (column - start).dt.total_seconds())
     latest = max(float(moments.max().max()), _SHORTEST_S)
@@ -301,7 +300,7 @@ def _bars_of(table: pandas.DataFrame, now: Any) -> dict[str, tuple[pandas.Series
     is_settled = ended.notna() | processed.notna()
     ended = ended.where(ended.notna(), processed)
     ran_until = ended.where(is_settled, latest).where(started.notna())
-    least = latest / _WIDTH_PX  # so that the shortest job is seen
+    least = latest / _WIDTH_PX  # so that the shortest job is visible
     gave_up = ended.where(is_settled, latest).clip(lower=submitted + least)
     return {
         _WAITING: (submitted, started.where(started.notna(), gave_up)),
@@ -310,7 +309,7 @@ def _bars_of(table: pandas.DataFrame, now: Any) -> dict[str, tuple[pandas.Series
     }
 
 
-# -- how it looks ------------------------------------------------------------------------------
+# -- appearance --------------------------------------------------------------------------------
 
 
 def _import_plotnine() -> Any:
@@ -362,7 +361,7 @@ def _chart(
 def _rectangles(
     begin: pandas.Series, end: pandas.Series, rows: _Rows, height: float
 ) -> pandas.DataFrame:
-    """Return a table of rectangles for those jobs that have such a bar."""
+    """Return a table of the rectangles of one kind of bar, for the jobs that have it."""
     data = begin.to_frame("begin").assign(end=end)
     if rows.panel is not None:
         data["panel"] = rows.panel
@@ -372,7 +371,7 @@ def _rectangles(
 
 
 def _bar_height(rows: _Rows, bar_width: float) -> float:
-    """Return how much of its row a bar fills: all where rows are a few pixels, more if less."""
+    """Return the height of a bar in rows; if rows are less than a few pixels, bars fill them."""
     rows_per_px = rows.num_rows / (_panel_in(rows.num_panels) * _DPI)
     if rows_per_px > _DENSE:
         return max(bar_width, rows_per_px) * 1.05
@@ -382,7 +381,7 @@ def _bar_height(rows: _Rows, bar_width: float) -> float:
 @functools.cache
 def _quiet_ggplot() -> Any:
     class Chart(_import_plotnine().ggplot):  # type: ignore[misc]
-        """A plotnine.ggplot that does not warn of each file that it saves."""
+        """A plotnine.ggplot whose `save` prints no warning about the file."""
 
         def save(self, *args: Any, verbose: bool = False, **kwargs: Any) -> None:
             super().save(*args, verbose=verbose, **kwargs)
@@ -488,7 +487,7 @@ def _row_scale(gg: Any, rows: _Rows) -> Any:
 
 
 def _round_step(least: float) -> int:
-    """Return 1, 2, 5, 10, ...: the first that is not less."""
+    """Return the first of 1, 2, 5, 10, ... that is not less than `least`."""
     power = 1
     while True:
         for digit in (1, 2, 5):
@@ -498,7 +497,7 @@ def _round_step(least: float) -> int:
 
 
 def _installed(fonts: Sequence[str]) -> str:
-    """Return the first font that there is; matplotlib tells of each that it does not find."""
+    """Return the first installed font; matplotlib would log a line about each missing one."""
     from matplotlib.font_manager import get_font_names
 
     return next((font for font in fonts if font in get_font_names()), "sans-serif")

@@ -1,4 +1,4 @@
-"""Progress bars, of tqdm: they are told of what happens, and ask for nothing by themselves."""
+"""Progress bars, by tqdm. Events of the queue update them; they never poll."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
     from .._dispatch import Dispatcher, Progress
 
-_PERIOD_S = 0.05  # a bar is told of results at most so often
+_PERIOD_S = 0.05  # the least time between two updates of a bar by results
 
 
 def bar_type(progress: Any) -> Callable[..., Any] | None:
-    """Return what makes bars, or None if none is wanted.
+    """Return a function that makes progress bars, or None for no bar.
 
     Args:
-        progress: False or None; True for `tqdm.auto.tqdm`, where somebody sees it; or a class that
-            is like `tqdm.tqdm`, or a function that makes one, and is always used.
+        progress: False or None for no bar. True for `tqdm.auto.tqdm`, if the standard error is a
+            terminal or a notebook. Or a class like `tqdm.tqdm`, or a function that returns such a
+            bar; it is always used.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: `progress` is none of these.
         ImportError: tqdm is not installed.
     """
     if progress is None or progress is False:
@@ -48,26 +49,26 @@ def _own_bar_type() -> Any:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise missing_extra("progress=True", "progress", error) from None
-    # Without tqdm's thread that looks after bars every 10 s, and without its lock for processes,
-    # which is a semaphore: these bars are drawn by one process.
+    # Without tqdm's thread, which refreshes bars every 10 s, and without its lock for processes,
+    # which is a semaphore: only one process draws these bars.
     bar: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
     bar.set_lock(threading.RLock())
     return functools.partial(bar, unit="job", miniters=1)
 
 
 def _is_watched() -> bool:
-    """Whether the standard error goes to a terminal or into a notebook."""
+    """Return whether the standard error is a terminal or a notebook."""
     try:
         if sys.stderr.isatty():
             return True
-    except (AttributeError, ValueError):  # there is none, or it is closed
+    except (AttributeError, ValueError):  # there is no standard error, or it is closed
         return False
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
 
 class _Bar:
-    """A bar that is closed in any case, and whose troubles with its file are not the work's."""
+    """A bar that is always closed in the end, and whose write errors do not stop the jobs."""
 
     def __init__(
         self, make_bar: Callable[..., Any], total: int | None, initial: int, before: Progress
@@ -82,7 +83,7 @@ class _Bar:
         self._tell(lambda bar: bar.close())
 
     def advance(self, num_new: int, counts: Progress, total: int | None = None) -> None:
-        """Show that so many more are done."""
+        """Show that `num_new` more jobs are done."""
         failed = counts.failed - self._before.failed
         words = [f"{failed} failed"] if failed else []
         if counts.working:
@@ -102,7 +103,7 @@ class _Bar:
             return
         try:
             what(self._bar)
-        except (OSError, ValueError):  # nobody reads it any more; the jobs go on
+        except (OSError, ValueError):  # the bar's file is closed; the jobs go on
             self._bar = None
 
 
@@ -116,11 +117,11 @@ def watch(
     """Wait until no more than `aim` jobs are left, with a bar of the queue's jobs.
 
     Args:
-        make_bar: As `bar_type` returns it.
-        dispatcher: The queue's.
-        before: What the queue had done before the first job that the bar counts.
+        make_bar: From `bar_type`.
+        dispatcher: The queue's dispatcher.
+        before: The queue's counts before the first job that the bar counts.
         aim: How many jobs may be left.
-        deadline: Until when to wait, on the monotonic clock; inf is no limit.
+        deadline: When to stop waiting, on the monotonic clock; inf is no limit.
 
     Returns:
         How many jobs are left.
@@ -139,7 +140,7 @@ def watch(
 
 
 def _next_counts(dispatcher: Dispatcher, counts: Progress, deadline: float) -> Progress | None:
-    """Wait until something has changed; None if time is up."""
+    """Wait until a count has changed; None if the deadline has passed."""
     with dispatcher.changed:
         while (new := dispatcher.progress()) == counts:
             left_s = min(deadline - monotonic(), threading.TIMEOUT_MAX)
@@ -157,10 +158,10 @@ def follow(
     """Yield results, with a bar that counts them.
 
     Args:
-        make_bar: As `bar_type` returns it.
-        results: What `map` yields; it is closed with this.
-        total: How many there will be, if that is known.
-        dispatcher: The queue's.
+        make_bar: From `bar_type`.
+        results: The results of a `map`; closed together with this iterator.
+        total: How many results there will be, if that is known.
+        dispatcher: The queue's dispatcher.
     """
     num_new, due_s = 0, 0.0
     counts = dispatcher.progress()

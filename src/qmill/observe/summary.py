@@ -11,15 +11,15 @@ from ..jobs.totals import STATES, Histogram, Totals
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MAX_LINES = 16  # of workers and errors, when printed
+_MAX_LINES = 16  # for workers and for errors, in print
 _BAR = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """The distribution of waiting or running times, in seconds; None if there were none.
+    """The distribution of waiting or running times, in seconds; None if no job has such a time.
 
-    The percentiles come from a histogram and are right to 3 %.
+    The percentiles come from a histogram and are accurate to 3 %.
     """
 
     mean: float | None
@@ -30,7 +30,7 @@ class Times:
 
     @classmethod
     def of(cls, histogram: Histogram) -> Times:
-        """Read a histogram."""
+        """Return the figures of a histogram."""
         if not histogram.count:
             return cls(None, None, None, None, None)
         mean = histogram.total / histogram.count
@@ -40,7 +40,7 @@ class Times:
 
 @dataclasses.dataclass(frozen=True)
 class SlowJob:
-    """One of the jobs that ran longest; a job of `map` stands for its calls, with their mean."""
+    """One of the jobs that ran longest; for a job of `map`, the mean of its calls."""
 
     id: int
     name: str
@@ -51,7 +51,7 @@ class SlowJob:
 
 @dataclasses.dataclass(frozen=True)
 class Errors:
-    """The failures with one type of exception."""
+    """The failures with one type of exception: their count, and the text of the first one."""
 
     count: int
     first: str | None
@@ -59,26 +59,26 @@ class Errors:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The work of a queue up to a moment; `JobQueue.summary` makes it.
+    """The work of a queue up to a moment; returned by `JobQueue.summary`.
 
-    Print it, or read its fields. Each call of `map` counts as a job.
+    Print it, or read its attributes. Each call of `map` counts as a job.
 
     Attributes:
         qid (str): The queue's name.
         states (dict[str, int]): How many jobs are in each state, in the order of `Job.state`.
         retries (int): Attempts that failed and were followed by another one.
-        wall_s (float): Seconds from the first submission to the last job's end; to now while there
-            are jobs left.
-        busy_s (float): Seconds in which jobs ran, of all workers together.
-        waiting_s (Times): From `put` to the (last) beginning.
-        running_s (Times): From the (last) beginning to the end.
+        wall_s (float): Seconds from the first submission to the last job's end; to now if jobs are
+            waiting or working.
+        busy_s (float): Seconds in which jobs ran, summed over all workers.
+        waiting_s (Times): The times from `put` to the (last) beginning.
+        running_s (Times): The times from the (last) beginning to the end.
         max_workers (int): How many jobs may run at a time.
         workers (dict[str, float]): The share of the wall time in which each worker ran a job.
         utilisation (float | None): The share of the wall time of `max_workers` in which jobs ran.
         speedup (float | None): How many times as long the jobs would have taken one after another:
             `busy_s / wall_s`.
         slowest (list[SlowJob]): The jobs that ran longest, the longest first.
-        errors (dict[str, Errors]): The failures by their type, the most frequent first.
+        errors (dict[str, Errors]): The failures by type of exception, the most frequent first.
     """
 
     qid: str
@@ -99,7 +99,7 @@ class Summary:
     def of(
         cls, qid: str, max_workers: int, totals: Totals, left: dict[str, int], wall_s: float
     ) -> Summary:
-        """Read the totals of a queue, and how many of its jobs wait and work."""
+        """Return the summary of a queue's totals, and of its waiting and working jobs."""
         states = totals.states | left
         busy_s = sum(totals.busy.values())
         errors = sorted(totals.errors.items(), key=lambda item: -item[1][0])
@@ -123,14 +123,14 @@ class Summary:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain dicts and lists, with these fields as keys."""
+        """Return the summary as plain dicts and lists; the keys are the attributes."""
         return dataclasses.asdict(self)
 
     def print(self, file: IO[str] | None = None) -> None:
-        """Print it, in colours if `rich` is installed and the file is a terminal.
+        """Print the summary; in colours if `rich` is installed and the file is a terminal.
 
         Args:
-            file: Where to; None for the standard output.
+            file: The file to print to; None for the standard output.
         """
         file = sys.stdout if file is None else file
         try:
@@ -166,7 +166,7 @@ class Summary:
         return Group(*parts)
 
     def _tables(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-        """Give what is printed: titles, and rows of two cells."""
+        """Yield the parts of the printed summary: a title, and rows of two cells."""
         counts = [(state, f"{n:>9,}") for state, n in self.states.items() if n]
         if self.retries:
             counts.append(("retries", f"{self.retries:>9,}"))
@@ -205,7 +205,7 @@ _STYLES = dict.fromkeys(("failed", "died", "timed out"), "red") | {"done": "gree
 
 
 def _seconds(value: float | None) -> str:
-    """Write a duration in 11 columns, with three digits that count."""
+    """Return a duration as text of 11 columns, with three significant digits."""
     if value is None:
         return f"{'-':>11}"
     for limit, unit, factor in ((1e-3, "us", 1e6), (1.0, "ms", 1e3)):

@@ -1,14 +1,14 @@
 """A trace of jobs in the trace event format, which Perfetto and chrome://tracing show.
 
-A queue is a "process" and each of its workers a "thread" of it, so that each has a track. Thread 0
-has the moments at which jobs were put; an arrow leads from there to where each began to run.
+A queue is a "process" and each of its workers a "thread", so that each has a track. Thread 0 has
+the moments at which jobs were put. An arrow leads from each of them to the start of the job.
 
     put        | | |
     worker 1   `-|-|--> [job 1][ job 3    ]
     worker 2     `-|--> [job 2      ]! timed out
 
-The array form of the format is used: its closing bracket may be missing, so that what a program
-leaves that was killed can be read, too.
+The trace is in the array form of the format: its closing bracket may be missing, so the file of a
+program that was killed can still be read.
 
 Source: Trace Event Format, Google, 2016,
 https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
-_SHOWN_CHARACTERS = 1000  # of a value; a person looks at it
+_SHOWN_CHARACTERS = 1000  # of a value, for people to read
 _TOLD = ("id", "lane", "priority", "state", "attempts", "exitcode", "timeout", "function", "args")
 _NUMBERS = {"id", "priority", "attempts", "exitcode", "timeout"}
 _INSTANTS = {"timed out": "timed out", "died": "crashed", "cancelled": "cancelled"}
@@ -48,19 +48,19 @@ def trace(
     """Write a trace of jobs, to be opened in https://ui.perfetto.dev or chrome://tracing.
 
     Args:
-        jobs: Jobs or their records (`Job.to_dict()`), in any order, or a `JobQueue`, for those
-            that it holds, or the path of a log (`JobQueue(log_file=...)`).
+        jobs: Jobs or their records (`Job.to_dict()`), in any order; or a `JobQueue`, for the jobs
+            that it holds; or the path of a log (`JobQueue(log_file=...)`).
         path: The JSON file to write.
 
     Raises:
-        TypeError: `jobs` is something else; something among them is neither a job nor a record.
-        ValueError: The log is no log, or would be overwritten.
+        TypeError: `jobs` is none of these, or one of its items is neither a job nor a record.
+        ValueError: The log is not a log of jobs, or `path` would overwrite it.
         OSError: A file cannot be read or written.
 
     Each worker is a track, with a slice for the last attempt of each job that has ended; an arrow
-    leads to it from when the job was put. Timeouts, crashes, retries and cancellations are marked.
-    Times are local times in microseconds since 1970. Jobs are taken one at a time: a million of
-    them need no more memory than one.
+    leads to it from the moment of `put`. Timeouts, crashes, retries and cancellations are marked.
+    Times are local times in microseconds since 1970. Jobs are written one at a time, so a million
+    of them need no more memory than one.
     """
     if isinstance(jobs, (str, os.PathLike)):
         if os.path.exists(path) and os.path.samefile(jobs, path):
@@ -78,7 +78,7 @@ def trace(
 
 
 def _begun(rows: Iterator[dict[str, str]]) -> Iterator[dict[str, str]]:
-    """Read the first row now: a log that is none is told before a file is made."""
+    """Read the first row now, so that a file that is not a log is an error before `path` exists."""
     return itertools.chain([row] if (row := next(rows, None)) else [], rows)
 
 
@@ -89,7 +89,7 @@ class TraceWriter:
         path: The JSON file to write.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -111,11 +111,11 @@ class TraceWriter:
         """Write the events of a job.
 
         Args:
-            job: A job, or its record; that may be a row of a log.
+            job: A job, or its record, which may be a row of a log.
 
         Raises:
-            TypeError: It is neither.
-            OSError: There is no room.
+            TypeError: `job` is neither.
+            OSError: The file cannot be written.
         """
         record = job.to_dict() if isinstance(job, Job) else job
         if not isinstance(record, Mapping):
@@ -138,12 +138,12 @@ class TraceWriter:
         )
         at = put
         worker = _given(record.get("worker"))
-        if started is not None and worker is not None:  # else it could not be sent, or begun
+        if started is not None and worker is not None:  # else the job could not be sent or begun
             at = common | {"tid": self._worker(queue, worker), "ts": started}
             if ended is not None:
                 dur = max(0, ended - started)
                 self._write(at | {"name": name, "ph": "X", "dur": dur, "args": args})
-                # Behind the slices that it leads from and to, which readers look for.
+                # After the slices that the arrow connects: programs look for these first.
                 flow = {"id": next(self._flows), "name": "put to start", "cat": "flow"}
                 self._write(put | flow | {"ph": "s"})
                 self._write(at | flow | {"ph": "f", "bp": "e"})
@@ -152,7 +152,7 @@ class TraceWriter:
     def _mark(
         self, record: Mapping[str, Any], name: str, at: Mapping[str, Any], ended: int | None
     ) -> None:
-        """Write instant events: what one would look for."""
+        """Write an instant event for a retry, a timeout, a crash or a cancellation."""
         attempts = int(_given(record.get("attempts")) or 0)
         if attempts > 1:
             self._instant(at, f"attempt {attempts} of {name}", at["ts"])
@@ -187,14 +187,14 @@ class TraceWriter:
         self._separator = ",\n"
 
     def close(self) -> None:
-        """Write the end."""
+        """Write the closing bracket and close the file."""
         with self._file:
             if not self._file.closed:
                 self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
 
 
 def _given(value: Any) -> Any:
-    """Return a value, or None where a log's cell is empty."""
+    """Return a value, or None for an empty cell of a log."""
     return None if value == "" else value
 
 
@@ -206,7 +206,7 @@ def _microseconds(moment: Any) -> int | None:
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is shown when a slice is chosen."""
+    """Return the details that are shown when a slice is selected."""
     return {
         key: _number(record[key]) if key in _NUMBERS else _text(record[key])
         for key in _TOLD
@@ -215,7 +215,7 @@ def _told(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | str:
-    """Return a number, also where a log has its text."""
+    """Return a number, also from the text of a log."""
     if isinstance(value, (int, float)):
         return value
     try:
@@ -226,7 +226,7 @@ def _number(value: Any) -> float | str:
 
 
 def _text(value: Any) -> str:
-    """Return a text that any reader of JSON takes."""
+    """Return a text that any JSON parser accepts."""
     text = str(value)
     if len(text) > _SHOWN_CHARACTERS:
         text = f"{text[:_SHOWN_CHARACTERS]}... ({len(text):,} characters)"
