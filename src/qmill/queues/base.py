@@ -108,6 +108,7 @@ class Queue(Generic[T]):
         ValueError: An unknown kind; a bad name; a `maxsize` that is not the limit of the
             named queue.
         PermissionError: The name is held by another user.
+        TimeoutError: The process that keeps the named queue is stopped.
 
     Crash: a process that dies costs the others nothing: what it held under a lease goes back, what
         it took otherwise counts as done and as `statistics().lost`. A put that returned is in the

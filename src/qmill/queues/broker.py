@@ -238,14 +238,17 @@ class Broker:
                     except Exception:  # whatever it is, the other clients are not to suffer
                         _complain("the queue broker met an error")
                 self._accept_again()
-                for weak in list(self._delaying):
-                    if (mailbox := weak()) is not None:
-                        mailbox.admit_due()
+                self._admit_due()
                 while self._settled:
                     self._settled.pop()()
                 self.on_settled()
         finally:
             self._close_sockets()
+
+    def _admit_due(self) -> None:
+        for weak in list(self._delaying):
+            if (mailbox := weak()) is not None:
+                mailbox.admit_due()
 
     def _patience(self) -> float | None:
         """Seconds to wait for events at most: until there is something to do without one."""
@@ -383,6 +386,7 @@ class Broker:
             readers = [reader for box, reader in client.readers.values() if box is mailbox]
             for record in mailbox.client_gone(client, readers, clean):
                 log_set_aside(self.name, shown(record.payload), record.deaths)
+        client.held, client.kept = {}, Kept()  # its last connection may be in hand for a while
 
     @property
     def client_count(self) -> int:
@@ -630,7 +634,16 @@ class Connection:
             if mailbox.withdraw(call):
                 self._reply("ok", call.admitted if isinstance(call, PutCall) else None)
 
-    def _on_put(self, mailbox: Mailbox, blobs: list[wire.Blob], number: int, wait: bool) -> None:
+    def _on_put(
+        self,
+        mailbox: Mailbox,
+        blobs: list[wire.Blob],
+        number: int,
+        wait: bool,
+        timed: bool = False,
+    ) -> None:
+        if timed and not self._is_there():
+            return  # time was up while this process was stopped
         call = PutCall(blobs, self._answer_admitted if wait else None, self._is_there)
         self._pending = mailbox, call
         mailbox.put(call)

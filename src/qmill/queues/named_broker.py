@@ -50,6 +50,7 @@ def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Endpoi
 
     Raises:
         ValueError: It exists with another maxsize, or in shared memory.
+        TimeoutError: The process that keeps it is stopped.
         PermissionError: Another user holds its place, or there is no folder for it.
         NotSupported: The platform has no file locks.
     """
@@ -63,8 +64,10 @@ def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Endpoi
         address = wire.Address(place, _NO_SECRET, b"")
         end = Endpoint(address, greet(address, anchor))
         try:
-            anchor.send("open", 0, maxsize, persistent)
-            (status, *values), _ = anchor.receive()
+            request = wire.encode(("open", 0, maxsize, persistent))
+            (status, *values), _ = anchor.exchange(request, _ANSWER_S)
+        except portable.HeldUp as error:
+            raise TimeoutError(f"the queue {name!r} cannot be opened: {error}") from None
         except (EOFError, ConnectionError) as error:
             raise QueueGone(f"the broker of the queue {name!r} has died ({error})") from None
         if status != "ok":
@@ -298,6 +301,11 @@ class NamedBroker(Broker):
             file.write(self._name)
         self._listen()
 
+    def own_listener(self) -> None:
+        """Be the process that a client takes for its broker's, after a fork."""
+        assert self._listener is not None
+        self._listener.listen(wire.BACKLOG)
+
     def _load(self, maxsize: int) -> Mailbox:
         try:
             with open(self._file, "rb") as file:
@@ -395,6 +403,7 @@ def main(folder: str, name: str, place: str, maxsize: int) -> None:
     os.write(1, b"ready")
     if os.fork():
         os._exit(0)
+    broker.own_listener()
     with open(os.devnull, "r+b") as nowhere:
         for standard in range(3):
             os.dup2(nowhere.fileno(), standard)

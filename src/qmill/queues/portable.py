@@ -25,11 +25,11 @@ import time
 from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet, WeakValueDictionary, finalize
+from weakref import WeakValueDictionary, finalize
 
 from .. import _native, serialize
 from .._multiprocessing import starting
-from ..errors import QueueGone, ShutDown
+from ..errors import Empty, Full, QueueGone, ShutDown
 from . import exits, wire
 from .access import Access, LocalAccess, MailboxQueue, _UnpackingReader
 from .base import END, Statistics, check_name, check_new_maxsize
@@ -46,18 +46,23 @@ if TYPE_CHECKING:
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # without it, small frames may wait
 _FAREWELL_S = 1.0  # a broker that lives reads in less
 _HEIR_S = 1.0  # a broker that lives answers in less
+_LOOK_S = 0.2  # a broker that does not answer in time is looked at so often
 
 _ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (ShutDown, ValueError, KeyError, MemoryError, QueueGone)
 }
 
 
+class HeldUp(Exception):
+    """A broker does not answer: its process is stopped, as the text says."""
+
+
 class Connection:
-    """One socket to a broker; one request under way at most."""
+    """One socket to a broker, `sock`; one request under way at most."""
 
     def __init__(self, address: Address, sock: socket.socket | None = None) -> None:
         try:
-            self._sock: socket.socket = sock or wire.connect(address)
+            self.sock: socket.socket = sock or wire.connect(address)
         except (ConnectionError, FileNotFoundError) as error:
             raise _gone(error) from None
         self._frames = wire.FrameReader()
@@ -69,13 +74,13 @@ class Connection:
     def send_parts(self, parts: list[Blob]) -> None:
         """Send the parts of a frame."""
         while parts:
-            parts = wire.send_some(self._sock, parts)
+            parts = wire.send_some(self.sock, parts)
 
     def send_now(self, parts: list[Blob]) -> list[Blob]:
         """Send what can be sent without waiting, and return the rest."""
         try:
             while parts:
-                parts = wire.send_some(self._sock, parts, _DONT_WAIT)
+                parts = wire.send_some(self.sock, parts, _DONT_WAIT)
         except BlockingIOError:
             pass
         return parts
@@ -83,7 +88,7 @@ class Connection:
     def has_hung_up(self) -> bool:
         """Whether the other side has ended the connection; for one over which nothing comes."""
         try:
-            return not self._sock.recv(1, socket.MSG_PEEK | _DONT_WAIT) if _DONT_WAIT else False
+            return not self.sock.recv(1, socket.MSG_PEEK | _DONT_WAIT) if _DONT_WAIT else False
         except BlockingIOError:
             return False
         except OSError:
@@ -91,41 +96,101 @@ class Connection:
 
     def receive(self) -> tuple[tuple[Any, ...], list[Blob]]:
         """Wait for one frame."""
-        while (frame := self._frames.receive(self._sock)) is None:
+        while (frame := self._frames.receive(self.sock)) is None:
             pass
         return frame
 
-    def receive_or_cancel(self, timeout: float) -> tuple[tuple[Any, ...], list[Blob]]:
-        """Wait for one frame; when time is up, for the answer to a cancellation."""
+    def exchange(
+        self, parts: list[Blob], timeout: float | None
+    ) -> tuple[tuple[Any, ...], list[Blob]]:
+        """Send a request and wait for the answer.
+
+        Args:
+            parts: The request.
+            timeout: Seconds until it is cancelled. 0.0: it does not wait, and is never cancelled.
+                None: it waits for ever.
+
+        Raises:
+            HeldUp: Time is up, and the broker is stopped. Without a timeout, it is logged instead.
+        """
+        if timeout:
+            return self._exchange_timed(parts, timeout)
+        is_told = False
+        while True:
+            try:
+                while parts:
+                    parts = wire.send_some(self.sock, parts)
+                return self.receive()
+            except BlockingIOError:  # no step for `wire.LOOK_S`
+                told = not is_told and self._told_if_stopped()
+            if told:
+                if timeout is not None:
+                    raise HeldUp(told)
+                is_told = True
+                _warn(told)
+
+    def _exchange_timed(
+        self, parts: list[Blob], timeout: float
+    ) -> tuple[tuple[Any, ...], list[Blob]]:
         deadline = time.monotonic() + timeout
+        is_cancelled = False
         try:
-            while (left := deadline - time.monotonic()) > 0:
-                self._sock.settimeout(min(left, _native.LONGEST_WAIT_S))
+            while True:
+                left = deadline - time.monotonic()
+                self.sock.settimeout(min(left, _native.LONGEST_WAIT_S) if left > 0 else _LOOK_S)
                 try:
-                    if (frame := self._frames.receive(self._sock)) is not None:
+                    if parts:
+                        parts = wire.send_some(self.sock, parts)
+                    elif (frame := self._frames.receive(self.sock)) is not None:
                         return frame
-                except TimeoutError:
                     continue
+                except TimeoutError:
+                    if time.monotonic() < deadline:
+                        continue
+                if told := self._told_if_stopped():
+                    raise HeldUp(told)
+                if not parts and not is_cancelled:
+                    is_cancelled = True
+                    parts = wire.encode(("cancel",))
         finally:
-            self._sock.settimeout(None)
-        self.send("cancel")
-        return self.receive()
+            self.sock.settimeout(None)
+
+    def _told_if_stopped(self) -> str | None:
+        """Tell of the broker's process if it is stopped."""
+        pid = wire.peer_pid(self.sock)
+        try:
+            with open(f"/proc/{pid}/stat", errors="replace") as file:
+                name, _, rest = file.read().partition("(")[2].rpartition(") ")
+        except OSError:  # it has ended, which is heard; or nobody can tell
+            return None
+        if rest[0] not in "Tt":
+            return None
+        return (
+            f"process {pid} ({name}), which keeps this queue, is stopped, by SIGSTOP or a "
+            "debugger: it has to go on, or to be killed"
+        )
 
     def limit_waits(self, timeout: float | None) -> None:
         """Have sending and receiving raise TimeoutError that take longer, in seconds."""
-        self._sock.settimeout(timeout)
+        self.sock.settimeout(timeout)
 
     def end(self) -> None:
         """End the connection for both sides, even if a forked child has a copy of the socket."""
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._sock.close()
+        self.sock.close()
 
     def close(self) -> None:
         """Close this process's copy of the socket."""
-        self._sock.close()
+        self.sock.close()
+
+
+def _warn(told: str) -> None:
+    import logging  # takes as long to import as all of this, and is hardly ever needed
+
+    logging.getLogger("qmill").warning("%s", told)
 
 
 def _gone(error: BaseException) -> QueueGone:
@@ -207,7 +272,6 @@ class Endpoint:
     def _use(self, anchor: Anchor) -> None:
         self.anchor = anchor
         self._idle: deque[Connection] = deque()
-        self._connections: WeakSet[Connection] = WeakSet()  # those in use, too
         self._end = finalize(self, _say_bye, anchor, self._idle, os.getpid())
         self._end.atexit = False  # `leave` does it, after whoever may still need it
         self.forked_away = False
@@ -234,20 +298,17 @@ class Endpoint:
             request: Its name, as in `broker.Connection`.
             *arguments: What it takes.
             blobs: What goes with it.
-            timeout: Seconds until it is cancelled; None for never.
+            timeout: As of `Connection.exchange`.
             acknowledge: Whether to tell that the blobs, or the END, have come.
 
         Raises:
             QueueGone: The broker's process is gone, or the queue.
+            HeldUp: As of `Connection.exchange`.
             ShutDown, ValueError, KeyError, MemoryError: As the broker says.
         """
         connection = self._connection()
         try:
-            connection.send(request, *arguments, blobs=blobs)
-            if timeout:
-                frame = connection.receive_or_cancel(timeout)
-            else:
-                frame = connection.receive()
+            frame = connection.exchange(wire.encode((request, *arguments), blobs or []), timeout)
             if acknowledge and (frame[1] or frame[0][0] == "end"):
                 connection.send("received")
         except (EOFError, ConnectionError) as error:
@@ -285,10 +346,8 @@ class Endpoint:
         try:
             return self._idle.pop()
         except IndexError:
-            pass
+            connection = Connection(self.address)
         exits.hook_exit()
-        connection = Connection(self.address)
-        self._connections.add(connection)
         try:
             connection.send("hello", self.anchor.identity, False, self.address.broker)
         except ConnectionError as error:
@@ -331,13 +390,10 @@ class Endpoint:
                 access.say_hold(number)
 
     def forget_in_child(self) -> None:
-        """Close the parent's sockets in a forked child, without a good-bye."""
+        """Have no part in a broker in a forked child, without a good-bye."""
         self.forked_away = True
         self._end.detach()
-        self.anchor.connection.close()
         self._idle.clear()
-        for connection in list(self._connections):
-            connection.close()
 
 
 def greet(address: Address, connection: Connection) -> Anchor:
@@ -415,6 +471,7 @@ exits.leavers.append(leave)
 
 def disown() -> None:
     """Have no queue any more, in a process that was forked to be no part of this."""
+    wire.close_in_child(())
     for end in list(_endpoints.values()):
         end.forget_in_child()
     _endpoints.clear()
@@ -427,10 +484,9 @@ _heirs: dict[int, list[Heir]] = {}
 
 def _before_fork() -> None:
     heirs = _heirs[get_ident()] = []
-    with wire.fork_lock:  # the child of another thread must find them among those to close
-        for end in list(_endpoints.values()):
-            if (heir := end.make_heir()) is not None:
-                heirs.append(heir)
+    for end in list(_endpoints.values()):
+        if (heir := end.make_heir()) is not None:
+            heirs.append(heir)
     for heir in heirs:
         try:
             heir.anchor.connection.receive()  # else this process might let go before it is held
@@ -448,7 +504,8 @@ def _after_fork_in_child() -> None:
     global _fork_generation
     _fork_generation += 1
     heirs = {heir.end: heir for heir in _heirs.pop(get_ident(), ())}
-    _after_forks_of_others()
+    _heirs.clear()
+    wire.close_in_child([heir.anchor.connection.sock for heir in heirs.values()])
     for end in list(_endpoints.values()):
         end.use_heir(heirs.get(end))
         if end.forked_away:
@@ -460,13 +517,6 @@ def _after_fork_in_child() -> None:
         end.inherited = queues
         _endpoints[address.broker] = end
         _inherited.append(end)
-
-
-def _after_forks_of_others() -> None:
-    for heirs in _heirs.values():
-        for heir in heirs:
-            heir.anchor.connection.close()
-    _heirs.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -554,15 +604,26 @@ class RemoteAccess:
         return self.endpoint.call(request, self._queue, *arguments, blobs=blobs)[0]
 
     def put(self, payloads: list[Any], timeout: float | None) -> int:
-        admitted, _ = self.endpoint.call(
-            "put", self._queue, timeout != 0, blobs=payloads, timeout=timeout
-        )
+        try:
+            admitted, _ = self.endpoint.call(
+                "put",
+                self._queue,
+                timeout != 0,
+                timeout is not None,
+                blobs=payloads,
+                timeout=timeout,
+            )
+        except HeldUp as error:
+            raise Full(*error.args) from None
         return int(admitted)
 
     def get(self, limit: int, timeout: float | None, peek: bool) -> list[Any]:
-        lease, blobs = self.endpoint.call(
-            "get", self._queue, limit, timeout != 0, peek, timeout=timeout, acknowledge=not peek
-        )
+        try:
+            lease, blobs = self.endpoint.call(
+                "get", self._queue, limit, timeout != 0, peek, timeout=timeout, acknowledge=not peek
+            )
+        except HeldUp as error:
+            raise Empty(*error.args) from None
         if blobs and not peek and not self._named:
             _has_taken(self.endpoint)
         return [END] if lease is END else blobs

@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
 from .. import _native
 
@@ -33,6 +34,10 @@ _SMALL_BYTES = 1 << 12  # a blob below this is copied out of its frame
 _SKIP_STEP_BYTES = 1 << 20
 _MAX_PARTS = 512  # of one sendmsg; the kernel takes 1024
 _MAX_TUPLE_BYTES = 1 << 28
+BACKLOG = 1024  # connections that wait to be accepted
+
+
+_LOOK = struct.pack("@2l", 1, 0)  # a second, as a timeval
 
 
 fork_lock = _native.RLock()
@@ -290,7 +295,7 @@ def listen(place: str | tuple[str, int]) -> socket.socket:
         sock.bind(place)
         if isinstance(place, str) and not place.startswith("\0"):
             os.chmod(place, 0o600)
-        sock.listen(1024)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
@@ -300,14 +305,22 @@ def listen(place: str | tuple[str, int]) -> socket.socket:
 def connect(address: Address) -> socket.socket:
     """Connect to a broker and show the secret.
 
+    On Linux the socket raises BlockingIOError where it has waited for a second, so that its user
+    can look whether the broker's process is stopped.
+
     Raises:
         PermissionError: The one who listens there is another user.
         OSError: Nobody listens there.
     """
     place = address.place
     family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
-    sock: socket.socket = _native.original("socket", "socket")(family, socket.SOCK_STREAM)
+    with fork_lock:
+        sock: socket.socket = _native.original("socket", "socket")(family, socket.SOCK_STREAM)
+        _to_brokers.add(sock)
     try:
+        if sys.platform == "linux":
+            for way in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+                sock.setsockopt(socket.SOL_SOCKET, way, _LOOK)
         sock.connect(place)
         if not same_user(sock, or_root=True):
             raise PermissionError(f"{place!r} is held by another user")
@@ -316,6 +329,16 @@ def connect(address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+_to_brokers: WeakSet[socket.socket] = WeakSet()
+
+
+def close_in_child(heirs: Sequence[socket.socket]) -> None:
+    """Close the parent's connections to brokers in a forked child, but for those made for it."""
+    for sock in list(_to_brokers):
+        if sock not in heirs:
+            sock.close()
 
 
 def same_user(sock: socket.socket, *, or_root: bool = False) -> bool:
