@@ -1,6 +1,6 @@
-"""Global names in a worker: bound to what they were in the program when a job was put.
+"""Binds global names in a worker to the values that they had in the program when a job was put.
 
-The other side is `_environment`, which packs values and says which names are bound to them.
+`_environment` is the other side: it packs the values, and lists the names bound to them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def loads_in_process(packed: bytes | bytearray | memoryview, names: Any) -> Any:
-    """Rebuild what `_environment.dumps_for_process` has packed, in the new process."""
+    """Rebuild, in a new process, an object packed by `_environment.dumps_for_process`.
+
+    Args:
+        packed: The packed object.
+        names: The globals that came with it, or None.
+    """
     if names is None:
         return serialize.loads(packed)
     number, things = names
@@ -35,7 +40,7 @@ def loads_in_process(packed: bytes | bytearray | memoryview, names: Any) -> Any:
 
 
 class _Sent:
-    """Finds what has come with an object; its definitions are inside it."""
+    """Finds the values that came with an object, whose definitions are inside it."""
 
     by_value_first = True
 
@@ -53,10 +58,10 @@ class _Sent:
 
 
 class Bindings:
-    """Which values a worker's global names are bound to.
+    """The bindings of a worker's global names to values.
 
     Args:
-        thing: Returns what has a number: an environment's list of bindings, or a list of values.
+        thing: Returns, by number, an environment's list of bindings or a list of values.
     """
 
     def __init__(self, thing: Callable[[int], Any]) -> None:
@@ -65,10 +70,13 @@ class Bindings:
         self._bound: dict[tuple[str, str], tuple[int, int]] = {}
 
     def set(self, environment: int) -> None:
-        """Bind the names of an environment that are not bound as it says.
+        """Bind the names of an environment that are bound to other values.
+
+        Args:
+            environment: The number of the environment.
 
         Raises:
-            SerializationError: A value cannot be rebuilt here.
+            SerializationError: A value cannot be rebuilt in this process.
         """
         if environment == self._current:
             return
@@ -82,6 +90,6 @@ class Bindings:
                     cls, value = values[place]
                     serialize.set_attribute(cls, name, value)
                     continue
-                # Others that refer to the value mean the one that is bound.
+                # Later values that refer to this one get the object that is bound.
                 values[place] = serialize.bind(label, name, values[place], is_first=before is None)
         self._current = environment

@@ -1,9 +1,10 @@
-"""Classes by value: a class is a picture of its finished state.
+"""Packs classes by value, as a copy of their finished state.
 
-It is made by `type.__new__`, with its slots, and no hook runs again: `__init_subclass__`,
-`__set_name__`, the metaclass's `__prepare__`, `__new__` and `__init__` have left their traces in
-that state. A class can lead to itself, so it comes in two steps: first it is made, then it is
-filled. cloudpickle has both run the hooks anew, and loses what only the class statement makes.
+The reader makes the class by `type.__new__`, with its slots. The hooks `__init_subclass__` and
+`__set_name__`, and the metaclass's `__prepare__`, `__new__` and `__init__`, do not run again: their
+effects are part of the state. A class may contain references to itself, so it is rebuilt in two
+steps: it is made, then filled. cloudpickle would run the hooks again, and loses slots and other
+things that only a class statement makes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def reduce_class(cls: Any) -> Any:
-    """Reduce a class that cannot be imported; of others return NotImplemented."""
+    """Reduce a class that cannot be imported; return NotImplemented for any other class."""
     is_in_c = not cls.__flags__ & _HEAP_TYPE or cls.__flags__ & _IMMUTABLE_TYPE
     if is_in_c or is_importable(cls):
         return NotImplemented
@@ -64,15 +65,15 @@ _MADE_ANEW = {
     "__weakref__",
     "__slotnames__",  # copyreg's cache
     "_abc_impl",
-    # How 3.14 keeps annotations; the values are taken.
+    # The storage of annotations in Python 3.14; their values are packed instead.
     "__annotate_func__",
     "__annotations_cache__",
 }
-"""Names of a class's dict that are not set: they are there from the start, or belong to a cache."""
+"""Names in a class's dict that are not copied: a new class has them already, or they are caches."""
 
 
 def _is_in_c(meta: type) -> bool:
-    """Whether a metaclass makes its classes in an extension, and so not by `type.__new__`."""
+    """Whether a metaclass makes its classes in C code of an extension, not by `type.__new__`."""
     return any(
         isinstance(vars(base).get("__new__"), BuiltinFunctionType)
         or isinstance(vars(base).get("__init__"), WrapperDescriptorType)
@@ -82,7 +83,7 @@ def _is_in_c(meta: type) -> bool:
 
 
 def _first_attributes(cls: type) -> tuple[dict[str, Any], set[str]]:
-    """Return what a class must be made with, and the names of what is made by that."""
+    """Return the attributes with which a class must be made, and the names that this creates."""
     attributes = vars(cls)
     first = {name: attributes[name] for name in ("__module__",) if name in attributes}
     if isinstance(attributes.get("__dict__"), property):
@@ -99,7 +100,7 @@ def _first_attributes(cls: type) -> tuple[dict[str, Any], set[str]]:
 
 
 def _class_state(cls: Any, left_out: set[str]) -> dict[str, Any]:
-    """Return all that a class is beside its name, bases and slots."""
+    """Return the state of a class: all of it except its name, bases and slots."""
     attributes = {
         name: value
         for name, value in list(vars(cls).items())
@@ -130,7 +131,7 @@ def _annotations(obj: Any) -> dict[str, Any]:
 
 
 def _stdlib_abcs() -> Iterator[abc.ABCMeta]:
-    """List the abstract classes that scripts register classes with: they go by name themselves."""
+    """List the standard library's abstract classes, with which a script may register a class."""
     for name in ("collections.abc", "numbers"):
         if (module := sys.modules.get(name)) is not None:
             yield from (one for one in vars(module).values() if isinstance(one, abc.ABCMeta))
@@ -141,11 +142,14 @@ def _is_registered(cls: type, one: abc.ABCMeta) -> bool:
 
 
 class _Caught(Exception):
-    """Ends the making of a class before its bases' `__init_subclass__` runs."""
+    """Stops `type.__new__` before it calls the bases' `__init_subclass__`."""
 
 
 class _Catch:
-    """An attribute of a class to be: when it is told its name, all but the hooks has been done."""
+    """An attribute of a class that is being made, which catches the class and stops the making.
+
+    `type.__new__` calls `__set_name__` after the class is complete, before all other hooks.
+    """
 
     cls: Any = None
 
@@ -157,7 +161,7 @@ class _Catch:
 def _make_class(
     meta: Any, name: str, qualname: str, bases: tuple[type, ...], first: dict[str, Any]
 ) -> Any:
-    """Make a class without attributes, and without any code of the script."""
+    """Make a class without attributes, and without running any code of the script."""
     catch = _Catch()
     namespace = {**first, "__qualname__": qualname, "_qmill_catch": catch}
     try:
@@ -194,7 +198,7 @@ def _register(cls: Any, state: dict[str, Any]) -> None:
 def _make_ctypes_class(
     name: str, qualname: str, bases: tuple[Any, ...], first: dict[str, Any]
 ) -> Any:
-    """Make a structure or union without its fields; `_fields_` makes them when it is set."""
+    """Make a structure or union without fields; setting `_fields_` adds them later."""
     return type(bases[0])(name, bases, {**first, "__qualname__": qualname})
 
 
@@ -206,7 +210,7 @@ def _fill_by_setattr(cls: Any, state: dict[str, Any]) -> None:
 
 
 def _struct_fields(cls: Any) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the fields that a msgspec.Struct adds to its bases': encoded name and default."""
+    """Return, by name, the encoded name and the default of a msgspec.Struct's own fields."""
     names, defaults = cls.__struct_fields__, cls.__struct_defaults__
     by_name = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
     encoded = dict(zip(names, cls.__struct_encode_fields__, strict=True))
@@ -239,11 +243,14 @@ def _struct_config(cls: Any) -> dict[str, Any]:
 
 
 def _evaluated_annotations(cls: Any) -> dict[str, Any]:
-    """Return annotations without strings: msgspec looks them up in a module the reader has not."""
+    """Return evaluated annotations.
+
+    msgspec would look up names in strings in the class's module, which the reader does not have.
+    """
     own = _annotations(cls)
     try:
         evaluated = typing.get_type_hints(cls, include_extras=True)
-    except Exception as error:  # some name is not there: msgspec tells it when it is needed
+    except Exception as error:  # a name is not defined: msgspec raises when it needs the type
         let_interrupt_through(error)
         return own
     return {name: evaluated[name] for name in own}
@@ -258,7 +265,7 @@ def _make_struct(
     fields: dict[str, tuple[str, dict[str, Any]]],
     config: dict[str, Any],
 ) -> Any:
-    """Make a class with its fields; their types, which msgspec looks at later, are set later."""
+    """Make a msgspec.Struct class with its fields; their types are set when it is filled."""
     import msgspec
 
     namespace = {**first, "__qualname__": qualname, "__annotations__": dict.fromkeys(fields, Any)}
@@ -283,9 +290,10 @@ def _reduce_enum(cls: Any, args: tuple[Any, ...], state: dict[str, Any]) -> Any:
 
 
 def _first_parts(member: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return what a member is made with: its builtin value, and what hash and equality may need.
+    """Return the first parts of a member: its builtin value, and its simple attributes.
 
-    A class has that before its state, in which members may be keys of dicts.
+    Hash and equality may need these. They are set before the rest of the class's state is rebuilt,
+    since members may be keys of dicts there.
     """
     simple = {name: value for name, value in vars(member).items() if type(value) in _SIMPLE}
     return _builtin_value(member), simple
@@ -295,7 +303,7 @@ _SIMPLE = (int, float, str, bytes, bool, type(None))
 
 
 def _builtin_value(member: Any) -> tuple[Any, ...]:
-    """Return the arguments that make a member's value in the builtin class that it derives from."""
+    """Return the arguments of the `__new__` of the builtin class from which a member derives."""
     base = builtin_base(type(member))
     if base is object:
         return ()
@@ -307,7 +315,7 @@ def _builtin_value(member: Any) -> tuple[Any, ...]:
 
 
 def builtin_base(cls: type) -> Any:
-    """Return the first class that a class derives from and that no class statement has made."""
+    """Return the first base of a class that was not made by a class statement."""
     return next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
 
 
@@ -345,7 +353,10 @@ def _fill_enum(cls: Any, state: dict[str, Any]) -> None:
 
 
 def reduce_member(member: Any) -> Any:
-    """Refer to a member, or a combination of flags, by its class: that may not be filled yet."""
+    """Reduce a member, or a combination of flags, to its class and name, or class and value.
+
+    When the reader rebuilds it, the class may not be filled yet.
+    """
     cls = type(member)
     if is_importable(cls):
         return NotImplemented

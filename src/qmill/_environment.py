@@ -1,19 +1,20 @@
-"""The globals that a program's functions use: found, watched for changes, and packed.
+"""Finds the globals that a program's functions use, watches them for changes, and packs them.
 
     function ──> names in its code ──> values ──> functions and classes among them ──> names ...
 
-Functions of the program go to job workers without their globals. What they and their helpers use
-makes an `Environment`: for each global name the value that it had at the moment of the call. A
-worker binds the names of a job's environment before it runs the job, as far as they are bound
-otherwise. So jobs that wait keep the globals of their own moment, whatever runs before them.
+Functions of the program go to job workers without their globals. The global names that a job's
+functions and their helpers use, each with its value at the moment of the call, make an
+`Environment`. Before it runs a job, a worker binds the names of the job's environment that are
+bound to other values. So a waiting job keeps the globals of the moment at which it was submitted,
+even if other jobs run first.
 
 A value is sent when it is new: when its name was bound to another object, or when the content of a
-mutable object has changed that packs into `CONTENT_BYTES`. Larger ones are known by identity only.
-Values that are sent together are packed together, and refer to those that were sent before, so
-objects that share parts share them in the worker as well.
+mutable object has changed. Content is compared if it packs into `CONTENT_BYTES`; a larger object is
+compared by identity only. Values that are sent together are packed together, and refer to values
+that were sent before, so objects that share parts also share them in the worker.
 
-Where workers import the script (`_script`) that gives them a value, it is sent only if it can be,
-and the worker takes it only if its own has another content.
+If workers import the script (`_script`) and the import gives a value for a name, the value is sent
+only if it can be packed, and the worker uses it only if its content differs from the import's.
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ _OF_MODULES = frozenset(
 
 
 class Numbered:
-    """Something packed that workers keep under a number, as long as it lives here.
+    """A packed object that workers keep under a number, as long as this object lives.
 
     Attributes:
-        number: Its number.
-        packed: What to send; None if only a fork can hand it on.
-        needs: What a worker has to have before it, and what that needs, in order.
+        number: The number.
+        packed: The bytes to send; None if a worker can only inherit it by fork.
+        needs: The other packed objects that a worker must have first, those that they need
+            included, in an order in which they can be sent.
     """
 
     __slots__ = ("__weakref__", "needs", "number", "packed")
@@ -81,7 +83,7 @@ class Values(Numbered):
     """Values that were packed together.
 
     Attributes:
-        values: The objects, if only a fork can hand them on.
+        values: The objects, if a worker can only inherit them by fork; else None.
     """
 
     __slots__ = ("values",)
@@ -98,7 +100,7 @@ class Values(Numbered):
 
 
 def with_needs(things: Iterable[Numbered]) -> tuple[Numbered, ...]:
-    """List things, each once and after all that it needs."""
+    """List things and their needs, each once and after all things that it needs."""
     found: dict[int, Numbered] = {}
     for thing in things:
         found.update((needed.number, needed) for needed in thing.needs)
@@ -109,11 +111,11 @@ def with_needs(things: Iterable[Numbered]) -> tuple[Numbered, ...]:
 class Environment(Numbered):
     """The values of global names for a job.
 
-    It is packed as a list of (label of the namespace, name, number of the values, place there).
+    It is packed as a list of (label of the namespace, name, number of the `Values`, index there).
 
     Attributes:
-        bindings: By label of the namespace and name, where the value is: the number of its
-            `Values`, and its place there.
+        bindings: Maps (label of the namespace, name) to the place of the value: the number of its
+            `Values`, and its index there.
     """
 
     __slots__ = ("bindings",)
@@ -133,10 +135,10 @@ class Globals:
     """The globals that the functions of one pool use, as they were when they were last sent.
 
     Args:
-        number: Gives something new its number.
-        exports: Where definitions go.
+        number: Gives a new `Numbered` its number.
+        exports: Collects the definitions.
         by_name: Whether workers import the program's script.
-        inherit: Whether a fork can hand on what cannot be packed.
+        inherit: Whether workers are forked, so that they inherit values that cannot be packed.
     """
 
     def __init__(
@@ -157,18 +159,20 @@ class Globals:
         self._merged: WeakValueDictionary[tuple[int, int], Environment] = WeakValueDictionary()
 
     def pack(self, value: Any) -> bytes | None:
-        """Pack an object to see whether it has changed; None if it is large.
+        """Pack an object, to compare its content; return None if it is large.
 
         Raises:
-            SerializationError: It cannot be packed.
+            SerializationError: The object cannot be packed.
         """
         return serialize.dump_limited(value, self._exports, None, CONTENT_BYTES)
 
     def of(self, roots: Iterable[Any]) -> tuple[Environment | None, Watch]:
-        """Return the environment of functions and classes now, and what it depends on.
+        """Return the environment of functions and classes now, and a watch on all its parts.
+
+        The environment is None if they use no globals that are sent.
 
         Raises:
-            SerializationError: A value can neither be sent nor is there by an import.
+            SerializationError: A value cannot be packed, and workers do not get it by an import.
         """
         search = _Search(self, roots)
         search.run()
@@ -187,7 +191,7 @@ class Globals:
     def _environment(
         self, bindings: dict[tuple[str, str], tuple[int, int]], needs: tuple[Numbered, ...]
     ) -> Environment:
-        # In the order in which they were packed: those that others refer to come first.
+        # In the order in which the values were packed: a value comes after those it refers to.
         in_order = sorted(bindings.items(), key=lambda binding: binding[1])
         packed = [(*name, *value) for name, value in in_order]
         return self._numbered(Environment(0, serialize.dumps(packed), needs, bindings))
@@ -197,7 +201,7 @@ class Globals:
         return thing
 
     def merged(self, first: Environment | None, second: Environment | None) -> Environment | None:
-        """Join two environments; where both bind a name, the second is right."""
+        """Join two environments; where both bind a name, the second one's value counts."""
         if first is None or second is None or first is second:
             return second or first
         if first.bindings.items() <= second.bindings.items():
@@ -210,9 +214,9 @@ class Globals:
         return merged
 
     def state_of(self, code: Any) -> _State | None:
-        """Return the state of a function, class or their like; another one after each change.
+        """Return the state of a function, a class or a wrapper; after a change it is a new object.
 
-        Workers know functions by a key, so one that has changed gets a new one.
+        Workers know functions by a key, so a function that has changed gets a new key.
         """
         try:
             state = self._states.get(code)
@@ -229,7 +233,7 @@ class Globals:
         return state
 
     def changed_attributes(self, cls: type) -> set[str]:
-        """Return which attributes of a class have changed since it was first looked at."""
+        """Return the names of a class's attributes that have changed since the first call."""
         try:
             known = self._classes.get(cls)
             if known is None:
@@ -239,7 +243,7 @@ class Globals:
         return known.changed(cls, self.pack)
 
     def slot_of(self, names: Any, name: str, value: Any) -> _Slot | None:
-        """Return what is known of a name if that still holds."""
+        """Return the known slot of a name, or None if there is none or its value has changed."""
         slot = self._slots.get((id(names), name))
         if slot is None or slot.names is not names or slot.value is not value:
             return None
@@ -259,15 +263,16 @@ class Globals:
 
         Args:
             slots: The slots.
-            sent: The slots of objects that workers have, by the objects' id; takes in the new ones.
-            touched: Takes the functions and classes in them.
+            sent: The slots of objects that workers have, by the objects' id; is extended by the
+                new ones.
+            touched: Is extended by the functions and classes in the values.
         """
         inherited = [slot for slot in slots if slot.is_inherited]
         if inherited:
             objects = [_to_send(slot) for slot in inherited]
             self._place(inherited, self._numbered(Values(0, None, objects)))
         for group in self._groups([slot for slot in slots if not slot.is_inherited]):
-            # To look for what was sent would take long in a large one.
+            # Looking up every part of a large object among the sent ones would take too long.
             known = _Known() if group[0].is_large else _Known(sent)
             data = self._pack_group(group, known, touched)
             if group:
@@ -277,7 +282,11 @@ class Globals:
     def _pack_group(
         self, slots: list[_Slot], sent: _Known, touched: list[Any]
     ) -> bytes | bytearray:
-        """Pack values together; those are taken out that cannot be sent and need not be."""
+        """Pack values together. Remove slots whose values cannot be packed but come by an import.
+
+        Raises:
+            SerializationError: A value cannot be packed, and workers do not get it by an import.
+        """
         try:
             return _pack_values([_to_send(slot) for slot in slots], self._exports, touched, sent)
         except SerializationError as error:
@@ -297,7 +306,7 @@ class Globals:
         return True
 
     def _comes_otherwise(self, slot: _Slot) -> bool:
-        """Whether workers have a value that does for one that cannot be sent."""
+        """Whether workers get the value by an import of the script, if it cannot be sent."""
         script = self._script_of(slot)
         return script is not None and _is_imported(script, slot.name)
 
@@ -306,11 +315,12 @@ class Globals:
         return _script.importable() if self.by_name and slot.label == "__main__" else None
 
     def _groups(self, slots: list[_Slot]) -> Iterable[list[_Slot]]:
-        """Say which values to pack together, and in which order.
+        """Split slots into groups that are packed together, in the order of packing.
 
-        A worker that has values of its own may keep one and take another, so there each goes by
-        itself, and refers to those before it: an object that is part of another packs into less.
-        Functions go together, since they may share variables.
+        A forked worker, or one that imports the script, has values of its own, and may keep some
+        of them. So for such workers each value is packed alone, small values first: a part of
+        another object is smaller than that object, so the larger one can refer to it. Functions
+        are packed together, since they may share variables.
         """
         if self._inherit or (self.by_name and _script.importable() is not None):
             code = [slot for slot in slots if slot.state is not None]
@@ -326,14 +336,14 @@ class Globals:
             self.keep(slot)
 
     def keep(self, slot: _Slot) -> None:
-        """Remember what was found out about a name."""
+        """Remember the slot of a name."""
         self._slots[id(slot.names), slot.name] = slot
 
     def judge(self, slot: _Slot) -> bool:
-        """Look at the value of a new slot; returns whether it is to be sent.
+        """Examine the value of a new slot, and return whether it must be sent.
 
         Raises:
-            SerializationError: It can neither be sent, nor is it there by an import.
+            SerializationError: The value cannot be packed, and workers do not get it by an import.
         """
         value = slot.value
         if value is ABSENT or is_fixed(value) or is_wrapper(value):
@@ -384,7 +394,7 @@ class _Attributes:
             self._before[name] = weak(value), watch.first_content()
 
     def changed(self, cls: type, pack: Callable[[Any], bytes | None]) -> set[str]:
-        """Return the names of those that have ever changed since."""
+        """Return the names of the attributes that have changed at any time since."""
         now = dict(own_of(cls))
         for name in now.keys() | self._before.keys():
             value = now.get(name, ABSENT)
@@ -396,21 +406,21 @@ class _Attributes:
 
 
 class _Slot:
-    """A global name and its value, as it was last looked at.
+    """A global name, and its value when it was last examined.
 
     Attributes:
-        names: The namespace; or the class, of which this is an attribute.
-        label: What workers call it.
+        names: The namespace; or a class, if the name is one of its attributes.
+        label: The label of the namespace or class in workers.
         name: The name.
         value: The object.
-        path: How a function leads there, for messages.
-        state: Its state, if it is a function, a class or their like.
-        module: The importable module that has the object under this name, too.
-        content: What the object packed to, if it may change.
-        touched: The functions and classes in it.
-        is_inherited: Whether only a fork hands it on.
-        values: Where it was sent; None if it is not sent.
-        place: Its place there.
+        path: The path from a function to the name, for error messages.
+        state: The value's state, if it is a function, a class or a wrapper.
+        module: An importable module that also has the object under this name.
+        content: The packed content of the value, if it may change.
+        touched: The functions and classes in the value.
+        is_inherited: Whether workers can only inherit the value by fork.
+        values: The `Values` in which the value was sent; None if it is not sent.
+        place: Its index there.
     """
 
     __slots__ = (
@@ -429,25 +439,25 @@ class _Slot:
     )
 
     def size(self) -> int:
-        """Return how much the value packs into, at least."""
+        """Return the least number of bytes that the packed value has."""
         if self.content is None or self.content.data is None:
             return (CONTENT_BYTES + 1) * self.is_large
         return len(self.content.data)
 
     @property
     def is_large(self) -> bool:
-        """Whether the value packs into more than is looked at."""
+        """Whether the packed value is too large for its content to be compared."""
         return self.content is not None and self.content.data is None
 
     @property
     def where(self) -> tuple[int, int]:
-        """Tell where workers have the value: the number of the values, and its place there."""
+        """The place of the value in workers: the number of its `Values`, and its index there."""
         assert self.values is not None
         return self.values.number, self.place
 
     @property
     def can_be_referred_to(self) -> bool:
-        """Whether other values may refer to this one, where workers have it."""
+        """Whether other values may refer to this one, once workers have it."""
         return self.content is not None and not isinstance(self.names, type)
 
     def __init__(self, names: Any, name: str, value: Any, path: str) -> None:
@@ -466,7 +476,7 @@ class _Slot:
 
 
 class _Search:
-    """One search for all that functions use."""
+    """One search for all globals that some functions use."""
 
     def __init__(self, owner: Globals, roots: Iterable[Any]) -> None:
         self.watch = Watch()
@@ -477,7 +487,7 @@ class _Search:
         self._left: deque[tuple[Any, str]] = deque((root, _name_of(root)) for root in roots)
 
     def run(self) -> None:
-        """Find all names, and pack what is new of their values."""
+        """Find all names, and pack those of their values that are new."""
         while self._left:
             while self._left:
                 obj, path = self._left.popleft()
@@ -499,7 +509,7 @@ class _Search:
         }
 
     def _visit(self, obj: Any, path: str) -> None:
-        """Look at what may use globals: a function, a class, or something that wraps one."""
+        """Examine an object that may use globals: a function, a class, or a wrapper of one."""
         if isinstance(obj, FunctionType) and is_ours(obj):
             self._take_names(obj, path)
         elif isinstance(obj, (FunctionType, type)) and not is_ours(obj):
@@ -512,7 +522,7 @@ class _Search:
                 self._take(obj, name, value, f"{path} -> attribute {name!r}")
 
     def _follow(self, value: Any, path: str) -> None:
-        """Look later at a value: at itself if it is code, else at its class."""
+        """Queue a value to be visited, and its class if that is of `__main__`."""
         cls = type(value)
         if cls in ATOMS or isinstance(value, ModuleType):
             return
@@ -556,7 +566,7 @@ class _Search:
 
 
 def _is_imported(script: _script.Script, name: str) -> bool:
-    """Whether an import of the script gives a name a value that does for the one here."""
+    """Whether an import of the script gives a name a value that can replace the one here."""
     return name in script.declared or (name in script.bound and name not in script.guarded)
 
 
@@ -574,7 +584,7 @@ def _to_send(slot: _Slot) -> Any:
 
 
 class _OfModule:
-    """Packs an object of an importable module as its name there."""
+    """Represents an object of an importable module; packs as the module's name and its own."""
 
     def __init__(self, module: str, name: str) -> None:
         self._where = module, name
@@ -590,7 +600,7 @@ def _get_of_module(module: str, name: str) -> Any:
 
 
 def _refusal(slot: _Slot, error: SerializationError) -> SerializationError:
-    """Say what leads to a value that cannot be sent, and what to do."""
+    """Return an error that says by which path the job needs a value, and what to do instead."""
     if isinstance(error, _Refusal):
         return error
     why = str(error).partition(". Leave it out")[0]
@@ -607,7 +617,7 @@ def _refusal(slot: _Slot, error: SerializationError) -> SerializationError:
 
 
 class _Refusal(SerializationError):
-    """A SerializationError that names the global already."""
+    """A SerializationError whose text already names the global."""
 
 
 _Refusal.__name__ = _Refusal.__qualname__ = "SerializationError"
@@ -618,21 +628,21 @@ _Refusal.__module__ = SerializationError.__module__
 
 
 class _Watcher(Globals):
-    """Finds what functions use, and packs nothing of it."""
+    """Finds the globals that functions use, but packs none of them for sending."""
 
     def send(self, slots: list[_Slot], sent: dict[int, _Slot], touched: list[Any]) -> None:
-        """Do nothing."""
+        """Send nothing."""
 
 
 class _Known(dict[int, "_Slot"]):
-    """The slots of objects that readers have, by the objects' id: tells which of them are used."""
+    """The slots of objects that readers have, by the objects' id; notes which of them are used."""
 
     def __init__(self, slots: Mapping[int, _Slot] | None = None) -> None:
         super().__init__(slots or {})
         self._used: dict[int, Values] = {}
 
     def get(self, key: int, default: Any = None) -> Any:
-        """Return where readers find an object."""
+        """Return the place of an object in readers (see `_Slot.where`), and note its use."""
         slot = super().get(key)
         if slot is None or slot.values is None:
             return default
@@ -640,12 +650,12 @@ class _Known(dict[int, "_Slot"]):
         return slot.where
 
     def used(self) -> tuple[Numbered, ...]:
-        """Return what readers need for what was packed."""
+        """Return all values that a reader needs to rebuild the packed objects."""
         return with_needs(self._used.values())
 
 
 def has_changed(function: FunctionType) -> bool:
-    """Whether a function or its globals have changed since this was last asked, or it was new."""
+    """Whether a function or its globals have changed since the last call; False at the first."""
     global _watcher
     if _watcher is None:
         exports = serialize.InlineExports()
@@ -666,8 +676,8 @@ _watches: WeakKeyDictionary[FunctionType, Watch] = WeakKeyDictionary()
 class Contents:
     """Mutable objects that an initializer finds under global names, as they were before its call.
 
-    What it changes in them is the worker's own, as a name is that it binds: a job that comes later
-    does not undo it.
+    Objects that the initializer changes belong to the worker from then on, like the names that it
+    binds: the environment of a later job does not replace them.
 
     Args:
         call: The initializer, and its arguments.
@@ -681,7 +691,7 @@ class Contents:
         self._slots = [slot for slot in search.slots.values() if slot.content is not None]
 
     def keep_changed(self) -> None:
-        """Keep those that have changed since."""
+        """Mark the objects that have changed since as the worker's own."""
         for slot in self._slots:
             if not isinstance(slot.names, type) and self._has_changed(slot):
                 serialize.keep_own(slot.label, slot.name)
@@ -690,7 +700,7 @@ class Contents:
         assert slot.content is not None
         try:
             return slot.content.data not in (None, self._pack(slot.value))
-        except SerializationError:  # it holds a lock now, or the like
+        except SerializationError:  # it can no longer be packed: it holds a lock now, say
             return True
 
 
@@ -707,18 +717,18 @@ def _pack_values(
     return bytes(parts[0]) if len(parts) == 1 else bytearray().join(parts)
 
 
-# -- for a process that is started ---------------------------------------------------------------
+# -- for a new process ---------------------------------------------------------------------------
 
 
 def dumps_for_process(job: Any) -> tuple[bytes | bytearray, Any]:
-    """Pack what a new process is to do, for `_bindings.loads_in_process`.
+    """Pack the work of a new process, for `_bindings.loads_in_process`.
 
     Returns:
-        The packed object; and what its functions use as global names, if they do not take that
-        along, since the process imports the script.
+        The packed object, and its globals. The globals are None if the functions include them:
+        they do unless the process imports the script.
 
     Raises:
-        SerializationError: It cannot be packed, or a global cannot.
+        SerializationError: The object or a global that it uses cannot be packed.
     """
     if _script.importable() is None:
         return serialize.dumps(job), None

@@ -1,7 +1,7 @@
-"""Explains why an object cannot be pickled: names the part of it, and the way to that part.
+"""Explains why an object cannot be pickled: names the part that failed, and the path to it.
 
-Only looked for when pickling has failed, in objects that may be broken in any way: whatever they
-raise while they are looked at is taken for nothing to see.
+This code runs only after pickling has failed, on objects that may be broken in any way. If an
+object raises while it is examined, it counts as having no parts.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ if TYPE_CHECKING:
     from typing import Any
 
     Step = tuple[str, Any]
-    """A step on the way to a part: its text, and the key that stands in it, or `_NOTHING`."""
+    """A step on the path to a part: its text, and the key shown in the text, or `_NOTHING`."""
 
 _MAX_PARTS = 100_000
-"""So many parts are looked at; the culprit of a larger object may be named from farther away."""
+"""The most parts that are examined. In a larger object, a part around the culprit may be named."""
 
 _MAX_LEVELS = 1000
-"""Objects nested too deeply are followed down to this level; Python 3.11 packs some 300."""
+"""The deepest level to which nested objects are examined; Python 3.11 packs some 300 levels."""
 
 _MIN_LEVELS = 20
-"""An object of fewer levels is not what made the recursion too deep."""
+"""An object of fewer levels is not the cause of a RecursionError."""
 
 _MAX_FRAMES = 50
-"""C code packs what is nested, so a traceback of more frames is one of code that calls itself."""
+"""The most frames in the traceback of a RecursionError that nesting caused.
+
+C code packs nested objects and adds no frames; a longer traceback is of Python code that recurses.
+"""
 
 _MAX_TRIES = 8
-"""So many parts are packed by themselves, to see whether they are refused."""
+"""The most parts that are packed alone, to find the one that cannot be packed."""
 
 _ATOMS = (str, bytes, int, float, bool, type(None))
 """Types that are never refused."""
@@ -50,21 +53,21 @@ _REMEDY = (
 )
 
 _MAX_STEPS = 20
-"""A path is shown by its first and last steps, half of this each."""
+"""The most steps of a path that are shown: half of them its first ones, half its last ones."""
 
 _NOTHING = object()
 
 
 def explain(obj: Any, error: BaseException, *, is_remote: bool = False) -> SerializationError:
-    """Say which part of an object cannot be pickled, and why.
+    """Return an error that says which part of an object cannot be pickled, and why.
 
-    Its work is bounded, whatever the object's size and depth: it packs the object once more, up to
-    `_MAX_PARTS` parts, and seldom a few of its parts.
+    The work is bounded for objects of any size and depth: the object is packed once more, up to
+    `_MAX_PARTS` parts, and sometimes a few of its parts alone.
 
     Args:
-        obj: What was to be pickled.
-        error: What pickling raised.
-        is_remote: Whether it would have gone to another machine.
+        obj: The object that could not be pickled.
+        error: The exception that pickling raised.
+        is_remote: Whether the object's destination may be another machine.
     """
     is_recursion = _is_recursion(error)
     if is_recursion and len(steps := _deepest(obj)) >= _MIN_LEVELS:
@@ -77,7 +80,7 @@ def explain(obj: Any, error: BaseException, *, is_remote: bool = False) -> Seria
     else:
         reason = f"{type(error).__name__}: {describe(error, str)}"
     where = _shown(steps) if steps else "the object"
-    look = "" if is_recursion else f" ({describe(part)})"  # its repr would recurse, too
+    look = "" if is_recursion else f" ({describe(part)})"  # repr would recurse, too
     remedy = _multiprocessing.remedy(error, is_remote=is_remote)
     kind = SerializationError if remedy is None else LockSent
     if isinstance(error, MemoryError):
@@ -115,9 +118,9 @@ def _text(step: Step) -> str:
 
 
 def describe(thing: Any, how: Callable[[Any], str] = repr) -> str:
-    """Return `repr` or `str` of anything, cut short, even if it raises.
+    """Return `repr` or `str` of any object, cut short; if that raises, a text that says so.
 
-    Of a container only the beginning is looked at.
+    Only the beginning of a container is examined.
     """
     try:
         shown = _bounded_repr(thing) if how is repr else how(thing)
@@ -133,7 +136,7 @@ def _bounded_repr(thing: Any) -> str:
         return repr(thing[:_LOOK])
     if type(thing) not in _CONTAINERS:
         return repr(thing)
-    import reprlib  # here: a queue does without
+    import reprlib  # imported here, since it is needed for errors only
 
     bounded = reprlib.Repr()
     bounded.maxlevel = 4
@@ -143,23 +146,23 @@ def _bounded_repr(thing: Any) -> str:
     return bounded.repr(thing)
 
 
-_LOOK = 81  # one more than is shown, so that there is something to cut
+_LOOK = 81  # one more than is shown, so that a longer text gets its "..."
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
 def add_note(error: BaseException, note: str, instead_of: str | None = None) -> None:
-    """Add a note to an exception, also to one that has attributes do anything, if at all possible.
+    """Add a note to an exception, if possible also to one whose class overrides attributes.
 
     Args:
         error: The exception.
         note: The note.
-        instead_of: The note whose place it takes, if that very string is the last one.
+        instead_of: An earlier note. It is replaced if it is the last one (the same object).
     """
     try:
         notes = list(getattr(error, "__notes__", ()))
         if notes and notes[-1] is instead_of:
             del notes[-1]
-        # By the base class, since an exception's own class may refuse it.
+        # Through the base class, since an exception's own class may refuse the assignment.
         BaseException.__setattr__(error, "__notes__", [*notes, note])
     except BaseException as why:
         let_interrupt_through(why)
@@ -172,16 +175,19 @@ def traceback_text(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error)).rstrip()
     except Exception as why:  # it may have a strange __str__, or strange notes
-        return f"{type(error).__name__} ({type(why).__name__} when it was to be told)"
+        return f"{type(error).__name__} (no traceback: formatting it raised {type(why).__name__})"
 
 
 # -- nested too deeply -------------------------------------------------------------------------
 
 
 def _is_recursion(error: BaseException | None) -> bool:
-    """Whether an object may be nested too deeply: pickling recursed, and not in Python code."""
+    """Whether an object may be nested too deeply: pickling recursed, and not in Python code.
+
+    A long traceback shows that Python code has recursed, such as a `__reduce__`.
+    """
     while error is not None and not isinstance(error, RecursionError):
-        error = error.__cause__  # cloudpickle makes a PicklingError of it
+        error = error.__cause__  # cloudpickle wraps a RecursionError in a PicklingError
     trace = None if error is None else error.__traceback__
     for _ in range(_MAX_FRAMES):
         if trace is None:
@@ -191,7 +197,7 @@ def _is_recursion(error: BaseException | None) -> bool:
 
 
 def _deepest(obj: Any) -> list[Step]:
-    """Walk down as pickle does, and return the path to the deepest part, or one deep enough."""
+    """Walk down as pickle does. Return the path to the deepest part, or to a part deep enough."""
     path: list[Step] = []
     deepest: list[Step] = []
     seen = {id(obj): obj}
@@ -216,7 +222,7 @@ _END = None, None
 
 
 def _inner_parts(obj: Any) -> Iterator[tuple[Step | None, Any]]:
-    """List what an object holds that is packed with it; modules and their like go by name."""
+    """List the parts that are packed with an object; modules, classes and functions have none."""
     if isinstance(obj, (type, ModuleType, FunctionType)):
         return iter(())
     return _parts(obj, (_elements, _attributes))
@@ -226,13 +232,13 @@ def _inner_parts(obj: Any) -> Iterator[tuple[Step | None, Any]]:
 
 
 def _culprit(obj: Any) -> tuple[list[Step], Any]:
-    """Find the innermost part that cannot be pickled, and how to get there."""
+    """Find the innermost part that cannot be pickled, and the path to it."""
     packed = _pack(obj)
     if not packed:
         return [], obj
     ways = _ways(obj, packed)
-    # The last one that was packed is the culprit, unless it is out of sight: what a `__reduce__`
-    # returns is. Then it is in one of those before it, which is refused by itself, too.
+    # The last part that was packed is the culprit, unless no path leads to it: a `__reduce__` may
+    # return new objects. Then the culprit is inside a part before it, which fails alone, too.
     seen = (packed[key] for key in reversed(packed) if key in ways)
     for part in islice((part for part in seen if type(part) not in _ATOMS), _MAX_TRIES):
         if _pack(part) is not None:
@@ -241,9 +247,11 @@ def _culprit(obj: Any) -> tuple[list[Step], Any]:
 
 
 def _pack(obj: Any) -> dict[int, Any] | None:
-    """Pack an object, and return all that was packed up to what failed, by id, in that order.
+    """Pack an object, and return the parts that were packed until one failed, by id, in order.
 
-    None if nothing failed, or too late to find it.
+    Returns:
+        The parts; the last one is the part that failed. None if no part failed, or none of the
+        first `_MAX_PARTS`.
     """
     packed: dict[int, Any] = {}
     try:
@@ -257,7 +265,7 @@ def _pack(obj: Any) -> dict[int, Any] | None:
 
 
 class _TooManyError(Exception):
-    """More parts than are looked at."""
+    """An object has more than `_MAX_PARTS` parts."""
 
 
 def _watched_pickler() -> Any:
@@ -266,10 +274,10 @@ def _watched_pickler() -> Any:
     if _watched_pickler_class is None:
         import cloudpickle
 
-        from . import serialize  # which imports this module
+        from . import serialize  # imported here, since it imports this module
 
         class WatchedPickler(serialize.careful_pickler()):  # type: ignore[misc]
-            """Packs to nowhere, and keeps what it was given, in the order in which it came."""
+            """Discards the packed bytes, and notes each object it is given, in order."""
 
             dispatch_table = _multiprocessing.probing_table(cloudpickle.Pickler.dispatch_table)
 
@@ -278,7 +286,7 @@ def _watched_pickler() -> Any:
                 self._packed = packed
 
             def persistent_id(self, obj: Any) -> None:
-                """See an object that is about to be packed."""
+                """Note an object that is about to be packed."""
                 packed = self._packed
                 packed.setdefault(id(obj), obj)
                 if len(packed) > _MAX_PARTS:
@@ -293,15 +301,15 @@ _watched_pickler_class: Any = None
 
 class _Nowhere:
     def write(self, data: Any) -> None:
-        """Do without: nobody reads it."""
+        """Discard the data."""
 
 
 def _keep_out(_: Any) -> bool:
-    return False  # out of band: a large buffer is not looked at
+    return False  # out of band: its content is not packed
 
 
 def _ways(obj: Any, packed: dict[int, Any]) -> dict[int, tuple[int, Step]]:
-    """Find the shortest ways to what was packed: for each, by id, where from and by which step."""
+    """Find the shortest paths to packed parts: for each part's id, the container's id and step."""
     root, aim = id(obj), next(reversed(packed))
     ways: dict[int, tuple[int, Step]] = {}
     parts = deque([obj])
@@ -321,24 +329,24 @@ def _ways(obj: Any, packed: dict[int, Any]) -> dict[int, tuple[int, Step]]:
 
 def _way_to(part: Any, ways: dict[int, tuple[int, Step]]) -> list[Step]:
     key, steps = id(part), []
-    while key in ways:  # the object itself is not
+    while key in ways:  # up to the object itself, which is not in `ways`
         key, step = ways[key]
         steps.append(step)
     return steps[::-1]
 
 
-# -- what an object holds ----------------------------------------------------------------------
+# -- the parts of an object --------------------------------------------------------------------
 
 
 def _parts(obj: Any, kinds: tuple[Any, ...] = ()) -> Iterator[tuple[Step, Any]]:
-    """List what an object holds, each with the step that leads there."""
+    """List the parts of an object, each with the step that leads to it."""
     if _multiprocessing.is_of_multiprocessing(obj):
         return
     for kind in kinds or (_elements, _function_parts, _method_parts, _attributes):
         try:
             yield from kind(obj)
         except (Exception, SystemExit):
-            continue  # a broken object: what it does not show is not to be seen
+            continue  # a broken object: it counts as having no parts of this kind
 
 
 def _elements(obj: Any) -> Iterator[tuple[Step, Any]]:
@@ -377,7 +385,7 @@ def _method_parts(obj: Any) -> Iterator[tuple[Step, Any]]:
 
 def _attributes(obj: Any) -> Iterator[tuple[Step, Any]]:
     if type(obj) is FunctionType or type(obj).__reduce__ not in _REDUCE_BY_ATTRIBUTES:
-        return  # what it is made of is its own business
+        return  # its own `__reduce__` decides which parts are packed
     for name, part in getattr(obj, "__dict__", {}).items():
         yield (f".{name}", _NOTHING), part
     for base in type(obj).__mro__:
@@ -390,24 +398,24 @@ def _attributes(obj: Any) -> Iterator[tuple[Step, Any]]:
 
 
 def let_interrupt_through(error: BaseException) -> None:
-    """Raise again what a signal handler has raised, such as Ctrl-C.
+    """Raise an exception again if a signal handler has raised it, such as Ctrl-C.
 
-    Whatever else an object raises while it is packed or rebuilt is its own failure.
+    Any other exception that an object raises while it is packed or rebuilt is the object's failure.
     """
     if is_interrupt(error):
         raise error
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether a signal handler has raised this, be it a timeout of the program's own.
+    """Whether a signal handler has raised this exception: Python's for Ctrl-C, or the program's.
 
-    Handlers run in the main thread and nowhere else.
+    Handlers run in the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         return False
     if isinstance(error, KeyboardInterrupt):
         return True
-    import signal  # here: a queue does without
+    import signal  # imported here, since it is needed for errors only
 
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     trace = error.__traceback__
@@ -417,7 +425,7 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def _code_of(handler: Any) -> CodeType | None:
-    """Return the code that a signal handler runs; None if it is not in Python."""
+    """Return the code object that a signal handler runs; None if it is not written in Python."""
     from functools import partial
 
     while isinstance(handler, partial):

@@ -1,17 +1,18 @@
-"""A frozen program as its own interpreter: what it does when it is started to be a worker.
+"""A frozen program as its own interpreter: turns a copy of the program into a worker.
 
-    program ── itself, --multiprocessing-fork pipe_handle=N ──> copy: freeze_support
-            ── socket N: what to do ────────────────────────────>     begin
-            <── socket N: "b", which the first copy is asked for ──
+    program ── starts itself, --multiprocessing-fork pipe_handle=N ──> copy: freeze_support
+            ── socket N: the work ─────────────────────────────────>         begin
+            <── socket N: "b" (the program waits for that of its first copy)
 
-A program that PyInstaller, cx_Freeze or Nuitka has made has no `python -c`. So it is started as
-`multiprocessing` starts it, and what is to run comes through a socket. `freeze_support` is where
-the copy turns into the worker, and a program that has called it is taken to do so again. If its
-first copy does not, it was the last.
+A program made by PyInstaller, cx_Freeze or Nuitka has no `python -c`. So a worker is started as
+`multiprocessing` does it: a copy of the program is started, and its work is sent through a socket.
+The copy turns into a worker when it calls `freeze_support`. A program that has called that is
+expected to call it in its copies, too. If the first copy does not, no other copy is started.
 
-Every process that is started is marked by an environment variable, until it begins its work. A
-process that still has the mark when it wants to start others has missed `freeze_support`, and would
-go on for ever: each copy of the program would start the next one.
+Each started process has an environment variable as a mark, until it begins its work. If a process
+that still has the mark starts workers, it has not called `freeze_support` in time: it is a copy
+that runs the program again. It gets an error, since otherwise each copy would start the next one,
+for ever.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 MARK = "QMILL_STARTED_BY"
-"""The environment variable that a process has until it begins its work: the starter's number."""
+"""The environment variable that marks a process until it begins its work: the parent's pid."""
 
 _HELPERS = (
     "from multiprocessing.resource_tracker import main",
     "from multiprocessing.forkserver import main",
 )
-"""The beginnings of the code by which multiprocessing starts its helpers, which are no workers."""
+"""The first words of the code with which multiprocessing starts its helper processes."""
 
 _takes_part = False  # whether this frozen program has called `freeze_support`
 _is_confirmed = False  # whether a copy of it has turned into a worker
@@ -41,10 +42,10 @@ _is_confirmed = False  # whether a copy of it has turned into a worker
 def freeze_support() -> None:
     """Let a frozen program (PyInstaller, cx_Freeze, Nuitka) start its workers by itself.
 
-    Call it first of all in the program's `if __name__ == "__main__":`, before arguments are parsed.
-    In a process that was started to be a worker, of qmill or of `multiprocessing`, it does that
-    work and does not return. In the program itself it returns at once. Where nothing is frozen it
-    does nothing.
+    Call it as the first statement of the program's `if __name__ == "__main__":`, before arguments
+    are parsed. In a process that was started as a worker, of qmill or of `multiprocessing`, it does
+    the worker's work and does not return. In the program itself it returns at once. In a program
+    that is not frozen it does nothing.
 
     A frozen program that does not call it forks its workers.
     """
@@ -64,10 +65,10 @@ def freeze_support() -> None:
 
 
 def freeze_support_early() -> None:
-    """Do what `freeze_support` does, before the program's script has run.
+    """Call `freeze_support` before the program's script has run.
 
-    A worker that multiprocessing has started is left to the script: it looks up the script's
-    functions by name, so these have to be there first.
+    Except in a worker of multiprocessing: that needs the script's functions, which it looks up by
+    name, so the script has to call `multiprocessing.freeze_support` after it has defined them.
     """
     global _takes_part
     if "--multiprocessing-fork" in sys.argv[1:2] and MARK not in os.environ:
@@ -77,26 +78,27 @@ def freeze_support_early() -> None:
 
 
 def is_frozen() -> bool:
-    """Whether `sys.executable` is not Python, but this program."""
-    # Nuitka sets no sys.frozen, but has a name of its own in what it has compiled.
+    """Whether `sys.executable` is this program instead of Python."""
+    # Nuitka does not set sys.frozen, but defines `__compiled__` in modules that it has compiled.
     main = sys.modules.get("__main__")
     return bool(getattr(sys, "frozen", False)) or hasattr(main, "__compiled__")
 
 
 def takes_part() -> bool:
-    """Whether this frozen program, started again, turns into a worker."""
+    """Whether a copy of this frozen program turns into a worker."""
     return _takes_part
 
 
 def tell(copy: socket.socket, work: bytes) -> bool:
-    """Tell a copy of this program what to do; of the first one it is awaited that it begins.
+    """Send a copy of this program its work; wait until the first copy begins.
 
     Args:
-        copy: The socket from which it reads that.
-        work: What it unpickles.
+        copy: The socket to the copy.
+        work: The pickles that the copy loads.
 
     Returns:
-        Whether it has begun. If not, it has ended, and this program takes part no more.
+        Whether a copy has begun its work. If not, the copy has ended, and from then on
+        `takes_part` is false.
     """
     global _takes_part, _is_confirmed
     try:
@@ -109,36 +111,36 @@ def tell(copy: socket.socket, work: bytes) -> bool:
 
 
 def begin(main: Callable[..., Any], arguments: tuple[Any, ...], starter: int | None = None) -> Any:
-    """Do what this process was started for.
+    """Call the function for which this process was started, and return its result.
 
     Args:
-        main: What runs.
-        arguments: What it is called with.
-        starter: In a frozen program, the socket of `tell`.
+        main: The function.
+        arguments: Its arguments.
+        starter: In a frozen program, the descriptor of the socket to the parent (see `tell`).
     """
     global _takes_part, _is_confirmed
     os.environ.pop(MARK, None)
-    _takes_part = _is_confirmed = True  # that this process is here shows it
+    _takes_part = _is_confirmed = True  # this process is a copy that has turned into a worker
     if starter is not None:
         from socket import MSG_NOSIGNAL, socket
 
         with socket(fileno=starter) as there:
             try:
                 there.send(b"b", MSG_NOSIGNAL)
-            except OSError:  # nobody waits for it
+            except OSError:  # the parent does not wait for it
                 pass
     return main(*arguments)
 
 
 def check_has_begun() -> None:
-    """Refuse to start processes in one that was started to be a worker and is none.
+    """Check that this process may start others.
 
     Raises:
-        RuntimeError: This is a copy of a program, which that program has started as its worker.
+        RuntimeError: This process was started as a worker, but runs the program instead.
     """
     if starter := os.environ.get(MARK):
         raise RuntimeError(
-            f"this process was started by process {starter} to be a worker, and has run the "
-            "program instead; it starts no workers, since that would never end. Call "
+            f"this process was started by process {starter} to be a worker, but has run the "
+            "program instead. It may not start workers, since that would never end. Call "
             '`qmill.freeze_support()` first of all in the program\'s `if __name__ == "__main__":`'
         )

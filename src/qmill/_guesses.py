@@ -1,4 +1,4 @@
-"""Names that users of other libraries guess, answered with their names here."""
+"""Names that users of other libraries guess, each with the right name in this package."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NAMES = {
     "wait": "concurrent.futures.wait(jobs), or the method wait of a JobQueue",
     "worker": "qmill.Worker",
 }
-"""Names that this package does not have, and what to use."""
+"""Names that this package does not have, and the functions or classes to use instead."""
 
 _MAX_WORKERS = (
     *("concurrency", "cores", "jobs", "max_processes", "max_threads", "max_worker", "n_cores"),
@@ -76,20 +76,20 @@ ARGUMENTS = {
     "show_progress": "progress",
     "thread_name_prefix": "name",
 }
-"""Arguments that do not exist here, and the names of those that are meant."""
+"""Arguments that do not exist in this package, and the arguments to use instead."""
 
 
 def explain_name(name: str) -> str:
-    """Say that the package has no such name, and what is meant if that is known."""
+    """Return an error text: the package has no such name; with the name to use, if known."""
     hint = f"; use {NAMES[name]}" if name in NAMES else ""
     return f"module 'qmill' has no attribute {name!r}{hint}"
 
 
 def explain_arguments(**more: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function: an argument that it has not is answered with the one that is meant.
+    """Decorate a function: for a guessed argument its TypeError names the one to use instead.
 
     Args:
-        **more: What to write instead of further arguments that people guess.
+        **more: Further guessed arguments of this function, each with a text to use instead.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -115,13 +115,13 @@ def arguments_of(function: Callable[..., Any]) -> frozenset[str]:
 def check_arguments(
     name: str, given: Mapping[str, Any], accepted: frozenset[str], more: Mapping[str, str] = {}
 ) -> None:
-    """Raise TypeError if an argument is given under another name than it has here.
+    """Raise TypeError if a keyword argument has a guessed name, with the right one in the text.
 
     Args:
-        name: Of what is called.
-        given: The arguments that are given by name.
-        accepted: The names of those that it has.
-        more: What to write instead of further arguments.
+        name: The name of the called function, for the text.
+        given: The keyword arguments.
+        accepted: The names of the function's arguments.
+        more: Further guessed arguments of this function, each with a text to use instead.
     """
     for guess in given:
         if guess in accepted:
@@ -134,10 +134,15 @@ def check_arguments(
 
 
 def check_function(argument: str, function: Any) -> None:
-    """See that something is a function that can be called for its result.
+    """Check that an object is a function that can be called for its result.
+
+    Args:
+        argument: The name of the argument, for the error's text.
+        function: The object.
 
     Raises:
-        TypeError: It cannot be called; or its result is a coroutine, which nobody would await.
+        TypeError: The object cannot be called, or it is asynchronous: its result would be a
+            coroutine, which no caller awaits.
     """
     kind = type(function)
     if kind is FunctionType:
@@ -148,7 +153,7 @@ def check_function(argument: str, function: Any) -> None:
     elif not callable(function):
         raise TypeError(
             f"{argument} must be callable, not {type(function).__name__} {describe(function)}: "
-            "give the function itself, and its arguments beside it, not what a call of it returns"
+            "give the function itself and, separately, its arguments, not the result of a call"
         )
     elif _is_asynchronous(function):
         raise TypeError(_explain_coroutine(argument, function))
@@ -158,7 +163,7 @@ _ASYNCHRONOUS = 0x80 | 0x200  # inspect.CO_COROUTINE, CO_ASYNC_GENERATOR
 
 
 def _is_asynchronous(function: Any) -> bool:
-    """Look for an `async def` in a method, a partial, or an instance that can be called."""
+    """Whether a method, a partial or a callable instance calls an `async def` function."""
     inner = _inner(function)
     if type(inner) is not FunctionType:
         inner = _inner(type(inner).__call__)
@@ -179,14 +184,14 @@ def _inner(function: Any) -> Any:
 def _explain_coroutine(argument: str, function: Any) -> str:
     name = getattr(_inner(function), "__name__", type(function).__name__)
     return (
-        f"{argument} must be an ordinary function, not the asynchronous {name}: nothing here "
-        "awaits what that returns. Give one that runs it to its end, such as "
+        f"{argument} must be an ordinary function, not the asynchronous {name}: its coroutine "
+        "would not be awaited. Give a function that runs it to completion, such as "
         f"def job(*args): return asyncio.run({name}(*args))"
     )
 
 
 def explain_engine(engine: Any) -> str:
-    """Say which engines there are, and which one is meant if that can be guessed."""
+    """Return an error text: the accepted engines; with the intended one, if it can be guessed."""
     hint = ""
     if isinstance(engine, str):
         word = engine.lower()

@@ -1,18 +1,18 @@
-"""Objects of `multiprocessing` that a started process inherits beside its job.
+"""Passes objects of `multiprocessing` to a process that is being started.
 
     parent                                               child
     ──────                                               ─────
-    packing(): reducers ask for descriptors by number
+    packing(): reducers number their descriptors
     start ── setup (authkey, start method, tracker) ──>  adopt
           ── descriptors (SCM_RIGHTS), in batches ────>  receive
-          ── packed job ──────────────────────────────>  unpack: DupFd(number).detach()
+          ── packed work ─────────────────────────────>  unpack: DupFd(number).detach()
 
-While a job is packed for a process that is about to be started, this thread is "spawning" in
-multiprocessing's sense: its locks, connections and the like let themselves be packed, and hand on
-descriptors to an `Estate`. A forked process has all of it anyway.
+While the work of a new process is packed, this thread is "spawning" in multiprocessing's sense: its
+locks, connections and the like can be pickled, and add their descriptors to an `Estate`. A forked
+process inherits all of these objects without this module.
 
-A child shares its parent's resource tracker. One of its own would unlink at the child's end what
-the parent still uses, and warn of leaks.
+A child shares its parent's resource tracker. At its exit, a tracker of its own would unlink objects
+that the parent still uses, and warn of leaks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _BATCH = 250
-"""The most descriptors that go with one message; Linux takes 253."""
+"""The most descriptors in one message; the limit of Linux is 253."""
 
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -49,16 +49,16 @@ class Settings(NamedTuple):
 
 
 class _Descriptor:
-    """Stands in a packed job for a descriptor that travels beside it."""
+    """Represents, in packed work, a descriptor that is sent separately."""
 
     def __init__(self, number: int) -> None:
         self._number = number
 
     def detach(self) -> int:
-        """Return the descriptor, which becomes the caller's.
+        """Return the descriptor; the caller must close it.
 
         Raises:
-            OSError: It has not come: this process may not have more open files.
+            OSError: The descriptor has not arrived: this process has as many open files as it may.
         """
         return _received.take(self._number)
 
@@ -66,10 +66,10 @@ class _Descriptor:
 class Estate:
     """Descriptors for a process that is about to be started, and objects that it will look up.
 
-    It is what multiprocessing calls a spawning `Popen`.
+    It has the role of multiprocessing's `Popen` objects while these spawn a process.
 
     Attributes:
-        kept: What has to stay alive until the process has found it by name.
+        kept: Objects that must stay alive until the process has found them by name.
     """
 
     DupFd = _Descriptor
@@ -91,9 +91,9 @@ class Estate:
 
     @contextmanager
     def packing(self) -> Iterator[None]:
-        """Have what this thread packs meanwhile hand on its descriptors to this object."""
+        """Collect, inside a `with` block, the descriptors of all objects that this thread packs."""
         context = sys.modules.get("multiprocessing.context")
-        # Of a module that another thread is just importing the second one comes last.
+        # Another thread may be importing the module just now; it defines the second one last.
         is_loaded = hasattr(context, "set_spawning_popen") and hasattr(context, "assert_spawning")
         before, starting.heir = starting.heir, self
         spawning = context.get_spawning_popen() if is_loaded else None  # type: ignore[union-attr]
@@ -107,8 +107,8 @@ class Estate:
                 context.set_spawning_popen(spawning)  # type: ignore[union-attr]
 
     def duplicate_for_child(self, descriptor: int) -> int:
-        """Hand on a descriptor, and return its number."""
-        with wire.fork_lock:  # a forked child must find it, and close it
+        """Add a duplicate of a descriptor, and return its number."""
+        with wire.fork_lock:  # a forked child must see the duplicate, to close it
             self._descriptors.append(os.dup(descriptor))
         return len(self._descriptors) - 1
 
@@ -133,7 +133,7 @@ _open: set[Estate] = set()
 
 
 def needs_fork(obj: Any) -> bool:
-    """Whether an object has a lock of a fork context, which only a forked process can be given."""
+    """Whether an object has a lock of a fork context, which only a forked process can inherit."""
     if "multiprocessing.synchronize" not in sys.modules or not hasattr(os, "fork"):
         return False
     with Estate() as estate, estate.packing():
@@ -141,13 +141,13 @@ def needs_fork(obj: Any) -> bool:
             serialize.dump_parts(obj)
         except LockSent:
             return True
-        except SerializationError:  # which starting the process tells
+        except SerializationError:  # starting the process will raise it again
             pass
     return False
 
 
 def settings_for(estate: Estate) -> Settings | None:
-    """Return what a child is to know of this process's multiprocessing; None if there is none."""
+    """Return the settings of multiprocessing for a child; None if it is not imported here."""
     current_process = getattr(sys.modules.get("multiprocessing.process"), "current_process", None)
     if current_process is None:
         return None
@@ -159,17 +159,17 @@ def settings_for(estate: Estate) -> Settings | None:
 
 
 def _tools() -> bytes | None:
-    """Return, packed, what tools want unpacked in a child; unpacking installs them there.
+    """Return, packed, the objects by which tools follow a child; unpacking them installs the tools.
 
-    A tool that follows processes, such as coverage, puts a function of its own in the place of
-    multiprocessing's, which adds this to what multiprocessing tells a child.
+    A tool that follows processes, such as coverage, replaces multiprocessing's function
+    `get_preparation_data` by one that adds such objects to the data for a child.
     """
     spawn = sys.modules.get("multiprocessing.spawn")
     tell = getattr(spawn, "get_preparation_data", None)
     if tell is None or tell.__module__ == "multiprocessing.spawn":
         return None
     context = sys.modules["multiprocessing.context"]._default_context
-    before = context._actual_context  # to tell a child the start method is to choose it
+    before = context._actual_context  # the function fixes the start method as a side effect
     try:
         told = tell("qmill")
     finally:
@@ -184,12 +184,12 @@ _OF_MULTIPROCESSING = frozenset(
 
 
 def run_tracker() -> int | None:
-    """Return the descriptor of the resource tracker, if it runs or is going to be needed."""
+    """Return the descriptor of the resource tracker, and start it if needed; None without one."""
     module = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)
     if tracker is None:
         return None
-    # As multiprocessing does, so that memory that a child makes outlives the child.
+    # Started early, as multiprocessing does, so that memory made by a child outlives the child.
     is_needed = hasattr(sys.modules.get("multiprocessing.shared_memory"), "SharedMemory")
     if tracker._fd is None and not (is_needed and _interpreter.is_known_to_multiprocessing()):
         return None
@@ -200,7 +200,7 @@ def run_tracker() -> int | None:
 
 
 class _Received:
-    """Descriptors that have come, by number."""
+    """The descriptors that this process has received, by number."""
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
@@ -229,17 +229,17 @@ _received = _Received()
 
 
 def receive(channel: socket.socket, number: int) -> None:
-    """Receive so many descriptors, in the child.
+    """Receive a number of descriptors, in the child.
 
     Raises:
-        EOFError: The parent is gone.
-        OSError: The same.
+        EOFError: The parent has closed the channel or has ended.
+        OSError: The connection to the parent is broken.
     """
     _received.receive(channel, number)
 
 
 def adopt(settings: Settings | None) -> None:
-    """Have this process's multiprocessing be what the parent's is."""
+    """Apply the parent's settings of multiprocessing to this process."""
     if settings is None:
         return
     from multiprocessing import context, process
@@ -257,11 +257,15 @@ def adopt(settings: Settings | None) -> None:
 
 
 def call_followed(function: Callable[[], int], finish: Callable[[], None]) -> int:
-    """Call a function in what a tool has put around the life of multiprocessing's processes.
+    """Call a function inside the wrapper that a tool has put around multiprocessing's processes.
 
     Args:
-        function: It returns an exit code.
-        finish: If there is a tool, it is called next: what a process does at its end is followed.
+        function: The function; it returns an exit code.
+        finish: The exit actions of the process. If there is a tool, they run inside the wrapper
+            too, so that the tool follows them; otherwise this function does not call them.
+
+    Returns:
+        The exit code.
     """
     process = sys.modules.get("multiprocessing.process")
     bootstrap = getattr(getattr(process, "BaseProcess", None), "_bootstrap", None)
@@ -271,9 +275,9 @@ def call_followed(function: Callable[[], int], finish: Callable[[], None]) -> in
 
 
 class _Followed:
-    """A process as `BaseProcess._bootstrap` needs it, whose `run` calls a function.
+    """A process object for `BaseProcess._bootstrap`, whose `run` calls a function.
 
-    The function finds multiprocessing as in every other worker: it is no process of it.
+    While the function runs, `multiprocessing.current_process()` is the same as in other workers.
     """
 
     _start_method = None
@@ -290,14 +294,14 @@ class _Followed:
         self._outcome: int | BaseException = 1
 
     def call(self, bootstrap: Callable[[Any], int]) -> int:
-        """Call the function, and return what it returns."""
+        """Call the function through `bootstrap`; return its exit code or raise its exception."""
         bootstrap(self)
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         return self._outcome
 
     def run(self) -> None:
-        """Call the function in the place of a process's work."""
+        """Call the function; `bootstrap` calls this method."""
         self._process._current_process, self._process._parent_process = self._known
         try:
             self._outcome = self._function()
@@ -306,11 +310,11 @@ class _Followed:
             self._outcome = error
 
     def _after_fork(self) -> None:
-        """Do nothing: what is to be done after a fork has been."""
+        """Do nothing: this process has already run its after-fork functions."""
 
 
 def unpack(loads: Callable[[], Any]) -> Any:
-    """Rebuild a job, and close the descriptors that nothing in it has taken."""
+    """Rebuild packed work, and close the descriptors that no object in it has claimed."""
     try:
         return loads()
     finally:

@@ -1,15 +1,16 @@
-"""Starting this program's interpreter once more, if there is one that is known.
+"""Starts another process of this program's interpreter, if the interpreter is known.
 
-`sys.executable` is not always Python. In a frozen program it is the program; in one that embeds
-Python (uwsgi, Blender, one in C) it may be that program, empty, None, or another Python. To run it
-in order to find out would run a second copy of a stranger's program. So there has to be evidence:
+`sys.executable` is not always Python. In a frozen program it is the program itself; in a program
+that embeds Python (uwsgi, Blender, one in C) it may be that program, empty, None, or another
+Python. Running it to find out could run a second copy of a foreign program. So one of these is
+required:
 
-- of Python: it is called so, and it is the file that this process runs, or the command that this
-  process was started by, or it lies where this installation has its programs;
-- or the program has chosen it, by `multiprocessing.set_executable`;
-- of a frozen program: it has called `freeze_support`.
+- the file has a name of Python, and it is the file that this process runs, or the command by which
+  this process was started, or it is in the `bin` folder of this installation;
+- the program has chosen the file by `multiprocessing.set_executable`;
+- the program is frozen and has called `freeze_support`.
 
-Without evidence nothing is run, and processes are forked.
+Otherwise no interpreter is started, and processes are forked.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess  # not when it is needed: a child that is forked meanwhile would find half of it
+import subprocess  # not inside functions: a child forked during the import would get half of it
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 
 
 def is_known() -> bool:
-    """Whether a process can be started otherwise than by a fork."""
+    """Whether a process can be started in another way than by a fork."""
     return _frozen.takes_part() if _frozen.is_frozen() else _find_python() is not None
 
 
 def is_known_to_multiprocessing() -> bool:
-    """Whether what multiprocessing would start, once it is imported, is known, too."""
+    """Whether the executable that multiprocessing would start is known as well."""
     if _frozen.is_frozen():
         return _frozen.takes_part()
     chosen = _chosen_for_multiprocessing()
@@ -44,22 +45,22 @@ def is_known_to_multiprocessing() -> bool:
 
 
 def check_known() -> None:
-    """Refuse to go on if it is not known how to start this program's interpreter.
+    """Check that this program's interpreter can be started again.
 
     Raises:
-        NotSupported: It tells what to do.
+        NotSupported: The interpreter is not known. The text says how to name it.
     """
     if is_known():
         return
     if _frozen.is_frozen():
         raise NotSupported(
             "this frozen program has not called `qmill.freeze_support()`, so a copy of it would "
-            'run the program again. Call it first of all in its `if __name__ == "__main__":`'
+            'run the program again. Call that first of all in its `if __name__ == "__main__":`'
             + _OR_FORK
         )
     raise NotSupported(
-        f"sys.executable is {sys.executable!r}, and nothing shows that this is the Python that "
-        "runs here. Name one by `multiprocessing.set_executable(path)`" + _OR_FORK
+        f"sys.executable is {sys.executable!r}, which may not be the Python that runs this "
+        "program. Name that by `multiprocessing.set_executable(path)`" + _OR_FORK
     )
 
 
@@ -72,15 +73,15 @@ def start(
     """Start an interpreter like this one that calls a function of this package.
 
     Args:
-        main: The function, which its module has under its name.
-        arguments: What it is called with: numbers, strings, lists of them.
-        fds: Descriptors that it inherits.
-        options: Of `subprocess.Popen`.
+        main: A global function of a module.
+        arguments: Its arguments: numbers, strings, lists of them.
+        fds: The descriptors that the process inherits.
+        options: Further options, as for `subprocess.Popen`.
 
     Raises:
-        NotSupported: There is no interpreter that is known to be one.
-        OSError: The system refuses another process, or a copy of the frozen program has run the
-            program. No other copy is then started.
+        NotSupported: The interpreter is not known, see `check_known`.
+        OSError: The system refuses another process; or a copy of the frozen program has run the
+            program again, and from then on no other copy is started.
         RuntimeError: This process is such a copy.
     """
     _frozen.check_has_begun()
@@ -97,7 +98,7 @@ def start(
 
 
 def _flags() -> list[str]:
-    """Return the flags of this interpreter."""
+    """Return the command-line flags with which this interpreter was started."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     given = {flag.partition("=")[0] for flag in flags}
     for name, value in sys._xoptions.items():
@@ -109,10 +110,10 @@ def _flags() -> list[str]:
 def _start_program(
     main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int], options: dict[str, Any]
 ) -> subprocess.Popen[bytes]:
-    """Start the frozen program as multiprocessing does, and tell it to call a function."""
+    """Start the frozen program as multiprocessing does, and send it a function to call."""
     from multiprocessing import spawn
 
-    # It unpickles two objects: settings, and one with a method that is then called.
+    # The copy unpickles two objects: settings, and an object whose `_bootstrap` it calls.
     work = SimpleNamespace(_bootstrap=partial(_frozen.begin, main, arguments))
     told = pickle.dumps({}) + pickle.dumps(work)
     ours, theirs = _native.socketpair()
@@ -128,8 +129,8 @@ def _start_program(
     if not has_begun:
         _end(started)
         raise ChildProcessError(
-            f"{sys.executable} was started to be a worker, and ran the program instead. "
-            "`qmill.freeze_support()` has to be called before anything else, and always"
+            f"{sys.executable} was started to be a worker, but ran the program instead. "
+            "`qmill.freeze_support()` must be called always, and before anything else"
         )
     return started
 
@@ -140,7 +141,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _popen(command: list[str], fds: list[int], options: Any) -> subprocess.Popen[bytes]:
-    # Ctrl-C while it imports is no news; it lets the signal in when it knows what to do with it.
+    # The process unblocks SIGINT when it can handle it; Ctrl-C would interrupt its imports.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         started: subprocess.Popen[bytes] = _native.start_program(command, fds, options)
@@ -158,7 +159,7 @@ _looked_at: tuple[Any, str | None] | None = None
 
 
 def _find_python() -> str | None:
-    """Return a Python like the one that runs here; None if none is known."""
+    """Return the path of a Python like the one that runs here; None if none is known."""
     global _looked_at
     chosen = _chosen_for_multiprocessing()
     key = chosen, sys.executable, sys.prefix, sys.base_prefix
@@ -168,12 +169,12 @@ def _find_python() -> str | None:
 
 
 def _chosen_for_multiprocessing() -> Any:
-    # Not imported for this: only who has imported it can have set it.
+    # No import here: a program that has not imported it cannot have set the executable.
     return getattr(sys.modules.get("multiprocessing.spawn"), "get_executable", lambda: None)()
 
 
 def _look(chosen: str, executable: str) -> str | None:
-    # Unless it was told, multiprocessing has the sys.executable of when it was imported.
+    # By default, multiprocessing has the value that sys.executable had when it was imported.
     if chosen not in ("", executable) and (_is_python(chosen) or not _runs_here(chosen)):
         return chosen
     return executable if _is_python(executable) else None
@@ -196,7 +197,7 @@ def _is_name(path: str) -> bool:
 
 
 def _has_version(path: str) -> bool:
-    """Whether a name like python3.12 speaks of the version that runs here, if it speaks of one."""
+    """Whether a file's name (python3.12) has the version that runs here, or no version at all."""
     digits = os.path.basename(path).lower().lstrip("abcdefghijklmnopqrstuvwxyz")
     told = digits.partition("-")[0].rstrip("dmtuw").removesuffix(".exe").split(".")
     return told == [""] or told == list(map(str, sys.version_info[: len(told)]))
@@ -217,7 +218,7 @@ def _is_of_installation(path: str, real: str) -> bool:
 
 
 def _is_command(path: str) -> bool:
-    """Whether this process was started by a command, such as a script that runs Python."""
+    """Whether a file is the command that started this process, such as a script around Python."""
     import shutil
 
     command = shutil.which(sys.orig_argv[0]) if sys.orig_argv else None

@@ -1,11 +1,12 @@
-"""In what a process that is started is like the one that starts it, beside its job.
+"""Copies process-wide settings from a process to its children: warning filters, limits, locale ...
 
-A forked process has all of its parent's memory. One of the other start methods is told here what a
-user takes for the program's and not for the process's: warning filters, limits, the place in the
-system. A fork server began earlier, so its children are told what is so now.
+A forked process inherits its parent's memory. A process of another start method gets, through this
+module, the settings that users think of as the program's: warning filters, limits, umask, niceness
+and the like. Children of a fork server get the settings of the moment of their start, since the
+server itself was started earlier.
 
-Changes in the memory of a library (a decimal context, signal handlers, the seed of a random
-generator) are not told; docs/places.md lists them.
+State in the memory of a library (a decimal context, signal handlers, the seed of a random
+generator) is not copied; docs/places.md lists it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import warnings
 from typing import Any
 
 Likeness = dict[str, Any]
-"""The answer of `of_this_process`, in objects that every process can unpickle."""
+"""The settings of a process by name, as objects that every process can unpickle."""
 
 _IGNORABLE = [
     getattr(signal, name)
@@ -25,11 +26,11 @@ _IGNORABLE = [
     + ("SIGALRM", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGWINCH")
     if hasattr(signal, name)
 ]
-"""Signals that a program may ignore. A process that is started ignores them then, by POSIX."""
+"""Signals that a program may ignore. By POSIX, a process that it starts ignores them as well."""
 
 
 def of_this_process() -> Likeness:
-    """Tell what this process and this thread are like now."""
+    """Return the present settings of this process and this thread."""
     return {
         "warning filters": _filters(),
         "recursion limit": sys.getrecursionlimit(),
@@ -47,36 +48,36 @@ def of_this_process() -> Likeness:
 
 
 def take_on(told: Likeness) -> None:
-    """Become like the process that has told this, as far as the system allows it."""
+    """Apply another process's settings to this process, as far as the system allows."""
     for name, take in _TAKES.items():
         if told[name] is not None:
             try:
                 take(told[name])
             except (OSError, ValueError, RecursionError):
-                pass  # an unprivileged process can leave some of it, but not come back
+                pass  # the system refuses, say, a lower niceness to an unprivileged process
 
 
 # -- warning filters -----------------------------------------------------------------------------
 
 
 class _Pattern:
-    """A regular expression of a filter, which is compiled when a warning is first compared."""
+    """A regular expression of a filter, compiled only when a warning is compared with it."""
 
     def __init__(self, pattern: str, flags: int) -> None:
         self.pattern = pattern
         self.flags = flags
 
     def match(self, text: str) -> Any:
-        """See `re.Pattern.match`; `re` keeps what it has compiled."""
+        """Match as `re.Pattern.match`; `re` caches the compiled pattern."""
         import re
 
         return re.match(self.pattern, text, self.flags)
 
 
 class _ByName(type):
-    """The type of classes that stand for a category of warnings, which is not imported for it.
+    """The metaclass of stand-ins for warning categories, so that these need not be imported.
 
-    Whoever raises such a warning has imported it.
+    A stand-in recognises the category and its subclasses by name.
     """
 
     def __subclasscheck__(cls, other: type) -> bool:
@@ -85,7 +86,7 @@ class _ByName(type):
 
 
 def _filters() -> list[tuple[Any, ...]]:
-    """Return the warning filters in force, in plain objects."""
+    """Return the active warning filters as plain objects."""
     in_force: Any = getattr(warnings, "_get_filters", lambda: warnings.filters)()
     return [
         (action, _plain(message), (kind.__module__, kind.__qualname__), _plain(module), line)
@@ -100,7 +101,7 @@ def _plain(pattern: Any) -> Any:
 def _take_filters(told: list[tuple[Any, ...]]) -> None:
     if told == _filters():
         return
-    warnings.resetwarnings()  # so that modules forget what they have compared
+    warnings.resetwarnings()  # so that modules forget which warnings they have shown
     warnings.filters[:] = [  # type: ignore[index]
         (action, _pattern(message), _category(*kind), _pattern(module), line)
         for action, message, kind, module, line in told
@@ -122,7 +123,7 @@ def _category(module: str, qualname: str) -> type:
 
 
 def _umask() -> int | None:
-    """Return the mask of new files; to ask the system's call would change it for a moment."""
+    """Return the umask from /proc, since `os.umask` would change it for a moment; else None."""
     try:
         with open("/proc/self/status", "rb") as file:
             for line in file:

@@ -1,11 +1,13 @@
-"""Where this program has its modules from, as another process can find them.
+"""Makes this program's modules importable in another process.
 
-`sys.path` may have entries that are relative: '' in a console, under `python -c` or in a notebook;
-a folder that a program has put there. What the program imported through such an entry came from
-where it was then. So another process is told whole paths, also after an `os.chdir`.
+`sys.path` may have relative entries: '' in a console, under `python -c` or in a notebook, or a
+folder that the program has added. The program imported modules through such an entry relative to
+the working directory of that moment. So another process gets absolute paths, which also hold after
+an `os.chdir`.
 
-A module that a program has loaded from a file by itself (`importlib.util.spec_from_file_location`)
-is found by no entry. Another process is told its file, and imports it from there.
+A module that the program has loaded from a file itself (`importlib.util.spec_from_file_location`)
+cannot be found through any entry. Another process gets the module's file, and imports it from
+there.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
 
 
 def folders() -> list[Any]:
-    """Return `sys.path` with whole paths, but '', which stays for what is imported from now on.
+    """Return `sys.path` with absolute paths.
 
-    Before it come the folders in which it has found modules, whatever the working directory was.
+    The entry '' stays, for later imports. Before it come the folders in which it has found modules
+    so far, under any working directory.
     """
     path: list[Any] = []
-    entry: Any  # importers tolerate what is no text
+    entry: Any  # not always a str: importers ignore other objects
     for entry in sys.path:
         if entry == "":
             path += [folder for folder in _found_in() if folder not in path]
@@ -37,7 +40,11 @@ def folders() -> list[Any]:
 
 
 def absolute(path: str) -> str:
-    """Return a whole path: from the working directory, or the one in which the program began."""
+    """Make a path absolute.
+
+    It is relative to the working directory or, if it exists only there, to the working directory in
+    which the program was started.
+    """
     folder = sys.modules["qmill"]._first_folder
     if folder is not None and not os.path.isabs(path) and not os.path.exists(path):
         first = os.path.normpath(os.path.join(folder, path))
@@ -50,16 +57,16 @@ def absolute(path: str) -> str:
 
 
 def _whole(entry: str) -> str:
-    """Return the folder of an entry: the import system keeps to where it was when first used."""
+    """Return the folder of an entry as it was at the entry's first use, as in the import system."""
     found = getattr(sys.path_importer_cache.get(entry), "path", None)
     return found if isinstance(found, str) and os.path.isabs(found) else absolute(entry)
 
 
-_found: tuple[object, list[str]] | None = None  # for which modules, and what came of them
+_found: tuple[object, list[str]] | None = None  # the cached result, after its state of modules
 
 
 def _found_in() -> list[str]:
-    """Return the folders in which modules were found that no entry of `sys.path` names."""
+    """Return the folders in which modules were found, except those that `sys.path` names."""
     global _found
     state = _newest()
     if _found is None or _found[0] is None or _found[0] != state:
@@ -76,13 +83,13 @@ def _found_in() -> list[str]:
 
 
 def _folders_of(module: Any) -> list[str]:
-    """Return where an entry of the module path has to point for a module to be found."""
+    """Return the folders in which a module is found, as entries for `sys.path`."""
     spec: Any = getattr(module, "__spec__", None)
     try:
         if spec.submodule_search_locations is not None:
             return [os.path.dirname(place) for place in spec.submodule_search_locations]
         return [os.path.dirname(spec.origin)] if spec.has_location else []
-    except (AttributeError, TypeError):  # the module is none, or another tool's
+    except (AttributeError, TypeError):  # not a real module, or made by another tool
         return []
 
 
@@ -90,14 +97,14 @@ def _folders_of(module: Any) -> list[str]:
 
 _files: dict[str, tuple[str, bool]] = {}
 _looked_at: set[str] = set()
-_state: object = None  # of the modules when that was done
+_state: object = None  # the state of the loaded modules at that time, see `_newest`
 
 
 def by_file() -> dict[str, tuple[str, bool]]:
-    """Return the modules of this program that are found by no path, by name.
+    """Return the modules of this program that cannot be found through `sys.path`.
 
     Returns:
-        Of each its file, and whether it is a package.
+        For each name the module's file, and whether the module is a package.
     """
     global _state
     state = _newest()
@@ -112,7 +119,7 @@ def by_file() -> dict[str, tuple[str, bool]]:
 
 
 def _newest() -> object:
-    """Tell how many modules there are, and which was the last to come: another one changes it."""
+    """Return the number of loaded modules and the last one's name; a new module changes these."""
     try:
         return len(sys.modules), next(reversed(sys.modules))
     except RuntimeError:  # another thread has just imported one
@@ -120,7 +127,7 @@ def _newest() -> object:
 
 
 def _own_file(name: str, module: Any) -> tuple[str, bool] | None:
-    """Return the file of a module that is found by no path; None for any other one."""
+    """Return the file of a module that cannot be found through `sys.path`, else None."""
     spec: Any = getattr(module, "__spec__", None)
     if not _folders_of(module) or not hasattr(spec.loader, "get_filename") or spec.name != name:
         return None
@@ -133,13 +140,13 @@ def _own_file(name: str, module: Any) -> tuple[str, bool] | None:
 
 
 def find(name: str) -> Any:
-    """Return the spec under which this process would now import a module; None if it would not."""
+    """Return the spec with which this process would now import a module; None if not found."""
     package = name.rpartition(".")[0]
     path = getattr(sys.modules.get(package), "__path__", None) if package else None
     for finder in sys.meta_path:
         try:
             found = finder.find_spec(name, path)
-        except Exception:  # one of somebody's
+        except Exception:  # a finder of another library may raise
             continue
         if found is not None:
             return found
@@ -147,10 +154,10 @@ def find(name: str) -> Any:
 
 
 class _Finder:
-    """Finds the modules that a parent has loaded by their files."""
+    """Finds modules that the parent process has loaded from their files."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
-        """See `importlib.abc.MetaPathFinder`."""
+        """Implement `importlib.abc.MetaPathFinder`."""
         if name not in _files:
             return None
         from importlib.util import spec_from_file_location
@@ -164,7 +171,7 @@ _finder: Any = _Finder()
 
 
 def learn(files: dict[str, tuple[str, bool]]) -> None:
-    """Have modules found here that another process has loaded by their files."""
+    """Let this process import modules that another process has loaded from their files."""
     _files.update(files)
     if files and _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)

@@ -1,16 +1,17 @@
-"""Packs objects of `multiprocessing` by its own reducers, which plain pickle lacks.
+"""Packs objects of `multiprocessing` by multiprocessing's own reducers, which plain pickle lacks.
 
 | object | to a process that is being started | on a queue, as an argument of a job |
 | --- | --- | --- |
-| locks and all that has one, shared ctypes | by name, by descriptor | refused |
+| locks, objects with a lock, shared ctypes | by name, by descriptor | refused |
 | ends of a pipe, sockets | by descriptor | by multiprocessing's resource sharer |
-| proxies of a manager | with the key that opens it | without |
+| proxies of a manager | with the manager's authentication key | without the key |
 
-Plain pickle takes an end of a pipe for an object with a number, which is another file elsewhere. So
-what names one is packed with care, as is all of `multiprocessing` for a process that is started.
+Plain pickle packs an end of a pipe with the number of its descriptor, which is another file in
+another process. So the careful pickler packs objects that contain one, and, for a process that is
+being started, all objects of `multiprocessing`.
 
-Nothing here imports multiprocessing: its objects exist only where it has been imported. Another
-thread may be doing so just now, hence the looks at what a module has so far.
+This module does not import multiprocessing, whose objects exist only if it has been imported.
+Another thread may be importing it just now, so each of its names is looked up with a default.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Heir(Protocol):
-        """A process that is about to be started, as multiprocessing's reducers ask for it."""
+        """A process that is about to be started, with the methods that the reducers call."""
 
         def duplicate_for_child(self, descriptor: int) -> int:
-            """Hand on a descriptor, and return its number for `DupFd`."""
+            """Pass a duplicate of a descriptor to the process; return its number for `DupFd`."""
 
         def DupFd(self, number: int) -> Any:  # noqa: N802 (multiprocessing's name)
-            """Return what is rebuilt as an object whose `detach` returns the descriptor there."""
+            """Return an object to pickle; in the process, its `detach` returns the descriptor."""
 
         def keep(self, obj: Any) -> None:
             """Keep an object alive until the process has it."""
 
 
 class _Starting(threading.local):
-    """For which process this thread packs: `heir`, or None."""
+    """The process that is about to be started and for which this thread packs: `heir`, or None."""
 
     heir: Heir | None = None
 
@@ -50,7 +51,7 @@ _WITH_DESCRIPTORS = frozenset((_CONNECTION, "multiprocessing.heap", "multiproces
 
 
 def needs_care(pickled: bytes | bytearray) -> bool:
-    """Whether plain pickle may have taken what only multiprocessing's reducers do right."""
+    """Whether a plain pickle may contain objects that need multiprocessing's reducers."""
     if starting.heir is not None:
         return b"multiprocessing." in pickled
     return _CONNECTION in sys.modules and b"multiprocessing.connection" in pickled
@@ -62,12 +63,12 @@ def dispatch_table(base: ChainMap[type, Any]) -> ChainMap[type, Any]:
 
 
 def probing_table(base: ChainMap[type, Any]) -> ChainMap[type, Any]:
-    """Do the same for a pickle that nobody reads: no descriptor is duplicated for it."""
+    """Extend a dispatch table for a pickle that is thrown away: no descriptor is duplicated."""
     return ChainMap(*base.maps, _ProbingReducers())
 
 
 class _Reducers(dict[type, "Callable[[Any], Any]"]):
-    """multiprocessing's reducers by class, looked up anew each time: it registers them later."""
+    """multiprocessing's reducers by class, looked up each time, since it registers some later."""
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
         reducer = reducer_of(cls)
@@ -83,7 +84,7 @@ class _ProbingReducers(_Reducers):
 
 
 def reducer_of(cls: type) -> Callable[[Any], Any] | None:
-    """Return the reducer of a class that plain pickle refuses or gets wrong; None of others."""
+    """Return the reducer of a class that plain pickle refuses or packs wrongly, else None."""
     if _is_subclass(cls, "multiprocessing.synchronize", "SemLock"):
         return _reduce_semaphore
     if _is_subclass(cls, "multiprocessing.managers", "BaseProxy"):
@@ -97,12 +98,12 @@ def reducer_of(cls: type) -> Callable[[Any], Any] | None:
         return None
     if reducer.__module__ == "multiprocessing.sharedctypes":
         return _reduce_ctype
-    # The others of its reducers are for what plain pickle and cloudpickle do as well.
+    # Its other reducers are for types that plain pickle and cloudpickle pack as well.
     return reducer if reducer.__module__ in _WITH_DESCRIPTORS or _is_socket(cls) else None
 
 
 def _so_far(module: str, name: str) -> Any:
-    """Return what a module has of that name, if it is loaded or being loaded; else None."""
+    """Return a module's object of that name, if it already exists; else None."""
     return getattr(sys.modules.get(module), name, None)
 
 
@@ -124,7 +125,7 @@ def _reduce_semaphore(semaphore: Any) -> Any:
     if starting.heir is not None:
         if sys.platform != "win32" and semaphore._semlock.name is None:  # Python before 3.11.5
             raise RuntimeError(_FORK_CONTEXT)
-        starting.heir.keep(semaphore)  # its end takes the name from the system
+        starting.heir.keep(semaphore)  # its finalizer removes the name from the system
     return reduced
 
 
@@ -136,12 +137,12 @@ _FORK_CONTEXT = (
 
 def _reduce_proxy(proxy: Any) -> Any:
     if starting.heir is not None:
-        starting.heir.keep(proxy)  # its end takes the object from the manager
+        starting.heir.keep(proxy)  # its finalizer removes the object from the manager
     return proxy.__reduce_ex__(5)
 
 
 def _reduce_ctype(obj: Any) -> Any:
-    """Reduce a ctypes object in shared memory; others of its type are pickled as ever."""
+    """Reduce a ctypes object in shared memory; other objects of its type are pickled as usual."""
     if not hasattr(obj, "_wrapper"):
         return obj.__reduce_ex__(5)
     reducers = _so_far("multiprocessing.reduction", "ForkingPickler")._extra_reducers
@@ -149,7 +150,7 @@ def _reduce_ctype(obj: Any) -> Any:
 
 
 def _reduce_socket(sock: Any) -> Any:
-    """Reduce a socket as multiprocessing does, which need not be imported for it."""
+    """Reduce a socket as multiprocessing does, also if multiprocessing is not imported."""
     heir = starting.heir
     assert heir is not None
     descriptor = heir.DupFd(heir.duplicate_for_child(sock.fileno()))
@@ -173,26 +174,26 @@ _OTHER_CONTEXT = "created in a fork context"
 
 
 def is_of_multiprocessing(obj: Any) -> bool:
-    """Whether an object is one of multiprocessing's own, whose parts are nobody else's business."""
+    """Whether an object is of a class of multiprocessing; the parts of such objects are private."""
     return type(obj).__module__.startswith("multiprocessing.")
 
 
 def remedy(error: BaseException, *, is_remote: bool = False) -> str | None:
-    """Return what to do about a refusal of multiprocessing's; None if the error is none."""
+    """Return advice for an error of multiprocessing about sharing a lock; None for other errors."""
     told = str(error) if isinstance(error, RuntimeError) else ""
     if is_remote and (_OTHER_CONTEXT in told or _ONLY_INHERITED in told):
         return (
             "It is for the processes of one machine, and a job of a cluster may run on another: "
-            "use what the cluster has for it, such as distributed.Lock, Event or Variable"
+            "use an object of the cluster instead, such as distributed.Lock, Event or Variable"
         )
     if _OTHER_CONTEXT in told:
         return (
             "Start the worker with start_method='fork', or make the object with "
-            "multiprocessing.get_context('spawn'), whose objects every start method takes"
+            "multiprocessing.get_context('spawn'), whose objects every start method accepts"
         )
     if _ONLY_INHERITED in told:
         return (
-            "Give it to the worker when that starts: as an argument of qmill.run or qmill.Worker, "
+            "Give it to the worker at its start: as an argument of qmill.run or qmill.Worker, "
             "or to the workers of a JobQueue in initargs, for an initializer that binds it to a "
             "global name"
         )

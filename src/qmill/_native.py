@@ -1,13 +1,14 @@
 """Threads, sockets and selectors of the operating system, also where gevent has replaced them.
 
-`gevent.monkey.patch_all` puts greenlets in the place of threads, and sockets and selectors that
-give way to other greenlets in the place of the standard library's. The threads with which qmill
-drives workers have to be threads: they go on while a greenlet waits in C code. So they start by the
-functions that gevent has kept, and use the locks, sockets and selectors that it has kept: one of
-gevent's locks, when it is released, may need the main thread to tell another. What a greenlet waits
-in for long, for a result, is gevent's, so that others run meanwhile.
+`gevent.monkey.patch_all` replaces threads by greenlets, and the standard library's sockets and
+selectors by ones that let other greenlets run. The threads with which qmill drives workers must be
+real threads: they run on while a greenlet waits in C code. So qmill uses the original functions,
+locks, sockets and selectors, which gevent keeps. A lock of gevent would not do: releasing it may
+need the main thread to wake another. Long waits in a greenlet, for a result, use gevent's own
+primitives, so that other greenlets run meanwhile.
 
-Of eventlet's locks none may be released by another thread, so what needs threads is refused there.
+A lock of eventlet cannot be released by another thread, so functions that need threads raise
+`NotSupported` where eventlet has replaced threads.
 
 Source: `gevent.monkey.get_original`, `eventlet.patcher.original`.
 """
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    _Lock = threading.Condition  # as which it is used
+    _Lock = threading.Condition  # its users see this type
 else:
     _Lock = _thread.RLock
 
 
 def original(module: str, name: str) -> Any:
-    """Return what a module of the standard library has of a name when nothing has replaced it."""
+    """Return a standard-library module's own object of a name, before any monkey patching."""
     monkey: Any = sys.modules.get("gevent.monkey")
     if hasattr(monkey, "get_original"):  # else another thread is just importing it
         return monkey.get_original(module, name)
@@ -53,7 +54,7 @@ def original(module: str, name: str) -> Any:
 
 
 def Lock() -> threading.Lock:  # noqa: N802
-    """Make a lock that is held for a moment only: who waits for it lets no greenlet run."""
+    """Make a lock that is held for a moment only: no other greenlet runs while a caller waits."""
     lock: threading.Lock = original("_thread", "allocate_lock")()
     return lock
 
@@ -64,27 +65,27 @@ def RLock() -> Any:  # noqa: N802
 
 
 def Condition() -> threading.Condition:  # noqa: N802
-    """Make a condition with a reentrant lock of its own; greenlets go on while one waits in it."""
+    """Make a condition with its own reentrant lock; other greenlets run while one waits in it."""
     made: threading.Condition = _GreenCondition(RLock()) if has_greenlets() else _Condition()
     return made
 
 
 class _Condition(_Lock):
-    """A `threading.Condition` that an exception of a signal handler may leave at any moment.
+    """A `threading.Condition` that is safe if a signal handler raises at any moment.
 
-    One of the standard library then releases a lock that it does not hold, or leaves it locked.
-    CPython runs handlers between its instructions, and never within a function in C. So the lock is
-    this very object, whose `with` calls such a function; one call of `extend` releases the lock and
-    notes that; one call of `deque` wakes all that wait.
+    The standard library's would then release a lock that it does not hold, or leave it locked.
+    CPython runs handlers between bytecode instructions, never inside a C function. So each step
+    is one call of a C function: the condition is itself the lock, so `with` calls its methods; one
+    call of `extend` releases the lock and notes that; one call of `deque` wakes all sleepers.
     """
 
     def __init__(self) -> None:
         self._sleepers: deque[queue.SimpleQueue[None]] = deque()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until a thread notifies, or for so many seconds; False if none has."""
+        """Wait for a notification, at most `timeout` seconds; return False if none came."""
         sleeper = simple_queue()
-        depth: list[Any] = []  # how often the lock was held, once it is released
+        depth: list[Any] = []  # the state of the lock, once it is released
         try:
             self._sleepers.append(sleeper)
             depth.extend(starmap(self._release_save, _ONCE))  # type: ignore[attr-defined]
@@ -101,7 +102,7 @@ class _Condition(_Lock):
         return True
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-        """Wait until a function returns something true, or for so many seconds."""
+        """Wait until the predicate is true, at most `timeout` seconds; return its last value."""
         deadline = None if timeout is None else monotonic() + timeout
         while not (result := predicate()):
             left = None if deadline is None else deadline - monotonic()
@@ -111,7 +112,7 @@ class _Condition(_Lock):
         return result
 
     def notify_all(self) -> None:
-        """Wake all that wait."""
+        """Wake all waiting threads."""
         deque(map(_wake, self._sleepers), 0)
 
 
@@ -120,9 +121,10 @@ _wake = methodcaller("put", None)
 
 
 class _GreenCondition(threading.Condition):
-    """A condition in which greenlets wait, also when no other greenlet is left to run.
+    """A condition in which greenlets can wait, also when no other greenlet can run.
 
-    gevent has a wait fail (LoopExit) of which it does not know what could end it: a timer is that.
+    gevent raises LoopExit in a wait without a timeout if it knows no event that could end the wait.
+    A timeout is such an event, so a wait without one is a series of waits with long timeouts.
     """
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -134,60 +136,60 @@ class _GreenCondition(threading.Condition):
 
 
 class Event:
-    """A `threading.Event` that an exception of a signal handler may leave at any moment."""
+    """A `threading.Event` that is safe if a signal handler raises at any moment."""
 
     def __init__(self) -> None:
         self._changed = Condition()
         self._is_set = False
 
     def is_set(self) -> bool:
-        """Whether it has happened."""
+        """Whether the event is set."""
         return self._is_set
 
     def set(self) -> None:
-        """Let those go on that wait for it."""
+        """Set the event, and wake all waiting threads."""
         with self._changed:
             self._is_set = True
             self._changed.notify_all()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has happened, or for so many seconds; False if it has not."""
+        """Wait until the event is set, at most `timeout` seconds; return whether it is set."""
         with self._changed:
             return bool(self._changed.wait_for(self.is_set, timeout))
 
 
 LONGEST_WAIT_S = 1_000_000.0
-"""The longest timeout that all ways to wait accept; poll takes an int of milliseconds."""
+"""The longest timeout that all waiting functions accept; `poll` has an int of milliseconds."""
 
 
 def simple_queue() -> queue.SimpleQueue[Any]:
-    """Make a `queue.SimpleQueue`, between threads."""
+    """Make the original `queue.SimpleQueue`, for threads of this process."""
     made: queue.SimpleQueue[Any] = original("queue", "SimpleQueue")()
     return made
 
 
 def socketpair() -> tuple[socket.socket, socket.socket]:
-    """Return two sockets that are connected, as `socket.socketpair`."""
+    """Return two connected sockets, as `socket.socketpair`."""
     ours, theirs = _socket.socketpair()
     make: Any = original("socket", "socket")
     return make(fileno=ours.detach()), make(fileno=theirs.detach())
 
 
 class Started:
-    """A process that was started; as far as it goes a `subprocess.Popen`."""
+    """A child process, with those methods of `subprocess.Popen` that this package uses."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
 
     def kill(self) -> None:
-        """End it at once."""
+        """Send the process SIGKILL."""
         import signal
 
         os.kill(self.pid, signal.SIGKILL)
 
     def poll(self) -> int | None:
-        """Return its exit code if it has ended."""
+        """Return the exit code if the process has ended, else None."""
         if self.returncode is None:
             pid, status = original("os", "waitpid")(self.pid, os.WNOHANG)
             if pid:
@@ -195,7 +197,7 @@ class Started:
         return self.returncode
 
     def wait(self) -> int:
-        """Wait for its end."""
+        """Wait until the process has ended, and return its exit code."""
         if self.returncode is None:
             _, status = original("os", "waitpid")(self.pid, 0)
             self.returncode = os.waitstatus_to_exitcode(status)
@@ -208,9 +210,9 @@ def start_program(arguments: list[str], descriptors: list[int], options: dict[st
     """Start a program with an empty standard input, in any thread.
 
     Args:
-        arguments: The program, and what it is given.
-        descriptors: What it inherits beside standard output and error.
-        options: Further ones of `subprocess.Popen`.
+        arguments: The program, and its arguments.
+        descriptors: The file descriptors that it inherits, beside standard output and error.
+        options: Further options, as for `subprocess.Popen`.
 
     Returns:
         A `subprocess.Popen`, or a `Started`.
@@ -222,14 +224,14 @@ def start_program(arguments: list[str], descriptors: list[int], options: dict[st
         return subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, pass_fds=descriptors, **options
         )
-    # gevent's Popen is for the main thread, and of the other one it has taken parts away.
+    # gevent's Popen works in the main thread only, and gevent has patched parts of the original.
     pid = original("os", "posix_spawn")(
         arguments[0],
         arguments,
         options.get("env", os.environ),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            *((os.POSIX_SPAWN_DUP2, each, each) for each in descriptors),  # is then inherited
+            *((os.POSIX_SPAWN_DUP2, each, each) for each in descriptors),  # makes it inheritable
         ],
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
     )
@@ -237,7 +239,7 @@ def start_program(arguments: list[str], descriptors: list[int], options: dict[st
 
 
 def fork() -> int:
-    """Fork this process in any thread; 0 in the child."""
+    """Fork this process in any thread. Return the child's id, and 0 in the child."""
     pid: int = original("os", "fork")()
     if pid == 0 and "gevent.monkey" in sys.modules:
         from gevent import reinit
@@ -247,13 +249,13 @@ def fork() -> int:
 
 
 def default_selector() -> selectors.BaseSelector:
-    """Return a selector in which a thread waits."""
+    """Return an original selector, in which a thread of the operating system waits."""
     selector: selectors.BaseSelector = original("selectors", "DefaultSelector")()
     return selector
 
 
 def has_greenlets() -> bool:
-    """Whether gevent has put greenlets in the place of threads."""
+    """Whether gevent has replaced threads by greenlets."""
     monkey: Any = sys.modules.get("gevent.monkey")
     return hasattr(monkey, "is_object_patched") and bool(
         monkey.is_object_patched("threading", "_start_new_thread")
@@ -262,16 +264,19 @@ def has_greenlets() -> bool:
 
 
 def check_threads(what: str) -> None:
-    """Refuse to do what needs threads of the operating system where eventlet has replaced them.
+    """Check that eventlet has not replaced threads.
+
+    Args:
+        what: The object or function that needs threads, for the error's text.
 
     Raises:
-        NotSupported: It has.
+        NotSupported: eventlet has replaced threads.
     """
     patcher: Any = sys.modules.get("eventlet.patcher")
     if hasattr(patcher, "is_monkey_patched") and patcher.is_monkey_patched("thread"):
         raise NotSupported(
-            f"{what} needs threads, and eventlet.monkey_patch() has put greenlets in their place, "
-            "of which one that waits stops all: use eventlet.monkey_patch(thread=False)"
+            f"{what} needs threads, but eventlet.monkey_patch() has replaced them by greenlets, "
+            "and one waiting greenlet would stop all: use eventlet.monkey_patch(thread=False)"
         )
 
 
@@ -279,8 +284,8 @@ class Thread(threading.Thread):
     """A daemon thread of the operating system.
 
     Args:
-        target: What it runs.
-        name: What it is called.
+        target: The function that it calls.
+        name: The thread's name.
     """
 
     def __init__(self, target: Callable[[], object], name: str) -> None:
@@ -289,23 +294,24 @@ class Thread(threading.Thread):
         self._has_ended = False
 
     def start(self) -> None:
-        """Start it.
+        """Start the thread.
 
         Raises:
-            RuntimeError: The system or the interpreter starts no more threads.
+            RuntimeError: The system or the interpreter cannot start another thread.
         """
         if self._over is None:
             super().start()
             return
         from gevent import get_hub
 
-        # Greenlets that wait for this thread and nothing else are to wait, and not to fail.
+        # As long as this watcher is active, gevent lets greenlets wait for this thread alone,
+        # instead of raising LoopExit in them.
         self._lives = get_hub().loop.async_()
         self._lives.start(self._lives.stop)
         original("_thread", "start_new_thread")(self._run_natively, ())
 
     def _run_natively(self) -> None:
-        """Do what a thread does for which gevent takes a greenlet."""
+        """Run in a real thread, and do the bookkeeping that `threading` does for its threads."""
         assert self._over is not None
         ident = original("_thread", "get_ident")()
         _running[ident] = self
@@ -319,7 +325,7 @@ class Thread(threading.Thread):
             self._lives.send()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended; greenlets go on meanwhile."""
+        """Wait until the thread has ended, at most `timeout` seconds; other greenlets can run."""
         if self._over is None:
             super().join(timeout)
         else:
@@ -327,11 +333,11 @@ class Thread(threading.Thread):
                 self._over.wait_for(lambda: self._has_ended, timeout)
 
 
-_running: dict[int, Thread] = {}  # those that threading does not know
+_running: dict[int, Thread] = {}  # by thread id: the threads that `threading` does not know
 
 
 def current_thread() -> threading.Thread:
-    """Return the thread that calls, as `threading.current_thread`; it may be a `Thread`."""
+    """Return the calling thread, as `threading.current_thread`, also if it is a `Thread`."""
     thread = _running and _running.get(original("_thread", "get_ident")())
     return thread or threading.current_thread()
 

@@ -1,8 +1,8 @@
-"""Files that an object owns from the moment they are open.
+"""Opens files so that an object owns the descriptor from the moment it is open.
 
-CPython runs signal handlers between its instructions, and never within a function in C. A handler
-that raises right after `os.open` has returned leaves a descriptor that nobody closes. So here one
-instruction opens a file and makes the object that owns it, and closes it when it is let go.
+CPython runs signal handlers between bytecode instructions, never inside a C function. If a handler
+raises right after `os.open` has returned, its descriptor is never closed. So in this module one
+instruction both opens the file and makes its owner, which closes the file when it is freed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def opened(path: str, flags: int, mode: int = 0o600) -> FileIO:
-    """Open a file, as `os.open`; no program that is started inherits it."""
+    """Open a file, as `os.open`, with the close-on-exec flag."""
     return _owned(os.open, path, flags | getattr(os, "O_CLOEXEC", 0), mode)
 
 
@@ -27,7 +27,7 @@ def duplicate(descriptor: int) -> FileIO:
 
 
 def pipe() -> tuple[FileIO, FileIO]:
-    """Make a pipe: the end to read from, and the one to write to."""
+    """Make a pipe, and return its read end and its write end."""
     read, write = map(FileIO, chain.from_iterable(starmap(os.pipe, [()])), ("rb", "wb"))
     return read, write
 

@@ -1,8 +1,8 @@
-"""Counts the processors that this process may use: the least that any limit allows.
+"""Counts the processors that this process may use: the smallest of these numbers.
 
-- the machine's, or the number that `python -X cpu_count` or PYTHON_CPU_COUNT says instead;
-- those that it may run on (`sched_getaffinity`);
-- the time that its control groups may use: half a processor's time is rounded up to one.
+- the processors of the machine, or the number set by `python -X cpu_count` or PYTHON_CPU_COUNT;
+- the processors on which the process may run (`sched_getaffinity`);
+- the processor time that its control groups may use, rounded up: half a processor counts as one.
 
 Source: the kernel's documentation of cgroup v2 (`cpu.max`) and of CFS bandwidth control.
 """
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def count() -> int:
-    """Return how many processors this process may use, at least 1."""
-    if hasattr(os, "process_cpu_count"):  # which knows of the affinity and of PYTHON_CPU_COUNT
+    """Return the number of processors that this process may use, at least 1."""
+    if hasattr(os, "process_cpu_count"):  # considers the affinity and PYTHON_CPU_COUNT
         allowed = os.process_cpu_count() or 1
     elif hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
@@ -31,10 +31,10 @@ def count() -> int:
 
 
 def quotas(root: str = os.sep) -> Iterator[float]:
-    """Give how many processors' time each of this process's control groups may use, if limited.
+    """Yield the limit of each control group of this process that has one, in processors.
 
     Args:
-        root: Where the system's files are.
+        root: The folder that has the system's `proc` and `sys`.
     """
     for version, folder in folders("cpu", root):
         quota = (_quota_v1 if version == 1 else _quota_v2)(folder)
@@ -55,4 +55,4 @@ def _quota_v1(folder: str) -> float | None:
     )
     if not quotas or not periods:
         return None
-    return int(quotas[0]) / int(periods[0])  # a quota of -1 is none
+    return int(quotas[0]) / int(periods[0])  # negative if unlimited: the quota is -1

@@ -1,12 +1,12 @@
 """Reducers for objects of a script that cannot be imported, where cloudpickle is not enough.
 
-cloudpickle refuses functions that keep a cache with a lock or with weak references (`lru_cache`,
+cloudpickle refuses functions whose cache has a lock or weak references (`lru_cache`,
 `singledispatch`), sends sentinels by a name that the reader does not have, and separates closures
 that share a variable. Its classes lose slots and members, see `_class_values`.
 
-`serialize` asks `reduce` before cloudpickle, and `complete` after it. Whether a script is imported
-instead is decided there. An object that can lead to itself comes in two steps: first it is made,
-then it is filled.
+`serialize` calls `reduce` before cloudpickle, and `complete` after it. `serialize` also decides
+whether the reader imports the script instead. An object that may contain a reference to itself is
+rebuilt in two steps: it is made, then filled.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
 
 def reduce(obj: Any) -> Any:
-    """Take an object apart, if that is done here.
+    """Reduce an object, if this module has a reducer for its type.
 
     Returns:
-        A reduce value, as of `pickle.Pickler.reducer_override`; NotImplemented leaves the object to
-        cloudpickle and to pickle.
+        A reduce value, as of `pickle.Pickler.reducer_override`; NotImplemented if cloudpickle or
+        pickle is to reduce the object.
 
     Raises:
-        PicklingError: It must not go by value.
+        PicklingError: The object must not be sent by value.
     """
     cls = type(obj)
     try:
@@ -69,7 +69,7 @@ _reducers: WeakKeyDictionary[type, Callable[[Any], Any] | None] = WeakKeyDiction
 
 
 def _choose(cls: Any) -> Callable[[Any], Any] | None:
-    """Choose the reducer of a type's instances; None if there is none here."""
+    """Choose the reducer for instances of a type; None if this module has none."""
     if (reducer := _BY_TYPE.get(cls)) is not None:
         return reducer
     if issubclass(cls, type):
@@ -90,14 +90,14 @@ _IN_C = (MethodDescriptorType, WrapperDescriptorType)
 
 
 def complete(obj: Any, reduced: Any) -> Any:
-    """Add to cloudpickle's reduce value of a function: what it leaves out.
+    """Add the parts of a function that are missing in cloudpickle's reduce value.
 
-    That is: closures that share a variable go on sharing it; globals that the body of a class
-    inside the function reads; type parameters.
+    These are: the cells of the closure, so that closures that share a variable go on sharing it;
+    globals that the body of a class inside the function reads; type parameters.
 
     Args:
-        obj: What was reduced.
-        reduced: The reduce value; of anything but a function it is returned as it is.
+        obj: The object that was reduced.
+        reduced: The reduce value. It is returned unchanged if the object is not a function.
     """
     if type(obj) is not FunctionType or not isinstance(reduced, tuple):
         return reduced
@@ -118,7 +118,7 @@ _class_body_names: WeakKeyDictionary[CodeType, tuple[str, ...]] = WeakKeyDiction
 
 
 def names_in_class_bodies(code: CodeType) -> tuple[str, ...]:
-    """Return names that may be globals and that only class bodies within a function read."""
+    """Return the names that class bodies inside a function read, and that may be globals."""
     inner = [const for const in code.co_consts if isinstance(const, CodeType)]
     if not inner:
         return ()
@@ -173,7 +173,7 @@ def _fill_dispatcher(function: Any, state: tuple[dict[type, Any], dict[str, Any]
 
 
 def _reduce_dispatching_method(obj: Any) -> Any:
-    """Reduce a `singledispatchmethod`, which has a cache in some versions of Python."""
+    """Reduce a `singledispatchmethod` without the cache that it has in some Python versions."""
     attributes = {name: value for name, value in vars(obj).items() if name != "_method_cache"}
     return _make_dispatching_method, (type(obj), obj.func), attributes
 
@@ -199,7 +199,7 @@ def _make_lru_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
 
 
 def _reduce_cached_property(obj: Any) -> Any:
-    """Reduce a `cached_property` of Python 3.11, which has a lock of its own."""
+    """Reduce a `cached_property` of Python 3.11 without its lock."""
     attributes = {name: value for name, value in vars(obj).items() if name != "lock"}
     return _make_cached_property, (type(obj),), attributes
 
@@ -211,7 +211,7 @@ def _make_cached_property(cls: Any) -> Any:
 
 
 def _reduce_key_function(obj: Any) -> Any:
-    """Reduce what `functools.cmp_to_key` gives, which shows its function to nobody else."""
+    """Reduce a result of `functools.cmp_to_key`; only the garbage collector shows its function."""
     for part in gc.get_referents(obj):
         if callable(part) and part is not type(obj):
             return functools.cmp_to_key, (part,)
@@ -253,7 +253,7 @@ def _fill_descriptor(obj: Any, state: tuple[tuple[Any, ...], Any]) -> None:
 _DESCRIPTORS = (property, classmethod, staticmethod)
 
 
-# -- type variables and what `typing` makes of classes --------------------------------------------
+# -- type parameters and aliases ------------------------------------------------------------------
 
 
 def _reduce_type_parameter(parameter: Any) -> Any:
@@ -278,7 +278,7 @@ def _has_default(parameter: Any) -> bool:
 
 
 def _added_to(parameter: Any) -> dict[str, Any]:
-    """Return what typing_extensions adds to the type parameters of Python 3.12."""
+    """Return the attributes that typing_extensions adds to type parameters in Python 3.12."""
     names = ("__default__", "has_default") if sys.version_info < (3, 13) else ()
     return {name: getattr(parameter, name) for name in names if hasattr(parameter, name)}
 
@@ -297,7 +297,7 @@ def _make_type_parameter(
 
 
 def _reduce_declared_parameter(parameter: Any) -> Any:
-    """Reduce the `T` of `class A[T: A]`: its bound may be what it belongs to, or a string."""
+    """Reduce the `T` of `class A[T: A]`, whose bound may be a string or the class `A` itself."""
     names: dict[str, Any] = {}
     values: dict[str, Any] = {}
     declaration = _declare(parameter, "_qmill", values)
@@ -313,7 +313,7 @@ def _make_declared_parameter(declaration: str, module: str, names: dict[str, Any
 
 
 def _run_type_statement(declared: str, module: str, names: dict[str, Any]) -> Any:
-    """Make an alias by its statement: only so are its parts looked up late, in these names."""
+    """Make an alias by a `type` statement, so that its parts are evaluated late, in `names`."""
     names["__name__"] = module
     made: dict[str, Any] = {}
     exec(f"type {declared} = _qmill_value", names, made)
@@ -338,7 +338,7 @@ def _reduce_kwargs(obj: Any) -> Any:
 
 
 def _reduce_generic_alias(alias: Any) -> Any:
-    """Reduce `A[int]` without asking `A`, whose parameters may not be there yet."""
+    """Reduce `A[int]` so that rebuilding it does not use `A`, which may not be filled yet."""
     origin = alias.__origin__
     if not isinstance(origin, type) or is_importable(origin):
         return NotImplemented
@@ -348,7 +348,7 @@ def _reduce_generic_alias(alias: Any) -> Any:
 def _reduce_type_alias(alias: Any) -> Any:
     if is_importable(alias, alias.__name__):
         return NotImplemented
-    names: dict[str, Any] = {}  # the namespace in which the alias is evaluated, late
+    names: dict[str, Any] = {}  # the namespace in which the alias is later evaluated
     values = {"_qmill_value": alias.__value__}
     declarations = []
     for number, parameter in enumerate(alias.__type_params__):
@@ -360,7 +360,7 @@ def _reduce_type_alias(alias: Any) -> Any:
 
 
 def _declare(parameter: Any, prefix: str, values: dict[str, Any]) -> str:
-    """Write a type parameter's declaration, with names for what it refers to."""
+    """Write a type parameter's declaration; put the objects it refers to into `values`, by name."""
     stars = {"TypeVarTuple": "*", "ParamSpec": "**"}.get(type(parameter).__name__, "")
     declaration: str = stars + parameter.__name__
     if constraints := getattr(parameter, "__constraints__", ()):
@@ -389,7 +389,7 @@ def _make_type_alias(
 
 
 def _reduce_by_its_method(obj: Any) -> Any:
-    """Reduce an object as its class says; if that is by a name of the script, by value."""
+    """Reduce an object by its own `__reduce_ex__`; if that gives a name of the script, by value."""
     reduced = obj.__reduce_ex__(5)
     if not isinstance(reduced, str) or is_importable(obj, reduced):
         return reduced
@@ -401,7 +401,8 @@ def reduce_sentinel(obj: Any) -> tuple[Any, tuple[Any, ...], Any]:
     """Reduce an object whose `__reduce__` is a name to its class and state.
 
     Returns:
-        A function that makes it, its arguments, and what `object.__getstate__` gives.
+        A function that makes the object, the function's arguments, and the object's
+        `__getstate__()`.
     """
     cls = type(obj)
     if hasattr(obj, "__getnewargs_ex__"):
@@ -413,7 +414,7 @@ def reduce_sentinel(obj: Any) -> tuple[Any, tuple[Any, ...], Any]:
 
 
 def _set_state(obj: Any, state: Any) -> None:
-    """Set a state as of `object.__getstate__`, whatever the class does when attributes are set."""
+    """Set a state as of `object.__getstate__`, without calling the class's `__setattr__`."""
     if hasattr(obj, "__setstate__"):
         if state is not None:
             obj.__setstate__(state)
@@ -426,10 +427,10 @@ def _set_state(obj: Any, state: Any) -> None:
 
 
 def _reduce_exception(error: Any) -> Any:
-    """Reduce an exception of the script without a call of its `__init__`.
+    """Reduce an exception of the script so that rebuilding it does not call its `__init__`.
 
-    Pickle calls the class with `args`, which are those of `BaseException.__init__`: an `__init__`
-    with other parameters cannot take them.
+    Pickle would call the class with `args`, the arguments of `BaseException.__init__`, which fails
+    if the class's `__init__` has other parameters.
     """
     cls = type(error)
     if is_importable(cls) or not isinstance(cls.__init__, FunctionType):
@@ -477,7 +478,7 @@ def _make_context_variable(name: str, default: tuple[Any, ...]) -> Any:
 
 
 def _find_in_modules(obj: Any) -> tuple[str, str] | None:
-    """Return the module and the name of an object that does not know them; not of the script."""
+    """Search all modules but the script for an object; return the module's name and its name."""
     for module_name, module in list(sys.modules.items()):
         if module_name not in MAINS and module is not None:
             for name, value in list(getattr(module, "__dict__", {}).items()):
@@ -495,7 +496,9 @@ def _reduce_file(file: Any) -> Any:
     """Refuse an open file: cloudpickle would send its contents as another kind of object."""
     if file in (sys.stdout, sys.stderr):
         return NotImplemented
-    raise PicklingError(f"cannot pickle {file!r}: an open file is of the process that opened it")
+    raise PicklingError(
+        f"cannot pickle {file!r}: an open file belongs to the process that opened it"
+    )
 
 
 def _reduce_struct(obj: Any) -> Any:
@@ -515,9 +518,9 @@ _BY_TYPE: dict[type, Callable[[Any], Any]] = {
 }
 if sys.version_info < (3, 12):
     _BY_TYPE[functools.cached_property] = _reduce_cached_property
-if sys.version_info >= (3, 14):  # with the namespaces in which it may be evaluated
+if sys.version_info >= (3, 14):  # without the namespaces in which it may be evaluated
     _BY_TYPE[typing.ForwardRef] = lambda ref: (typing.ForwardRef, (ref.__forward_arg__,))
-if sys.version_info >= (3, 12):  # where these are made in C
+if sys.version_info >= (3, 12):  # here these types are implemented in C
     _BY_TYPE |= {
         typing.TypeVar: _reduce_type_parameter,
         typing.ParamSpec: _reduce_type_parameter,

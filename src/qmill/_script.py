@@ -1,12 +1,11 @@
-"""The program's own module, `__main__`, and how other processes come by it.
+"""The program's own module, `__main__`, and its import by other processes.
 
-A script with a top-level `if __name__ == "__main__":` may be imported: a worker does so when it
-first needs a name of it, under the name `__mp_main__`, as `multiprocessing` does. What the script
-binds outside the guard then goes by name. Every other program (a script without the guard, a
+A script with a top-level `if __name__ == "__main__":` may be imported: a worker imports it when it
+first needs a name of it, under the name `__mp_main__`, as `multiprocessing` does. Objects that the
+script binds outside the guard then go by name. Any other program (a script without the guard, a
 notebook, `python -`, `-c`, a console) is never imported: its objects go by value.
 
-The way is chosen once for a program, by its source: names are looked up in the syntax tree, and
-nothing is run for it.
+This is decided once for a program, from the syntax tree of its source; no code is run to decide it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from _frozen_importlib import ModuleSpec
-from _thread import get_ident  # the thread's, also where the script has a library replace it
+from _thread import get_ident  # bound at import, before a script can let a library replace it
 from weakref import ref
 
 from . import _module_path, _native
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAINS = ("__main__", "__mp_main__")
-"""The names under which a process has the program's module."""
+"""The names of the program's module in `sys.modules`."""
 
 
 class Script:
     """A script that workers may import.
 
     Attributes:
-        path: Its file.
-        module: Its name if it was started by `python -m`, else None.
+        path: The script's file.
+        module: The module's name if the program was started by `python -m`, else None.
         bound: The names that an import binds.
         guarded: The names that are bound under the guard.
         declared: The names that a function declares `global`, so that a call may bind them.
@@ -55,21 +54,25 @@ class Script:
         self.declared = declared
 
     def has(self, qualname: str) -> bool:
-        """Whether an import defines the object of this name as the program has it."""
+        """Whether an import binds this name to the same object as in the program.
+
+        That is, the name is bound outside the guard, and neither the guard nor a function may bind
+        it again.
+        """
         name = qualname.partition(".")[0]
         return name in self.bound and name not in self.guarded and name not in self.declared
 
 
 _lock = _native.RLock()
-# Not reentrant: eventlet, if the script calls it, lets go of every reentrant lock that it finds.
+# Not reentrant: if the script patches with eventlet, that releases every reentrant lock it finds.
 _import_lock = _native.Lock()
-# A reference to the module that was looked at, which lives no longer for it, and the outcome.
+# The result of `importable`, after a weak reference to the module for which it was computed.
 _chosen: tuple[Any, Script | None] | None = None
-_pending: Script | None = None  # in a worker: what is to be imported when it is first needed
+_pending: Script | None = None  # in a worker: the script to import when a name is first needed
 _is_stand_in = False  # whether this process is a worker that is not the program itself
-_importer: int | None = None  # the thread that is importing it
-_failure: BaseException | None = None  # of the import
-_imported: dict[str, Any] = {}  # what the import has bound
+_importer: int | None = None  # the id of the thread that is importing the script
+_failure: BaseException | None = None  # the exception that the import raised
+_imported: dict[str, Any] = {}  # the names that the import has bound
 
 
 def importable() -> Script | None:
@@ -86,17 +89,17 @@ def importable() -> Script | None:
 def _reference(module: Any) -> Any:
     try:
         return ref(module)
-    except TypeError:  # somebody has put another object there
+    except TypeError:  # sys.modules["__main__"] is not a module
         return lambda: module
 
 
 def is_main(module: object) -> bool:
-    """Whether a module of this name is the program itself, which others cannot import by it."""
+    """Whether a module's name is that of the program itself, or of no module at all."""
     return module in MAINS or module not in sys.modules
 
 
 def module_with(name: str, value: object) -> str | None:
-    """Return an importable module that has an object under this name; None if there is none."""
+    """Return the name of an importable module that has an object under this name, or None."""
     for module_name, module in list(sys.modules.items()):
         has_it = getattr(module, "__dict__", {}).get(name) is value
         if has_it and not is_main(module_name) and can_import(module_name):
@@ -105,7 +108,7 @@ def module_with(name: str, value: object) -> str | None:
 
 
 def can_import(name: str) -> bool:
-    """Whether another process finds the module that this one has under a name."""
+    """Whether another process can import the same module under its name."""
     module = sys.modules[name]
     known = _findable.get(name)
     if known is None or known[0] is not module:
@@ -125,13 +128,14 @@ def _finds(module: Any, name: str) -> bool:
 
 
 def source_of(path: str) -> tuple[str, list[str] | None]:
-    """Tell where another process finds the source of code.
+    """Return the source of code in a form that another process can use.
 
     Args:
-        path: The code's file, as it was compiled.
+        path: The file's name with which the code was compiled.
 
     Returns:
-        The file, and its lines if it is none, such as a notebook's cell.
+        The path of the file and None; or, if there is no such file (a notebook's cell), the name
+        and its lines, if `linecache` has them.
     """
     if os.path.exists(_module_path.absolute(path)):
         return _module_path.absolute(path), None
@@ -142,7 +146,7 @@ def source_of(path: str) -> tuple[str, list[str] | None]:
 
 
 def namespaces() -> list[dict[str, Any]]:
-    """Return the global names of the program's module, where this process has it."""
+    """Return the global namespaces of the program's module in this process; none if it has none."""
     return [vars(sys.modules[name]) for name in MAINS if name in sys.modules]
 
 
@@ -160,7 +164,7 @@ def _analyse(main: Any) -> Script | None:
 
         with open(path, "rb") as file:
             tree = ast.parse(file.read(), path)
-    except (OSError, SyntaxError, ValueError, RecursionError):  # a zip file, or no Python
+    except (OSError, SyntaxError, ValueError, RecursionError):  # a zip file, or not Python
         return None
     bound, guarded = _Names(), _Names()
     has_guard = False
@@ -206,7 +210,7 @@ class _Names:
         self.names: set[str] = set()
 
     def add(self, statements: Iterable[ast.AST]) -> None:
-        """Take in statements, and those inside them that run in the same scope."""
+        """Add the names bound by statements, and by those inside them that run in this scope."""
         import ast
 
         left = list(statements)
@@ -237,15 +241,15 @@ class _Names:
 
 
 def adopt(script: Script | None) -> None:
-    """Stand in for the program's module, in a worker whose own module is only start code.
+    """Put a stand-in for the program's module into `sys.modules`, in a worker.
 
     Args:
-        script: The program's script, which is imported when a name of it is first needed. None:
-            never.
+        script: The program's script, to be imported when a name of it is first needed. None: the
+            program is never imported.
     """
     global _chosen, _pending, _is_stand_in
     main = type(sys)("__main__")
-    # By this name multiprocessing's own children import the script; if it is "__main__", nothing.
+    # Children of multiprocessing import the script by this name; "__main__": they import nothing.
     module = "__main__" if script is None else script.module
     main.__spec__ = ModuleSpec(module, None) if module else None
     if script is not None:
@@ -255,18 +259,18 @@ def adopt(script: Script | None) -> None:
     _pending = script
     _is_stand_in = True
     if script is not None:
-        # For whatever else looks names up there, such as pickle by itself.
+        # For other code that looks up names in `__main__`, such as pickle.
         sys.modules["__mp_main__"] = main
         vars(main)["__getattr__"] = _look_up
 
 
 def is_stand_in() -> bool:
-    """Whether this process is a worker that was given the program's script, or nothing, by name."""
+    """Whether this process is a worker whose `__main__` is a stand-in for the program's."""
     return _is_stand_in
 
 
 def _look_up(name: str) -> Any:
-    """Import the script for a name that is looked up in the module that stands in for it."""
+    """Import the script when a name is looked up in its stand-in, and return the name's value."""
     if not name.startswith("__"):
         import_main()
         try:
@@ -277,17 +281,17 @@ def _look_up(name: str) -> Any:
 
 
 def take_imported() -> dict[str, Any]:
-    """Return, once, what the import of the script has bound in this worker."""
+    """Return the names that the import of the script has bound in this worker; {} from then on."""
     global _imported
     imported, _imported = _imported, {}
     return imported
 
 
 def import_main() -> None:
-    """Import the program's script, if this worker is to do that and has not.
+    """Import the program's script, if this worker may import it and has not yet.
 
     Raises:
-        ImportError: The script raised an exception, now or when it was first needed.
+        ImportError: The script raised an exception, in this call or an earlier one.
     """
     if _pending is not None and _importer != get_ident():
         with _import_lock:
@@ -317,13 +321,13 @@ def _import() -> None:
     if _failure is not None:
         raise ImportError(
             f"{script.path} cannot be imported in a worker, since it raises "
-            f"{type(_failure).__name__}: {_failure}. Move what only the program is to do below "
-            'its `if __name__ == "__main__":`'
+            f"{type(_failure).__name__}: {_failure}. Move statements that only the program itself "
+            'must run below its `if __name__ == "__main__":`'
         ) from _failure
 
 
 def _run(main: Any, script: Script) -> None:
-    """Run a script's code as the module `__mp_main__`, which is `__main__` as well."""
+    """Run a script's code in a module that is both `__mp_main__` and `__main__`."""
     names = vars(main)
     if script.module is not None:
         from importlib.util import find_spec
@@ -337,13 +341,13 @@ def _run(main: Any, script: Script) -> None:
         with open(script.path, "rb") as file:
             code = compile(file.read(), script.path, "exec", dont_inherit=True)
     names["__file__"] = script.path
-    # Before it runs: dataclasses and others look up a class's module while it is made.
+    # Set before the code runs: dataclasses and others look up the module of a class being made.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     exec(code, names)
 
 
 def check_may_start() -> None:
-    """Refuse to start workers while the script is being imported: they would do the same.
+    """Check that this process is not importing the script: workers would import it in turn.
 
     Raises:
         RuntimeError: This worker is importing the script, which starts workers at its top level.
@@ -351,12 +355,12 @@ def check_may_start() -> None:
     if _importer is not None:
         raise RuntimeError(
             "a worker is importing the script, and the script starts workers at its top level: "
-            'move that below its `if __name__ == "__main__":`, so that only the program does it'
+            'move that code below its `if __name__ == "__main__":`, so only the program runs it'
         )
 
 
 def _after_fork_in_child() -> None:
-    """Another thread of the parent may have held the locks."""
+    """Replace the locks, which another thread of the parent may have held."""
     global _lock, _import_lock
     _lock = _native.RLock()
     if _importer != get_ident():

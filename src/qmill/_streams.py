@@ -1,12 +1,12 @@
-"""Standard output and error across a fork: each text that a program prints comes out once.
+"""Standard output and error across a fork: each text that a program prints is written once.
 
-A text that is still in a stream's buffer at a fork is in both processes. The parent writes it out
-before the fork; the child, which may find what another thread has printed since, or what the parent
-could not write, empties its copy. It empties the buffer that is there, rather than to put another
-stream in its place, since a logging handler or a module may hold the stream.
+Text that is in a stream's buffer at a fork exists in both processes. So the parent flushes before
+the fork, and the child clears its copy of the buffer, which may still hold text: another thread may
+have printed, or the parent could not write. The child clears the existing buffer instead of
+replacing the stream, since a logging handler or a module may hold a reference to the stream.
 
-Only the standard streams are treated so. What other open files of the parent have in their buffers
-is left alone, as `multiprocessing` does: a child ends by `os._exit`, which writes none of it.
+Only the standard streams are treated in this way. Buffers of other open files are not cleared, as
+in `multiprocessing`: a child ends by `os._exit`, which does not write them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 
 
 def flush() -> None:
-    """Write out what has been printed, as far as the streams can."""
+    """Flush the standard streams; ignore streams that fail."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
         if sys.__stdout__ is sys.stdout and sys.__stderr__ is sys.stderr:
-            return  # the usual case, of which each job is one
-    except Exception:  # None, closed, a full disk, or whatever a program has put there
+            return  # the usual case, kept fast since it runs for each job
+    except Exception:  # None, closed, a full disk, or a replaced stream that raises
         pass
     for stream in _streams():
         with contextlib.suppress(Exception):
@@ -32,9 +32,9 @@ def flush() -> None:
 
 
 def empty() -> None:
-    """Drop, in a forked child, what its parent has printed and not written."""
+    """Clear, in a forked child, the buffered text that its parent has printed."""
     for stream in _streams():
-        with contextlib.suppress(Exception):  # whatever a program has put there
+        with contextlib.suppress(Exception):  # a program may have replaced a stream
             _empty(stream)
 
 
@@ -48,8 +48,9 @@ def _empty(stream: Any) -> None:
         if isinstance(buffer, kind) and not buffer.closed:
             begin: Any = kind.__init__
             raw = buffer.raw
-            # Its beginning anew empties it, and replaces its lock, which a thread of the parent
-            # may have held. The text that the stream itself holds back goes nowhere in between.
+            # Calling __init__ again clears the buffer and makes a new lock, since a thread of the
+            # parent may have held the old one. Meanwhile the stream's own text is flushed to
+            # nowhere.
             begin(buffer, _Nowhere())
             try:
                 if isinstance(stream, io.TextIOWrapper):
@@ -59,7 +60,7 @@ def _empty(stream: Any) -> None:
 
 
 class _Nowhere(io.RawIOBase):
-    """A file that takes everything and keeps nothing."""
+    """A file that discards all data."""
 
     def readable(self) -> bool:
         return True

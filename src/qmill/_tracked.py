@@ -1,8 +1,8 @@
-"""Objects of a script that are one in each process, however often and by which way they come.
+"""Keeps one copy of a script's object in each process, however often the object arrives there.
 
-A class that a process has made, or has sent, is found there again by its tracker's id, which
-cloudpickle gives and keeps for classes. Sentinels, context variables and type variables are tracked
-likewise. What has come once is not made or filled a second time.
+A process finds a class that it has made or received again by its tracker id, which cloudpickle
+gives to classes. Sentinels, context variables and type variables are tracked in the same way. An
+object that has arrived once is not made or filled a second time.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ def tracked(
     state: Any = None,
     fill: Callable[[Any, Any], None] | None = None,
 ) -> Any:
-    """Reduce an object to one that is made once in each process, and that is itself in its own.
+    """Reduce an object so that each process makes one copy of it, and this one finds the original.
 
     Args:
-        obj: What is reduced.
-        make: Makes it there.
+        obj: The object.
+        make: A function that makes the copy.
         args: The arguments of `make`.
-        state: What it is filled with.
-        fill: Called with the object and `state`, once in each process; None: it is whole when made.
+        state: The second argument of `fill`.
+        fill: Called with the copy and `state`, once in each process. None: `make` returns a
+            complete object.
     """
     make_args = tracker_id(obj), make, args
     if fill is None:
@@ -64,17 +65,17 @@ def _is_tracked_weakly(obj: Any) -> bool:
     return cls.__weakrefoffset__ != 0 and cls.__hash__ is object.__hash__
 
 
-# Objects without weak references, or with an equality of their own. They are a program's global
-# names, so there are few.
+# Objects that do not support weak references or define their own equality; they are kept alive.
+# Such objects are values of a program's global names, so there are few.
 _strong: dict[str, Any] = {}
 _strong_ids: dict[int, str] = {}
 
 unfilled: dict[int, Any] = {}
-"""Objects that were made here and have no state yet, by `id`."""
+"""Objects that this process has made but not filled yet, by `id`."""
 
 
 def keep(key: str, made: Any) -> Any:
-    """Have an object found by this id; if another thread was faster, return that one's."""
+    """Register an object under an id; if another thread was first, return that thread's object."""
     if _is_tracked_weakly(made):
         return cloudpickle._lookup_class_or_track(key, made)
     kept = _strong.setdefault(key, made)
@@ -98,10 +99,10 @@ def _find_or_make(
 
 
 def _fill_once(obj: Any, state: tuple[Callable[[Any, Any], None], Any]) -> None:
-    """Fill what was made here, but nothing that came before or is this process's own.
+    """Fill an object that has just been made, but not one that existed before.
 
-    Two threads that rebuild the same object at the same time both fill it, so that neither goes on
-    with a half-filled one.
+    Two threads that rebuild the same object at the same time both fill it, so that neither
+    continues with a half-filled one.
     """
     if id(obj) in unfilled:
         fill, values = state

@@ -1,9 +1,9 @@
 """Watches the parts of functions and classes for changes.
 
 A function finds values under global names, in the variables of its closure, in its defaults and
-attributes; a class in its attributes. A `Watch` holds what they were. Names and variables are
-compared by identity; a mutable object by what it packs to, as long as that is not more than
-`CONTENT_BYTES`.
+attributes; a class in its attributes. A `Watch` holds these values as they were. Names and
+variables are compared by identity, and mutable objects by their packed content, if that has at
+most `CONTENT_BYTES`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Pack = Callable[[Any], bytes | None]
 
 CONTENT_BYTES = 1 << 16
-"""A mutable global that packs into this is sent again when its content has changed."""
+"""A mutable global of at most this many bytes, packed, is sent again when its content changes."""
 
 ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None), type(...), range, object))
 ABSENT = object()
@@ -41,17 +41,17 @@ _DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
 
 
 class Content:
-    """A mutable object, and what it packed to."""
+    """A mutable object, and its packed content at one moment."""
 
     __slots__ = ("data", "what", "value")
 
     def __init__(self, value: Any, data: bytes | None, what: str) -> None:
         self.value = value
-        self.data = data  # None: too large to be looked at
+        self.data = data  # None: too large to be compared
         self.what = what
 
     def is_unchanged(self, pack: Pack) -> bool:
-        """Whether it packs to the same; a large object is taken for unchanged, and told of once."""
+        """Whether the packed content is the same; always True, with one warning, if it is large."""
         if self.data is None:
             _warn_once(self)
             return True
@@ -63,7 +63,7 @@ def _warn_once(large: Content) -> None:
         what, large.what = large.what, ""
         warnings.warn(
             f"{what} packs into more than {CONTENT_BYTES >> 10} KiB: jobs see it as it was first "
-            "sent, and not what has changed inside since. To send it again, bind the name to "
+            "sent, without later changes of its content. To send it again, bind the name to "
             "another object; qmill.shared(...) is for values that do not change",
             RuntimeWarning,
             stacklevel=_level_of_caller(),
@@ -71,7 +71,7 @@ def _warn_once(large: Content) -> None:
 
 
 def _level_of_caller() -> int:
-    """Return how many frames up the program is that has called this package."""
+    """Return the `stacklevel` of the frame outside this package that has called into it."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("qmill"):
         frame, level = frame.f_back, level + 1
@@ -79,9 +79,9 @@ def _level_of_caller() -> int:
 
 
 class Watch:
-    """The parts that an answer depended on: the answer holds as long as none of them has changed.
+    """The parts on which an answer depends: the answer holds as long as none of them has changed.
 
-    It keeps no function and no class alive, as it may itself be kept as long as they live.
+    A watch refers to functions and classes weakly, since it may be kept as long as they live.
     """
 
     __slots__ = ("_codes", "_contents", "_names")
@@ -95,7 +95,7 @@ class Watch:
         return bool(self._names or self._codes or self._contents)
 
     def is_unchanged(self, pack: Pack) -> bool:
-        """Whether names, functions, classes and contents are as they were."""
+        """Whether all watched names, functions, classes and contents are as they were."""
         for names, name, before in self._names:
             value = names.get(name, ABSENT)
             if value is not before and not refers_to(before, value):
@@ -106,13 +106,13 @@ class Watch:
         return all(content.is_unchanged(pack) for content in self._contents)
 
     def include(self, other: Watch) -> None:
-        """Watch what another one does."""
+        """Add all parts of another watch."""
         self._names += other._names
         self._codes += other._codes
         self._contents += other._contents
 
     def name(self, names: dict[str, Any], name: str, value: Any) -> None:
-        """Watch what a global name is bound to."""
+        """Watch the binding of a global name."""
         self._names.append((names, name, weak(value)))
 
     def code(self, code: Any) -> None:
@@ -130,7 +130,7 @@ class Watch:
 
 
 def _members(code: Any) -> list[Any]:
-    """List what a function or class is made of, apart from what Python itself has put there."""
+    """List the parts of a function or class, except those that Python itself has put there."""
     if isinstance(code, FunctionType):
         cells = [_content_of(cell) for cell in code.__closure__ or ()]
         return [*cells, code.__code__, code.__defaults__, code.__kwdefaults__, *_own(vars(code))]
@@ -153,12 +153,12 @@ def own_of(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def weak(value: Any) -> Any:
-    """Return a weak reference to a function or class, and anything else itself."""
+    """Return a weak reference to a function or class, and any other object itself."""
     return ref(value) if isinstance(value, (FunctionType, type)) else value
 
 
 def refers_to(before: Any, value: Any) -> bool:
-    """Whether `weak` has returned a reference for this object."""
+    """Whether a value of `weak` is a reference to this object."""
     return type(before) is ref and before() is value
 
 
@@ -189,11 +189,11 @@ def is_fixed(value: Any, depth: int = 4) -> bool:
     return isinstance(value, (ModuleType, type, FunctionType, BuiltinFunctionType))
 
 
-# -- what code is made of ----------------------------------------------------------------------
+# -- the parts of code -------------------------------------------------------------------------
 
 
 def parts_of(obj: Any) -> Iterator[Any]:
-    """List what functions, classes and their like are made of."""
+    """List the parts of a function, a class or a wrapper."""
     if isinstance(obj, FunctionType):
         yield from (_content_of(cell) for cell in obj.__closure__ or ())
         yield from obj.__defaults__ or ()
@@ -222,7 +222,7 @@ def _attribute(obj: Any, name: str) -> Any:
 
 
 def is_ours(obj: Any) -> bool:
-    """Whether a function or class is the program's, or goes by value for another reason."""
+    """Whether a function or class goes by value: it is of `__main__`, or cannot be imported."""
     module: Any = getattr(obj, "__module__", None)
     if _script.is_main(module):
         return True
@@ -230,7 +230,7 @@ def is_ours(obj: Any) -> bool:
     for part in obj.__qualname__.split("."):
         found = getattr(found, part, None)
     if found is obj and "cloudpickle" not in sys.modules:
-        return False  # without an import of cloudpickle, which takes a while
+        return False  # answered without importing cloudpickle, which takes a while
     from cloudpickle import cloudpickle
 
     return not cloudpickle._should_pickle_by_reference(obj)
@@ -240,24 +240,24 @@ _WRAPPERS = (partial, partialmethod, staticmethod, classmethod, property, single
 
 
 def is_wrapper(obj: Any) -> bool:
-    """Whether an object is no more than a way to call functions."""
+    """Whether an object only wraps functions: a partial, a property, an lru_cache or the like."""
     return isinstance(obj, _WRAPPERS) or type(obj) is _CACHED
 
 
 def is_code(obj: Any) -> bool:
-    """Whether an object is a function or a class, or wraps one, that goes by value."""
+    """Whether an object is a function or class that goes by value, or a wrapper."""
     if isinstance(obj, (FunctionType, type)):
         return is_ours(obj)
     return is_wrapper(obj)
 
 
 def watch_code(code: Any, pack: Pack, *, by_name: bool) -> Watch:
-    """Watch what code is made of: variables of closures, attributes, arguments of a partial.
+    """Watch the parts of code: variables of closures, attributes, arguments of a partial.
 
     Args:
-        code: A function, a class, or what wraps one.
-        pack: Packs an object to see whether it has changed; None if it is large.
-        by_name: Whether readers import what the script defines, so that it is not looked into.
+        code: A function, a class or a wrapper.
+        pack: Packs an object, to compare its content; returns None if it is large.
+        by_name: Whether readers import the script. Its definitions are then not examined.
     """
     watch = Watch()
     seen: set[int] = set()
@@ -283,4 +283,4 @@ def watch_content(value: Any, watch: Watch, pack: Pack) -> None:
     try:
         watch.content(Content(value, pack(value), f"a {type(value).__name__} of a function"))
     except SerializationError:
-        pass  # packing the function will say so
+        pass  # packing the function will raise it again

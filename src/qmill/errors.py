@@ -8,14 +8,15 @@
      ├── WorkerDied (RuntimeError)                   a worker process ended without a result
      ├── JobTimeout (TimeoutError)                   a job ran too long and was killed
      ├── LaneError (CancelledError)                  a job's predecessor in its lane failed
-     ├── QueueGone (OSError)                         whoever kept the queue is gone
+     ├── QueueGone (OSError)                         the process that kept the queue is gone
      ├── Poisoned                                    messages that killed every reader they met
      └── NotSupported (ValueError)                   this engine or transport cannot do that
 
     queue.Empty, queue.Full                          the same objects as in the standard library
     ShutDown                                         queue.ShutDown where Python has it (3.13)
 
-Whatever the standard library has a name for can be caught by that name.
+Where the standard library has an exception of the same meaning, it is a base class (in parentheses)
+and catches the error as well.
 """
 
 from __future__ import annotations
@@ -66,31 +67,31 @@ class QmillError(Exception):
 
 
 class _Told(QmillError):
-    """The base of those whose arguments are no text: `repr` shows what they say."""
+    """The base of exceptions whose arguments are not their text: `repr` shows the text."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
 
 class SerializationError(QmillError, PicklingError):
-    """An object could not be turned into bytes, or bytes into an object.
+    """An object could not be pickled, or could not be rebuilt from its pickle.
 
     Attributes:
-        is_of_result: Whether the object is what the function of a job has returned.
+        is_of_result: Whether the object is the result of a job.
     """
 
     is_of_result = False
 
 
 class ThreadQueueSent(SerializationError, TypeError):
-    """A queue of `kind="thread"` was handed to another process."""
+    """A queue of `kind="thread"` was sent to another process."""
 
 
 class LockSent(SerializationError, RuntimeError):
-    """A lock of `multiprocessing`, or what has one, was sent where it cannot go.
+    """A lock of `multiprocessing`, or an object that has one, was sent to a running process.
 
-    That is what `multiprocessing` raises a RuntimeError for: only a process that is being started
-    can be given a lock, and only a forked one that of a fork context.
+    A lock can be passed only to a process that is being started, and a lock of a fork context only
+    to a forked one. `multiprocessing` raises RuntimeError in these cases.
     """
 
 
@@ -99,18 +100,19 @@ class WorkerDied(_Told, RuntimeError):
 
     Args:
         pid: The process that died.
-        exitcode: Its exit status; minus the signal's number if a signal ended it; None if nobody
-            could tell.
-        signal: The signal's number, or None.
-        job: The name of what it was running, or None: a job's name or id, a worker's name; for an
-            exception of `map` a text with the item's index and how it is shown, "item 7 ('x.png')".
-        rss_bytes: The last known resident memory of the process, or None.
-        address: The worker of a cluster to which it belonged, or None. Without a pid it is that
-            worker itself that is gone.
+        exitcode: The process's exit code; minus the signal's number if a signal killed it; None if
+            the exit code is not known.
+        signal: The number of the signal that killed it, or None.
+        job: The name of the job or worker that the process was running, or None: a job's name or
+            id, or a worker's name. For an exception of `map` a text with the item's index and its
+            `repr`, such as "item 7 ('x.png')".
+        rss_bytes: The last known resident memory of the process, in bytes, or None.
+        address: The address of the cluster's worker to which the process belonged, or None. If
+            there is no pid, the cluster's worker itself is gone.
 
     Attributes:
-        index: The index in the input of the item whose call it was running, for an exception of
-            `map`; else None.
+        index: For an exception of `map` the index, in the input, of the item that the process was
+            working on; else None.
     """
 
     index: int | None = None
@@ -145,8 +147,8 @@ class WorkerDied(_Told, RuntimeError):
             how = f"was killed by {_signal_name(self.signal)}"
         elif self.exitcode is None:
             how = (
-                "ended before it had a result, and how is not known: another part of this program "
-                "took its exit status (it ignores SIGCHLD, or waits for all children), or the fork "
+                "ended before it had a result, with an unknown exit code: another part of this "
+                "program collected it (it ignores SIGCHLD, or waits for all children), or the fork "
                 "server was killed"
             )
         else:
@@ -161,11 +163,11 @@ class JobTimeout(QmillError, TimeoutError):
 
 
 class QueueGone(QmillError, OSError):
-    """The process that kept the queue is gone, and with it the queue's messages."""
+    """The process that kept the queue is gone, and so are the queue's messages."""
 
 
 class Poisoned(_Told):
-    """Messages whose readers died each time; they were set aside.
+    """Messages were set aside, since each reader that got one of them died.
 
     Args:
         messages: The messages (`qmill.Msg`), in the order in which they were put.
@@ -179,21 +181,21 @@ class Poisoned(_Told):
         shown = ", ".join(repr(message)[:100] for message in self.messages[:3])
         more = ", ..." if len(self.messages) > 3 else ""
         return (
-            f"{len(self.messages)} message(s) killed every reader that they were given to "
+            f"{len(self.messages)} message(s) killed every reader that got them, "
             f"and were set aside: {shown}{more}"
         )
 
 
 class NotSupported(QmillError, ValueError):
-    """This engine or transport cannot do what an argument asks for."""
+    """An engine or transport does not support an argument or its value."""
 
 
 class LocalQueueSent(SerializationError, NotSupported):
-    """A queue, which only the processes of one machine can reach, was handed to a cluster's job."""
+    """A queue, which only processes of its own machine can use, was sent to a job of a cluster."""
 
 
 def _signal_name(number: int) -> str:
-    import signal  # a queue does without
+    import signal  # imported here, since it is needed for errors only
 
     try:
         return signal.Signals(number).name

@@ -1,27 +1,29 @@
-"""Objects to bytes and back: pickle first, cloudpickle for what it refuses, `__main__` by value.
+"""Objects to bytes and back: pickle, else cloudpickle; definitions of `__main__` by value.
 
-A packed object begins with pickle's own first byte (0x80) where plain pickle was enough, else with
-a flag byte:
+A packed object begins with pickle's own first byte (0x80) if plain pickle was enough, else with a
+flag byte:
 
     0x80... | name                             a pickle, and the type's name unless it is built in
-    flags | pickle                             DEFINITIONS: it refers to definitions by key
+    flags | pickle                             DEFINITIONS: the pickle names definitions by key
     flags | n | n lengths | pickle | buffers   BUFFERS: large buffers out of band (pickle 5)
 
-Plain pickle refers to classes and functions by name, also to those of `__main__`, which is another
-module in another process. So whatever pickle says about `__main__` is packed again, with care:
+Plain pickle refers to classes and functions by name, also to those of `__main__`. But `__main__` is
+another module in another process. So an object whose pickle mentions `__main__` is packed a second
+time, by a careful pickler:
 
 - a class or function of `__main__`, or an object that pickles as a name there, becomes a reference
   (key, qualified name) to its *definition*;
 - an `Exports` remembers which definitions a channel has carried; each crosses once, by value, or
   not at all where the readers import the script (see `_script`);
-- the reader takes its own original if it has one (it sent it, or its `__main__` has that name),
-  else asks its channel for the definition and builds it, once.
+- the reader uses its own original if it has one (it sent the definition itself, or its `__main__`
+  has that name); else it asks its channel for the definition and builds it, once.
 
-So classes keep their identity on the way back, and a message costs a reference instead of 200 us.
-Without a channel everything that is not importable goes by value, whole and anew.
+So a class keeps its identity when an instance comes back to the sender, and a message costs a
+reference instead of 200 us. Without a channel, each object that cannot be imported goes by value,
+complete, each time that it is sent.
 
-A function that goes by value takes the globals along that it uses, but not those of a module that
-the reader can import. To a job worker it goes without any: `_environment` sends them, once.
+A function that goes by value includes the globals that it uses, except those of a module that the
+reader can import. For a job worker it includes none: `_environment` sends the globals, once.
 
 Source: PEP 574 (pickle 5 and out-of-band buffers); the cloudpickle project (functions by value).
 """
@@ -47,21 +49,21 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Imports(Protocol):
-        """Where a reader finds definitions.
+        """The place in which a reader finds definitions.
 
-        With an attribute `by_value_first` that is true, a definition goes before an object of this
-        process that has its name.
+        If it has a true attribute `by_value_first`, a definition is preferred to an object of this
+        process that has the same name.
         """
 
         def fetch(self, key: bytes) -> bytes:
             """Return a packed definition, or raise KeyError."""
 
         def keep(self, key: bytes, built: Any) -> None:
-            """Keep a definition alive that has been built, so that it is fetched once."""
+            """Keep a built definition alive, so that it is fetched only once."""
 
 
 OUT_OF_BAND_BYTES = 1 << 14
-"""Buffers of this size and more travel beside the pickle."""
+"""Buffers of this size and more are sent after the pickle instead of inside it."""
 
 _DEFINITIONS = 1
 _BUFFERS = 2
@@ -69,41 +71,45 @@ _ALIGNMENT = 64
 _U32 = struct.Struct("!I")
 
 Definition = tuple[bytes, str, "bool | None"]
-"""A definition's key, its qualified name, and whether it is a class; None: no function, either."""
+"""A definition's key, its qualified name, and True for a class, False for a function, None else."""
 
 
 class Names:
-    """Ways in which a channel's reader comes by the names of this program's script.
+    """Ways in which a channel's reader gets the names that this program's script defines.
 
-    INSTEAD: it imports the script, so nothing else is sent. ELSE: it may be another program, so a
-    definition goes by value, and by name only if that cannot be. NEVER: it has no such script.
-    FORKED: it has everything that there was when it was forked; the rest goes by value.
+    INSTEAD: the reader imports the script, so their definitions are not sent.
+    ELSE: the reader may be another program, so a definition goes by value, and by name only if it
+        cannot be packed by value.
+    NEVER: the reader does not have the script.
+    FORKED: the reader has all objects that existed when it was forked. A definition goes by value
+        if it can be packed; else the reader uses the one that it inherited.
     """
 
     INSTEAD, ELSE, NEVER, FORKED = range(4)
 
 
 class InlineExports:
-    """Definitions that travel inside the object that refers to them: for what is sent once."""
+    """Puts each definition inside the object that refers to it: for objects that are sent once."""
 
     def __init__(self, names: int = Names.INSTEAD, *, apart: bool = False) -> None:
         self._names = names
         self.apart = apart
 
     def add(self, obj: Any) -> tuple[bytes, str, bool | None, bytes | None]:
-        """Refer to a class or function, its definition included."""
+        """Return a reference to a class or function that includes its definition."""
         return *_identify(obj), _body(obj, self._names, self.apart)
 
 
 class Exports:
     """Definitions that a sender has made on one channel.
 
-    `pending` are the definitions that packed objects refer to and that the channel does not have
-    yet: (key, packed definition). Whoever sends them calls `sent`. `done` are those it has.
+    `pending` maps the key of each definition that packed objects refer to, and that the channel
+    does not have yet, to the packed definition. The caller sends these, then calls `sent`. `done`
+    holds the keys of the definitions that the channel has.
 
     Args:
-        names: How its readers come by what an import of the script gives; see `Names`.
-        apart: Whether functions go without the globals that they use.
+        names: How the channel's readers get the names that the script defines; see `Names`.
+        apart: Whether functions are packed without the globals that they use.
     """
 
     def __init__(self, names: int = Names.ELSE, *, apart: bool = False) -> None:
@@ -111,10 +117,10 @@ class Exports:
         self.apart = apart
         self.pending: dict[bytes, bytes] = {}
         self.done: set[bytes] = set()
-        self.nameless: set[bytes] = set()  # those that only a fork hands on
+        self.nameless: set[bytes] = set()  # definitions that a child can only inherit by fork
 
     def add(self, obj: Any) -> Definition:
-        """Refer to a class or function, defining it if this channel has not seen it."""
+        """Return a reference to a class or function; define it if the channel does not have it."""
         if not self.apart and type(obj) is FunctionType and has_key(obj):
             from ._environment import has_changed
 
@@ -137,21 +143,21 @@ class Exports:
         return definition
 
     def sent(self, keys: list[bytes]) -> None:
-        """Tell that these definitions have reached the channel."""
+        """Note that the channel now has these definitions."""
         self.done.update(keys)
         for key in keys:
             self.pending.pop(key, None)
 
 
 class _Destination(threading.local):
-    """Where the objects go that this thread packs; an engine sets it while it packs a job.
+    """The destination of the objects that this thread packs. Engines set it while they pack a job.
 
     Attributes:
-        shares: What is told of the shared values that they refer to (`qmill.shared`); None: they
-            go where there are no such values.
-        is_remote: Whether that may be another machine.
-        reducers: How objects of some types are to be reduced among the arguments of a job, and in a
-            worker among its results: functions as for `copyreg.pickle`, by type.
+        shares: Collects the shared values (`qmill.shared`) to which the packed objects refer. None:
+            the destination has no shared values.
+        is_remote: Whether the destination may be another machine.
+        reducers: Functions that reduce objects of some types, by type, as for `copyreg.pickle`.
+            They apply to the arguments of a job, and in a worker to its results.
     """
 
     shares: Any = None
@@ -163,11 +169,11 @@ destination = _Destination()
 
 
 def check_stays_here() -> None:
-    """Raise LocalQueueSent if what is being packed, a queue, would go to another machine."""
+    """Raise LocalQueueSent if this thread is packing a queue for another machine."""
     if destination.is_remote:
         raise LocalQueueSent(
             "a queue of qmill lives on one machine, and a job of a cluster may run on another: "
-            "return what the job has to tell (as_completed gives each result as it comes), give "
+            "return the values from the job (as_completed gives each result as it comes), pass "
             "large inputs as qmill.shared(value), and let jobs that must talk to each other use a "
             "service that all machines reach, such as Redis or distributed.Queue"
         )
@@ -177,12 +183,13 @@ def check_stays_here() -> None:
 
 
 class _Packing(threading.local):
-    """The destination for which this thread packs.
+    """The state of the packing that this thread does now.
 
     Attributes:
-        depth: Not 0 within what goes through a channel of qmill.
-        num_kept: Not 0 within what its sender has as long as a reader may need it: a function, the
-            globals that it uses, the arguments of a job. Packed twice, that is twice the same.
+        depth: Not 0 while an object is packed for a channel of qmill.
+        num_kept: Not 0 while an object is packed that its sender keeps as long as a reader may need
+            it: a function, the globals that it uses, the arguments of a job. A queue inside then
+            adds no key for this one pickle, so packing the object twice gives equal bytes.
     """
 
     depth = 0
@@ -201,12 +208,13 @@ def dumps(
 
     Args:
         obj: The object.
-        exports: Where definitions go. None packs what is not importable by value and anew, as fits
-            a process that has nothing of this program yet.
-        touched: Takes the functions and classes that were found in it and are not importable.
+        exports: Collects the definitions. None: objects that cannot be imported go by value each
+            time, for a reader that has nothing of this program yet.
+        touched: Is extended by the functions and classes in the object that cannot be imported.
 
     Raises:
-        SerializationError: Neither pickle nor cloudpickle takes it. Names the part and the path.
+        SerializationError: Neither pickle nor cloudpickle can pack the object. The text names the
+            part that failed and the path to it.
     """
     parts = dump_parts(obj, exports, touched)
     return bytes(parts[0]) if len(parts) == 1 else bytearray().join(parts)
@@ -227,14 +235,14 @@ def dump_parts(
         obj: As for `dumps`.
         exports: As for `dumps`.
         touched: As for `dumps`.
-        sent: By whose `get` the `id` of an object that the reader has gives how it finds that
-            (`value_of` of its imports).
-        is_environment: Whether these are values of global names, whose identity may matter.
+        sent: Maps the `id` of an object that the reader already has to the key by which the reader
+            finds it (the argument of `value_of` of its imports).
+        is_environment: Whether the object holds values of global names, whose identity may matter.
         reducers: How objects of exactly these types are reduced; see `destination`.
 
     Returns:
-        What `dumps` returns, in pieces that are to follow one another; they are the object's own
-        memory, so they must be written before it may change.
+        The bytes that `dumps` returns, in consecutive pieces. Some pieces are the object's own
+        memory, so the caller must write them before the object may change.
 
     Raises:
         SerializationError: As `dumps`.
@@ -260,7 +268,7 @@ def _dump_parts(
     buffers: list[memoryview] = []
     keep = _collector(buffers)
     flags = 0
-    data = b"__main__"  # refused: the careful way may do it
+    data = b"__main__"  # stays if plain pickle fails: the careful pickler is tried next
     if not is_environment:
         try:
             if reducers is None:
@@ -270,7 +278,7 @@ def _dump_parts(
         except SerializationError:
             raise
         except RecursionError as error:
-            raise explain(obj, error) from error  # the careful way would go as deep
+            raise explain(obj, error) from error  # the careful pickler would recurse as deep
         except BaseException as error:
             let_interrupt_through(error)
     if b"__main__" in data or b"__mp_main__" in data or _multiprocessing.needs_care(data):
@@ -328,11 +336,11 @@ def _dump_carefully(
 
 
 class _TooLargeError(Exception):
-    """An object packs into more than is wanted."""
+    """An object needs more bytes than the limit."""
 
 
 class _LimitedFile(io.BytesIO):
-    """Takes in `limit` bytes at most."""
+    """A file in memory that holds `limit` bytes at most."""
 
     limit = 0
 
@@ -345,7 +353,7 @@ class _LimitedFile(io.BytesIO):
 def dump_limited(
     obj: Any, exports: Exports | InlineExports, touched: list[Any] | None, limit: int
 ) -> bytes | None:
-    """Pack an object, buffers included, unless that takes more than `limit` bytes.
+    """Pack an object, buffers included, unless that needs more than `limit` bytes.
 
     Args:
         obj: As for `dumps`.
@@ -354,7 +362,7 @@ def dump_limited(
         limit: The most bytes.
 
     Returns:
-        A pickle, which is the same as long as the content is; None if it would be too long.
+        A pickle that is equal for equal content; None if it would be longer than `limit`.
 
     Raises:
         SerializationError: As `dumps`.
@@ -416,7 +424,7 @@ def _pack(
 
 
 def careful_pickler() -> Any:
-    """Return the class of picklers that pack all that can be sent."""
+    """Return the pickler class that packs every object that can be sent."""
     return _careful_picklers()[0]
 
 
@@ -429,10 +437,10 @@ def _careful_picklers() -> Any:
         from . import _reducers
 
         class CarefulPickler(cloudpickle.Pickler):  # type: ignore[misc]
-            """Packs what is not importable as references to definitions, or by value.
+            """Packs objects that cannot be imported as references to definitions, or by value.
 
             Attributes:
-                whole: The definition that is packed, by value.
+                whole: The definition that is being packed by value.
                 reducers: How objects of some types are reduced; see `dump_parts`.
             """
 
@@ -488,7 +496,7 @@ def _careful_picklers() -> Any:
                 return _settle_globals(obj, reduced, self._apart) if is_function else reduced
 
         class LookingUp(CarefulPickler):
-            """Refers to objects that the reader has already; `sent` is set before `dump`."""
+            """Packs references to objects that the reader already has; set `sent` before `dump`."""
 
             sent: dict[int, Any]
 
@@ -503,7 +511,7 @@ _careful_pickler_classes: Any = None
 
 
 def _lay_out(flags: int, data: bytes, buffers: list[memoryview]) -> list[bytes | memoryview]:
-    """Put a head before a pickle and its buffers, and padding between: each is aligned."""
+    """Put a header before a pickle and its buffers, and padding that aligns each of them."""
     sizes = [len(data), *(buffer.nbytes for buffer in buffers)]
     head = bytes((flags,)) + _U32.pack(len(sizes)) + struct.pack(f"!{len(sizes)}Q", *sizes)
     parts: list[bytes | memoryview] = [head]
@@ -531,12 +539,12 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
     """Rebuild an object.
 
     Args:
-        data: What `dumps` returned. Writable memory becomes part of the object: large buffers are
-            not copied.
-        imports: Where definitions are found that this process has not.
+        data: A packed object, from `dumps`. If its memory is writable, it becomes part of the
+            object: large buffers are not copied.
+        imports: Where to find definitions that this process does not have.
 
     Raises:
-        SerializationError: It cannot be rebuilt here. Names its type.
+        SerializationError: The object cannot be rebuilt in this process. The text names its type.
     """
     flags = data[0]
     try:
@@ -555,20 +563,20 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
         return unpickler.load()
     except SerializationError:
         raise
-    except BaseException as error:  # an object must not end its reader
+    except BaseException as error:  # even SystemExit: an object must not end its reader
         let_interrupt_through(error)
         raise not_rebuilt(_type_name(data), error) from error
 
 
 def writable(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
-    """Return what `dumps` returned in memory that arrays can be part of, as they may be changed."""
+    """Return a packed object, copied if its buffers are read-only: arrays must be writable."""
     if data[0] & _BUFFERS and memoryview(data).readonly:
         return bytearray(data)
     return data
 
 
 def not_rebuilt(name: str, error: BaseException) -> SerializationError:
-    """Return what to raise for an object of a type of this name."""
+    """Return the error to raise when an object, given its type's name, cannot be rebuilt."""
     return SerializationError(
         f"an object of type {name} could not be rebuilt in this process: "
         f"{type(error).__name__}: {describe(error, str)}"
@@ -576,14 +584,14 @@ def not_rebuilt(name: str, error: BaseException) -> SerializationError:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Rebuilds what consists of built-in types, and runs no code of others."""
+    """Rebuilds objects of built-in types only, so it runs no code of other modules."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise LookupError(f"{module}.{name}")
 
 
 def shown(data: bytes | bytearray | memoryview) -> str:
-    """Show a message in brief, without rebuilding what could run code: that may be what kills."""
+    """Return a short text for a message. Runs none of its code, which may have killed a reader."""
     body = memoryview(data)
     try:
         if body[0] in (0, 0x80):
@@ -611,14 +619,14 @@ class _DefinitionUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_defined" and module == __name__:
-            # No method of this object: what it has read would then live until a collection.
+            # Not a bound method: that would be a cycle, and keep the data until a collection.
             return partial(_defined_by, self.imports)
         if _globals is not None and module == "cloudpickle.cloudpickle" and name in _SHARING:
             return _SHARING[name]
         return super().find_class(module, name)
 
     def persistent_load(self, sent: Any) -> Any:
-        """Find an object that was sent before; only environments refer to such."""
+        """Find an object that was sent before; only environments contain such references."""
         imports: Any = self.imports
         return imports.value_of(sent)
 
@@ -631,7 +639,7 @@ def _unpickle(data: bytes | bytearray | memoryview, buffers: list[memoryview] | 
 
 
 def _type_name(data: bytes | bytearray | memoryview) -> str:
-    """Name the object's type, or if that is built in, the first class inside."""
+    """Return the name of a packed object's type; if that is built in, of the first class inside."""
     import pickletools
 
     strings: list[str] = []
@@ -656,14 +664,14 @@ def _type_name(data: bytes | bytearray | memoryview) -> str:
 
 _keys: WeakKeyDictionary[Any, Definition] = WeakKeyDictionary()
 _known: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
-# The same for objects that pickle as a name of `__main__`, which may be neither hashable nor
-# weakly referable; they live as long as the name.
+# The same tables for objects that pickle as a name of `__main__`. Such objects may be neither
+# hashable nor weakly referable, so these tables keep them alive.
 _objects: dict[int, tuple[Any, Definition]] = {}
 _known_objects: dict[bytes, Any] = {}
 
 
 def _defined(key: bytes, name: str, is_class: bool | None, packed: bytes | None = None) -> Any:
-    """Stand in a pickle for a definition; the unpickler has another function in its place."""
+    """Resolve a reference in a pickle. `_DefinitionUnpickler` calls `_defined_by` in its place."""
     return _resolve((key, name, is_class), None, packed)
 
 
@@ -674,12 +682,12 @@ def _defined_by(
     is_class: bool | None,
     packed: bytes | None = None,
 ) -> Any:
-    """Do the same where definitions may be found."""
+    """Resolve a reference in a pickle, with a place in which to find its definition."""
     return _resolve((key, name, is_class), imports, packed)
 
 
 def know_namespace(namespace: dict[str, Any]) -> None:
-    """Have a program's global names found here that is no module, such as a console's."""
+    """Search also this dict for names of `__main__`: the globals of a console, say."""
     known = any(namespace is one for one in _namespaces)
     if not known and namespace.get("__name__", "__main__") not in sys.modules:
         _namespaces.append(namespace)
@@ -689,7 +697,7 @@ _namespaces: list[dict[str, Any]] = []
 
 
 def _is_definition(obj: Any) -> bool:
-    """Whether to refer to this object by key: a class of `__main__`, or a function there."""
+    """Whether to refer to an object by key: a class or a global function of `__main__`."""
     if isinstance(obj, type):
         return _script.is_main(obj.__module__)
     if type(obj) is not FunctionType:
@@ -700,7 +708,7 @@ def _is_definition(obj: Any) -> bool:
 
 
 def main_name(obj: Any) -> str | None:
-    """Return the name of `__main__` that an object pickles as; None if it does not."""
+    """Return the name of `__main__` as which an object pickles; None if it pickles otherwise."""
     cls: Any = type(obj)
     if cls in copyreg.dispatch_table:
         return None
@@ -708,7 +716,7 @@ def main_name(obj: Any) -> str | None:
         return _name_of_sentinel(obj)
     try:
         name = obj.__reduce_ex__(5)
-    except Exception as error:  # the pickler will say so
+    except Exception as error:  # the pickler will raise it again
         let_interrupt_through(error)
         return None
     if not isinstance(name, str):
@@ -720,7 +728,7 @@ def main_name(obj: Any) -> str | None:
 
 
 def _name_of_sentinel(obj: Any) -> str | None:
-    """Return the global name of an object that is nothing but itself: its identity may be asked."""
+    """Return the global name of a sentinel: an object without state, which is compared by `is`."""
     cls: Any = type(obj)
     if cls is not object:
         if not _script.is_main(cls.__module__) or cls.__basicsize__ > _Plain.__basicsize__:
@@ -735,7 +743,7 @@ def _name_of_sentinel(obj: Any) -> str | None:
 
 
 def goes_by_name(obj: Any) -> bool:
-    """Whether a process that imports this program's script has this object, as it is here."""
+    """Whether a process that imports this program's script gets this object, unchanged."""
     script = _script.importable()
     if script is None:
         return False
@@ -757,7 +765,7 @@ def _identify(obj: Any) -> Definition:
 
 
 def renew(obj: Any) -> Definition:
-    """Make a new key for a class or function: readers of the old one keep what that stands for."""
+    """Give a class or function a new key. Readers keep the definition that has the old key."""
     from uuid import uuid4
 
     definition: Definition
@@ -779,7 +787,7 @@ def _remember(definition: Definition, obj: Any) -> None:
 
 
 def know_mains() -> None:
-    """Make keys for what `__main__` defines, by which a child that is forked now will know it."""
+    """Give keys to the definitions of `__main__`, so that a child forked now knows them by key."""
     for names in [*_script.namespaces(), *_namespaces]:
         for name, obj in list(names.items()):
             is_code = isinstance(obj, (type, FunctionType))
@@ -799,7 +807,7 @@ def _know_with_parts(obj: Any) -> None:
 
 
 def _body(obj: Any, names: int, apart: bool) -> bytes | None:
-    """Pack a definition by value; None if readers are to find it by name."""
+    """Pack a definition by value; return None if readers are to find it by name."""
     by_name = names in (Names.INSTEAD, Names.ELSE) and goes_by_name(obj)
     if by_name and names == Names.INSTEAD:
         return None
@@ -812,7 +820,7 @@ def _body(obj: Any, names: int, apart: bool) -> bytes | None:
 
 
 def key_of(obj: Any) -> bytes | None:
-    """Return the key by which readers know a function or class; None if they do not."""
+    """Return the key by which readers know a function or class; None if it has no key."""
     return _keys[obj][0] if has_key(obj) else None
 
 
@@ -840,19 +848,19 @@ _parts: WeakKeyDictionary[Any, list[ref[Any]]] = WeakKeyDictionary()
 
 
 def parts_of(obj: Any) -> list[Any]:
-    """List the functions and classes that a definition has brought along without their globals."""
+    """List the functions and classes that were packed inside a definition without their globals."""
     if not has_key(obj):
         return []
     return [part for each in _parts.get(obj, ()) if (part := each()) is not None]
 
 
 def _resolve(definition: Definition, imports: Imports | None, packed: bytes | None) -> Any:
-    """Find a definition: the original, this program's own of that name, or one built by value."""
+    """Find a definition: the original, this program's own of that name, or one built from bytes."""
     key, name, is_class = definition
     found = _known_objects.get(key) if is_class is None else _known.get(key)
     if found is not None:
         return found
-    # A sender whose reader has the script sends what the script does not have under that name.
+    # A definition that was sent by value differs from the one of that name in the script.
     by_value_first = packed is not None or getattr(imports, "by_value_first", False)
     found = None if by_value_first else _find_by_name(name, is_class)
     if found is None:
@@ -877,7 +885,7 @@ def _fetch(key: bytes, imports: Imports | None) -> bytes | None:
 
 
 def _find_by_name(name: str, is_class: bool | None) -> Any:
-    """Return what this program has under a name that another process means; None if nothing."""
+    """Return this program's own object of a name that another process sent, or None."""
     script = _script.importable()
     if _script.is_stand_in():
         if script is None or not script.has(name):
@@ -891,7 +899,7 @@ def _find_by_name(name: str, is_class: bool | None) -> Any:
 
 def _find_in_mains(qualname: str) -> Any:
     """Return this program's own class or function of that name, or None."""
-    # A fork server's __main__ holds other modules' functions: those are not of that name.
+    # A fork server's __main__ also holds functions of other modules: those do not count.
     return _look_up(
         qualname,
         lambda found: isinstance(found, (type, FunctionType)) and _script.is_main(found.__module__),
@@ -912,8 +920,8 @@ def _look_up(qualname: str, is_wanted: Callable[[Any], bool] | None = None) -> A
 
 # -- plain instances ---------------------------------------------------------------------------
 #
-# Of a class that changes nothing in how it is pickled, an instance is the class and the attributes.
-# The native codec (`_core/_codec.c`) writes such ones by itself.
+# If a class does not change how it is pickled, its instance is packed as the class and the
+# attributes. The native codec (`_core/_codec.c`) writes such instances itself.
 
 
 class _Plain:
@@ -924,11 +932,17 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 
 
 def plan_of(cls: type) -> tuple[bytes, dict[str, Any] | None, str, bytes | None] | None:
-    """Tell how a class is named to a reader, if its instances are no more than their attributes.
+    """Return the name by which a reader finds a class, if its instances are plain.
+
+    An instance is plain if its attributes are its whole state.
 
     Returns:
-        Its name for `class_of`; the namespace and the name there under which it must be found for
-        that to be right; of a class of `__main__` the key of its definition. Or None.
+        A tuple, or None if the instances are not plain:
+
+        - the packed name, for `class_of`;
+        - a namespace and a name in it: the plan is valid as long as the class is found there. The
+          namespace is None for a class of `__main__`;
+        - for a class of `__main__` the key of its definition, else None.
     """
     name, module = cls.__qualname__, cls.__module__
     if (
@@ -954,10 +968,14 @@ def plan_of(cls: type) -> tuple[bytes, dict[str, Any] | None, str, bytes | None]
 
 
 def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, Any] | None, str]:
-    """Find the class of a name that `plan_of` gave.
+    """Find the class that has a packed name of `plan_of`.
 
     Returns:
-        The class, and where it is found under which name as long as it is the right one.
+        The class, a namespace or None, and a name. As long as the namespace has the class under
+        that name, the answer is valid.
+
+    Raises:
+        TypeError: The class defines in this process how it is unpickled.
     """
     if packed[:1] == b"K":
         name = packed[17:].decode()
@@ -970,30 +988,34 @@ def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, An
         found = getattr(sys.modules[module], name)
         namespace = vars(sys.modules[module])
     if plan_of(found) is None:
-        raise TypeError(f"{found!r} here defines how it is unpickled, and there it did not")
+        raise TypeError(
+            f"{found!r} defines in this process how it is unpickled, but did not do so where its "
+            "instance was packed: use the same version of the class in both processes"
+        )
     return found, namespace, name
 
 
 # -- functions and their globals ---------------------------------------------------------------
 #
-# cloudpickle gives each function that it rebuilds globals of its own. In a worker that keeps its
-# functions that would be wrong: what an initializer binds, the jobs' functions are to see. So there
-# all functions of one module get one dict, and a name keeps what the worker's code has bound it to.
+# cloudpickle gives each function that it rebuilds globals of its own. That would be wrong in a
+# worker: the functions of jobs must see the global names that an initializer binds. So in a worker
+# all functions of one module share one dict, and a name that the worker's code has bound keeps
+# its value.
 
 _globals: dict[str, dict[str, Any]] | None = None  # by module's name; None: not shared
-_find_cloudpickle: Any = None  # in a pickle, once they are shared
-_from_sender: dict[str, dict[str, Any]] = {}  # what was last put there for the sender, by label
+_find_cloudpickle: Any = None  # searches a pickle; set once globals are shared
+_from_sender: dict[str, dict[str, Any]] = {}  # the values that the sender last bound, by label
 
 
 def share_globals(*, is_forked: bool) -> None:
-    """Have all functions that are rebuilt in this process from now on share their globals.
+    """Let all functions that this process rebuilds from now on share globals, one dict a module.
 
     Args:
-        is_forked: Whether this process has its parent's `__main__`.
+        is_forked: Whether this process has inherited its parent's `__main__`.
     """
     global _globals, _find_cloudpickle
     if _find_cloudpickle is None:
-        import re  # here: a queue does without
+        import re  # imported here, since a process that only uses queues does not need it
 
         _find_cloudpickle = re.compile(rb"cloudpickle\.cloudpickle").search
     _globals = {}
@@ -1002,7 +1024,7 @@ def share_globals(*, is_forked: bool) -> None:
 
 
 def with_shared_globals(call: Callable[[], Any]) -> Any:
-    """Call a function meanwhile functions that are rebuilt share their globals."""
+    """Call a function. Functions that are rebuilt during the call share globals by module."""
     global _globals
     if _globals is not None:
         return call()
@@ -1018,7 +1040,7 @@ CLASS = "class "
 
 
 def label_of(names: dict[str, Any] | type) -> str:
-    """Name a namespace of global names, as `namespace` finds it in a worker; or a class."""
+    """Return the label of a module's globals, for `namespace` in a worker; or that of a class."""
     if isinstance(names, type):
         return CLASS + _identify(names)[0].hex()
     name = names.get("__name__")
@@ -1026,10 +1048,10 @@ def label_of(names: dict[str, Any] | type) -> str:
 
 
 def namespace(label: str) -> dict[str, Any]:
-    """Return, in a job worker, the dict of global names that functions of a namespace share.
+    """Return, in a job worker, the dict of globals that the functions of one module share.
 
     Raises:
-        ImportError: It is that of the script, which cannot be imported.
+        ImportError: The module is the script, and the script cannot be imported.
     """
     assert _globals is not None
     if label != "__main__":
@@ -1039,7 +1061,7 @@ def namespace(label: str) -> dict[str, Any]:
 
 
 def _sent_to(label: str) -> dict[str, Any]:
-    """Return what a namespace has from the sender, or from the import of the sender's script."""
+    """Return the names of a namespace that came from the sender or from importing its script."""
     sent = _from_sender.setdefault(label, {})
     if label == "__main__":
         for name, value in _script.take_imported().items():
@@ -1051,14 +1073,14 @@ def bind(label: str, name: str, value: Any, *, is_first: bool) -> Any:
     """Bind a global name in a job worker for its functions.
 
     Args:
-        label: Of the namespace.
+        label: The label of the namespace.
         name: The name.
-        value: What to bind it to; `UNBOUND` deletes it.
-        is_first: Whether the sender has not bound it here before: what the worker's own code has
-            bound it to meanwhile then stays, and so does what an import gave it if that is equal.
+        value: The value; `UNBOUND` deletes the name.
+        is_first: Whether the sender binds the name here for the first time. Then a value that the
+            worker's own code has bound stays, and so does an equal value from an import.
 
     Returns:
-        The object that stands for the value here: itself, or the equal one of the import.
+        The object that represents the value here: the value itself, or the import's equal one.
     """
     names = namespace(label)
     before = _sent_to(label)
@@ -1075,12 +1097,12 @@ def bind(label: str, name: str, value: Any, *, is_first: bool) -> Any:
 
 
 def keep_own(label: str, name: str) -> None:
-    """Take what a worker's global name is bound to for its own, as if its code had bound it."""
+    """Treat the value of a worker's global name as if the worker's own code had bound it."""
     _sent_to(label).pop(name, None)
 
 
 def set_attribute(cls: type, name: str, value: Any) -> None:
-    """Set an attribute of a class, or delete it, whatever the class has to say to that."""
+    """Set or delete an attribute of a class, without calling its metaclass's methods."""
     if value is not UNBOUND:
         type.__setattr__(cls, name, value)
     elif name in vars(cls):
@@ -1088,7 +1110,7 @@ def set_attribute(cls: type, name: str, value: Any) -> None:
 
 
 class _Unbound:
-    """The value of a name that is not bound."""
+    """The type of `UNBOUND`, which stands for the value of a name that is not bound."""
 
     def __reduce__(self) -> str:
         return "UNBOUND"
@@ -1098,7 +1120,7 @@ UNBOUND = _Unbound()
 
 
 def _are_equal(one: Any, other: Any) -> bool:
-    """Whether two objects have the same content, so that either does for the other."""
+    """Whether two objects have the same content, so that one can replace the other."""
     if type(one) is not type(other):
         return False
     try:
@@ -1108,7 +1130,7 @@ def _are_equal(one: Any, other: Any) -> bool:
 
 
 def _make_function(code: Any, own: dict[str, Any], *rest: Any) -> Any:
-    """Make a function as cloudpickle does, with the globals of its module."""
+    """Make a function as cloudpickle does, but with the shared globals of its module."""
     from cloudpickle import cloudpickle
 
     shared = namespace(label_of(own))
@@ -1118,7 +1140,7 @@ def _make_function(code: Any, own: dict[str, Any], *rest: Any) -> Any:
 
 
 def _set_function_state(function: FunctionType, state: Any) -> None:
-    """Fill a function as cloudpickle does; globals that were bound here stay as they are."""
+    """Set a function's state as cloudpickle does; globals that this worker has bound stay."""
     from cloudpickle import cloudpickle
 
     attributes, slots = state
@@ -1137,7 +1159,7 @@ _SHARING: dict[str, Any] = {
 
 
 def uses_globals_of(function: FunctionType) -> str | None:
-    """Name the importable module whose globals a function uses; None if there is none."""
+    """Return the name of the importable module whose globals a function uses, or None."""
     names = function.__globals__
     module: Any = names.get("__name__")
     if _script.is_main(module) or vars(sys.modules[module]) is not names:
@@ -1147,7 +1169,7 @@ def uses_globals_of(function: FunctionType) -> str | None:
 
 
 def global_names(code: CodeType) -> Iterable[str]:
-    """List the global names that code uses, functions and classes inside it included."""
+    """List the global names that code uses, also those of functions and classes inside it."""
     from cloudpickle import cloudpickle
 
     from . import _reducers
@@ -1157,7 +1179,7 @@ def global_names(code: CodeType) -> Iterable[str]:
 
 
 def _settle_globals(function: FunctionType, reduced: Any, apart: bool) -> Any:
-    """Leave out of a packed function the globals that its reader has, or gets otherwise."""
+    """Omit from a packed function the globals that its reader has or gets in another way."""
     from cloudpickle import cloudpickle
 
     make, args, *rest = reduced
@@ -1165,7 +1187,7 @@ def _settle_globals(function: FunctionType, reduced: Any, apart: bool) -> Any:
         return reduced
     module = uses_globals_of(function)
     attributes, slots = rest[0]
-    if slots["__module__"] in _script.MAINS:  # where it is imported it has the other name
+    if slots["__module__"] in _script.MAINS:  # the script has another name where it is imported
         slots["__module__"] = args[1]["__name__"] = "__main__"
     if module is None and not apart:
         return reduced
@@ -1183,18 +1205,18 @@ def _make_function_of(code: CodeType, module: str, closure: Any) -> FunctionType
 
 
 def _reduce_code_object(code: CodeType) -> Any:
-    """Reduce code as cloudpickle does, but with its file, and its source if there is no file."""
+    """Reduce code as cloudpickle does, but keep its file's path, or its source without a file."""
     from cloudpickle import cloudpickle
 
     _, args = cloudpickle._code_reduce(code)
-    # Among bytes, to which `python -bb` lets no text be compared.
+    # Checks the type first: under `python -bb`, comparing bytes with a str raises.
     place = [isinstance(arg, str) and arg == "<dynamic-code>" for arg in args].index(True)
     path, lines = _script.source_of(code.co_filename)
     return _make_code, ((*args[:place], path, *args[place + 1 :]), path, lines)
 
 
 def _make_code(args: Any, path: str, lines: list[str] | None) -> CodeType:
-    """Make a code object, and have tracebacks find its source."""
+    """Make a code object, and register its source for tracebacks."""
     if lines is not None:
         import linecache
 
@@ -1203,7 +1225,7 @@ def _make_code(args: Any, path: str, lines: list[str] | None) -> CodeType:
 
 
 def dump_result(value: Any, exports: Exports) -> list[Any]:
-    """Pack what a call has returned, as `dump_parts`; an error says that it is of a result."""
+    """Pack the result of a call, as `dump_parts`; mark an error as one of a result."""
     try:
         return dump_parts(value, exports, reducers=destination.reducers)
     except SerializationError as error:
@@ -1215,7 +1237,7 @@ def dump_result(value: Any, exports: Exports) -> list[Any]:
 
 
 class RemoteTraceback(Exception):
-    """The traceback of another process, as the cause of the exception that it raised there."""
+    """The text of a traceback in another process: the cause of the exception raised there."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -1226,7 +1248,7 @@ class RemoteTraceback(Exception):
 
 
 def dump_error(error: BaseException) -> bytes:
-    """Pack an exception with its traceback's text; never fails."""
+    """Pack an exception with the text of its traceback; never raises for an odd exception."""
     text = traceback_text(error)
     described = f"{type(error).__module__}.{type(error).__qualname__}: {describe(error, str)}"
     _drop_tracebacks(error)
@@ -1239,9 +1261,10 @@ def dump_error(error: BaseException) -> bytes:
 
 
 def _drop_tracebacks(error: BaseException) -> None:
-    """Take away what pickle leaves behind, but not in a program that has told it otherwise.
+    """Remove the tracebacks of an exception and of its causes and parts.
 
-    tblib, which comes with distributed, packs each frame: that of deep recursions fails.
+    pickle ignores tracebacks, unless tblib, which comes with distributed, has registered a reducer
+    for them. That packs each frame, which fails after a deep recursion.
     """
     seen, left = set(), [error]
     while left:
@@ -1249,7 +1272,7 @@ def _drop_tracebacks(error: BaseException) -> None:
         if id(each) in seen:
             continue
         seen.add(id(each))
-        # By the base class, since an exception's own class may have attributes do anything.
+        # Through the base class, since an exception's own class may override attributes.
         BaseException.with_traceback(each, None)
         links: tuple[Any, ...] = BaseException.__cause__, BaseException.__context__
         for link in links:
@@ -1260,9 +1283,11 @@ def _drop_tracebacks(error: BaseException) -> None:
 
 
 def load_error(data: bytes | bytearray | memoryview) -> BaseException:
-    """Rebuild an exception, its remote traceback as its cause.
+    """Rebuild an exception, with its remote traceback as its cause.
 
-    One that cannot be rebuilt here comes as a `SerializationError` that tells its type and text.
+    Returns:
+        The exception. If it cannot be rebuilt here, a `SerializationError` that names its type and
+        text.
     """
     packed, described, text = pickle.loads(data)
     error: BaseException
@@ -1277,6 +1302,6 @@ def load_error(data: bytes | bytearray | memoryview) -> BaseException:
         error = SerializationError(
             f"an exception was raised that cannot be rebuilt in this process ({why}): {described}"
         )
-    # Not by an assignment, which an exception may refuse.
+    # Not by assignment, which an exception's class may refuse.
     BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
     return error

@@ -1,13 +1,13 @@
-"""Values that many jobs use and that reach each worker once: `qmill.shared`.
+"""Values that many jobs use, sent to each worker once: `qmill.shared`.
 
     handle ── pickled, in a job ──> a key ──> the worker's handle of that key ──> .value
        └── packed once ──> a nameless file ── its descriptor, once to each worker ──┘
 
-Worker processes of one machine map the same file, so there is one copy of its large buffers for all
-of them. A thread's job has the very object. To a worker of a cluster the content of the file is
-sent, once, and its processes share it there.
+Worker processes of one machine map the same file, so they share one copy of its large buffers. A
+job in a thread gets the original object. A worker of a cluster gets the content of the file, once,
+and its processes share it.
 
-Whoever packs jobs puts a `Shares` into `serialize.destination`, which is told of each handle.
+An engine that packs jobs puts a `Shares` into `serialize.destination`, which collects the handles.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _NOTHING = object()
 
 
 def shared(value: T) -> Shared[T]:
-    """Make a handle of a value that many jobs are to use, and that is to travel only once.
+    """Make a handle of a value that many jobs use; the value is sent to each worker only once.
 
-    Give the handle to jobs: as an argument, inside another one, in a `functools.partial` or in a
-    closure. They find the value in its `value`.
+    Pass the handle to jobs: as an argument, inside another argument, in a `functools.partial` or in
+    a closure. The function of a job reads the value from the handle's attribute `value`.
 
     >>> table = qmill.shared(numpy.load("table.npy"))  # doctest: +SKIP
     >>> jobs.map(functools.partial(look_up, table), words)  # doctest: +SKIP
@@ -44,24 +44,24 @@ def shared(value: T) -> Shared[T]:
         value: Any object that can be sent to a worker. Do not change it after it was sent.
 
     Returns:
-        The handle. The value is there for jobs as long as the handle lives, or a job that has it.
+        The handle. Jobs can use the value as long as the handle, or a job that has it, lives.
 
-    What a job's `value` is: the object itself in a thread; in a process, a copy, rebuilt when a job
-    first asks for it and kept for those that follow. Large buffers of such a copy, as those of
-    NumPy arrays, are one memory for all processes of a machine, and are read-only.
+    In a thread, a job's `value` is the object itself. In a process it is a copy, rebuilt when the
+    first job reads it and kept for later jobs. Large buffers in the copy, such as those of NumPy
+    arrays, are shared by all processes of a machine, and are read-only.
     """
     return Shared(secrets.randbits(63), value)
 
 
 class Shared(Generic[T]):
-    """A handle of a value that jobs share; `shared` makes it."""
+    """A handle of a value that jobs share; made by `shared`."""
 
     __slots__ = ("__weakref__", "_files", "_value", "key")
 
     def __init__(self, key: int, value: Any = _NOTHING, file: int | None = None) -> None:
         self.key = key
         self._value = value
-        # By whether it is for another machine; here, what was packed elsewhere is for both.
+        # By `is_remote` of `fileno`. A file that was packed elsewhere is used for both.
         self._files = {} if file is None else dict.fromkeys((False, True), file)
 
     @property
@@ -69,7 +69,7 @@ class Shared(Generic[T]):
         """The value.
 
         Raises:
-            SerializationError: It cannot be rebuilt in this process.
+            SerializationError: The value cannot be rebuilt in this process.
         """
         if self._value is _NOTHING:
             with _lock:
@@ -86,26 +86,26 @@ class Shared(Generic[T]):
         shares = serialize.destination.shares
         if shares is None:
             raise TypeError(
-                "a shared value travels to workers with a job's function and arguments, and "
-                "nowhere else: send its .value"
+                "a shared value can be sent only to a worker, in a job's function or arguments: "
+                "send its .value"
             )
         shares.add(self)
         return _find, (self.key,)
 
     def fileno(self, is_remote: bool = False) -> int:
-        """Return the descriptor of the file that has the packed value; it stays this handle's.
+        """Return the descriptor of the file with the packed value; the handle will close it.
 
         Args:
-            is_remote: Whether it is for another machine, where no script can be imported.
+            is_remote: Whether the file is for another machine, where no script can be imported.
 
         Raises:
             SerializationError: The value cannot be packed.
-            OSError: There is no memory or no descriptor for it.
+            OSError: There is not enough memory, or no free descriptor.
         """
         with _lock:
             if is_remote not in self._files:
                 before = serialize.destination.shares
-                serialize.destination.shares = None  # a handle inside would not be told to others
+                serialize.destination.shares = None  # so that a handle inside the value is refused
                 names = serialize.Names.NEVER if is_remote else serialize.Names.INSTEAD
                 try:
                     parts = serialize.dump_parts(self._value, serialize.InlineExports(names))
@@ -115,7 +115,7 @@ class Shared(Generic[T]):
             return self._files[is_remote]
 
     def packed(self, is_remote: bool = False) -> memoryview:
-        """Return the packed value: the memory of the file, which cannot be written."""
+        """Return the packed value: a read-only map of the file."""
         file = self.fileno(is_remote)
         return memoryview(mmap.mmap(file, os.fstat(file).st_size, access=mmap.ACCESS_READ))
 
@@ -126,13 +126,13 @@ class Shared(Generic[T]):
 
 
 class Shares:
-    """The shared values that the jobs of one pool refer to; it keeps none of them alive.
+    """The shared values to which the jobs of one pool refer. It refers to the handles weakly.
 
     Args:
         is_remote: Whether the pool's workers may be on other machines.
 
     Attributes:
-        num_added: How many there were so far.
+        num_added: The number of handles added so far.
     """
 
     def __init__(self, *, is_remote: bool = False) -> None:
@@ -142,7 +142,7 @@ class Shares:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Have handles told to this object that this thread packs meanwhile."""
+        """Collect, inside a `with` block, the handles in all objects that this thread packs."""
         destination = serialize.destination
         before = destination.shares, destination.is_remote
         destination.shares, destination.is_remote = self, self._is_remote
@@ -152,18 +152,18 @@ class Shares:
             destination.shares, destination.is_remote = before
 
     def add(self, handle: Shared) -> None:
-        """Know a handle from now on, and see to it that its value is packed."""
+        """Add a handle, and pack its value if it is new."""
         if handle.key not in self._handles:
             handle.fileno(self._is_remote)
             self._handles[handle.key] = handle
             self.num_added += 1
 
     def new_for(self, known: set[int]) -> list[Shared]:
-        """Return the handles that somebody does not know who knows these keys."""
+        """Return the handles whose keys are not among the known ones."""
         return [handle for key, handle in list(self._handles.items()) if key not in known]
 
     def gone_of(self, known: set[int]) -> list[int]:
-        """Return those keys whose handles do not live any more."""
+        """Return those of the known keys whose handles no longer exist."""
         return [key for key in known if key not in self._handles] if known else []
 
 
@@ -173,12 +173,12 @@ _received: dict[int, Shared] = {}
 
 
 def receive(key: int, file: int) -> None:
-    """Have a handle of that key found here; the file becomes its own."""
+    """Register a handle of a key in this worker; the handle then owns the file's descriptor."""
     _received[key] = Shared(key, file=file)
 
 
 def forget(key: int) -> None:
-    """Have it found no more; jobs that have it keep it."""
+    """Remove the handle of a key from this worker; jobs that already hold it can still use it."""
     _received.pop(key, None)
 
 
@@ -188,11 +188,11 @@ def from_packed(key: int, packed: bytes | memoryview) -> Shared:
 
 
 def _find(key: int) -> Shared:
-    """Stand in a pickle for a handle."""
+    """Return this worker's handle of a key; a pickled handle is a call of this function."""
     try:
         return _received[key]
     except KeyError:
         raise SerializationError(
-            "a shared value is gone: keep the handle that qmill.shared returned as long as jobs "
-            "need it"
+            "a shared value is no longer available: keep a reference to the handle from "
+            "qmill.shared as long as jobs need it"
         ) from None

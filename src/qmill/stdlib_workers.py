@@ -1,8 +1,8 @@
-"""Workers that are the standard library's classes, and the standard library's as workers.
+"""Connects `Worker` with `multiprocessing.Process` and `threading.Thread`.
 
-Process, Thread   what `multiprocessing.Process` and `threading.Thread` are, and fail loudly
+Process, Thread   subclasses of the standard library's that report an exception of their function
 PlainProcess      a `multiprocessing.Process` that does not outlive its parent
-as_worker         a `Worker` for either, as `Q.stop` takes it
+as_worker         returns the `Worker` of a process or thread, for `Q.stop`
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 START_METHOD = "fork" if "fork" in processes.METHODS else None
-"""The start method of a `Process`: a fork where there is one, as it shares its parent's objects."""
+"""The start method of a `Process`: "fork" if available, so that it inherits its parent's objects.
+
+None: the default of `Worker`.
+"""
 
 
 class Process(multiprocessing.Process):
     """A `multiprocessing.Process` that runs as a `Worker`: it does not outlive its parent.
 
-    Its arguments and methods are those of `multiprocessing.Process`. `as_worker` tells what it
-    raised; where nobody asks for that, it is logged.
+    Its arguments and methods are those of `multiprocessing.Process`. The `Worker` of `as_worker`
+    gives the exception of its function. If the program never asks for that, it is logged.
     """
 
     @staticmethod
@@ -38,7 +41,8 @@ class Process(multiprocessing.Process):
 class PlainProcess(multiprocessing.Process):
     """A `multiprocessing.Process` that does not outlive its parent, even if that is killed.
 
-    All else is as there: `run` may be overridden, an exception is printed by the process itself.
+    In all other respects it behaves as its base class: `run` may be overridden, and the process
+    itself prints an exception.
     """
 
     _start_method: str | None = None  # that of multiprocessing's default context
@@ -49,7 +53,7 @@ class PlainProcess(multiprocessing.Process):
 
 
 class _Popen:
-    """The interface of a started process for `multiprocessing`, answered by a worker."""
+    """Implements, by a worker, the interface of multiprocessing's `Popen` objects."""
 
     method = START_METHOD
 
@@ -83,19 +87,19 @@ class _Popen:
         self.worker.interrupt()
 
     def close(self) -> None:
-        """Do nothing: the worker closes what it has when it is collected."""
+        """Do nothing: the worker closes its descriptors when it is garbage-collected."""
 
 
 class _PlainPopen(_Popen):
     def _start(self, process: Any) -> _ProcessWorker:
         self.method = process._start_method or multiprocessing.get_start_method()
         worker = _PlainWorker(_bootstrap, (process,), start_method=self.method, name=process.name)
-        worker._told = True  # the process itself says what has failed
+        worker._told = True  # the process itself prints an exception
         return worker
 
 
 class _ProcessWorker(Worker):
-    """A worker whose end is no failure if this program has asked for it."""
+    """A worker whose death is no failure if this program has killed it."""
 
     _was_ended = False
 
@@ -125,33 +129,37 @@ class _PlainWorker(_ProcessWorker):
 
 
 def _bootstrap(process: Any) -> None:
-    """Do what a process of `multiprocessing` does, in its own way."""
+    """Run a process of `multiprocessing` by its own `_bootstrap`.
+
+    Raises:
+        SystemExit: With the exit code, if that is not 0.
+    """
     code = process._bootstrap(parent_sentinel=_child.parent_sentinel)
     if code:
         raise SystemExit(code)
 
 
 def _run(name: str, target: Callable[..., Any] | None, args: Any, kwargs: Any) -> None:
-    """Do what a process is for; it returns nothing, since nobody could ask for that."""
+    """Call the target of a process. Its result is discarded, as in `multiprocessing`."""
     multiprocessing.current_process().name = name
     if target is not None:
         target(*args, **kwargs)
 
 
 class Thread(threading.Thread):
-    """A `threading.Thread` that keeps what its function raised.
+    """A `threading.Thread` that keeps the exception that its function raised.
 
     Attributes:
-        failure: That exception; it has been told by `threading.excepthook`, too.
+        failure: The exception, or None; `threading.excepthook` has been called with it.
     """
 
     failure: BaseException | None = None
 
     def run(self) -> None:
-        """Run the function."""
+        """Call the function."""
         try:
             super().run()
-        except SystemExit:  # as threads do
+        except SystemExit:  # ignored, as by threading.Thread
             pass
         except BaseException as error:
             self.failure = error
@@ -161,7 +169,7 @@ class Thread(threading.Thread):
 
 
 class _Runner:
-    """Answers a worker's questions about a process or a thread that somebody else has started."""
+    """The runner of a `Worker` for a process or a thread that the program started itself."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -187,7 +195,7 @@ class _Runner:
             return None
         error = getattr(self._context, "failure", None)
         code = self.exitcode
-        if error is None and code and code != -signal.SIGTERM:  # which is how one ends a process
+        if error is None and code and code != -signal.SIGTERM:  # terminate() is no failure
             killer = -code if code < 0 else None
             error = WorkerDied(self.pid, code, killer, self._context.name)
         return ("result", None) if error is None else ("error", error)
@@ -203,19 +211,19 @@ def as_worker(context: Any) -> Worker:
     """Return the worker of a process or thread that has been started.
 
     Args:
-        context: A `Worker`, a `multiprocessing.Process`, a `threading.Thread`, or anything that has
-            their methods.
+        context: A `Worker`, a `multiprocessing.Process`, a `threading.Thread`, or an object that
+            has their methods.
 
     Raises:
-        TypeError: It is nothing of the kind.
-        ValueError: It has not been started.
+        TypeError: The object lacks the methods of a process or thread.
+        ValueError: The process or thread has not been started.
     """
     if isinstance(context, Worker):
         return context
     if not callable(getattr(context, "join", None)) or not hasattr(context, "ident"):
         raise TypeError(f"workers must be processes or threads; got {context!r}")
     if context.ident is None:
-        raise ValueError(f"{context!r} has not been started")
+        raise ValueError(f"{context!r} has not been started: call its start() first")
     if isinstance(context, Process):
         worker: Worker = context._popen.worker  # type: ignore[attr-defined]
         return worker

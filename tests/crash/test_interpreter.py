@@ -207,7 +207,7 @@ def test_a_copy_that_is_no_worker_is_the_last_one(freeze, first):
     assert output.startswith(told + "`qmill.freeze_support()` has to be called")
     assert output.endswith("\nrefused\nfork [0, 2, 4] put\n")
     if first != "named()":  # a broker prints nothing
-        assert "to be a worker, and has run the program instead" in errors
+        assert "to be a worker, but has run the program instead" in errors
 
 
 @pytest.mark.parametrize(

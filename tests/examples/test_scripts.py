@@ -502,7 +502,7 @@ def test_workers_that_the_import_would_start_are_refused(tmp_path):
     told, end, _ = programs.run(str(path)).split("\n")
     assert end == "end"
     assert "the script starts workers at its top level" in told
-    assert 'move that below its `if __name__ == "__main__":`' in told
+    assert 'move that code below its `if __name__ == "__main__":`' in told
 
 
 def test_a_script_whose_import_fails_is_named_with_the_reason(tmp_path):

@@ -806,7 +806,7 @@ def test_an_open_file_is_refused_not_copied(tmp_path):
     path = tmp_path / "file"
     path.write_text("text")
     with path.open() as file:
-        with pytest.raises(qmill.SerializationError, match="an open file is of the process"):
+        with pytest.raises(qmill.SerializationError, match="an open file belongs to the process"):
             dumps(lambda: file.read())
         assert file.read() == "text"
 

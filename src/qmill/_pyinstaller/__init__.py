@@ -1,8 +1,8 @@
 """Hooks of this package for PyInstaller, which finds them by the entry point `pyinstaller40`.
 
-`hook-qmill.py` names the modules that are imported when they are first used. `rthooks` has what a
-program with qmill in it runs before all else: what `qmill.freeze_support()` does for the workers of
-qmill, so it need not call that.
+`hook-qmill.py` names the modules that qmill imports on first use. `rthooks` has code that runs at
+the very start of a frozen program that contains qmill. It does the same as
+`qmill.freeze_support()` for the workers of qmill, so such a program need not call that.
 """
 
 from __future__ import annotations

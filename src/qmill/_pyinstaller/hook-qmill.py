@@ -1,4 +1,4 @@
-"""The modules that qmill imports by name."""
+"""Lists the modules that qmill imports by name, which PyInstaller cannot find itself."""
 
 from PyInstaller.utils.hooks import collect_submodules
 
