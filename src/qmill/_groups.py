@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 def folders(controller: str, root: str = os.sep) -> Iterator[tuple[int, str]]:
-    """Give the folder of each of this process's groups and of those above, with its version.
+    """Yield the version and folder of each control group of this process and of its ancestors.
 
     Args:
-        controller: What the groups limit, as "cpu" or "memory"; those of version 2 limit all.
-        root: Where the system's files are.
+        controller: The resource that the groups limit, such as "cpu" or "memory". A group of
+            version 2 limits all resources.
+        root: The folder that has the system's `proc` and `sys`.
     """
     mounts = _mounts(controller, root)
     for line in lines(os.path.join(root, "proc/self/cgroup")):
@@ -34,7 +35,7 @@ def folders(controller: str, root: str = os.sep) -> Iterator[tuple[int, str]]:
 
 
 def memory_files(root: str = os.sep) -> list[tuple[bytes, bytes, bytes]]:
-    """List each group's files: of the most memory it may use, of what it uses, and of details."""
+    """List the files of each group with its memory's limit, use and details."""
     names = {
         1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"),
         2: ("memory.max", "memory.current", "memory.stat"),
@@ -57,7 +58,7 @@ def lines(path: str) -> list[str]:
 
 
 def _mounts(controller: str, root: str) -> dict[int, list[tuple[str, str]]]:
-    """List where groups of each version are mounted: which group is at the top, and the folder."""
+    """List the mounts of groups by version: the group at the mount's root, and the folder."""
     found: dict[int, list[tuple[str, str]]] = {}
     for line in lines(os.path.join(root, "proc/self/mountinfo")):
         before, _, after = line.partition(" - ")
@@ -71,12 +72,12 @@ def _mounts(controller: str, root: str) -> dict[int, list[tuple[str, str]]]:
 
 
 def _and_above(path: str, top: str) -> Iterator[str]:
-    """Give the folders of a group and of all above it, below where the group `top` is mounted."""
+    """Yield the folders of a group and its ancestors, relative to the mount of the group `top`."""
     names = [name for name in path.split("/") if name]
     above = [name for name in top.split("/") if name]
     if names[: len(above)] == above:
         names = names[len(above) :]
-    elif ".." in names or above:  # it is not below that mount, whose own limit is all that is seen
+    elif ".." in names or above:  # the group is outside the mount: only the mount's root is seen
         names = []
     for number in range(len(names), -1, -1):
         yield os.path.join(*names[:number], "")

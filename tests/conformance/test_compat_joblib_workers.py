@@ -144,7 +144,7 @@ def test_registering_loads_joblib_and_nothing_before_does():
 
 def test_a_joblib_that_is_absent_or_old_is_named(monkeypatch):
     monkeypatch.setattr(joblib, "__version__", "1.3.2")
-    with pytest.raises(ImportError, match="joblib 1.4 or newer, and this is 1.3.2"):
+    with pytest.raises(ImportError, match="joblib 1.4 or newer, but this is 1.3.2"):
         qmill.compat.joblib.register()
     monkeypatch.setitem(sys.modules, "joblib", None)
     with pytest.raises(ImportError, match=r"pip install 'qmill\[joblib\]'"):

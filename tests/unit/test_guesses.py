@@ -205,7 +205,9 @@ def test_other_functions_are_not(function):
 )
 @pytest.mark.parametrize("value", [abs(-3), "abs", None, [1] * 100_000], ids=[*"3sNl"])
 def test_the_result_of_a_call_in_place_of_the_function(way, value):
-    with pytest.raises(TypeError, match="give the function itself and, separately, its arg") as info:
+    with pytest.raises(
+        TypeError, match="give the function itself and, separately, its arg"
+    ) as info:
         way(value)
     assert f"must be callable, not {type(value).__name__}" in str(info.value)
     assert len(str(info.value)) < 400

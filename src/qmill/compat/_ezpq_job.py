@@ -1,4 +1,4 @@
-"""A job and its record, as all versions of ezpq have them."""
+"""A job and its record, for the modules of all versions of ezpq."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = (
 
 
 def record_of(job: QmillJob) -> dict[str, Any]:
-    """Return a job's record as ezpq makes it."""
+    """Return a job's record, with the keys and values of ezpq."""
     full = job.to_dict()
     record = {key: full[key] for key in KEYS}
     error = job._exception
@@ -45,15 +45,15 @@ class Job:
     """A call of a function, for `Queue.submit`.
 
     Args:
-        function: What to call.
+        function: The function.
         args: Its positional arguments, or a single value.
         kwargs: Its keyword arguments.
-        name: What to call it; None for its id.
-        priority: The lower goes first.
+        name: The job's name; None for its id.
+        priority: A job with a lower number runs first.
         lane: Jobs of one lane run one after another.
-        timeout: Seconds after which it is killed; 0 is no limit.
-        suppress_errors: Whether its exit code is -1, and not 1, when it raises.
-        stop_on_lane_error: Whether it is cancelled when the job before it in its lane fails.
+        timeout: The job is killed after so many seconds; 0 is no limit.
+        suppress_errors: Whether the exit code is -1 instead of 1 when the function raises.
+        stop_on_lane_error: Whether the job is cancelled when the job before it in its lane fails.
     """
 
     _keys: tuple[str, ...] = KEYS
@@ -89,36 +89,39 @@ class Job:
         return list(args) if hasattr(args, "__iter__") else [args]
 
     def is_running(self) -> bool:
-        """Return whether it runs."""
+        """Return whether the job is running."""
         return self._job is not None and self._job.running()
 
     def is_expired(self) -> bool:
-        """Return whether it runs for longer than its timeout."""
+        """Return whether the job is running and has exceeded its timeout."""
         started = self.get_start_time()
         if not self.is_running() or started is None or self.timeout <= 0:
             return False
         return datetime.now() - started > timedelta(seconds=self.timeout)
 
     def is_processed(self) -> bool:
-        """Return whether it has ended and its callback has returned."""
+        """Return whether the job has ended and its callback has returned."""
         return self.get_processed_time() is not None
 
     def get_exitcode(self) -> int | None:
-        """Return 0, 1 or -1 for an exception, else how its process ended; None before."""
+        """Return the exit code: 0, or 1 or -1 after an exception; None before the job's end.
+
+        If the job's process died, it is that process's exit code.
+        """
         code: int | None = self.to_dict()["exitcode"]
         return code
 
     def run_time(self) -> float | None:
-        """Return the seconds that it ran; None before its end."""
+        """Return the seconds that the job ran; None before its end."""
         seconds: float | None = self.to_dict()["runtime"]
         return seconds
 
     def waiting_time(self) -> float | None:
-        """Return the seconds from its submission to its start, or to now."""
+        """Return the seconds from the job's submission to its start, or to now."""
         return self._since_submitted(self.get_start_time())
 
     def total_time(self) -> float | None:
-        """Return the seconds from its submission to its end, or to now."""
+        """Return the seconds from the job's submission to its end, or to now."""
         return self._since_submitted(self.get_end_time())
 
     def _since_submitted(self, end: datetime | None) -> float | None:
@@ -128,19 +131,19 @@ class Job:
         return ((end or datetime.now()) - submitted).total_seconds()
 
     def get_submit_time(self) -> datetime | None:
-        """Return when it was submitted."""
+        """Return the time of the job's submission."""
         return None if self._job is None else self._job.submitted
 
     def get_start_time(self) -> datetime | None:
-        """Return when it began."""
+        """Return the time of the job's start."""
         return None if self._job is None else self._job.started
 
     def get_end_time(self) -> datetime | None:
-        """Return when it ended."""
+        """Return the time of the job's end."""
         return None if self._job is None else self._job.ended
 
     def get_processed_time(self) -> datetime | None:
-        """Return when its callback had returned."""
+        """Return the time at which the job's callback had returned."""
         return None if self._job is None else self._job.processed
 
     def _stop(self) -> None:
@@ -148,7 +151,7 @@ class Job:
             self._job.cancel()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its record, the keys of which are `KEYS`."""
+        """Return the job's record, with the keys `KEYS`."""
         if self._job is not None:
             return self._record_of(self._job)
         mine = {**vars(self), "cancelled": False, "function": function_name(self.function)}

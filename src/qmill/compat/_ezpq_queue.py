@@ -1,4 +1,4 @@
-"""A queue of jobs, as all versions of ezpq have it."""
+"""A queue of jobs, for the modules of all versions of ezpq."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Queue:
     _record_of: Callable[[QmillJob], dict[str, Any]] = staticmethod(record_of)
 
     def _set_up(self, n_workers: int, max_size: int, job_runner: Any, **options: Any) -> None:
-        """Keep the arguments of a constructor, and start if it is to be."""
+        """Keep the arguments of a constructor, and make the queue."""
         if job_runner not in (Process, Thread):
             raise AssertionError(
                 f"job_runner must be multiprocessing.Process or threading.Thread; got {job_runner}"
@@ -42,7 +42,7 @@ class Queue:
         self._open()
 
     def _open(self) -> JobQueue:
-        """Make the queue that does the work."""
+        """Make the `JobQueue` that runs the jobs."""
         options = dict(self._options)
         callback, path = options.pop("callback"), options["log_file"]
         if callback is not None:
@@ -63,7 +63,7 @@ class Queue:
         return self._queue or self._open()
 
     def _in_parallel(self, function: Callable[..., Any], items: Any, args: Any, kwargs: Any) -> Any:
-        """Do what a decorated function does."""
+        """Run a decorated function for each item, and return the records."""
         self.start()
         for item in items:
             self.submit(Job(function, [item, *args], kwargs))
@@ -76,8 +76,9 @@ class Queue:
         """Put a job in the queue, and return its id.
 
         Raises:
-            Exception: There are `max_size` jobs, the completed ones included.
-            AssertionError: It has a timeout, and threads cannot be killed.
+            Exception: The queue has `max_size` jobs, completed ones included.
+            AssertionError: The job has a timeout, but the queue uses threads, which cannot be
+                killed.
         """
         if self._in_threads and job.timeout > 0:
             raise AssertionError("a thread cannot be killed: timeout needs job_runner=Process")
@@ -101,74 +102,74 @@ class Queue:
     def _get(self, wait: bool, timeout: float) -> dict[str, Any] | None:
         """Fetch a record."""
         if self._options["auto_remove"]:
-            raise AssertionError("with auto_remove=True nothing is kept that get could fetch")
+            raise AssertionError("get needs auto_remove=False: with True no records are kept")
         job = self._jobs.get(wait, or_none(timeout))
         return None if job is None else self._record_of(job)
 
     def collect(self, n: int = 0) -> list[dict[str, Any]]:
-        """Fetch the records of what is completed, up to `n`; 0 is all."""
+        """Fetch the records of completed jobs, up to `n`; 0 is all."""
         return [self._record_of(job) for job in self._jobs.collect(n if n > 0 else None)]
 
     def size(self, waiting: bool = False, working: bool = False, completed: bool = False) -> int:
-        """Count the jobs of the parts that are named, or all."""
+        """Return the number of jobs in the chosen states; of all jobs if none is chosen."""
         return self._jobs.size(waiting, working, completed)
 
     def n_submitted(self) -> int:
-        """Return how many jobs were submitted."""
+        """Return the number of submitted jobs."""
         return self._n_submitted
 
     def n_completed(self) -> int:
-        """Return how many of them have ended, in whatever way."""
+        """Return the number of submitted jobs that have ended, also failed or cancelled ones."""
         return self._n_submitted - self.remaining_jobs()
 
     def remaining_jobs(self) -> int:
-        """Return how many jobs wait or work."""
+        """Return the number of jobs that wait or run."""
         return self.size(waiting=True, working=True)
 
     def n_workers(self) -> int:
-        """Return how many jobs run at a time."""
+        """Return the number of jobs that may run at a time."""
         return self._n_workers
 
     def set_workers(self, n: int) -> None:
-        """Change how many jobs run at a time."""
+        """Set the number of jobs that may run at a time."""
         self._n_workers = n
         self._jobs.set_workers(n)
 
     def n_workers_free(self) -> int:
-        """Return how many more jobs could run now."""
+        """Return the number of further jobs that could run now."""
         return self._n_workers - self.size(working=True)
 
     def is_working(self) -> bool:
-        """Return whether jobs run."""
+        """Return whether any job is running."""
         return self.size(working=True) > 0
 
     def is_busy(self) -> bool:
-        """Return whether jobs wait, or all workers work."""
+        """Return whether jobs wait, or all workers are busy."""
         return self.n_workers_free() <= 0 or self.size(waiting=True) > 0
 
     def is_empty(self) -> bool:
-        """Return whether there are no jobs, completed ones included."""
+        """Return whether the queue has no jobs, also no completed ones."""
         return self.size() == 0
 
     def is_full(self) -> bool:
-        """Return whether there are `max_size` jobs, completed ones included."""
+        """Return whether the queue has `max_size` jobs, completed ones included."""
         return 0 < self._max_size <= self.size()
 
     def _is_on(self) -> bool:
         return self._is_started and not (self._options["auto_stop"] and not self.remaining_jobs())
 
     def start(self) -> None:
-        """Run jobs from now on."""
+        """Start running jobs."""
         self._is_started = True
         self._jobs.start()
 
     def _stop(self) -> None:
-        """Begin no more jobs."""
+        """Start no further jobs."""
         self._is_started = False
         self._jobs.pause()
 
     def dispose(self) -> None:
-        """Cancel what waits, kill what runs, and forget all. It may be used again."""
+        """Cancel waiting jobs, kill running ones, and forget all. The queue can be used again."""
         queue, self._queue = self._queue, None
         self._n_submitted = 0
         if queue is not None:
@@ -183,7 +184,7 @@ class Queue:
 
     @staticmethod
     def log_csv(job: Any, path: Any = "ezpq_log.csv", append: bool = True) -> int:
-        """Write a record to a CSV file, and return 0, or -1 if that fails."""
+        """Write a record to a CSV file; return 0, or -1 if that failed."""
         try:
             if not append:
                 open(path, "w").close()
@@ -198,10 +199,10 @@ class Queue:
 
 
 def _call(callback: Any, record_of: Callable[[QmillJob], Any], job: QmillJob) -> Any:
-    """Call a user's callback with the record of a job; not for one that never ran."""
+    """Call a user's callback with the record of a job, unless the job never ran."""
     return None if job._started is None else callback(record_of(job))
 
 
 def or_none(timeout: float) -> float | None:
-    """Return a timeout as qmill has it, where 0 does not wait."""
+    """Convert a timeout of ezpq, where 0 is no limit, into one of qmill, where None is no limit."""
     return None if timeout == 0 else max(0.0, timeout)

@@ -1,11 +1,12 @@
-"""The backend "qmill" of joblib: batches of tasks as jobs of a queue that is kept between calls.
+"""The joblib backend "qmill": runs batches of tasks as jobs of a queue that is kept between calls.
 
     Parallel ── batch ──> submit ──> JobQueue ──> worker: run_batch(batch)
-       <── callback(job) ── in the queue's reporter, which then asks for the next batch ──┘
+       <── callback(job), in the queue's reporter; it submits the next batch ──┘
 
-joblib calls `configure` before and `terminate` after each call, or around a `with Parallel()`
-block. One backend may serve several calls at a time, and `terminate` does not say which has ended:
-so what a call needs is let go when no batch of any is under way, and taken again if one comes.
+joblib calls `configure` before each call and `terminate` after it, or around a `with Parallel()`
+block. One backend may serve several calls at the same time, and `terminate` does not say which of
+them has ended. So the backend releases its pool when no batch of any call is running, and acquires
+it again if another batch comes.
 """
 
 from __future__ import annotations
@@ -49,24 +50,24 @@ _OF_WORKERS = (
 """Arguments of the backend for its workers."""
 
 _OF_JOBLIB = frozenset(("verbose", "context"))
-"""Arguments that `Parallel` gives to any backend, and that this one has no use for."""
+"""Arguments that `Parallel` passes to every backend, and that this one ignores."""
 
 
 class TaskWorkerDied(WorkerDied, TerminatedWorkerError):  # type: ignore[misc]
-    """The worker of a task has died; programs for joblib catch it by the name it has there."""
+    """The worker of a task has died. It is also joblib's error, which programs catch."""
 
 
 class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
-    """Runs tasks of joblib in worker processes of a `JobQueue`; `register` makes it known.
+    """Runs tasks of joblib in worker processes of a `JobQueue`; `register` registers it.
 
     Args:
-        nesting_level: How many calls of `Parallel` this one is inside of; joblib knows.
-        inner_max_num_threads: What each worker's numerical libraries may use; None for its share
-            of the processors.
+        nesting_level: The number of calls of `Parallel` around this one; joblib passes it.
+        inner_max_num_threads: The number of threads that the numerical libraries of each worker
+            may use; None for the worker's share of the processors.
         **options: See `qmill.compat.joblib.register`.
 
     Raises:
-        TypeError: An unknown option.
+        TypeError: The backend has no option of that name.
     """
 
     supports_retrieve_callback = True
@@ -85,13 +86,13 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         self._kind: _joblib_pool.Kind | None = None
         self._pool: _joblib_pool.Pool | None = None
         self._arrays = MappedArrays(None, None, None)
-        self._jobs: dict[Job, tuple[Any, list[Any]]] = {}  # those under way: Parallel, files
+        self._jobs: dict[Job, tuple[Any, list[Any]]] = {}  # unfinished jobs: their Parallel, files
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return how many workers that makes: -1 is one for each processor, -2 one less."""
+        """Return the number of workers for `n_jobs`: -1 is one per processor, -2 one less."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning; -1 is all processors")
-        if n_jobs is None or joblib.parallel.mp is None:  # as JOBLIB_MULTIPROCESSING=0 wants it
+        if n_jobs is None or joblib.parallel.mp is None:  # JOBLIB_MULTIPROCESSING=0 sets mp to None
             return 1
         return n_jobs if n_jobs > 0 else max(joblib.cpu_count() + 1 + n_jobs, 1)
 
@@ -127,19 +128,19 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         return _joblib_pool.Kind(num_workers, self._variables(num_workers), **given)
 
     def _variables(self, num_workers: int) -> dict[str, str]:
-        """Return the variables that tell libraries how many threads to use in a worker."""
+        """Return the environment variables that set how many threads libraries use in a worker."""
         limit = self.inner_max_num_threads
         share = max(joblib.cpu_count() // num_workers, 1)
         values = {
             name: os.environ.get(name, str(share)) if limit is None else str(limit)
             for name in self.MAX_NUM_THREADS_VARS
         }
-        # Threads of TBB then count those of other processes, too.
+        # With this variable, TBB also counts the threads of other processes.
         tbb = self.TBB_ENABLE_IPC_VAR
         return {tbb: os.environ.get(tbb, "1"), **values}
 
     def start_call(self) -> None:
-        """Begin a call: what arrays have been sent may have changed since the one before."""
+        """Begin a call: forget the files of arrays, which may have changed since the last call."""
         self._arrays.forget()
 
     def submit(self, func: Callable[[], Any], callback: Any = None) -> Job:
@@ -147,7 +148,7 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
 
         Args:
             func: The batch.
-            callback: Called with the job when that has ended.
+            callback: Called with the job when the job has ended.
         """
         with self._lock:
             if self._pool is None:
@@ -168,7 +169,7 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
             self._jobs.pop(job, None)
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        """Return the results of a batch, or raise what one of its tasks has raised."""
+        """Return the results of a batch, or raise the exception of one of its tasks."""
         try:
             result = out.result()
         except WorkerDied as error:
@@ -178,9 +179,9 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         return result
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Cancel what has not begun of the calls that are given up, and kill what runs.
+        """Cancel the waiting jobs, and kill the running jobs, of calls that joblib has aborted.
 
-        The workers of other calls, and those that have nothing to do, stay.
+        Idle workers and the workers of other calls keep running.
         """
         with self._lock:
             jobs = [
@@ -188,7 +189,7 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
                 for job, (parallel, _) in self._jobs.items()
                 if getattr(parallel, "_aborting", True)
             ]
-        owners: set[Any] = {job._owner for job in jobs}  # several, if n_jobs has changed meanwhile
+        owners: set[Any] = {job._owner for job in jobs}  # several if n_jobs has changed meanwhile
         try:
             for owner in owners:
                 owner.cancel_and_wait([job for job in jobs if job._owner is owner])

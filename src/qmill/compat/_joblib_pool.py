@@ -1,7 +1,8 @@
 """The job queue that calls of `joblib.Parallel` use, kept from one call to the next.
 
-There is one at a time, as starting workers takes longer than most calls. A call that needs another
-kind of workers replaces it; who uses the one before keeps that until its own end.
+It is kept since starting workers takes longer than most calls. One queue is kept at a time. A call
+that needs workers of another kind replaces it; calls that still use the old queue keep that until
+they end.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """The properties of workers that a call needs: their number, and how they begin and end."""
+    """The workers that a call needs: their number, and the settings of their start and end."""
 
     num_workers: int
-    variables: dict[str, str]  # of their environment
+    variables: dict[str, str]  # environment variables of the workers
     start_method: str
     initializer: Callable[..., Any] | None = None
     initargs: Any = ()
@@ -30,10 +31,10 @@ class Kind(NamedTuple):
     max_memory_per_worker: int | None = None
 
     def is_like(self, other: Kind) -> bool:
-        """Whether workers of the other kind serve as well."""
+        """Whether workers of the other kind can be used instead."""
         try:
             return bool(self == other)
-        except Exception:  # initargs such as arrays do not tell
+        except Exception:  # initargs such as arrays have no plain ==
             return False
 
     def make(self) -> JobQueue:
@@ -52,7 +53,7 @@ class Kind(NamedTuple):
 
 
 class Pool:
-    """A queue, and how many use it."""
+    """A queue, and the number of its users."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -65,7 +66,7 @@ _kept: Pool | None = None
 
 
 def take(kind: Kind) -> Pool:
-    """Return the pool that is kept, if it is of this kind, or one that replaces it."""
+    """Return the kept pool, replaced by a new one if it is of another kind; count one more user."""
     global _kept
     with _lock:
         before = _kept
@@ -78,7 +79,7 @@ def take(kind: Kind) -> Pool:
 
 
 def give_back(pool: Pool) -> None:
-    """Use a pool no longer."""
+    """Count one user less of a pool; shut it down if it has no user and is not kept."""
     with _lock:
         pool.num_users -= 1
         if pool is not _kept:
@@ -86,7 +87,7 @@ def give_back(pool: Pool) -> None:
 
 
 def end_kept() -> None:
-    """Keep no pool any more, and wait for the end of its workers if nobody uses them."""
+    """Stop keeping the pool; if it has no users, shut it down and wait until its workers ended."""
     global _kept
     with _lock:
         pool, _kept = _kept, None
@@ -101,7 +102,7 @@ def _end_if_unused(pool: Pool | None) -> None:
 
 
 def _forget_in_child() -> None:
-    """A forked child has no part in its parent's queue."""
+    """Forget the parent's pool in a forked child, which cannot use it."""
     global _lock, _kept
     _lock, _kept = threading.RLock(), None
 

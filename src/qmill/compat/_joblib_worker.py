@@ -1,4 +1,4 @@
-"""Workers for joblib: how they begin, and how they run a batch of tasks."""
+"""Functions that run in the workers for joblib: their initializer, and the job of a batch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Variables:
-    """Variables of a worker's environment: they are set as soon as this has arrived there.
+    """Environment variables of a worker, which are set when this object is unpickled there.
 
-    Libraries read how many threads to use when they are loaded, which an initializer that is
-    unpacked after this may cause.
+    They must be set early: libraries read their number of threads when they are loaded, and
+    unpickling the initializer, which follows, may load them.
     """
 
     def __init__(self, values: dict[str, str]) -> None:
@@ -32,7 +32,7 @@ def _set(values: dict[str, str]) -> Variables:
 
 
 def begin(_: Variables, initializer: Callable[..., Any] | None, initargs: Any) -> None:
-    """Know the backend, as tasks may ask for it, and call the user's initializer."""
+    """Register the backend, since tasks may use it, and call the user's initializer."""
     from . import joblib
 
     joblib.register()
@@ -41,13 +41,13 @@ def begin(_: Variables, initializer: Callable[..., Any] | None, initargs: Any) -
 
 
 class Ended(NamedTuple):
-    """A task has raised SystemExit or KeyboardInterrupt: joblib raises that in the program."""
+    """A task has raised SystemExit or KeyboardInterrupt, which joblib raises in the program."""
 
     packed: bytes
 
 
 def run_batch(batch: Callable[[], Any]) -> Any:
-    """Run tasks of joblib, and have arrays among their results returned as ordinary ones."""
+    """Run tasks of joblib; memory-mapped arrays in their results are returned as ordinary ones."""
     try:
         result = batch()
     except (SystemExit, KeyboardInterrupt) as error:

@@ -1,10 +1,10 @@
-"""Large arrays that jobs get as memory-mapped files, as joblib's `max_nbytes` promises.
+"""Passes large arrays to jobs as memory-mapped files, as joblib's `max_nbytes` promises.
 
     array ── written once ──> nameless file <── /proc/PID/fd/N ── worker: numpy.memmap
-      └── a weak reference ───────┘ └──────── the jobs that were given it
+      └── a weak reference ───────┘ └──────── the jobs that use it
 
-A file has no name, so nothing is left of it when this process is killed. It lives as long as its
-array does, and as long as a job that it was packed for; a worker's mapping outlives it.
+A file has no name, so nothing of it remains when this process is killed. It is kept as long as its
+array or a job for which it was packed lives; a worker's mapping remains valid after that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("qmill")
 
 MAX_FILES = 256
-"""So many arrays of one call have a file at a time; others travel as small ones do."""
+"""The most arrays of one call that have files at a time; further arrays are pickled."""
 
 _FOLDER_OF_FILES = "/proc/{}/fd"
 _live: weakref.WeakSet[_File] = weakref.WeakSet()
@@ -44,17 +44,17 @@ class _File:
 
     @property
     def path(self) -> str:
-        """Where other processes find it."""
+        """The path by which other processes open the file."""
         return f"{_FOLDER_OF_FILES.format(os.getpid())}/{self._descriptor}"
 
     def close(self) -> None:
-        """Close it; mappings of it stay."""
+        """Close the file; mappings of it remain valid."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # it could not be opened
+        with contextlib.suppress(AttributeError):  # opening failed, so there is no descriptor
             self.close()
 
 
@@ -71,9 +71,11 @@ class MappedArrays:
     """The files of the arrays of one call.
 
     Args:
-        min_bytes: Larger arrays are mapped; None: none is.
-        mode: How workers map them: "r", "r+" or "c"; "w+" is "r+" here. None maps none.
-        folder: Where files are made; None is in memory, or what JOBLIB_TEMP_FOLDER names.
+        min_bytes: Arrays of more bytes are mapped; None: no array is mapped.
+        mode: The mode in which workers map them: "r", "r+" or "c"; "w+" is treated as "r+". None:
+            no array is mapped.
+        folder: The folder of the files; None is the one named by the environment variable
+            JOBLIB_TEMP_FOLDER, or memory.
     """
 
     def __init__(self, min_bytes: float | None, mode: str | None, folder: str | None) -> None:
@@ -85,12 +87,13 @@ class MappedArrays:
 
     @contextlib.contextmanager
     def packing(self) -> Iterator[list[Any]]:
-        """Map the large arrays of the jobs that this thread packs meanwhile.
+        """Map, inside a `with` block, the large arrays of all jobs that this thread packs.
 
-        Gives a list of files, which are to be kept as long as the jobs.
+        Yields:
+            A list to which the files are added. The caller must keep it as long as the jobs.
         """
         files: list[Any] = []
-        if "numpy" not in sys.modules:  # so there are no arrays
+        if "numpy" not in sys.modules:  # then there are no arrays
             yield files
             return
         import numpy
@@ -105,7 +108,7 @@ class MappedArrays:
             destination.reducers = before
 
     def forget(self) -> None:
-        """Write arrays anew that come again, as their content may be another one."""
+        """Forget the files, so that arrays, whose content may have changed, are written again."""
         self._of_arrays.clear()
 
     def _reduce(self, files: list[Any], array: Any) -> Any:
@@ -125,7 +128,7 @@ class MappedArrays:
         return bool(array.nbytes > self._min_bytes)
 
     def _file_of(self, array: Any) -> _File | None:
-        """Return the file of an array, which may be a new one; None if there can be none."""
+        """Return the file of an array, made if necessary; None if it cannot be made."""
         key = id(array)
         known = self._of_arrays.get(key)
         if known is not None and known[0]() is array:
@@ -148,7 +151,7 @@ class MappedArrays:
 
 
 def _content_of(array: Any) -> memoryview:
-    """Return the bytes of an array, in the order of its own memory if that has no gaps."""
+    """Return the bytes of an array; in the order of its memory if that is contiguous."""
     import numpy
 
     if array.flags.f_contiguous and not array.flags.c_contiguous:
@@ -160,7 +163,7 @@ def _content_of(array: Any) -> memoryview:
 def map_array(
     path: str, dtype: Any, mode: Any, offset: int, shape: tuple[int, ...], order: Any
 ) -> Any:
-    """Map an array that lies in a file without gaps."""
+    """Map an array that is contiguous in a file."""
     import numpy
 
     return numpy.memmap(path, dtype, mode, offset, shape, order)
@@ -176,18 +179,29 @@ def map_with_gaps(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
 ) -> Any:
-    """Map an array that lies in a file with gaps, or backwards; `first` is its first item."""
+    """Map an array that has gaps or is backwards in a file.
+
+    Args:
+        path: The file.
+        dtype: The array's dtype.
+        mode: The mode of the map.
+        begin: The offset of the array's lowest byte in the file.
+        num_bytes: The length of the part of the file that has the array.
+        first: The offset of the array's first item in that part.
+        shape: The array's shape.
+        strides: The array's strides.
+    """
     import numpy
 
     flat = numpy.memmap(path, numpy.uint8, mode, begin, (num_bytes,))
     return numpy.ndarray(shape, dtype, flat, first, strides)
 
 
-# -- arrays that lie in a file already ---------------------------------------------------------
+# -- arrays that are mapped from a file already ------------------------------------------------
 
 
 def _reduce_mapped(array: Any) -> Any:
-    """Reduce an array to its place in the file that it is mapped from; None if there is none."""
+    """Reduce an array to its place in the file from which it is mapped; None if there is none."""
     root = _root_of(array)
     if root is None:
         return None
@@ -206,9 +220,9 @@ def _reduce_mapped(array: Any) -> Any:
 
 
 def _root_of(array: Any) -> Any:
-    """Return the `numpy.memmap` whose memory an array shows, if others can map the same.
+    """Return the `numpy.memmap` that owns an array's memory, if other processes can map the same.
 
-    What was written into one of mode "c" is in no file.
+    Changes in a map of mode "c" are not in the file, so others cannot see them.
     """
     import numpy
 
@@ -222,16 +236,16 @@ def _root_of(array: Any) -> Any:
 
 
 def result_reducers() -> dict[type, Callable[[Any], Any]]:
-    """Return how arrays are reduced among the results of a job."""
+    """Return the reducers for arrays in the results of a job."""
     import numpy
 
     return {numpy.ndarray: _reduce_result, numpy.memmap: _reduce_result}
 
 
 def _reduce_result(array: Any) -> Any:
-    """Return what the caller has in a file of its own as that, and all else as ordinary arrays.
+    """Reduce an array mapped from a named file to its place there, and any other to a plain array.
 
-    A copy of what cannot be written can be.
+    A read-only array is copied, since the copy is writable.
     """
     import numpy
 
@@ -249,7 +263,7 @@ def _is_nameless(path: str) -> bool:
 
 
 def _close_in_child() -> None:
-    """A forked child, such as a worker, would keep the memory of its parent's arrays."""
+    """Close the files in a forked child, which would keep the memory of its parent's arrays."""
     for file in list(_live):
         file.close()
 

@@ -22,17 +22,17 @@ class Queue(_ezpq_queue.Queue):
     """A priority queue of jobs, each of which runs in a process or thread of its own.
 
     Args:
-        n_workers: How many run at a time.
-        max_size: The most jobs that it holds, completed ones included; 0 is no limit.
+        n_workers: The number of jobs that may run at a time.
+        max_size: The most jobs in the queue, completed ones included; 0 is no limit.
         job_runner: `multiprocessing.Process` or `threading.Thread`.
-        auto_remove: Whether to keep no records.
-        auto_start: Whether to run jobs before `start()`.
-        auto_stop: Whether to stop each time that all jobs are done.
+        auto_remove: Whether to discard the records of completed jobs.
+        auto_start: Whether jobs run before `start()` is called.
+        auto_stop: Whether the queue stops each time that all jobs are done.
         callback: Called with the record of each job that has ended.
         log_file: A CSV file for the records.
-        poll: Has no effect: nothing polls.
-        show_progress: Whether the decorated function shows a progress bar.
-        qid: What to call the queue in records; None chooses.
+        poll: Has no effect, since the queue does not poll.
+        show_progress: Is kept as an attribute, and has no other effect.
+        qid: The name of the queue in records; None chooses one.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Queue(_ezpq_queue.Queue):
         )
 
     def __call__(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        """Decorate a function: a call of it is a job for each item of its first argument."""
+        """Decorate a function: a call then runs a job for each item of its first argument."""
 
         def in_parallel(iterable: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
             return self._in_parallel(fun, iterable, args, kwargs)
@@ -72,7 +72,7 @@ class Queue(_ezpq_queue.Queue):
 
     @property
     def is_running(self) -> bool:
-        """Whether it runs jobs."""
+        """Whether the queue runs jobs."""
         return self._is_on()
 
     def put(self, *args: Any, **kwargs: Any) -> int:
@@ -129,39 +129,40 @@ class Queue(_ezpq_queue.Queue):
         return self.collect()
 
     def wait(self, poll: float = 0, timeout: float = 0, show_progress: bool = False) -> int:
-        """Wait for all jobs, for `timeout` seconds at most; return how many are left."""
+        """Wait for all jobs, at most `timeout` seconds; return the number of remaining jobs."""
         if show_progress:
             return self.waitpb(poll, timeout)
         return self._jobs.wait(timeout=or_none(timeout))
 
     def waitpb(self, poll: float = 0, timeout: float = 0) -> int:
-        """Wait as `wait` does, with a progress bar."""
+        """Wait as `wait` does, and show a progress bar."""
         return self._jobs.wait(timeout=or_none(timeout), progress=True)
 
     def wait_worker(self, poll: float = 0, timeout: float = 0) -> bool:
-        """Wait until a worker is free, for `timeout` seconds at most; return whether one is."""
+        """Wait until a worker is free, at most `timeout` seconds; return whether one is."""
         return self._jobs.wait_worker(or_none(timeout))
 
     def get(self, wait: bool = False, poll: float = 0, timeout: float = 0) -> dict[str, Any] | None:
-        """Fetch the record of the completed job of the lowest priority number.
+        """Fetch the record of the completed job with the lowest priority number.
 
-        It waits for one if any of the arguments says so; None if there is none in time, or no job.
+        If `wait` is true, or `poll` or `timeout` is positive, the call waits for one. It returns
+        None if none is completed in time, or if there are no jobs.
         """
         return self._get(wait or poll > 0 or timeout > 0, timeout)
 
     def clear_waiting(self) -> None:
-        """Cancel the jobs that have not begun."""
+        """Cancel the waiting jobs."""
         self._jobs.clear_waiting()
 
     def stop_all(self, wait: bool = True) -> None:
-        """Cancel the jobs that have not begun, and kill those that run."""
+        """Cancel the waiting jobs, and kill the running ones."""
         self._jobs.stop_all()
         if wait:
             self._jobs.wait()
 
 
 class Plot:
-    """A chart of when jobs waited and ran.
+    """A chart that shows for each job the time it waited and the time it ran.
 
     Args:
         jobs: Records, as `Queue.collect` returns them.

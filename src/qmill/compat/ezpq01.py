@@ -21,7 +21,7 @@ KEYS = tuple(key for key in _ezpq_job.KEYS if key not in ("qid", "lane", "except
 
 
 def record_of(job: QmillJob) -> dict[str, Any]:
-    """Return a job's record as ezpq 0.1 makes it: the output of a job that failed is why."""
+    """Return a job's record as ezpq 0.1 makes it: a failed job's output is its exception's text."""
     record = _ezpq_job.record_of(job)
     if record["exception"] is not None:
         record["output"] = str(job._exception)
@@ -32,12 +32,12 @@ class Job(_ezpq_job.Job):
     """A call of a function, for `Queue.submit`.
 
     Args:
-        function: What to call.
+        function: The function.
         args: A list of its positional arguments, or a single value, which may be a tuple.
         kwargs: Its keyword arguments.
-        name: What to call it; None for its id.
-        priority: The lower goes first.
-        timeout: Seconds after which it is killed; 0 is no limit.
+        name: The job's name; None for its id.
+        priority: A job with a lower number runs first.
+        timeout: The job is killed after so many seconds; 0 is no limit.
     """
 
     _keys = KEYS
@@ -64,14 +64,14 @@ class Queue(_ezpq_queue.Queue):
 
     Args:
         job_runner: `multiprocessing.Process` or `threading.Thread`.
-        n_workers: How many run at a time.
-        max_size: The most jobs that it holds, completed ones included; 0 is no limit.
-        auto_remove: Whether to keep no records.
-        auto_start: Whether to run jobs before `start()`.
-        auto_stop: Whether to stop each time that all jobs are done.
+        n_workers: The number of jobs that may run at a time.
+        max_size: The most jobs in the queue, completed ones included; 0 is no limit.
+        auto_remove: Whether to discard the records of completed jobs.
+        auto_start: Whether jobs run before `start()` is called.
+        auto_stop: Whether the queue stops each time that all jobs are done.
         callback: Called with the record of each job that has ended.
         log_file: A CSV file for the records.
-        poll: Has no effect: nothing polls.
+        poll: Has no effect, since the queue does not poll.
     """
 
     _keys = KEYS
@@ -101,7 +101,7 @@ class Queue(_ezpq_queue.Queue):
         )
 
     def __call__(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        """Decorate a function: a call of it is a job for each item of its first argument."""
+        """Decorate a function: a call then runs a job for each item of its first argument."""
 
         def in_parallel(items: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
             return self._in_parallel(fun, items, args, kwargs)
@@ -117,14 +117,14 @@ class Queue(_ezpq_queue.Queue):
         priority: Any = 100,
         timeout: float = 0,
     ) -> int:
-        """Submit a job of these arguments, and return its id."""
+        """Submit a job with these arguments, and return its id."""
         return self.submit(Job(function, args, kwargs, name, priority, timeout))
 
     def wait(self, n: int = 0, poll: float = 0.1, timeout: float = 0) -> int:
-        """Wait until `n` more jobs have ended, 0 for all, for `timeout` seconds at most.
+        """Wait until `n` more jobs have ended, 0 for all, at most `timeout` seconds.
 
         Returns:
-            How many of these `n` are left.
+            The number of jobs, of these `n`, that have not ended.
         """
         jobs = self._jobs
         with jobs._dispatcher.changed:  # no job ends between the count and the wait
@@ -134,28 +134,29 @@ class Queue(_ezpq_queue.Queue):
         return max(0, left + wanted - pending)
 
     def wait_worker(self, poll: float = 0.1, timeout: float = 0) -> bool:
-        """Wait until a worker is free, for `timeout` seconds at most; return whether one is."""
+        """Wait until a worker is free, at most `timeout` seconds; return whether one is."""
         return self._jobs.wait_worker(or_none(timeout))
 
     def get(self, poll: float = 0, timeout: float = 0) -> dict[str, Any] | None:
-        """Fetch the record of the completed job of the lowest priority number.
+        """Fetch the record of the completed job with the lowest priority number.
 
-        It waits for one if either argument says so; None if there is none in time, or no job.
+        If `poll` or `timeout` is positive, the call waits for one. It returns None if none is
+        completed in time, or if there are no jobs.
         """
         return self._get(poll > 0 or timeout > 0, timeout)
 
     def stop_all(self, wait: bool = False) -> None:
-        """Kill the jobs that run; those that wait have their turn."""
+        """Kill the running jobs; the waiting ones run next."""
         self._jobs.stop_working()
         if wait:
             self._jobs.wait()
 
     def clear(self) -> None:
-        """Cancel what waits, kill what runs, and forget all."""
+        """Cancel waiting jobs, kill running ones, and forget all."""
         self.dispose()
 
     def has_waiting(self) -> bool:
-        """Return whether jobs wait."""
+        """Return whether any job is waiting."""
         return self.size(waiting=True) > 0
 
     def has_completed(self) -> bool:
@@ -163,23 +164,23 @@ class Queue(_ezpq_queue.Queue):
         return self.size(completed=True) > 0
 
     def has_work(self) -> bool:
-        """Return whether jobs wait or work."""
+        """Return whether any job is waiting or running."""
         return self.remaining_jobs() > 0
 
     def is_started(self) -> bool:
-        """Return whether it runs jobs."""
+        """Return whether the queue runs jobs."""
         return self._is_on()
 
 
 class Plot:
-    """A chart of when jobs waited and ran.
+    """A chart that shows for each job the time it waited and the time it ran.
 
     Args:
         jobs: Records, as `Queue.collect` returns them.
-        color_by: The key of the records that chooses the colour.
-        show_legend: Whether to explain the colours.
-        bar_width: How thick a bar is.
-        title: What to write above.
+        color_by: The key of the records whose value chooses the colour.
+        show_legend: Whether to show a legend of the colours.
+        bar_width: The thickness of a bar.
+        title: The chart's title.
     """
 
     def __init__(

@@ -45,17 +45,17 @@ Context = Union[Process, Thread]  # noqa: UP007
 """The process or thread in which a worker runs."""
 
 ContextName = Literal["process", "thread"]
-"""The names of these."""
+"""The names of the kinds of context."""
 
 MsgQ = Queue
-"""A queue that a `Q` could stand on."""
+"""The type of the queue inside a `Q`."""
 
 IS_MACOS: bool = sys.platform == "darwin"
 """Whether this is macOS."""
 
 
 class _Of:
-    """An attribute that a `Worker` has from its process or thread, if that has it."""
+    """An attribute of a `Worker` that is looked up in its process or thread."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -65,19 +65,19 @@ class _Of:
 
 
 class Worker:
-    """A process or thread, which starts when this is made.
+    """A process or thread, which is started when the `Worker` is made.
 
     Args:
-        context: One that has not been started.
+        context: A process or thread that has not been started.
     """
 
-    # Of both.
+    # Attributes of processes and of threads.
     name, ident, daemon, start, run = _Of(), _Of(), _Of(), _Of(), _Of()
     join, is_alive = _Of(), _Of()
-    # Of a process.
+    # Attributes of processes only.
     pid, exitcode, sentinel, authkey = _Of(), _Of(), _Of(), _Of()
     terminate, kill, close = _Of(), _Of(), _Of()
-    # Of a thread.
+    # Attributes of threads only.
     native_id, getName, setName, isDaemon, setDaemon = _Of(), _Of(), _Of(), _Of(), _Of()
 
     def __init__(self, context: Context) -> None:
@@ -86,21 +86,21 @@ class Worker:
 
     @staticmethod
     def process(task: Task, *args: Any, **kwargs: Any) -> Worker:
-        """Run a function in a process of its own, a fork of this one where there is fork."""
+        """Run a function in its own process, which is forked if the system has `fork`."""
         process = stdlib_workers.Process(target=task, args=args, kwargs=kwargs, daemon=True)
         return Worker(process)
 
     @staticmethod
     def thread(task: Task, *args: Any, **kwargs: Any) -> Worker:
-        """Run a function in a thread of its own."""
+        """Run a function in its own thread."""
         return Worker(stdlib_workers.Thread(target=task, args=args, kwargs=kwargs, daemon=False))
 
 
 class Q(PlainQ):
-    """A queue of messages with an end.
+    """A queue of messages that can be ended.
 
     Args:
-        kind: "process", or "thread" for a queue that pickles nothing.
+        kind: "process", or "thread" for a queue within this process, which does not pickle.
     """
 
     def __init__(self, kind: ContextName = "process") -> None:
@@ -109,18 +109,19 @@ class Q(PlainQ):
     def put(  # type: ignore[override]
         self, data: Any = None, *, kind: str = "", order: int = 0
     ) -> Self:
-        """Put a message; a `Msg` goes as it is. Returns this queue."""
+        """Put `Msg(data, kind, order)`, or `data` itself if it is a `Msg`; return this queue."""
         self.put_object(data if isinstance(data, Msg) else Msg(data, kind, order))
         return self
 
     def put_nowait(self, obj: Any) -> None:  # type: ignore[override]
-        """Put an object as it is; what is iterated over must be a `Msg`."""
+        """Put an object unchanged, without waiting. Iterating over the queue needs `Msg` objects."""
         self.put_object(obj, block=False)
 
     def stop(self, workers: Any) -> Self:
-        """End the workers that read this queue, a `Worker` or several, and wait for them.
+        """End the workers that read this queue, one or several, and wait for them.
 
-        Raises what one of them raised; see `qmill.Q.stop`.
+        Raises:
+            Exception: The exception of a worker that failed; see `qmill.Q.stop`.
         """
         crew = [workers] if isinstance(workers, Worker) else workers
         return super().stop(
@@ -129,12 +130,12 @@ class Q(PlainQ):
 
 
 def run(task: Task, *args: Any, **kwargs: Any) -> Worker:
-    """Run a function in a process of its own; every argument goes to the function."""
+    """Run a function in its own process; all further arguments are passed to the function."""
     return Worker.process(task, *args, **kwargs)
 
 
 def run_thread(task: Task, *args: Any, **kwargs: Any) -> Worker:
-    """Run a function in a thread of its own; every argument goes to the function."""
+    """Run a function in its own thread; all further arguments are passed to the function."""
     return Worker.thread(task, *args, **kwargs)
 
 
@@ -148,8 +149,8 @@ def map(
 
     Args:
         task: The function.
-        *args: Its arguments, an iterable for each.
-        num: How many workers; None for `NUM_CPUS` or `NUM_THREADS`.
+        *args: An iterable for each of the function's arguments.
+        num: The number of workers; None for `NUM_CPUS` or `NUM_THREADS`.
         kind: "process" or "thread".
     """
     if kind not in ("process", "thread"):

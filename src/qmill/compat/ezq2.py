@@ -49,7 +49,7 @@ __all__ = (
     "endq_and_wait",
 )
 
-# Of the release of ezq that this module stands in for.
+# The metadata of the release of ezq that this module replaces.
 __version__ = "2.0.3"
 __pubdate__ = "2023-05-10T03:44:15Z"
 __url__ = "https://github.com/metaist/ezq"
@@ -63,7 +63,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @dataclass
 class Msg:
-    """A message, as `qmill.Msg`, with its fields in another order."""
+    """A message, as `qmill.Msg`, but with its fields in the order of ezq 2."""
 
     kind: str = ""
     data: Any = None
@@ -71,14 +71,14 @@ class Msg:
 
 
 END_MSG: Msg = Msg(kind="END")
-"""The message that ends a reader."""
+"""The message that ends a consumer's iteration."""
 
 
 class Queue(PlainQ):
-    """A queue between processes, on which anything travels as it was put.
+    """A queue between processes, whose objects need not be messages.
 
     Args:
-        maxsize: The most objects that may wait; 0 is no limit.
+        maxsize: The most objects that the queue holds; 0 is no limit.
     """
 
     end_message = END_MSG
@@ -89,24 +89,32 @@ class Queue(PlainQ):
     def put(  # type: ignore[override]
         self, obj: Any, block: bool = True, timeout: float | None = None
     ) -> None:
-        """Put an object as it is."""
+        """Put an object unchanged."""
         self.put_object(obj, block, timeout)
 
     def put_nowait(self, obj: Any) -> None:  # type: ignore[override]
-        """Put an object without waiting; `queue.Full` if there is no room."""
+        """Put an object unchanged, without waiting.
+
+        Raises:
+            queue.Full: There is no room.
+        """
         self.put_object(obj, block=False)
 
     def stop(self, workers: Any) -> Self:
-        """End those that read this queue, and wait for them; raises as `qmill.Q.stop`."""
+        """End the processes or threads that read this queue, and wait for them.
+
+        Raises:
+            Exception: The exception of a worker that failed; see `qmill.Q.stop`.
+        """
         return super().stop([stdlib_workers.as_worker(worker) for worker in _several(workers)])
 
 
 class Q(Queue):
-    """A queue of messages with an end.
+    """A queue of messages that can be ended.
 
     Args:
-        thread: Whether it is for threads, and pickles nothing.
-        *args, **kwargs: As of `Queue`.
+        thread: Whether the queue is within this process, for threads; it then does not pickle.
+        *args, **kwargs: Further arguments, as for `Queue`.
     """
 
     def __init__(self, thread: bool = False, *args: Any, **kwargs: Any) -> None:
@@ -114,7 +122,7 @@ class Q(Queue):
 
     @property
     def q(self) -> Queue:
-        """The queue itself: what is put there is not made a message."""
+        """The queue inside; its `put` does not wrap an object in a message."""
         queue: Any = Queue._from_queue(self._queue)
         queue._kind = self._kind
         return queue  # type: ignore[no-any-return]
@@ -122,7 +130,7 @@ class Q(Queue):
     def put(  # type: ignore[override]
         self, data: Any = None, kind: str = "", order: int = 0
     ) -> Self:
-        """Put a message; a `Msg` goes as it is. Returns this queue.
+        """Put `Msg(kind, data, order)`, or `data` itself if it is a `Msg`; return this queue.
 
         Raises:
             queue.Full: There is no room.
@@ -143,14 +151,14 @@ map_ = map
 
 
 def run(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Process:
-    """Run a function in a process of its own; every argument goes to the function."""
+    """Run a function in its own process; all further arguments are passed to the function."""
     process = stdlib_workers.Process(target=func, args=args, kwargs=kwargs, daemon=True)
     process.start()
     return process
 
 
 def run_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Thread:
-    """Run a function in a thread of its own; every argument goes to the function."""
+    """Run a function in its own thread; all further arguments are passed to the function."""
     thread = stdlib_workers.Thread(target=func, args=args, kwargs=kwargs, daemon=False)
     thread.start()
     return thread
@@ -166,9 +174,9 @@ def map(
 
     Args:
         func: The function.
-        *args: Its arguments, an iterable for each.
-        num: How many workers; None for `NUM_CPUS` or `NUM_THREADS`.
-        thread: Whether these are threads.
+        *args: An iterable for each of the function's arguments.
+        num: The number of workers; None for `NUM_CPUS` or `NUM_THREADS`.
+        thread: Whether the workers are threads.
     """
     return ezq.map(func, *args, num=num, kind="thread" if thread else "process")
 
@@ -187,20 +195,20 @@ def _deprecated(instead: str) -> Callable[[_Function], _Function]:
 
 @_deprecated("Q.put(data)")
 def put_msg(q: Any, kind: str = "", data: Any = None, order: int = 0) -> Any:
-    """Put a message on a queue of any library, and return the queue."""
+    """Put a message on a queue, which may be of another library, and return the queue."""
     q.put(Msg(kind, data, order))
     return q
 
 
 @_deprecated("iter(Q)")
 def iter_msg(q: Any, block: bool = True, timeout: float | None = 0.05) -> Iterator[Any]:
-    """Read messages until an END. It always waits for it, whatever `block` and `timeout` are."""
+    """Read messages until an END; always waits for it, since `block` and `timeout` are ignored."""
     return _read(q)
 
 
 @_deprecated("Q.items()")
 def iter_q(q: Any) -> Iterator[Any]:
-    """End a queue and read what is in it."""
+    """Put an END on a queue, and read its messages up to that."""
     q.put(END_MSG)
     return _read(q)
 
@@ -209,7 +217,7 @@ def iter_q(q: Any) -> Iterator[Any]:
 def sortiter(
     items: Iterable[Any], start: int = 0, key: Callable[[Any], int] = attrgetter("order")
 ) -> Iterator[Any]:
-    """Give items in the order of their keys, each as soon as all those before it have come."""
+    """Yield items in the order of their keys, each as soon as all items before it have come."""
     return in_order(items, start, key)
 
 
@@ -226,11 +234,14 @@ def endq_and_wait(q: Any, workers: Any = None, *, procs: Any = None) -> Any:
 
     Args:
         q: The queue.
-        workers: One, or a list of them.
-        procs: What 2.0.2 calls `workers`.
+        workers: A process or thread, or a list of them.
+        procs: The name of `workers` in ezq 2.0.2.
 
     Returns:
-        The list of them. Raises what one of them raised; see `qmill.Q.stop`.
+        The list of processes or threads.
+
+    Raises:
+        Exception: The exception of a worker that failed; see `qmill.Q.stop`.
     """
     crew = _several(procs if workers is None else workers)
     if isinstance(q, Queue):

@@ -5,7 +5,7 @@
 >>> with joblib.parallel_config(backend="qmill", n_jobs=-1):  # doctest: +SKIP
 ...     search.fit(X, y)
 
-joblib itself is loaded by `register`.
+This module does not import joblib until `register` is called.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ NAME = "qmill"
 """The name of the backend in joblib."""
 
 OLDEST = (1, 4)
-"""The first joblib that the tests pass with; it has `return_as="generator_unordered"`."""
+"""The oldest supported version of joblib, with `return_as="generator_unordered"`."""
 
 
 def register(make_default: bool = False) -> None:
-    """Have joblib know the backend "qmill"; a second call changes nothing.
+    """Register the backend "qmill" with joblib; a second call changes nothing.
 
-    Beside what `joblib.parallel_config` takes with any backend (`n_jobs`, `max_nbytes`,
-    `mmap_mode`, `temp_folder`, `inner_max_num_threads`, ...) the backend takes `start_method`,
-    `initializer`, `initargs`, `max_jobs_per_worker` and `max_memory_per_worker`, as `JobQueue`
-    does, and `idle_worker_timeout`: for how many seconds (300) workers without a task stay.
+    `joblib.parallel_config` accepts some arguments for every backend (`n_jobs`, `max_nbytes`,
+    `mmap_mode`, `temp_folder`, `inner_max_num_threads`, ...). With this backend it also accepts
+    `start_method`, `initializer`, `initargs`, `max_jobs_per_worker` and `max_memory_per_worker`,
+    as `JobQueue` does, and `idle_worker_timeout`: idle workers end after so many seconds (300).
 
     Args:
-        make_default: Whether joblib is to use it wherever no other backend is named.
+        make_default: Whether joblib uses this backend when no other one is named.
 
     Raises:
-        ImportError: joblib is not installed, or too old: `pip install 'qmill[joblib]'`.
+        ImportError: joblib is not installed or too old: `pip install 'qmill[joblib]'`.
 
-    Crash: a worker that dies fails the call of `Parallel` whose task it was running, with a
-    `WorkerDied` that is also joblib's `TerminatedWorkerError`. The workers' other tasks go on.
+    Crash: if a worker dies, the call of `Parallel` whose task it was running raises a `WorkerDied`
+    that is also joblib's `TerminatedWorkerError`. Tasks of other calls go on.
     """
     parallel = _load()
     from ._joblib_backend import QmillBackend
@@ -45,9 +45,9 @@ def register(make_default: bool = False) -> None:
 
 
 def shutdown() -> None:
-    """End the workers that are kept for the next call of `Parallel`, and wait for their end.
+    """Shut down the workers that are kept for the next call of `Parallel`, and wait for their end.
 
-    A call that is under way keeps its own until it is done. The next call starts others.
+    A running call keeps its workers until it is done. The next call starts new workers.
     """
     from ._joblib_pool import end_kept
 
@@ -66,7 +66,7 @@ def _load() -> Any:
     found = tuple(int(part) for part in joblib.__version__.split(".")[:2] if part.isdigit())
     if found < OLDEST:
         raise ImportError(
-            f"the backend {NAME!r} needs joblib {'.'.join(map(str, OLDEST))} or newer, and this is "
+            f"the backend {NAME!r} needs joblib {'.'.join(map(str, OLDEST))} or newer, but this is "
             f"{joblib.__version__}: pip install -U joblib",
             name="joblib",
         )

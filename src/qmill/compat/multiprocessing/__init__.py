@@ -2,14 +2,14 @@
 
     import qmill.compat.multiprocessing as multiprocessing
 
-Pool, Process, and the three queues             qmill's, with the names and arguments of there
-get_context, and the contexts that it returns   have the same of each start method
-active_children                                 lists the workers of pools, too
+Pool, Process, and the three queues             qmill's, with multiprocessing's names and arguments
+get_context                                     returns contexts that have these classes
+active_children                                 also lists the workers of pools
 freeze_support                                  is `qmill.freeze_support`
-all else, submodules included                   is the standard library's own
+all other names and submodules                  are the standard library's own
 
-A `ProcessPoolExecutor` of such a context gets the standard library's `SimpleQueue`: it waits for
-the pipe in it.
+A `ProcessPoolExecutor` with such a context gets the standard library's `SimpleQueue`, since it
+waits for the pipe inside.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Process(stdlib_workers.PlainProcess):
 
 
 def Queue(maxsize: int = 0) -> _Queue:  # noqa: N802
-    """Make a `qmill.Queue`, which has all that there is of `multiprocessing.Queue`."""
+    """Make a `qmill.Queue`, which has all methods of `multiprocessing.Queue`."""
     return _Queue(maxsize or 0)
 
 
@@ -66,7 +66,7 @@ def Pool(  # noqa: N802
 
 
 def active_children() -> list[Any]:
-    """Return the processes of this one that run, workers of pools among them."""
+    """Return the running child processes, including the workers of pools."""
     return [*_stdlib.active_children(), *active_workers()]
 
 
@@ -89,13 +89,13 @@ class _Context:
     freeze_support = staticmethod(freeze_support)
 
     def SimpleQueue(self) -> Any:  # noqa: N802
-        """Make a `qmill.Queue`; for an executor of the standard library, one with a pipe."""
+        """Make a `qmill.Queue`; for a `ProcessPoolExecutor`, the standard library's queue."""
         if sys._getframe(1).f_globals.get("__name__") == "concurrent.futures.process":
             return _context.BaseContext.SimpleQueue(cast(_context.BaseContext, self))
         return _Queue()
 
     def get_context(self, method: str | None = None) -> Any:
-        """Return this context, or that of another start method."""
+        """Return this context, or the context of another start method."""
         return self if method is None else get_context(method)
 
 
@@ -123,10 +123,10 @@ def get_context(method: str | None = None) -> Any:
     """Return the context of a start method.
 
     Args:
-        method: "fork", "spawn" or "forkserver"; None for the default one.
+        method: "fork", "spawn" or "forkserver"; None for the default start method.
 
     Raises:
-        ValueError: There is no such method here.
+        ValueError: This system has no such start method.
     """
     return _contexts[_stdlib.get_context(method).get_start_method()]
 
@@ -134,7 +134,8 @@ def get_context(method: str | None = None) -> Any:
 class _Finder(MetaPathFinder):
     """Finds the standard library's submodules under the name of this package.
 
-    And under their own, where somebody has put this package into `sys.modules["multiprocessing"]`.
+    If a program has put this package into `sys.modules["multiprocessing"]`, it also finds them
+    under their own names.
     """
 
     def find_spec(
@@ -149,7 +150,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Gives a module that there is already, as it is."""
+    """Loads a module that exists already, unchanged."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module

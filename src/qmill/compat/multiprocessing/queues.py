@@ -1,4 +1,4 @@
-"""`multiprocessing.queues` on qmill: classes to make queues by, and to know them by."""
+"""`multiprocessing.queues` on qmill: classes to make queues, and for `isinstance`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class _Kind(type):
 
 
 class Queue(metaclass=_Kind):
-    """A `qmill.Queue`. Its context does not matter: it goes to processes of all start methods."""
+    """A `qmill.Queue`. Its context is ignored, since it can be sent with every start method."""
 
     def __init_subclass__(cls, **_: object) -> None:
         raise TypeError(
-            "a queue of qmill has no class that could be derived from: have an attribute that is a "
+            "a queue of qmill has no class to derive from: give your class an attribute that is a "
             "queue, or derive from multiprocessing.queues.Queue of the standard library"
         )
 
