@@ -114,7 +114,7 @@ class Q(PlainQ):
         return self
 
     def put_nowait(self, obj: Any) -> None:  # type: ignore[override]
-        """Put an object unchanged, without waiting. Iterating over the queue needs `Msg` objects."""
+        """Put an object unchanged, without waiting. Iterating over it needs `Msg` objects."""
         self.put_object(obj, block=False)
 
     def stop(self, workers: Any) -> Self:
