@@ -9,7 +9,7 @@ callbacks, and handlers of log records from workers, run on the reporter, a thre
 they are first needed. However long they take, jobs are dispatched and killed in time.
 
 One lock guards the scheduler and the state of every job. `changed`, the condition of that lock, is
-notified whenever a job changes state.
+notified when jobs have ended, and when the queue shuts down.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Dispatcher:
         qid: The name of the queue.
         maxsize: The most jobs that may wait or work; 0 is no limit.
         log: The file for the records of the jobs.
-        auto_stop_s: Seconds after the last job that idle workers end; inf: they stay.
+        auto_stop_s: Seconds from the end of the last job until the workers end; inf: they stay.
         auto_remove: Whether completed jobs are discarded.
     """
 

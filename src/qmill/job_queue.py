@@ -513,7 +513,7 @@ class JobQueue(Executor):
         Args:
             fn: The function to call.
             *iterables: Its arguments, one iterable for each; the shortest one ends the map.
-            timeout: Seconds from now; a result that is asked for later and is not there raises
+            timeout: Seconds from now until which `next` waits for a result; then it raises
                 TimeoutError.
             chunksize: How many calls make one job; None chooses it by the duration of the calls.
             buffersize: How many results may be computed ahead of the caller; the input is then read

@@ -150,7 +150,7 @@ def map(
             calls end.
         chunksize: How many calls make one job; None chooses it by the duration of the calls.
         buffersize: How many items may be read ahead of the yielded results; None chooses.
-        timeout: Seconds from the first `next`; a result that is asked for later and is not there
+        timeout: Seconds from the first `next` until which a later one waits for a result; then it
             raises TimeoutError.
         job_timeout: Seconds that one call may take before it is killed (`JobTimeout`).
         return_exceptions: Whether a failed item yields its exception in the place of its result,

@@ -55,7 +55,7 @@ _SLOTS = tuple(vars(Msg)[name] for name in ("data", "kind", "order"))
 
 
 def _made(data: Any, kind: str, order: int) -> Msg[Any]:
-    """Make a message without `Msg.__init__`: a signal handler in it could lose what was taken."""
+    """Make a message without `Msg.__init__`, in which a signal handler could lose the data."""
     message = _new(Msg)
     message.data, message.kind, message.order = data, kind, order
     return message
@@ -186,7 +186,7 @@ class Q(Generic[T]):
         return self._ended(lambda: self)
 
     def _ended(self, then: Callable[[], Result]) -> Result:
-        """Put an END, and return what a function returns; one that raises takes the END back."""
+        """Put an END and return the result of `then`; if that raises, remove the END again."""
         tag = os.urandom(8)
         try:
             self._queue._end(1, tag)
@@ -346,7 +346,7 @@ class Q(Generic[T]):
         """
         if not cache:
             return self._ended(self.sorted if sort else self.__iter__)
-        if not self._has_cached_all:  # what an exception has interrupted goes on
+        if not self._has_cached_all:  # perhaps after an interrupted call: go on
             self._ended(lambda: self._cached.extend(self))
             self._has_cached_all = True
         return iter(sorted(self._cached, key=attrgetter("order")) if sort else self._cached)

@@ -210,7 +210,7 @@ def test_what_is_said_to_stand_for_a_mark_of_gnu_parallel_does(mark, instead):
     done = qmill("run", f": {{}}; echo {instead}", "a b/c.d.e")
     assert done.stdout.decode() == expected[mark] + "\n"
     told = qmill("run", f"cp {{}} {mark}.bak", "x").stderr.decode()
-    assert told.startswith(f"qmill run: {mark} is of GNU parallel: ")
+    assert told.startswith(f"qmill run: {mark} belongs to GNU parallel: ")
     assert instead.partition("$(")[0].strip('"') in told
 
 
@@ -239,11 +239,15 @@ OF_BASH = {
 def test_what_is_of_bash_is_refused_without_it(command):
     refused = qmill("run", command, "x")
     assert (refused.returncode, refused.stdout) == (2, b"")
-    assert f"dash, and {OF_BASH[command]} is of bash: choose that by --shell bash" in str(refused)
+    why = f"dash runs the command, and {OF_BASH[command]} is syntax of bash: choose it with --shell"
+    assert why in str(refused)
     Path("x").write_text("echo yes")
     assert qmill("run", "--shell", "bash", command, "x").returncode == 0
     quoted = command.replace("{}", '"$1"')
-    assert b"is of bash" not in qmill("run", f"bash -c '{quoted}' bash {{}} # [[ x ]]", "x").stderr
+    assert (
+        b"is syntax of bash"
+        not in qmill("run", f"bash -c '{quoted}' bash {{}} # [[ x ]]", "x").stderr
+    )
 
 
 def test_a_function_that_bash_has_exported_is_told():
@@ -473,14 +477,14 @@ USAGE = {
     "one of map": (["map", "--frobnicate=3", "f:x"], "map: there is no option --frobnicate\n"),
     "one of no command": (["--frobnicate", "run", "x"], "qmill: there is no option --frobnicate\n"),
     "one of queues": (["queues", "--frobnicate"], "Try 'qmill queues --help'"),
-    "an option of parallel": (["run", "--joblog", "x", "true", "1"], "--log FILE.csv is"),
-    "an option of xargs": (["run", "-P4", "true", "1"], "-P4: -j N tells"),
+    "an option of parallel": (["run", "--joblog", "x", "true", "1"], "--log FILE.csv writes"),
+    "an option of xargs": (["run", "-P4", "true", "1"], "-P4: -j N sets"),
     "no jobs at a time": (["run", "-j", "0", "echo"], "from 1, not '0'"),
     "a timeout of nothing": (["run", "--timeout", "0", "echo"], "above 0"),
     "a negative number": (["run", "--retries", "-1", "echo"], "--retries"),
     "resuming from nowhere": (["run", "--resume", "echo"], "--resume needs --log"),
-    "an option behind the command": (["run", "rm", "a", "--dry-run"], "behind the command"),
-    "its short form": (["run", "rm", "a", "-n"], "behind the command"),
+    "an option behind the command": (["run", "rm", "a", "--dry-run"], "after the command"),
+    "its short form": (["run", "rm", "a", "-n"], "after the command"),
     "an open quote": (["run", "echo 'a", "x"], "the shell cannot read"),
     "an input as a program": (["run", "echo a;", "x"], "say with {} where it goes"),
     "an empty command": (["run", "", "x"], "say with {} where it goes"),
@@ -489,29 +493,32 @@ USAGE = {
     "a log nowhere": (["run", "--log", "no/where.csv", "echo", "a"], "No such file"),
     "a full log": (["run", "--log", "/dev/full", "echo", "a"], "No space left"),
     "a trace nowhere": (["run", "--trace", "no/where.json", "echo", "a"], "No such file"),
-    "a plot nowhere": (["run", "--plot", "no/where.png", "echo", "a"], "no writable folder"),
-    "a log of something else": (["run", "--resume", "--log", "notes", "echo", "a"], "no log"),
+    "a plot nowhere": (["run", "--plot", "no/where.png", "echo", "a"], "not a writable folder"),
+    "a log of something else": (["run", "--resume", "--log", "notes", "echo", "a"], "not a log"),
     "a log of somebody else": (["run", "--log", "notes", "echo", "a"], "its header is 'a,b'"),
     "map's log": (["map", "--log", "notes", "os:fspath", "a"], "Name a new file, or move"),
-    "a trace over the log": (["run", "--log", "x", "--trace", "./x", "echo"], "take the place"),
+    "a trace over the log": (["run", "--log", "x", "--trace", "./x", "echo"], "would overwrite"),
     "a plot over the log": (["run", "--log", "x.png", "--plot", "x.png", "echo"], "of --log"),
     "a plot over the trace": (["run", "--trace", "x.png", "--plot", "x.png", "echo"], "of --trace"),
-    "a name without folder": (["run", "cp {} {/}", "a"], "{/} is of GNU parallel: for the"),
+    "a name without folder": (["run", "cp {} {/}", "a"], "{/} belongs to GNU parallel: for the"),
     "a job's number": (["run", "cp {} '{#}'", "a"], "jobs have no number here"),
     "a slot": (["run", 'echo "{%}"', "a"], "slots have no number here"),
-    "two extensions": (["run", "echo $(echo {..})", "a"], "{..} is of GNU parallel"),
-    "the first input": (["run", "cp {1} {2}", "a"], "one input goes into a job, and {} stands"),
+    "two extensions": (["run", "echo $(echo {..})", "a"], "{..} belongs to GNU parallel"),
+    "the first input": (["run", "cp {1} {2}", "a"], "each job gets one input, and {} stands"),
     "a part of it": (["run", "cp {1/.}", "a"], "write name="),
-    "perl": (["run", "cp {} {= s/a/b/ =}", "a"], "is of GNU parallel"),
-    "a lane of parallel": (["run", "--lane", "{//}", "echo", "a"], "--lane: {//} is of GNU"),
-    "a priority of parallel": (["map", "--priority", "{#}", "os:fspath"], "--priority: {#} is of"),
-    "inputs of parallel": (["run", "rm -r {}", ":::", "a"], "::: is of GNU parallel: the inputs"),
+    "perl": (["run", "cp {} {= s/a/b/ =}", "a"], "belongs to GNU parallel"),
+    "a lane of parallel": (["run", "--lane", "{//}", "echo", "a"], "--lane: {//} belongs to GNU"),
+    "a priority of parallel": (
+        ["map", "--priority", "{#}", "os:fspath"],
+        "--priority: {#} belongs to",
+    ),
+    "inputs of parallel": (["run", "rm -r {}", ":::", "a"], "::: belongs to GNU parallel: write"),
     "inputs in a file": (["run", "echo {}", "::::", "notes"], "by < FILE"),
-    "inputs two by two": (["run", "echo {}", "a", ":::+", "b"], "one input goes into a job"),
-    "inputs two by two in files": (["map", "os:fspath", "::::+", "b"], "one input goes into"),
-    "inputs and no command": (["run", ":::", "a"], "::: is of GNU parallel"),
-    "a command in pieces": (["run", "echo", "{}", "a"], "all of the command into one pair of"),
-    "a mark in pieces": (["run", "-I", "%", "echo", "%", "a"], "% stands behind the command"),
+    "inputs two by two": (["run", "echo {}", "a", ":::+", "b"], "each job gets one input"),
+    "inputs two by two in files": (["map", "os:fspath", "::::+", "b"], "each job gets one input"),
+    "inputs and no command": (["run", ":::", "a"], "::: belongs to GNU parallel"),
+    "a command in pieces": (["run", "echo", "{}", "a"], "the whole command into one pair of"),
+    "a mark in pieces": (["run", "-I", "%", "echo", "%", "a"], "% comes after the command"),
     "a function's $1": (["run", 'f() { echo "$1"; }; f', "a"], "say with {} where the input goes"),
     "$1 in arithmetic": (["run", "echo $(( $1 + 1 ))", "1"], "$(( ))"),
     "a here-document": (["run", "cat <<E\n{}\nE", "a"], "write $1 for the input there"),
@@ -525,7 +532,7 @@ USAGE = {
     "no log to sum up": (["summary", "nowhere.csv"], "No such file"),
     "no log to draw": (["plot", "nowhere.csv", "-o", "x.png"], "No such file"),
     "no log to trace": (["trace", "nowhere.csv", "-o", "x.json"], "No such file"),
-    "a trace over its log": (["trace", "notes", "-o", "notes"], "would take the place"),
+    "a trace over its log": (["trace", "notes", "-o", "notes"], "would overwrite"),
 }
 
 
@@ -907,7 +914,7 @@ def test_queues_lists_names_sizes_and_holders(folder):
     for holder in (first, second, kept):
         holder.end()
     wait_until(lambda: not list(folder.glob("*.live")))
-    assert b"kept      1        -  nobody, saved" in qmill("queues").stdout
+    assert b"kept      1        -  no process, saved" in qmill("queues").stdout
     assert qmill("queues", "--remove", "kept").stdout == b"removed kept\n"
     assert qmill("queues", "--remove", "kept").returncode == 1
     assert list(folder.iterdir()) == []
@@ -925,7 +932,7 @@ def test_queues_removes_what_a_killed_broker_has_left(folder, monkeypatch):
     os.kill(broker, signal.SIGKILL)
     assert watch.wait() == []
     assert b"abandoned" in qmill("queues").stdout
-    assert qmill("queues", "--clean").stdout == b"removed what was left of orders\n"
+    assert qmill("queues", "--clean").stdout == b"removed the leftovers of orders\n"
     assert qmill("queues").stdout == b"no named queues\n"
     holder.process.communicate(b"\n")
     assert list(folder.iterdir()) == []
@@ -949,7 +956,7 @@ def test_queues_removes_what_killed_programs_have_left(folder):
         each.process.kill()
         each.process.communicate()
     assert b"abandoned" in qmill("queues").stdout
-    assert qmill("queues", "--clean").stdout == b"removed what was left of orders\n"
-    assert b"kept      1        -  nobody, saved" in qmill("queues").stdout
+    assert qmill("queues", "--clean").stdout == b"removed the leftovers of orders\n"
+    assert b"kept      1        -  no process, saved" in qmill("queues").stdout
     assert qmill("queues", "--remove", "kept").stdout == b"removed kept\n"
     assert list(folder.iterdir()) == []

@@ -169,11 +169,11 @@ def test_what_is_no_job_is_refused(jobs):
 def test_a_file_that_is_no_log_is_refused(tmp_path):
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="other.csv is no log file of jobs: it has no column"):
+    with pytest.raises(ValueError, match="other.csv is not a log file of jobs: it has no column"):
         qmill.frame(path)
     with pytest.raises(FileNotFoundError):
         qmill.frame(tmp_path / "none.csv")
-    with pytest.raises(ValueError, match="the column 'started' is not that of records"):
+    with pytest.raises(ValueError, match="the column 'started' has values that records"):
         qmill.frame([record(1) | {"started": "yesterday"}])
 
 

@@ -270,10 +270,10 @@ def test_an_unknown_column_is_told_with_those_that_there_are(argument, value):
         ({"bar_width": 0}, ValueError, "bar_width must be more than 0"),
         ({"bar_width": "1"}, TypeError, "bar_width must be a number"),
         ({"color_pal": "red"}, TypeError, "color_pal must be a list of colours or a dict"),
-        ({"color_pal": ["red"]}, ValueError, "has 1 colours, and color_by='name' 60 values"),
+        ({"color_pal": ["red"]}, ValueError, "has 1 colours, but color_by='name' has 60 values"),
         ({"color_pal": {1: "red"}}, ValueError, "color_pal has no colour for name 2"),
-        ({"color_pal": ["reddish"] * 60}, ValueError, "'reddish' is no colour"),
-        ({"facet_by": "name"}, ValueError, "has 60 values, and a chart room for 50 panels"),
+        ({"color_pal": ["reddish"] * 60}, ValueError, "'reddish' is not a colour"),
+        ({"facet_by": "name"}, ValueError, "has 60 values, but a chart has room for 50 panels"),
     ],
 )
 def test_what_build_cannot_do_is_told(arguments, error, text):
@@ -285,7 +285,7 @@ def test_what_build_cannot_do_is_told(arguments, error, text):
 def test_records_without_jobs_or_moments_are_refused():
     with pytest.raises(ValueError, match="there are no jobs to plot"):
         qmill.Plot([])
-    with pytest.raises(ValueError, match="each job needs a moment at which it was submitted"):
+    with pytest.raises(ValueError, match="some jobs have no value for submitted"):
         qmill.Plot([{"id": 1}])
 
 

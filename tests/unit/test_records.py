@@ -653,14 +653,17 @@ OTHERS = {
     "no end of line": (b"name,price\r\napple,3\r\npear,4", "'name,price', which lacks"),
     "one letter": (b"x", "'x', which lacks qid, id, name and"),
     "an empty line": (b"\n", "'', which lacks"),
-    "an older log": (HEADER.removesuffix(",host").encode() + b"\r\n", "which lacks host. Nothing"),
+    "an older log": (
+        HEADER.removesuffix(",host").encode() + b"\r\n",
+        "which lacks host. It was not changed",
+    ),
     "a later log": (HEADER.encode() + b",more\r\n", "has more columns, or another order"),
     "another order": (f"id,{HEADER.replace(',id', '')}\n".encode(), "or another order"),
-    "a mark in front": (b"\xef\xbb\xbf" + HEADER.encode() + b"\r\n", "which lacks qid. Nothing"),
-    "bytes": (bytes(range(256)), "it is no text"),
-    "zeros": (bytes(100), "it is no text"),
-    "Latin-1": ("für,alle\n".encode("latin-1"), "it is no text"),
-    "UTF-16": (HEADER.encode("utf-16"), "it is no text"),
+    "a mark in front": (b"\xef\xbb\xbf" + HEADER.encode() + b"\r\n", "which lacks qid. It was not"),
+    "bytes": (bytes(range(256)), "it is not text"),
+    "zeros": (bytes(100), "it is not text"),
+    "Latin-1": ("für,alle\n".encode("latin-1"), "it is not text"),
+    "UTF-16": (HEADER.encode("utf-16"), "it is not text"),
     "a long line": (b"no end, " * 100_000, "'no end, no end,"),
 }
 
@@ -994,7 +997,7 @@ def test_formulas_are_texts_in_a_log_for_a_spreadsheet(tmp_path):
 
 def test_what_is_no_log_is_told(tmp_path):
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="no log of jobs: its columns are"):
+    with pytest.raises(ValueError, match="not a log of jobs: its columns are"):
         list(read_log(tmp_path / "notes.csv"))
     with pytest.raises(FileNotFoundError):
         list(read_log(tmp_path / "nowhere.csv"))

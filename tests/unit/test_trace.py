@@ -197,7 +197,7 @@ def test_what_is_neither_a_job_nor_a_record_is_refused(tmp_path):
     with pytest.raises(TypeError, match="not of int 3"):
         qmill.trace([3], tmp_path / "trace.json")
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="no log of jobs"):
+    with pytest.raises(ValueError, match="not a log of jobs"):
         qmill.trace(tmp_path / "notes.csv", tmp_path / "trace.json")
 
 

@@ -238,7 +238,7 @@ class Batch:
         try:
             number = float(text)
         except ValueError:
-            self._stop(TROUBLE, f"{shown(given)}: its priority is no number: {text!r}")
+            self._stop(TROUBLE, f"{shown(given)}: its priority is not a number: {text!r}")
             raise Stopped from None
         return int(number) if number.is_integer() else number
 
@@ -279,7 +279,7 @@ class Batch:
         except Stopped:
             pass
         except BaseException as error:
-            self._stop(TROUBLE, f"cannot go on: {type(error).__name__}: {error}")
+            self._stop(TROUBLE, f"cannot continue: {type(error).__name__}: {error}")
 
     def _tell(self, job: Job) -> None:
         output = self._plan.read_output(job)
@@ -440,7 +440,9 @@ def check_paths(plan: Plan) -> None:
             path is not None
             and (other := seen.setdefault(os.path.realpath(path), option)) != option
         ):
-            raise UsageError(f"{option} would take the place of {other}: {path!r}")
+            raise UsageError(
+                f"{option} would overwrite the file of {other}: {path!r}; name another file"
+            )
 
 
 def check_plot(path: str) -> None:
@@ -456,7 +458,7 @@ def check_plot(path: str) -> None:
             raise UsageError(f"a plot needs {package}: pip install 'qmill[plot]'")
     folder = os.path.dirname(path) or "."
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"cannot write the plot {path!r}: {folder!r} is no writable folder")
+        raise UsageError(f"cannot write the plot {path!r}: {folder!r} is not a writable folder")
 
 
 def make_bar() -> Any:

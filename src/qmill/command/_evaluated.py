@@ -153,7 +153,7 @@ class _Flow:
         if self._kind >= BASH:
             for each in self._words.computed:
                 if self._has(each.inside):
-                    yield f"in {each.form} this shell runs parts of an input as code"
+                    yield f"this shell evaluates {each.form}, and runs parts of it as code"
 
     def _of_assignments(self, command: Command) -> Iterator[str]:
         for word in command.words:
@@ -164,14 +164,14 @@ class _Flow:
             if variable in _SETTINGS and self._has(word):
                 yield f"a shell runs parts of the value of {variable} as code"
             if self._kind >= BASH and variable in self._numbers and self._has(word):
-                yield f"{variable} is a number, which this shell computes from an input as code"
+                yield f"this shell evaluates {variable}, a number, and runs parts of it as code"
             inside = Word(index or "", word.names, INPUT in (index or ""))
             if self._kind >= BASH and index and self._computes(inside):
-                yield f"this shell computes the index of {variable}[...] from an input as code"
+                yield f"this shell evaluates the index of {variable}, and runs parts of it as code"
 
     def _of_any_shell(self, command: Command, name: str, args: list[Word]) -> Iterator[str]:
         if name in _ALWAYS_CODE and self._any(args):
-            yield f"{name} reads its arguments as code"
+            yield f"{name} runs its arguments as code"
         if name in _NAMES_VARIABLES and self._any(args):
             yield f"an input would be the name of a variable for {name}"
         if name in _DECLARE and any(self._is_name(word) for word in args):
@@ -184,7 +184,7 @@ class _Flow:
         base = os.path.basename(name)
         has_operand = any(not word.text.startswith("-") for word in args)
         if _SHELL_NAME.fullmatch(base) and not has_operand and self._has(command.document):
-            yield f"{base} reads its here-document as code; write $1 in a quoted one (<<'E')"
+            yield f"{base} runs its here-document as code; write $1 in a quoted one (<<'E')"
 
     def _is_name(self, word: Word) -> bool:
         before = word.text.partition("=")[0]
@@ -198,13 +198,13 @@ class _Flow:
                     code = _behind_option(words[index + 1 :], letters)
                     if code is not None and self._has(code):
                         yield (
-                            f"{base} -{letters[0]} takes code: hand an input over as an argument "
-                            f"behind it, as in sh -c 'ls \"$1\"' sh {{}}"
+                            f"{base} -{letters[0]} takes code: pass the input as an argument "
+                            f"after it, as in sh -c 'ls \"$1\"' sh {{}}"
                         )
             if base == "ssh" and self._any(_remote_command(words[index + 1 :])):
                 yield (
-                    "a shell on the other host reads the command of ssh as code: give it the input "
-                    "to read, as in printf '%s\\n' {} | ssh HOST COMMAND"
+                    "a shell on the other host runs the command of ssh as code: pass the input as "
+                    "standard input, as in printf '%s\\n' {} | ssh HOST COMMAND"
                 )
 
     def _of_bash(self, name: str, args: list[Word]) -> Iterator[str]:
@@ -216,7 +216,7 @@ class _Flow:
         if name == "wait" and self._any(args):
             yield "an input would be the name of a variable for wait -p"
         if name == "[[" and texts & (_COMPARE | _LOOKS_UP) and any(map(self._computes, args)):
-            yield "[[ computes in a comparison of numbers and in -v, and runs parts of it as code"
+            yield "[[ evaluates operands of -eq, -v and the like, and runs parts of them as code"
         if name in ("[", "test") and texts & _LOOKS_UP and self._any(args):
             yield f"{name} -v runs parts of a name as code"
 
@@ -224,12 +224,12 @@ class _Flow:
         texts = {word.text for word in args}
         compares = texts & (_COMPARE | {"-t"})
         if name in ("[", "test", "[[") and compares and any(map(self._computes, args)):
-            yield f"{name} computes where it compares numbers, and runs parts of it as code"
+            yield f"{name} evaluates the numbers that it compares, and runs parts of them as code"
         if name in _COMPUTES_IN_KSH and any(map(self._computes, args)):
-            yield f"{name} computes its argument, and runs parts of it as code"
+            yield f"{name} evaluates its argument, and runs parts of it as code"
         has_number = args and (self._has(args[0]) or re.search(r"%[^%a-z]*[^%sbq]", args[0].text))
         if name == "printf" and has_number and self._any(args):
-            yield "printf computes its numbers, and runs parts of them as code"
+            yield "printf evaluates its numbers, and runs parts of them as code"
 
 
 def _called(command: Command) -> tuple[str, list[Word]]:

@@ -57,7 +57,7 @@ def queues(options: argparse.Namespace) -> int:
 
     if options.clean:
         for name in listing.remove_leftovers():
-            print(f"removed what was left of {name}")
+            print(f"removed the leftovers of {name}")
     for told in listing.odd_entries():
         say(f"skipped: {told}")
     status = 0
@@ -88,15 +88,15 @@ def _list(found: list[Found]) -> None:
         numbers = f"{size:>{widths[1]}}  {limit:>{widths[2]}}"
         print(f"{name:<{widths[0]}}  {numbers}  {state:<{widths[3]}}  {files}")
     if any(each.state == "abandoned" for each in found):
-        say("abandoned: its last process was killed; qmill queues --clean removes what is left")
+        say("abandoned: its last process was killed; qmill queues --clean removes its leftovers")
 
 
 def _state(queue: Found) -> str:
     if queue.state != "open":
-        return {"saved": "nobody, saved", "silent": "?, its broker does not answer"}.get(
+        return {"saved": "no process, saved", "silent": "?, its broker does not answer"}.get(
             queue.state, queue.state
         )
-    return ", ".join(f"{pid} ({_program(pid)})" for pid in queue.holders) or "nobody, any more"
+    return ", ".join(f"{pid} ({_program(pid)})" for pid in queue.holders) or "no process any more"
 
 
 def _program(pid: int) -> str:

@@ -24,9 +24,9 @@ examples:
 
 _RUN = """\
 Run a shell command for each input. {} stands for the input, anywhere in the command. The shell,
-dash or else /bin/sh, has the input as $1 as well, so "${1%.txt}.pdf" and the like work. To a
-command with neither the input is appended. An input is data: spaces, quotes, ; and $() in it are
-never code, and a command in which they would be is refused.
+dash or else /bin/sh, also has the input as $1, so "${1%.txt}.pdf" and the like work. If a command
+has neither {} nor $1, the input is appended. Inputs are data: spaces, quotes, ; and $() in them
+are never run as code, and a command that would run them is refused.
 """
 
 _RUN_EXAMPLES = """\
@@ -37,12 +37,12 @@ examples:
   qmill run --log runs.csv --resume --retries 2 --timeout 60 'curl -sfO {}' < urls.txt
 
 exit status: the number of jobs that failed, 101 for more than 100; 2 if the command line is wrong;
-130 after Ctrl-C, 141 if nobody reads the output any more, 255 if it could not go on.
+130 after Ctrl-C, 141 if the output's reader has closed it, 255 if qmill could not continue.
 """
 
 _MAP = """\
-Call a Python function for each input, which is a str, in worker processes, and print what it
-returns (nothing for None). The module is looked for in the working directory, too.
+Call a Python function for each input, which is a str, in worker processes, and print the results
+(nothing for None). The module may also be in the working directory.
 """
 
 _MAP_EXAMPLES = """\
@@ -50,31 +50,31 @@ examples:
   qmill map os.path:getsize *.txt
   qmill map -k --log runs.csv thumbnails:make < files.txt
 
-exit status: as of `qmill run`.
+exit status: as for `qmill run`.
 """
 
 
 _SEPARATORS = {
-    ":::": "the inputs stand behind the command as they are",
+    ":::": "write the inputs after the command, without a mark",
     "::::": "give the lines of a file as standard input, by < FILE",
-    ":::+": "one input goes into a job",
-    "::::+": "one input goes into a job",
+    ":::+": "each job gets one input",
+    "::::+": "each job gets one input",
 }
 """Marks that GNU parallel has before inputs, and the way to give inputs here."""
 
 _ELSEWHERE = {
-    "--joblog": "--log FILE.csv is here what --joblog is elsewhere",
-    "-P": "-j N tells how many jobs run at a time",
-    "--max-procs": "-j N tells how many jobs run at a time",
+    "--joblog": "--log FILE.csv writes a log of the jobs",
+    "-P": "-j N sets how many jobs run at a time",
+    "--max-procs": "-j N sets how many jobs run at a time",
     "--halt": "--fail-fast ends all jobs at the first failure",
     "--bar": "--progress shows a bar",
     "--eta": "--progress shows a bar",
-    "--dryrun": "--dry-run has a hyphen",
+    "--dryrun": "the option is --dry-run, with a hyphen",
     "--results": "write > {}.out in the command",
     "-a": "give the lines of a file as standard input, by < FILE",
     "--arg-file": "give the lines of a file as standard input, by < FILE",
-    "-N": "one input goes into a job",
-    "-L": "one input goes into a job",
+    "-N": "each job gets one input",
+    "-L": "each job gets one input",
 }
 """Options of xargs and GNU parallel, and their counterparts here."""
 
@@ -126,10 +126,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qmill",
-        description="Parallel work with queues: run commands and functions, and see what they did.",
+        description="Parallel work with queues: run commands and functions, and report on them.",
         epilog=_EXAMPLES.replace("%%", "%"),
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="tell the version and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
@@ -150,11 +150,11 @@ def _add_run(commands: Any) -> None:
         epilog=_RUN_EXAMPLES,
         usage="qmill run [OPTION ...] 'COMMAND {}' [INPUT ...]",
     )
-    _add_inputs(parser, "COMMAND", "what the shell is to run, then the inputs")
+    _add_inputs(parser, "COMMAND", "the shell command, then the inputs")
     parser.add_argument(
         "--shell",
         metavar="PATH",
-        help="the shell that runs the command: dash where there is one, else /bin/sh, unless given",
+        help="the shell that runs the command; by default dash if it is installed, else /bin/sh",
     )
     _add_work(parser, "COMMAND", "run")
 
@@ -167,7 +167,7 @@ def _add_map(commands: Any) -> None:
         epilog=_MAP_EXAMPLES,
         usage="qmill map [OPTION ...] MODULE:FUNCTION [INPUT ...]",
     )
-    _add_inputs(parser, "MODULE:FUNCTION", "what to call, then the inputs")
+    _add_inputs(parser, "MODULE:FUNCTION", "the function, then the inputs")
     _add_work(parser, "MODULE:FUNCTION", "map_function")
 
 
@@ -176,15 +176,20 @@ def _add_inputs(parser: argparse.ArgumentParser, subject: str, what: str) -> Non
         "words",
         metavar=subject,
         nargs=argparse.REMAINDER,
-        help=f"{what}; - or none: the lines of standard input, as they come. All behind the "
-        "command are inputs, so options stand before it; a first -- is left out, and inputs "
-        "behind it may look like options",
+        help=f"{what}. Without inputs, or with -, each line of standard input is one. All words "
+        "after the first one are inputs, so options must come before it. A -- before the inputs is "
+        "left out; inputs after it may look like options",
     )
     parser.add_argument(
-        "-0", "--null", action="store_true", help="standard input has a NUL behind each input"
+        "-0", "--null", action="store_true", help="inputs on the standard input end with NUL"
     )
     parser.add_argument(
-        "-I", dest="mark", metavar="TEXT", type=_mark, default="{}", help="use TEXT for {}"
+        "-I",
+        dest="mark",
+        metavar="TEXT",
+        type=_mark,
+        default="{}",
+        help="TEXT stands for the input, not {}",
     )
 
 
@@ -196,44 +201,44 @@ def _add_work(parser: argparse.ArgumentParser, subject: str, function: str) -> N
         metavar="N",
         type=_count,
         default=NUM_CPUS,
-        help="how many jobs run at a time; %(default)s, as many as processors, unless given",
+        help="how many jobs run at a time; by default %(default)s, the number of processors",
     )
     add(
         "--timeout",
         metavar="S",
         type=_seconds,
-        help="end a job that runs longer, with all that it has started: SIGTERM, SIGKILL 2 s later",
+        help="kill jobs that run longer, with their processes: SIGTERM, and SIGKILL 2 s later",
     )
     add(
         "--retries",
         metavar="N",
         type=_natural,
         default=0,
-        help="try a job that failed or ran out of time N times again",
+        help="try a job that has failed or timed out N more times",
     )
     add(
         "--lane",
         metavar="TEXT",
-        help="jobs of one lane run one after another; {} in the text is the input, so that of "
-        "equal inputs only one runs at a time with --lane {}",
+        help="jobs of one lane run one after another. {} in the text is the input: with --lane {}, "
+        "equal inputs never run at the same time",
     )
     add(
         "--priority",
         metavar="NUMBER",
         default="100",
-        help=f"the lower goes first among the {_ahead()} inputs that are read ahead; {{}} is the "
-        "input, if that is a number",
+        help=f"of the {_ahead()} inputs that are read ahead, those with lower numbers run first; "
+        "{} is the input, if it is a number",
     )
-    add("-k", "--keep-order", action="store_true", help="outputs in the order of the inputs")
-    add("--fail-fast", action="store_true", help="at the first failure end all jobs")
-    add("-n", "--dry-run", action="store_true", help="write what would be run, and run nothing")
+    add("-k", "--keep-order", action="store_true", help="write outputs in the order of the inputs")
+    add("--fail-fast", action="store_true", help="end all jobs at the first failure")
+    add("-n", "--dry-run", action="store_true", help="print the commands or calls, and run nothing")
     add("--log", metavar="FILE.csv", help="append a record of each job")
     add(
         "--spreadsheet",
         action="store_true",
-        help="write no text into the --log that a spreadsheet takes for a formula",
+        help="write texts into the --log so that a spreadsheet takes none for a formula",
     )
-    add("--resume", action="store_true", help="leave out inputs that are done by the --log")
+    add("--resume", action="store_true", help="skip inputs that are done according to the --log")
     add("--trace", metavar="FILE.json", help="write a timeline for ui.perfetto.dev")
     add("--plot", metavar="FILE.png", help="draw a Gantt chart; also .svg, .pdf")
     add("--progress", action="store_true", help="show a progress bar on a terminal")
@@ -272,9 +277,9 @@ def _checked(
         from ._template import FOREIGN, foreign
 
         if options.resume and options.log is None:
-            parser.error("--resume needs --log FILE.csv, which tells what is done")
+            parser.error("--resume needs --log FILE.csv, the log of the run to resume")
         if options.spreadsheet and options.log is None:
-            parser.error("--spreadsheet needs --log FILE.csv, which is to be read by one")
+            parser.error("--spreadsheet needs --log FILE.csv, the log to write")
         if options.words[:1] == ["--"]:
             del options.words[0]
         if not options.words:
@@ -282,16 +287,16 @@ def _checked(
         options.subject, *options.inputs = options.words
         for word in [options.subject, *_doubtful(options.inputs)]:
             if why := _SEPARATORS.get(word):
-                parser.error(f"{word} is of GNU parallel: {why}. {_IF_INPUT}")
+                parser.error(f"{word} belongs to GNU parallel: {why}. {_IF_INPUT}")
         for word in _doubtful(options.inputs):
             if word == options.mark:
                 parser.error(
-                    f"{word} stands behind the command, where inputs stand: put all of the command "
-                    f"into one pair of quotes. {_IF_INPUT}"
+                    f"{word} comes after the command, where inputs are expected: put the whole "
+                    f"command into one pair of quotes. {_IF_INPUT}"
                 )
             if word.partition("=")[0] in parser._option_string_actions:
                 parser.error(
-                    f"{word} stands behind the command, where inputs stand: put it before the "
+                    f"{word} comes after the command, where inputs are expected: put it before the "
                     f"command. {_IF_INPUT}"
                 )
         for option in ("lane", "priority"):
@@ -307,14 +312,14 @@ def _checked(
 
 
 def _add_log(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", metavar="FILE.csv", help="what --log or JobQueue(log_file=) wrote")
+    parser.add_argument("log", metavar="FILE.csv", help="a log of --log or JobQueue(log_file=)")
 
 
 def _add_summary(commands: Any) -> None:
     parser = commands.add_parser(
         "summary",
-        help="tell what the jobs of a log did",
-        description="Tell what became of the jobs of a log: counts, times, workers, errors.",
+        help="summarise the jobs of a log",
+        description="Print a summary of the jobs of a log: counts, times, workers, errors.",
         epilog="example:\n  qmill summary runs.csv",
     )
     _add_log(parser)
@@ -337,9 +342,9 @@ def _add_plot(commands: Any) -> None:
             f"--{name}-by",
             metavar="COLUMN",
             default="qid",
-            help=f"the column that {what}: state, lane, priority, worker, ...; qid unless given",
+            help=f"the column that {what}: state, lane, priority, worker, ...; by default qid",
         )
-    parser.add_argument("--title", metavar="TEXT", help="what to write above the chart")
+    parser.add_argument("--title", metavar="TEXT", help="the title above the chart")
     parser.set_defaults(call=_look(parser, "plot"))
 
 
@@ -364,14 +369,14 @@ def _add_queues(commands: Any) -> None:
         epilog="examples:\n  qmill queues\n  qmill queues --clean\n  qmill queues --remove orders",
     )
     parser.add_argument(
-        "--clean", action="store_true", help="remove what killed brokers have left behind"
+        "--clean", action="store_true", help="remove the leftovers of killed brokers"
     )
     parser.add_argument(
         "--remove",
         metavar="NAME",
         nargs="+",
         default=[],
-        help="remove persistent queues, with what is unread; not while a process has them open",
+        help="remove persistent queues and their messages; refused while a process has one open",
     )
     parser.set_defaults(call=_look(parser, "queues"))
 

@@ -114,13 +114,13 @@ class Template:
         contexts = {place.context for place in self._places}
         if ARITHMETIC in contexts | reader.parameters:
             raise BadTemplate(
-                f"{mark} or $1 stands in $(( )), where some shells run parts of the input as code; "
-                f"compute with expr, or write $( ( where that is meant"
+                f"{mark} or $1 stands in $(( )), where some shells run parts of the input as code: "
+                f"use expr for arithmetic; write $( ( for a subshell in a substitution"
             )
         if DOCUMENT in contexts:
             raise BadTemplate(
-                f"{mark} stands in a here-document (<<), or behind one, where quotes are text: "
-                "write $1 for the input there; the shell puts it in unless the word behind << is "
+                f"{mark} stands in a here-document (<<), or after one, where quotes are text: "
+                "write $1 for the input there; the shell expands it unless the word after << is "
                 "quoted"
             )
         self._of_bash = reader.of_bash
@@ -160,8 +160,8 @@ class Template:
             raise BadTemplate(f"an input could be code in {self.__name__!r}: {why}")
         if self._of_bash and self._kind == _evaluated.PLAIN and not self._is_busybox:
             raise BadTemplate(
-                f"the command is run by {self.shell}, and {self._of_bash} is of bash: choose that "
-                """by --shell bash, or write bash -c '... "$1" ...' bash {}"""
+                f"{self.shell} runs the command, and {self._of_bash} is syntax of bash: choose it "
+                """with --shell bash, or write bash -c '... "$1" ...' bash {}"""
             )
         try:
             read = subprocess.run(
@@ -188,7 +188,7 @@ class Template:
     def _why_code(self) -> str:
         why = why_code(self.__name__, self._mark, self._kind)
         is_safe_elsewhere = not why_code(self.__name__, self._mark, _evaluated.PLAIN)
-        other = "" if not is_safe_elsewhere else "; --shell dash does not compute with text"
+        other = "" if not is_safe_elsewhere else "; --shell dash does not evaluate text"
         return why and f"{why} ({self.shell}){other}"
 
     def hints(self) -> list[str]:
@@ -217,7 +217,7 @@ class Template:
             raise BadInput("the input has a NUL byte, which no argument can have")
         if (size := len(os.fsencode(given))) > MAX_INPUT_BYTES:
             raise BadInput(
-                f"the input has {size:,} bytes, and an argument at most {MAX_INPUT_BYTES:,}: "
+                f"the input has {size:,} bytes; an argument may have {MAX_INPUT_BYTES:,} at most: "
                 "put it in a file, and give the file's name"
             )
         return [self.shell, "-c", _GATE + self.script, "sh", given]
@@ -261,10 +261,10 @@ def _written(given: str, place: Place) -> str:
 def foreign(found: str) -> str:
     """Return a message about a mark of GNU parallel, and the way to write it here."""
     kind = re.sub(r"-?\d+", "", found)
-    instead = _INSTEAD.get(kind, "one input goes into a job, and {} stands for it")
+    instead = _INSTEAD.get(kind, "each job gets one input, and {} stands for it")
     return (
-        f"{found} is of GNU parallel: {instead}. To have {found} as it is, choose another mark "
-        "than {} with -I"
+        f"{found} belongs to GNU parallel: {instead}. To keep {found} as it is, choose another "
+        "mark than {} with -I"
     )
 
 

@@ -1,7 +1,7 @@
 """The messages between the process engine and its workers, and their layout.
 
     engine ── messages: functions, jobs ──> channel (SOCK_STREAM) ──> worker
-           <── answers: results, errors, log ─
+           <── messages: results, errors, log ──
            ── permits: ids of jobs ──────────> permits (SOCK_STREAM) ──>
 
 A worker may begin a job when it has taken its permit, 8 bytes that the engine can take back until
@@ -50,7 +50,8 @@ ID_BITS = 48
 ID = (1 << ID_BITS) - 1
 
 RECORD = struct.Struct("<BQddI")
-"""The head of an answer: kind, id of the job, its start and end in seconds, bytes that follow."""
+"""The head of a message to the engine: kind; id of the job; its start and end in seconds; bytes
+that follow."""
 
 READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY, LINGERS = range(9)
 SENT_KEPT, SOME, ONE = range(9, 12)
@@ -58,7 +59,7 @@ SENT_KEPT, SOME, ONE = range(9, 12)
 before all calls are made. For a chunk, VALUE is the last part; see `_kept`."""
 
 BESIDE = 0x80  # bit of a kind: the payload is in a file of its own
-SPENT = 0x40  # bit of an answer's kind: the worker has grown too large and is to be replaced
+SPENT = 0x40  # bit of a kind to the engine: the worker is too large and is to be replaced
 SHARED = 0x20  # bit of a kind: the payload is in shared memory
 KIND = 0x1F
 

@@ -287,7 +287,7 @@ class DaskEngine(Engine):
     # -- preparing and offering ----------------------------------------------------------------
 
     def moment_of(self, function: Callable[..., Any]) -> Moment:
-        """Return what jobs of a function need that are prepared later; see `Engine`."""
+        """Return the state of a function for jobs that are prepared later; see `Engine`."""
         with self._shares.collecting():
             return self._functions.of(function)
 

@@ -201,7 +201,7 @@ class ProcessEngine(Engine):
     # -- preparing -----------------------------------------------------------------------------
 
     def moment_of(self, function: Callable[..., Any]) -> Moment:
-        """Return what jobs of a function need that are prepared later; see `Engine`."""
+        """Return the state of a function for jobs that are prepared later; see `Engine`."""
         with self._shares.collecting():
             return self._functions.of(function)
 
@@ -600,7 +600,7 @@ class ProcessEngine(Engine):
             worker.is_mute = True
             self._unwatch(worker.link.channel)
             with contextlib.suppress(BaseException):  # a handler that raises
-                logger.exception("worker %s sent what it should not, and is killed", worker.name)
+                logger.exception("worker %s sent an invalid message, and is killed", worker.name)
             return False
         return True
 

@@ -391,8 +391,8 @@ class Job(Future[T]):
             TypeError: Always.
         """
         raise TypeError(
-            "a job is no awaitable of asyncio's; write await asyncio.wrap_future(job), which makes "
-            "one of it"
+            "a Job cannot be awaited; write await asyncio.wrap_future(job), which makes "
+            "an awaitable of it"
         )
 
     # -- for the queue -------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, str]]:
                 names = cells
                 if "state" not in names or "submitted" not in names:
                     raise ValueError(
-                        f"{os.fspath(path)!r} is no log of jobs: its columns are {names}"
+                        f"{os.fspath(path)!r} is not a log of jobs: its columns are {names}"
                     )
             elif cells:
                 yield dict(zip(names, cells, strict=False))
@@ -143,15 +143,15 @@ class RecordLog:
             return
         first = self._read(0, _HEADER_BYTES).partition(b"\n")[0]
         if not _is_text(first):
-            why = "it is no text"
+            why = "it is not text"
         elif (cells := _cells(first)) != list(self._fields):
             shown = ",".join(cells)[:_SHOWN_CHARACTERS]
             why = f"its header is {shown!r}, {_difference(self._fields, cells)}"
         else:
             return
         raise ValueError(
-            f"the file {os.fsdecode(self._file.name)!r} is no log of these jobs: {why}. Nothing "
-            "has been written to it. Name a new file, or move this one away"
+            f"the file {os.fsdecode(self._file.name)!r} is not a log of these jobs: {why}. It "
+            "was not changed. Name a new file, or move this one away"
         )
 
     def _write(self, rows: list[bytes]) -> None:

@@ -54,7 +54,9 @@ def frame(
         try:
             table[name] = _converted(type, table[name])
         except (TypeError, ValueError) as error:
-            raise ValueError(f"the column {name!r} is not that of records: {error}") from None
+            raise ValueError(
+                f"the column {name!r} has values that records do not have: {error}"
+            ) from None
     return table
 
 
@@ -95,7 +97,7 @@ def _read_log(path: str | os.PathLike[str]) -> pandas.DataFrame:
     missing = {"qid", "id", "submitted"}.difference(table.columns)
     if missing:
         raise ValueError(
-            f"{os.fspath(path)} is no log file of jobs: it has no column {', '.join(missing)}"
+            f"{os.fspath(path)} is not a log file of jobs: it has no column {', '.join(missing)}"
         )
     return table
 

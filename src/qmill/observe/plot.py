@@ -111,13 +111,13 @@ class Plot:
         if table.empty:
             raise ValueError("there are no jobs to plot; JobQueue.collect returns each only once")
         if table["submitted"].isna().any():
-            raise ValueError("each job needs a moment at which it was submitted; some have none")
+            raise ValueError("some jobs have no value for submitted; each one needs it")
         self._now = _now_of(given)
         self._defaults = _Look(color_by, facet_by, bool(show_legend), bar_width, title)
         self._check(self._defaults)
 
     def __getattr__(self, name: str) -> Any:
-        hint = "; the chart has it that build() returns" if name in _OF_CHARTS else ""
+        hint = "; the chart that build() returns has it" if name in _OF_CHARTS else ""
         raise AttributeError(f"a Plot has no {name!r}{hint}", name=name, obj=self)
 
     def build(
@@ -260,8 +260,8 @@ def _rows_of(table: pandas.DataFrame, facet_by: str | None, facet_scale: str) ->
         num_panels = len(labels)
         if num_panels > MAX_FACETS:
             raise ValueError(
-                f"facet_by={facet_by!r} has {num_panels} values, and a chart room for "
-                f"{MAX_FACETS} panels"
+                f"facet_by={facet_by!r} has {num_panels} values, but a chart has room for "
+                f"{MAX_FACETS} panels; choose another column, or None"
             )
         names = [f"{facet_by}: {label}" for label in labels]
         panel = panel.astype("category").cat.rename_categories(_made_unique(names))
@@ -431,12 +431,12 @@ def _given_colours(
         colours = list(color_pal)[: len(labels)]
         if len(colours) < len(labels):
             raise ValueError(
-                f"color_pal has {len(colours)} colours, and color_by={color_by!r} "
-                f"{len(labels)} values"
+                f"color_pal has {len(colours)} colours, but color_by={color_by!r} has "
+                f"{len(labels)} values; give as many colours"
             )
     for colour in colours:
         if not is_color_like(colour):
-            raise ValueError(f"color_pal: {colour!r} is no colour that matplotlib knows")
+            raise ValueError(f"color_pal: {colour!r} is not a colour of matplotlib")
     return colours
 
 

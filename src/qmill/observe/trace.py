@@ -64,7 +64,9 @@ def trace(
     """
     if isinstance(jobs, (str, os.PathLike)):
         if os.path.exists(path) and os.path.samefile(jobs, path):
-            raise ValueError(f"the trace would take the place of the log {os.fspath(path)!r}")
+            raise ValueError(
+                f"the trace would overwrite the log {os.fspath(path)!r}; name another file"
+            )
         jobs = _begun(read_log(jobs))
     records = jobs_of(jobs)
     if isinstance(records, (Job, Mapping)) or not isinstance(records, Iterable):
