@@ -1,4 +1,4 @@
-"""Engines run jobs in slots and report what became of them: threads, processes, clusters.
+"""Engines run jobs and report how they ended: in threads, in processes, on clusters.
 
 qmill.engines.Dask    a Dask cluster, for `JobQueue(engine=...)`
 """

@@ -44,8 +44,9 @@ async def open_runner(session: str, address: str, name: str, threads: int, packe
     if theirs != versions():
         ours = versions()
         raise RuntimeError(
-            f"it has qmill {ours[0]} and Python {'.'.join(map(str, ours[1]))}, and the program "
-            f"that puts the jobs qmill {theirs[0]} and Python {'.'.join(map(str, theirs[1]))}"
+            f"it has qmill {ours[0]} and Python {'.'.join(map(str, ours[1]))}, but the program "
+            f"that puts the jobs has qmill {theirs[0]} and Python {'.'.join(map(str, theirs[1]))}: "
+            "install the same versions on both sides"
         )
     worker = import_distributed().get_worker()
     log = partial(worker.log_event, f"qmill-{session}")
