@@ -48,7 +48,7 @@ _ATOMS = (str, bytes, int, float, bool, type(None))
 _REDUCE_BY_ATTRIBUTES: tuple[Any, ...] = (object.__reduce__, BaseException.__reduce__)
 
 _REMEDY = (
-    "Leave it out (__getstate__), send what it can be made from, or use kind='thread' or "
+    "Leave it out (__getstate__), send the data from which it can be made, or use kind='thread' or "
     "start_method='fork' to share it"
 )
 
