@@ -112,6 +112,7 @@ def run_forked(
         # New threads inherit this flag, and the thread that forked may be a daemon, as dispatchers.
         threading.current_thread()._daemonic = False  # type: ignore[attr-defined]
         _read_nothing()
+        theirs.recv(1)  # the parent knows this process by its pidfd
         # A handler may raise from here on: nothing of the parent's is left to be undone.
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return _work(work, theirs, lambda: job)
@@ -207,6 +208,7 @@ def _forget_parents_exit() -> None:
         finalizer.atexit = False
     atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
     for module, function in (
+        ("processes", "stop_guard"),
         ("processes", "stop_fork_server"),
         ("workers", "end_workers"),
         ("_dispatch", "end_others"),

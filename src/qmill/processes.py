@@ -9,7 +9,8 @@ Where no interpreter is known that could be started (see _interpreter.py), only 
 What a child does is in _child.py. It gets two things: a *channel*, a socket to whoever started it,
 on which its setup comes first, and the *lifeline*, a pipe whose other end only this process holds.
 When this process ends, however it ends, the kernel kills every child through the lifeline. The fork
-server then kills what its children have started (see _forkserver.py).
+server then kills what its children have started (see _forkserver.py), and a guard what those have
+that are this process's own (see _guard.py).
 
 Nobody's `__main__` is ever imported in a child. `forkserver` is safe whatever threads run here,
 since the server has one; `fork` shares this process's memory and is as safe as `os.fork`.
@@ -23,6 +24,7 @@ Source: pidfd_open(2), fcntl(2) F_SETSIG and O_ASYNC, PIDFD_GET_INFO of linux/pi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import select
 import selectors
@@ -32,11 +34,13 @@ import struct
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from . import (
     _child,
     _forkserver,
     _frozen,
+    _guard,
     _inherited,
     _interpreter,
     _likeness,
@@ -253,7 +257,12 @@ _Selector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 def start(
-    work: str, job: Any, method: str, pack: Callable[[Any], tuple[bytes | bytearray, Any]]
+    work: str,
+    job: Any,
+    method: str,
+    pack: Callable[[Any], tuple[bytes | bytearray, Any]],
+    *,
+    leads_group: bool = True,
 ) -> Process:
     """Start a process.
 
@@ -264,6 +273,8 @@ def start(
         method: One of `METHODS`.
         pack: Packs the job and the globals that it uses, as `_environment.dumps_for_process`. It
             runs before anything is started, and may raise.
+        leads_group: Whether it is going to lead a process group, as what it has started is then
+            known by that; else a guard knows it.
 
     Raises:
         OSError: The system refuses another process.
@@ -277,11 +288,21 @@ def start(
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     if method == "fork":
         _inherited.run_tracker()
-        return _start(lambda ours, theirs: _fork(work, job, ours, theirs))
+        line = lifeline() if leads_group else _guardian.lifeline()
+        process = _start(lambda ours, theirs: _fork(work, job, ours, theirs, line))
+        if not leads_group:
+            _guardian.watch(process)
+        return process
     with _inherited.Estate() as estate:
         with estate.packing():
             packed = pack(job)
-        process = _start(_spawn) if method == "spawn" else _start_by_server()
+        if method == "spawn":
+            line = lifeline() if leads_group else _guardian.lifeline()
+            process = _start(lambda ours, theirs: _spawn(ours, theirs, line))
+            if not leads_group:
+                _guardian.watch(process)
+        else:
+            process = _start_by_server()
         _send_setup(process.channel, work, packed, estate)
         process.keep(estate.kept)
     return process
@@ -376,8 +397,8 @@ def lifeline() -> int:
 # -- three ways to start -----------------------------------------------------------------------
 
 
-def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket) -> Process:
-    line = os.dup(lifeline())  # the at-fork handler closes the original
+def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket, line: int) -> Process:
+    line = os.dup(line)  # the at-fork handler closes the original
     status, status_there = os.pipe()
     # What a handler raises in the middle of a fork is lost in an at-fork handler, or leads a child
     # astray.
@@ -395,7 +416,10 @@ def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket) -> Pr
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(line)
         os.close(status_there)
-    return _own(pid, ours, status)
+    process = _own(pid, ours, status)
+    with contextlib.suppress(ConnectionError):  # it was killed
+        ours.send(b"g")  # it waits, so that it cannot end before its pidfd is open
+    return process
 
 
 def _own(pid: int, channel: socket.socket, status: int) -> Process:
@@ -441,8 +465,7 @@ def kept_exit_code(pidfd: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if known & _INFO_EXIT else None
 
 
-def _spawn(ours: socket.socket, theirs: socket.socket) -> Process:
-    line = lifeline()
+def _spawn(ours: socket.socket, theirs: socket.socket, line: int) -> Process:
     status, status_there = os.pipe()
     try:
         fds = [theirs.fileno(), line, status_there]
@@ -621,6 +644,106 @@ class _ForkServer:
         self._older.clear()
 
 
+class _Guardian:
+    """This process's guard, started when first needed, and again if it was killed."""
+
+    def __init__(self) -> None:
+        self._lock = _native.Lock()
+        self._control: socket.socket | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._line: tuple[int, int] | None = None  # its writing end is the guard's, too
+        self._watched: WeakSet[Process] = WeakSet()
+
+    def lifeline(self) -> int:
+        """Return the children's end of the lifeline that a guard holds.
+
+        Where there can be no guard, for want of /proc or of an interpreter, it is this process's.
+
+        Raises:
+            OSError: The system refuses another process.
+        """
+        if not _can_guard():
+            return lifeline()
+        with self._lock:
+            if self._guard is None or self._guard.poll() is not None:
+                self._start()
+            assert self._line is not None
+            return self._line[0]
+
+    def watch(self, process: Process) -> None:
+        """Have what a child of this process starts end with this process."""
+        with self._lock:
+            self._watched.add(process)
+            self._tell(process)
+
+    def _tell(self, process: Process) -> None:
+        if self._control is not None:
+            with contextlib.suppress(OSError):  # it was killed; the next start makes another one
+                number = _guard.PID.pack(process.pid)
+                socket.send_fds(self._control, [number], [process.sentinel])
+
+    def _start(self) -> None:
+        self._close_control()
+        with wire.fork_lock:  # a child must find our ends, and close them
+            if self._line is None:
+                self._line = os.pipe()
+            self._control, theirs = _native.socketpair()
+        with theirs:
+            fds = [theirs.fileno(), self._line[1]]
+            try:
+                self._guard = _start_interpreter(_guard.main, tuple(fds), fds)
+            except BaseException:
+                self._close_control()
+                raise
+        for process in list(self._watched):
+            if not process.wait(0):
+                self._tell(process)
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def descriptors(self) -> list[int]:
+        """List what stays open for the life of this process."""
+        control = [] if self._control is None else [self._control.fileno()]
+        return [*control, *(self._line or ())]
+
+    def stop(self) -> None:
+        """End the guard, before it sees the control socket close."""
+        with self._lock:
+            if self._guard is not None:
+                with contextlib.suppress(PermissionError):  # this process has another user now
+                    self._guard.kill()
+                    self._guard.wait()
+                self._guard = None
+            self._close_control()
+
+    def forget_in_child(self) -> None:
+        """A forked child has no part in its parent's guard."""
+        self._lock = _native.Lock()
+        self._close_control()
+        for descriptor in self._line or ():
+            os.close(descriptor)
+        if self._guard is not None:
+            self._guard.returncode = 0  # not ours to wait for
+        self._guard = self._line = None
+        self._watched = WeakSet()
+
+
+def _can_guard() -> bool:
+    return (
+        hasattr(os, "pidfd_open")
+        and os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+        and _interpreter.is_known()
+    )
+
+
+_guardian = _Guardian()
+stop_guard = _guardian.stop
+atexit.register(stop_guard)
+
+
 def _identity() -> object:
     """Tell as whom this process acts, and where its root is."""
     names = ("getresuid", "getresgid", "getgroups", "geteuid", "getegid")
@@ -644,6 +767,7 @@ def _after_fork_in_child() -> None:
             os.close(descriptor)
         _lifeline = None
     _fork_server.forget_in_child()
+    _guardian.forget_in_child()
 
 
 if hasattr(os, "register_at_fork"):

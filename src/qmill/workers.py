@@ -392,7 +392,9 @@ class _ProcessRunner:
             _check_sendable(job)
             serialize.know_namespace(getattr(job[0], "__globals__", {}))
         named = (*job, name)
-        self._process = processes.start("qmill.workers:_work", named, method, dumps_for_process)
+        self._process = processes.start(
+            "qmill.workers:_work", named, method, dumps_for_process, leads_group=False
+        )
         self._frames = wire.FrameReader()
         self._file_of: str | None = None  # the kind of outcome whose file is still to come
         self._outcome: tuple[str, Any] | None = None

@@ -17,6 +17,7 @@ import pytest
 
 import qmill
 from qmill import processes
+from qmill.engines import _trees
 from qmill.serialize import RemoteTraceback
 
 from . import functions
@@ -1036,18 +1037,26 @@ def test_what_jobs_have_started_does_not_outlive_the_parent(start_program, start
     assert pids_left_by(start_program(f"{STARTS_OTHERS}{start}\nsignal.pause()")) == []
 
 
-def test_what_workers_of_a_fork_server_have_started_does_not_outlive_the_parent(
-    start_program, method
-):
-    if method != "forkserver":
-        pytest.skip("workers that have no fork server leave what they have started")
-    start = "workers = [qmill.run(start_another, n) for n in range(2)]"
+@pytest.mark.parametrize(
+    "start",
+    [
+        "workers = [qmill.run(start_another, n) for n in range(2)]",
+        "import qmill.stdlib_workers as lib\n"
+        "workers = [lib.Process(target=start_another, args=(n,)) for n in range(2)]\n"
+        "[worker.start() for worker in workers]",
+        "import qmill.stdlib_workers as lib\n"
+        "workers = [lib.PlainProcess(target=start_another, args=(n,)) for n in range(2)]\n"
+        "[worker.start() for worker in workers]",
+    ],
+)
+def test_what_workers_have_started_does_not_outlive_the_parent(start_program, start):
     assert pids_left_by(start_program(f"{STARTS_OTHERS}{start}\nsignal.pause()")) == []
 
 
-def test_what_has_a_session_of_its_own_outlives_the_parent(start_program):
-    start = "jobs = qmill.JobQueue(2)\nfor alone in (True, False):\n"
-    start += "    jobs.submit(start_another, 0, start_new_session=alone)"
+@pytest.mark.parametrize("submit", ["qmill.JobQueue(2).submit", "qmill.run"])
+def test_what_has_a_session_of_its_own_outlives_the_parent(start_program, submit):
+    start = f"submit = {submit}\nfor alone in (True, False):\n"
+    start += "    kept = submit(start_another, 0, start_new_session=alone)"
     program = start_program(f"{STARTS_OTHERS}{start}\nsignal.pause()")
     pids = [pid for _ in range(2) for pid in program.hear_pids()]
     [alone] = [pid for pid in pids if os.getsid(pid) == pid]
@@ -1163,6 +1172,49 @@ def test_descriptors_of_a_start_that_was_refused_are_given_back(method):
             with pytest.raises(qmill.SerializationError):
                 qmill.run(functions.add, threading.Lock())
     assert descriptors() == before
+
+
+STARTS_MANY = """
+import subprocess
+def start_many(told):
+    script = "echo; while :; do sleep 600 & sleep 0.01; done"
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+    shell.stdout.readline()
+    told.put(shell.pid)
+    shell.wait()
+told = qmill.Queue()
+own = subprocess.Popen(["sleep", "600"])
+workers = [qmill.run(start_many, told) for _ in range(2)]
+tell(own.pid, *[told.get() for _ in workers])
+signal.pause()
+"""
+
+
+def test_what_starts_others_all_the_time_ends_and_what_is_the_programs_own_stays(start_program):
+    program = start_program(STARTS_MANY)
+    own, *shells = program.hear_pids()
+    watch = Watch(shells)
+    program.kill()
+    assert watch.wait() == []
+    wait_until(lambda: _trees._members(program.pid) == [own])
+
+
+def test_a_guard_that_was_killed_is_replaced(start_program):
+    program = start_program(
+        STARTS_OTHERS
+        + """
+from qmill import processes
+workers = [qmill.run(start_another, 0)]
+guard = processes._guardian._guard
+if guard is not None:
+    guard.kill()
+    guard.wait()
+assert workers[0].is_alive()
+workers.append(qmill.run(start_another, 1))
+signal.pause()
+"""
+    )
+    assert pids_left_by(program) == []
 
 
 # -- the parent's death ---------------------------------------------------------------------------

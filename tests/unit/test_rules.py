@@ -51,7 +51,7 @@ LEVELS = [
     {"_core"},
     {"queues"},
     {"messages", "workers", "processes", "stdlib_workers", "sharing"}
-    | {"_forkserver", "_child", "_inherited", "_likeness"},
+    | {"_forkserver", "_guard", "_child", "_inherited", "_likeness"},
     {"jobs"},
     {"engines"},
     {"job_queue", "_dispatch", "_chunks", "_map_calls"},

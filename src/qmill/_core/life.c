@@ -21,8 +21,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LIVES (INT64_C(1) << 62)
@@ -39,9 +41,25 @@ int is_own_file(const q_queue *q, int fd) {
 
 int has_file(const q_queue *q) { return is_own_file(q, q->fd); }
 
+/* This process's, where there is no /proc; 0 before Linux 6.11. */
+static uint64_t pid_namespace_without_proc(void) {
+#ifdef SYS_pidfd_open
+    struct stat s;
+    int own = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (own < 0) return 0;
+    int space = ioctl(own, _IO(0xFF, 5), 0); /* PIDFD_GET_PID_NAMESPACE of linux/pidfd.h */
+    int known = space >= 0 && !fstat(space, &s);
+    if (space >= 0) close(space);
+    close(own);
+    return known ? (uint64_t)s.st_ino : 0;
+#else
+    return 0;
+#endif
+}
+
 uint64_t pid_namespace(void) {
     struct stat s;
-    return stat("/proc/self/ns/pid", &s) ? 0 : (uint64_t)s.st_ino;
+    return stat("/proc/self/ns/pid", &s) ? pid_namespace_without_proc() : (uint64_t)s.st_ino;
 }
 
 /* -- by a lock ---------------------------------------------------------------------------------- */

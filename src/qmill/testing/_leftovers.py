@@ -26,6 +26,7 @@ _OF_MULTIPROCESSING = ("sem.", "psm_", "pym-")  # its semaphores, `SharedMemory`
 
 _KEPT_CHILDREN = (
     "qmill._forkserver",
+    "qmill._guard",
     "multiprocessing.forkserver",
     "multiprocessing.resource_tracker",
 )
@@ -44,9 +45,9 @@ def nothing_left_behind(*, descriptors: bool = True, grace_s: float = 10.0) -> I
 
     Looked at are processes (our descendants, and orphans that were started by this program),
     threads, descriptors, files in /dev/shm, and files of named queues. What qmill and the standard
-    library keep for the life of a program is no leftover: a fork server, a resource tracker, the
-    broker's thread, and the memory of a queue that was sent somewhere. On other systems than Linux
-    processes and descriptors are not looked at.
+    library keep for the life of a program is no leftover: a fork server, a guard, a resource
+    tracker, the broker's thread, and the memory of a queue that was sent somewhere. On other
+    systems than Linux processes and descriptors are not looked at.
 
     Args:
         descriptors: Look at them. Without it they may be opened for later by other libraries.
@@ -218,6 +219,7 @@ def _kept_descriptors() -> set[int]:
     kept: list[Any] = [
         *(processes._lifeline or ()),
         of_server._control,
+        *processes._guardian.descriptors(),
         *(getattr(of_broker, name, None) for name in ("_listener", "_selector")),
         *(getattr(of_broker, name, None) for name in ("_wake_in", "_wake_out")),
     ]

@@ -10,7 +10,14 @@ import threading
 import qmill
 
 PR_SET_CHILD_SUBREAPER = 36
-KERNEL_KEEPS_CODES = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 15)
+
+
+def version():
+    """Return the kernel's version, as (6, 15)."""
+    return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+
+
+KERNEL_KEEPS_CODES = version() >= (6, 15)
 
 
 def leave(code):

@@ -1,0 +1,140 @@
+"""The guard: a process that ends what the workers of a dead program have started.
+
+    owner ── pidfd of each worker ──────────> guard
+      └───── lifeline of these workers ────────┘   both hold its writing end
+
+A fork server is its workers' parent, and what they leave becomes its child. Workers of "fork" and
+"spawn" are the program's own children: when both are killed, nobody could tell any more whose child
+was what they have started. So these die a moment after their owner. When the control socket
+closes, the guard stops each of them and what it has started, from the top down, so that nothing is
+added meanwhile, and kills them all. One of which it has not been told yet dies by the lifeline,
+which closes as the guard ends; if the guard was killed before, the owner's end alone closes it.
+
+What has made a process group or a session of its own is left alone, as by the fork server. The
+guard has its own session: what the terminal sends, as at Ctrl-Z, is not for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+from typing import NoReturn
+
+PID = struct.Struct("!i")
+"""A worker's number, which comes with its pidfd."""
+
+_STOP_MS = 1000
+"""How long a process has to stop; one that the kernel does not let go starts nothing, either."""
+
+
+def main(control_fd: int, lifeline: int) -> NoReturn:
+    """Serve until the owner is gone.
+
+    Args:
+        control_fd: The socket to the owner.
+        lifeline: The writing end, which is held until this process ends.
+    """
+    os.set_inheritable(lifeline, False)
+    owners_group = os.getpgrp()
+    with contextlib.suppress(OSError):  # it leads a group, if its owner does not know what it does
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=control_fd)
+    workers: dict[int, int] = {}  # pids, by pidfd
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor != control_fd:
+                poll.unregister(descriptor)
+                del workers[descriptor]
+                os.close(descriptor)
+                continue
+            worker = _receive(control)
+            if worker is None:
+                _end_all(workers, owners_group)
+                os._exit(0)
+            pidfd, workers[pidfd] = worker
+            poll.register(pidfd, select.POLLIN)
+
+
+def _receive(control: socket.socket) -> tuple[int, int] | None:
+    """Receive a worker's pidfd and pid; None at the end."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(control, PID.size, 1)
+    except ConnectionError:
+        return None
+    if not descriptors:
+        return None
+    os.set_inheritable(descriptors[0], False)
+    return descriptors[0], *PID.unpack(data)
+
+
+def _end_all(workers: dict[int, int], owners_group: int) -> None:
+    """Kill what the workers have started, and then them: one that begins has no lifeline yet."""
+    doomed: list[int] = []
+    for pidfd, pid in workers.items():
+        with contextlib.suppress(OSError):  # it has just ended
+            groups = {owners_group, os.getpgid(pid)}
+            doomed += _stopped_tree(pid, pidfd, groups)
+    for pidfd in [*doomed, *workers]:
+        _signal(pidfd, signal.SIGKILL)
+
+
+def _stopped_tree(pid: int, pidfd: int, groups: set[int]) -> list[int]:
+    """Stop a process and its descendants in these groups; return the descendants' pidfds."""
+    doomed, parents = [], [(pid, pidfd)]
+    while parents:
+        parent, parents_pidfd = parents.pop()
+        _stop(parent, parents_pidfd)
+        for child in children(
+            parent
+        ):  # a parent that is stopped reaps none: they stay who they are
+            with contextlib.suppress(OSError):
+                if os.getpgid(child) in groups:
+                    pidfd = os.pidfd_open(child)
+                    doomed.append(pidfd)
+                    parents.append((child, pidfd))
+    return doomed
+
+
+def _stop(pid: int, pidfd: int) -> None:
+    """Stop a process, and wait for that: until then it may start others."""
+    if not _signal(pidfd, signal.SIGSTOP):
+        return
+    ends = select.poll()
+    ends.register(pidfd, select.POLLIN)
+    for _ in range(_STOP_MS):  # only its parent is told that it has stopped
+        if _state(pid) in b"TtZX" or ends.poll(1):
+            return
+
+
+def _signal(pidfd: int, number: int) -> bool:
+    """Signal a process; False if it has ended, or is another user's."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except OSError:
+        return False
+    return True
+
+
+def _state(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split(maxsplit=1)[0]
+    except OSError:
+        return b"X"
+
+
+def children(pid: int) -> list[int]:
+    """List the processes that a process has started and that are still its children."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    return found
