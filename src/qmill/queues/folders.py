@@ -108,6 +108,7 @@ def _make(folder: str) -> None:
     _make(os.path.dirname(folder))
     try:
         os.mkdir(folder, 0o700)
+        os.chmod(folder, 0o700)
     except FileExistsError:
         if not os.path.isdir(folder):
             raise
