@@ -120,7 +120,7 @@ def _new_ring() -> Any:
         from ..queues import rings
 
         return rings.create(0)
-    except OSError as error:  # `create` or the import found no free descriptor
+    except (OSError, ImportError) as error:  # `create` or the import found no free descriptor
         raise MemoryError from error
 
 
