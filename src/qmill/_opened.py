@@ -8,8 +8,12 @@ instruction both opens the file and makes its owner, which closes the file when 
 from __future__ import annotations
 
 import os
+import socket
+from array import array
+from functools import partial
 from io import FileIO
 from itertools import chain, starmap
+from operator import itemgetter
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -30,6 +34,19 @@ def pipe() -> tuple[FileIO, FileIO]:
     """Make a pipe, and return its read end and its write end."""
     read, write = map(FileIO, chain.from_iterable(starmap(os.pipe, [()])), ("rb", "wb"))
     return read, write
+
+
+def take(channel: socket.socket, files: list[FileIO]) -> None:
+    """Receive a byte and a descriptor, and append the file, to read, to a list.
+
+    Raises:
+        BlockingIOError: Nothing is there.
+    """
+    come = map(
+        itemgetter(1), starmap(channel.recvmsg, [(1, socket.CMSG_SPACE(array("i").itemsize))])
+    )
+    numbers = map(partial(array, "i"), map(itemgetter(2), chain.from_iterable(come)))
+    files.extend(map(FileIO, chain.from_iterable(numbers)))
 
 
 def _owned(opens: Any, *arguments: Any) -> FileIO:

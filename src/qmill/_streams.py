@@ -16,6 +16,8 @@ import io
 import sys
 from typing import Any
 
+from ._explain import is_interrupt
+
 
 def flush() -> None:
     """Flush the standard streams; ignore streams that fail."""
@@ -24,11 +26,15 @@ def flush() -> None:
         sys.stderr.flush()
         if sys.__stdout__ is sys.stdout and sys.__stderr__ is sys.stderr:
             return  # the usual case, kept fast since it runs for each job
-    except Exception:  # None, closed, a full disk, or a replaced stream that raises
-        pass
+    except Exception as error:  # None, closed, a full disk, or a replaced stream that raises
+        if is_interrupt(error):
+            raise
     for stream in _streams():
-        with contextlib.suppress(Exception):
+        try:
             stream.flush()
+        except Exception as error:
+            if is_interrupt(error):
+                raise
 
 
 def empty() -> None:

@@ -33,6 +33,7 @@ import socket
 import struct
 import sys
 import time
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -151,6 +152,7 @@ class Process:
         self._server = None if is_ours else _fork_server.current()
         # Where the fork server, or our own child as the last thing it does, writes how it ends.
         self._status: int | None = status
+        self._told: list[bytes] = []  # what was read there
         self._exitcode: int | None = None
         self.told_exitcode: int | None = None
         self.max_rss_bytes: int | None = None
@@ -188,10 +190,12 @@ class Process:
 
     def _read_status(self) -> int | None:
         assert self._status is not None
-        while not _is_answered(self._status):
+        while not self._told and not _is_answered(self._status):
             if self._server is not None and _is_stopped(self._server):
                 return None
-        told = os.read(self._status, _child.STATUS.size)
+        if not self._told:  # one instruction reads and keeps it
+            self._told.extend(starmap(os.read, [(self._status, _child.STATUS.size)]))
+        [told] = self._told
         if not told:
             return kept_exit_code(self.sentinel)
         code, self.max_rss_bytes = _child.STATUS.unpack(told)
@@ -209,6 +213,12 @@ class Process:
                     os.kill(self.pid, number)
             except ProcessLookupError:
                 pass
+
+    def abandon(self) -> None:
+        """End the process at once, and wait for that."""
+        self.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        self.wait()
+        _ = self.exitcode  # no zombie is left
 
     def close(self) -> None:
         """Close all but the sentinel, on which another thread may still wait."""
@@ -299,12 +309,16 @@ def start(
         if method == "spawn":
             line = lifeline() if leads_group else _guardian.lifeline()
             process = _start(lambda ours, theirs: _spawn(ours, theirs, line))
-            if not leads_group:
-                _guardian.watch(process)
         else:
             process = _start_by_server()
-        _send_setup(process.channel, work, packed, estate)
-        process.keep(estate.kept)
+        try:
+            if method == "spawn" and not leads_group:
+                _guardian.watch(process)
+            _send_setup(process.channel, work, packed, estate)
+            process.keep(estate.kept)
+        except BaseException:
+            process.abandon()
+            raise
     return process
 
 

@@ -28,11 +28,13 @@ from ._environment import dumps_for_process
 from ._explain import describe
 from ._generic import Generic, T
 from ._guesses import check_function
+from ._opened import take
 from .errors import SerializationError, WorkerDied
 from .queues import leases, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from io import FileIO
 
     from ._generic import P
 
@@ -75,6 +77,8 @@ class Worker(Generic[T]):
     A worker that is killed raises `WorkerDied` from `result`, `exception` and `Q.stop`.
     """
 
+    _told = True  # nothing to tell yet
+
     ends_at_exit = True
     """Whether it is waited for, and then ended, when the interpreter exits."""
 
@@ -88,7 +92,6 @@ class Worker(Generic[T]):
         start_method: str | None = None,
         name: str | None = None,
     ) -> None:
-        self._told = True  # nothing to tell yet, should one of the checks raise
         check_function("fn", fn)
         if kind not in ("process", "thread"):
             raise ValueError(f"kind must be 'process' or 'thread', not {kind!r}")
@@ -104,10 +107,13 @@ class Worker(Generic[T]):
             self._runner = _ThreadRunner(job, self)
             _in_threads.add(self)
         else:
-            self._runner = _ProcessRunner(
-                job, processes.usable_start_method(start_method), self.name
-            )
-            _remember(self)
+            self._runner = runner = _ProcessRunner(self.name)
+            try:
+                runner.start(job, processes.usable_start_method(start_method))
+                _remember(self)
+            except BaseException:  # Ctrl-C, for one
+                runner.abandon()
+                raise
         self._told = False
 
     @classmethod
@@ -329,10 +335,18 @@ class _ThreadRunner:
         self._worker = weakref.ref(worker)
         self._outcome: tuple[str, Any] | None = None
         self._job: tuple[Any, ...] | None = job
+        # A thread counts as ended if an exception of a signal handler leaves its `join`.
+        self._has_ended = _native.Event()
         self._thread = threading.Thread(target=self._run, name=worker.name, daemon=False)
         self._thread.start()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._has_ended.set()
+
+    def _work(self) -> None:
         assert self._job is not None
         fn, args, kwargs = self._job
         self._job = None
@@ -350,7 +364,7 @@ class _ThreadRunner:
 
     @property
     def exitcode(self) -> int | None:
-        if self._thread.is_alive() or self._outcome is None:
+        if not self._has_ended.is_set() or self._outcome is None:
             return None
         return int(self._outcome[0] == "error")
 
@@ -359,9 +373,12 @@ class _ThreadRunner:
         raise ValueError("a worker of kind='thread' has no sentinel; use join")
 
     def wait(self, timeout: float | None) -> bool:
-        if timeout != 0:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if threading.current_thread() is self._thread:
+            return False
+        if timeout == 0 or not self._has_ended.wait(timeout):
+            return self._has_ended.is_set()
+        self._thread.join()  # it has nothing more to do
+        return True
 
     def outcome(self, timeout: float | None) -> tuple[str, Any] | None:
         return self._outcome if self.wait(timeout) else None
@@ -386,21 +403,32 @@ def let_go(error: BaseException) -> None:
 class _ProcessRunner:
     """Runs a job in a process, and keeps what came of it."""
 
-    def __init__(self, job: tuple[Any, ...], method: str, name: str) -> None:
+    _process: processes.Process
+
+    def __init__(self, name: str) -> None:
         self._name = name
-        if method == "fork":
-            _check_sendable(job)
-            serialize.know_namespace(getattr(job[0], "__globals__", {}))
-        named = (*job, name)
-        self._process = processes.start(
-            "qmill.workers:_work", named, method, dumps_for_process, leads_group=False
-        )
         self._frames = wire.FrameReader()
-        self._file_of: str | None = None  # the kind of outcome whose file is still to come
+        self._got: list[Any] = []  # the frame of the outcome, the last of these
+        self._file: list[FileIO] = []  # that of a large one
         self._outcome: tuple[str, Any] | None = None
         self._closed = False
         self._lock = _native.RLock()
+
+    def start(self, job: tuple[Any, ...], method: str) -> None:
+        """Start the process."""
+        if method == "fork":
+            _check_sendable(job)
+            serialize.know_namespace(getattr(job[0], "__globals__", {}))
+        named = (*job, self._name)
+        self._process = processes.start(
+            "qmill.workers:_work", named, method, dumps_for_process, leads_group=False
+        )
         self.pid = self._process.pid
+
+    def abandon(self) -> None:
+        """End the process at once, if it has been started: nobody will ask for it."""
+        if hasattr(self, "_process"):
+            self._process.abandon()
 
     @property
     def exitcode(self) -> int | None:
@@ -424,8 +452,10 @@ class _ProcessRunner:
                 if self._outcome is None:
                     killer = -code if code is not None and code < 0 else None
                     self._outcome = "error", WorkerDied(self.pid, code, killer, self._name)
-                self._closed = True
+                while self._file:
+                    self._file.pop().close()
                 process.close()
+                self._closed = True
         return True
 
     def outcome(self, timeout: float | None) -> tuple[str, Any] | None:
@@ -453,18 +483,17 @@ class _ProcessRunner:
             return
         channel = self._process.channel
         channel.setblocking(False)
+        got = self._got
         try:
-            if self._file_of is None:
-                while (frame := self._frames.receive(channel)) is None:
-                    pass
-                (kind, in_file), (data, *_) = frame
-                self._file_of = kind if in_file else None
-            if self._file_of is not None:
-                kind, data = self._file_of, _read_file(channel)
-        except (EOFError, OSError, MemoryError) as error:
-            if wire.is_shortage(error):
-                self._outcome = "unsent", error
-            return  # else nothing more is there now, or it died in the middle
+            # One instruction takes it out of the channel and keeps it, for the case that an
+            # exception of a signal handler comes in between.
+            while not got or got[-1] is None:
+                got.extend(map(self._frames.receive, (channel,)))
+            (kind, in_file), (data, *_) = got[-1]
+            if in_file:
+                data = self._read_file(channel)
+        except (EOFError, OSError):  # nothing more there now, or it died in the middle
+            return
         if kind == "error":
             self._outcome = "error", serialize.load_error(data)
         elif kind == "unsent":
@@ -474,6 +503,18 @@ class _ProcessRunner:
                 self._outcome = "result", serialize.loads(data)
             except SerializationError as error:
                 self._outcome = "unsent", error
+
+    def _read_file(self, channel: socket.socket) -> bytearray:
+        """Read the file that comes behind a frame."""
+        if not self._file:
+            take(channel, self._file)
+        if not self._file:
+            raise EOFError
+        [file] = self._file
+        data = bytearray(os.fstat(file.fileno()).st_size)
+        file.seek(0)
+        file.readinto(data)
+        return data
 
     def forget_in_child(self) -> None:
         """A forked child has no part in its parent's workers."""
@@ -499,17 +540,6 @@ def _check_sendable(job: tuple[Any, ...]) -> None:
                 parts.extend(part.values() if isinstance(part, dict) else part)
         elif (check := getattr(type(part), "_check_sendable", None)) is not None:
             check(part)
-
-
-def _read_file(channel: socket.socket) -> bytearray:
-    _, descriptors, flags, _ = socket.recv_fds(channel, 1, 1)
-    if not descriptors:
-        raise wire.file_lost() if flags & socket.MSG_CTRUNC else EOFError
-    with open(descriptors[0], "rb") as file:
-        data = bytearray(os.fstat(file.fileno()).st_size)
-        file.seek(0)
-        file.readinto(data)
-    return data
 
 
 def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int:

@@ -87,7 +87,7 @@ def test_a_home_that_cannot_be_written_to_is_told(use, tmp_path):
     told = use(f"mount -t tmpfs -o ro none {home}")
     assert told.startswith("PermissionError")
     assert f"{home}/.local/state" in told
-    assert "Read-only file system" in told
+    assert "Read-only file system; set QMILL_DIR to a folder" in told
 
 
 @needs_root
