@@ -1,7 +1,8 @@
-"""A set of objects that does not keep them alive, which no signal handler interrupts as one goes.
+"""A set of weak references whose cleanup cannot be interrupted by a signal handler.
 
-The sets of the standard library run Python code then, in which CPython prints and drops whatever a
-handler raises.
+When an object dies, `weakref.WeakSet` runs Python code. If a signal handler raises in that code,
+CPython prints the exception and discards it. Here the cleanup is one call of a C function, in which
+no handler runs.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Alive:
-    """Objects, told apart by what they are and not by what they equal, while they are alive."""
+    """A set of objects, compared by identity, each of which is in the set as long as it lives."""
 
     def __init__(self) -> None:
         self._refs: dict[int, ref[Any]] = {}
 
     def add(self, obj: Any) -> None:
-        """Add an object. Its number is nobody else's before this function in C has run."""
+        """Add an object. Its `id` is not reused before the cleanup, one C function, has run."""
         self._refs[id(obj)] = ref(obj, partial(self._refs.pop, id(obj)))
 
     def __iter__(self) -> Iterator[Any]:

@@ -98,10 +98,12 @@ def test_a_thread_has_what_a_thread_has(module: ModuleType) -> None:
 
 
 def test_run_of_ezq2_returns_a_process_and_a_thread() -> None:
-    process = ezq2.run(abs, -1)
+    gate = ezq2.Queue()
+    process = ezq2.run(gate.get)  # runs until a message comes
     assert isinstance(process, multiprocessing.Process)
     assert isinstance(process, ezq2.Process)
     assert process in multiprocessing.active_children()
+    gate.put("go")
     process.join()
     assert process not in multiprocessing.active_children()
     process.close()
