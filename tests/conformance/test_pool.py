@@ -356,7 +356,7 @@ def test_executors_take_the_contexts(method, monkeypatch):
 
 
 def test_a_queue_class_says_that_none_can_be_derived_from_it():
-    with pytest.raises(TypeError, match="have an attribute that is a queue"):
+    with pytest.raises(TypeError, match="give your class an attribute that is a queue"):
         type("Mine", (ours.queues.Queue,), {})
 
 

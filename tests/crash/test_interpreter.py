@@ -203,8 +203,8 @@ def test_a_copy_that_is_no_worker_is_the_last_one(freeze, first):
     )
     output, errors, status = finish(start(program.path))
     assert (status, program.num_starts) == (0, 2)
-    told = f"{program.path} was started to be a worker, and ran the program instead. "
-    assert output.startswith(told + "`qmill.freeze_support()` has to be called")
+    told = f"{program.path} was started to be a worker, but ran the program instead. "
+    assert output.startswith(told + "`qmill.freeze_support()` must be called")
     assert output.endswith("\nrefused\nfork [0, 2, 4] put\n")
     if first != "named()":  # a broker prints nothing
         assert "to be a worker, but has run the program instead" in errors
