@@ -807,7 +807,7 @@ class _Reporter:
         if what == "job":
             self._dispatcher.process(value)
         elif what == "callbacks":
-            value.call_back()
+            value._call_back()
         elif what == "record":
             _handle_record(value)
         elif what == "unseen":

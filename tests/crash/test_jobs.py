@@ -1161,6 +1161,18 @@ def test_pains_15_cancel_kills_what_runs(method):
         assert job.state == "cancelled"
 
 
+def test_callbacks_of_a_cancelled_job_do_not_wait_for_its_end():
+    told, has_ended = qmill.Queue(), qmill.Queue(kind="thread")
+    with qmill.JobQueue(1) as jobs:
+        job = jobs.submit(functions.ignore_sigterm_and_wait, told)
+        with open(os.pidfd_open(told.get()), "rb") as process:
+            job.add_done_callback(
+                lambda _: has_ended.put(bool(select.select([process], [], [], 0)[0]))
+            )
+            assert job.cancel()
+            assert has_ended.get(timeout=LIMIT_S) is False, "SIGKILL comes after two seconds"
+
+
 def test_cancel_of_a_job_that_waits(quick_method):
     told, gate = qmill.Queue(), qmill.Queue()
     with qmill.JobQueue(1) as jobs:
