@@ -4,13 +4,13 @@
                               ├─ forkserver ─── _forkserver.py ── fork ───> child
                               └─ spawn ──────── python -c ... ────────────> child
 
-Where no interpreter is known that could be started (see _interpreter.py), only the fork is left.
+Where no interpreter is known that could be started (see _interpreter.py), only the fork remains.
 
-What a child does is in _child.py. It gets two things: a *channel*, a socket to whoever started it,
-on which its setup comes first, and the *lifeline*, a pipe whose other end only this process holds.
-When this process ends, however it ends, the kernel kills every child through the lifeline. The fork
-server then kills what its children have started (see _forkserver.py), and a guard what those have
-that are this process's own (see _guard.py).
+The child's side is in _child.py. A child gets two things: a *channel*, a socket to its starter, on
+which its setup comes first, and the *lifeline*, a pipe whose other end only this process holds.
+When this process ends, however it ends, the kernel kills every child through the lifeline. The
+descendants of the children are then killed, too: by the fork server for the children that it has
+forked (see _forkserver.py), by a guard for this process's own children (see _guard.py).
 
 Nobody's `__main__` is ever imported in a child. `forkserver` is safe whatever threads run here,
 since the server has one; `fork` shares this process's memory and is as safe as `os.fork`.
@@ -65,19 +65,19 @@ PRELOADED = ["qmill.workers", "qmill.queues.portable"]
 """Modules that the fork server imports once, for all children; those above this one add theirs."""
 
 SERVER_TRIES = 3
-"""So many fork servers in a row have to end before they answer for a start to fail."""
+"""A start fails after this number of fork servers in a row that ended before they answered."""
 
 STOP_CHECK_S = 1.0
-"""After so many seconds without an answer it is seen whether the fork server is stopped."""
+"""Seconds without an answer after which `start` checks whether a signal stopped the server."""
 
 UNKNOWN_EXIT = 255
-"""The exit code of a process of which nobody could tell how it ended."""
+"""The exit code of a process whose exit status could not be read."""
 
 _chosen_method: str | None = None
 
 
 def set_start_method(method: str | None) -> None:
-    """Choose how process workers start, where they are not told otherwise.
+    """Choose the start method of process workers that are started without a `start_method`.
 
     Args:
         method: "forkserver" (safe with threads; the default on POSIX), "spawn" (a new interpreter;
@@ -92,10 +92,11 @@ def set_start_method(method: str | None) -> None:
 
 
 def get_start_method(method: str | None = None) -> str:
-    """Return `method` if it is one, else the one in force.
+    """Return `method`, checked, or for None the start method in force.
 
-    That is what `set_start_method` chose, else `QMILL_START_METHOD`, else the default: where no
-    interpreter is known that could be started, as in some frozen programs, "fork".
+    The method in force is the choice of `set_start_method`, else the environment variable
+    `QMILL_START_METHOD`, else the default of the platform. The default is "fork" where no
+    interpreter is known that could be started, as in some frozen programs.
     """
     if method is not None:
         return _check_method(method)
@@ -110,7 +111,7 @@ def usable_start_method(method: str | None = None) -> str:
     """Return the start method, as `get_start_method`, if this process can start others by it.
 
     Raises:
-        NotSupported: It needs an interpreter, and none is known.
+        NotSupported: The method needs an interpreter, and none is known.
         RuntimeError: This process is a copy of a program that was to be its worker.
     """
     _frozen.check_has_begun()
@@ -135,11 +136,11 @@ class Process:
     """A started process.
 
     Attributes:
-        pid: Its number.
-        channel: The socket to it.
+        pid: The process id.
+        channel: The socket to the process.
         sentinel: A file descriptor that is readable once the process has ended.
-        max_rss_bytes: The most resident memory that it had, known with `exitcode`.
-        told_exitcode: `exitcode`, but None also if nobody could tell it.
+        max_rss_bytes: Its peak resident memory, in bytes; set when `exitcode` is.
+        told_exitcode: As `exitcode`, but None also for a status that could not be read.
     """
 
     def __init__(
@@ -150,9 +151,9 @@ class Process:
         self.sentinel = sentinel
         self._is_ours = is_ours  # a child of this process, else of the fork server
         self._server = None if is_ours else _fork_server.current()
-        # Where the fork server, or our own child as the last thing it does, writes how it ends.
+        # The fork server, or our own child as the last thing it does, writes its exit status here.
         self._status: int | None = status
-        self._told: list[bytes] = []  # what was read there
+        self._told: list[bytes] = []  # the bytes read from `_status`
         self._exitcode: int | None = None
         self.told_exitcode: int | None = None
         self.max_rss_bytes: int | None = None
@@ -169,7 +170,7 @@ class Process:
 
     @property
     def exitcode(self) -> int | None:
-        """The exit status, minus the signal's number if one ended it; None while it runs."""
+        """The exit status; minus the signal's number if a signal ended it; None while it runs."""
         with self._lock:
             if self._exitcode is None and wait_readable([self.sentinel], 0):
                 self.told_exitcode = code = self._reap() if self._is_ours else self._read_status()
@@ -193,7 +194,7 @@ class Process:
         while not self._told and not _is_answered(self._status):
             if self._server is not None and _is_stopped(self._server):
                 return None
-        if not self._told:  # one instruction reads and keeps it
+        if not self._told:  # one instruction reads and keeps the status: a signal cannot lose it
             self._told.extend(starmap(os.read, [(self._status, _child.STATUS.size)]))
         [told] = self._told
         if not told:
@@ -202,7 +203,7 @@ class Process:
         return int(code)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless the process has ended; never hits another one of that number."""
+        """Send a signal unless the process has ended; never hits another process of that pid."""
         with self._lock:
             if self._exitcode is not None:
                 return
@@ -230,7 +231,7 @@ class Process:
                 os.close(status)
 
     def forget_in_child(self) -> None:
-        """A forked child has no part in its parent's processes."""
+        """Close the handle in a forked child: the process is not a child of the child."""
         self._lock = _native.Lock()  # another thread of the parent may have held the old one
         self.close()
 
@@ -243,7 +244,7 @@ _PID = struct.Struct("!i")
 
 
 def wait_readable(files: list[Any], timeout: float | None) -> list[Any]:
-    """Wait until one of the files is readable; returns those that are, none when time is up."""
+    """Wait until a file is readable; return the readable files, none if `timeout` has passed."""
     deadline = None if timeout is None else time.monotonic() + timeout
     with _selector(timeout) as selector:
         for file in files:
@@ -256,7 +257,7 @@ def wait_readable(files: list[Any], timeout: float | None) -> list[Any]:
 
 
 def _selector(timeout: float | None) -> selectors.BaseSelector:
-    """Return what this thread waits in, or this greenlet, if it waits at all."""
+    """Return a selector for this thread; one that other greenlets run beside, if there are any."""
     if timeout != 0 and _native.has_greenlets():
         return selectors.DefaultSelector()
     selector: selectors.BaseSelector = _Selector()
@@ -277,14 +278,14 @@ def start(
     """Start a process.
 
     Args:
-        work: What runs there, as "module:function"; it is called with the channel and a function
-            that returns the job.
-        job: What it is to do. Under "fork" it is inherited, else packed.
+        work: The function that runs in the process, as "module:function"; it is called with the
+            channel and a function that returns the job.
+        job: The argument of `work`. Under "fork" it is inherited, else packed.
         method: One of `METHODS`.
         pack: Packs the job and the globals that it uses, as `_environment.dumps_for_process`. It
             runs before anything is started, and may raise.
-        leads_group: Whether it is going to lead a process group, as what it has started is then
-            known by that; else a guard knows it.
+        leads_group: Whether the process is going to lead a process group. The group then shows
+            which processes it has started; else a guard finds them.
 
     Raises:
         OSError: The system refuses another process.
@@ -323,7 +324,7 @@ def start(
 
 
 def _start(how: Callable[[socket.socket, socket.socket], Process]) -> Process:
-    _streams.flush()  # what this process has printed comes before what the child prints
+    _streams.flush()  # the output of this process comes before the child's
     ours, theirs = _native.socketpair()
     try:
         return how(ours, theirs)
@@ -359,7 +360,7 @@ def _send_setup(
     job: tuple[bytes | bytearray, Any],
     estate: _inherited.Estate,
 ) -> None:
-    """Tell a child what the world looks like here and now, and what to do."""
+    """Send a child its setup: this process's environment and import path, and the job."""
     packed, names = job
     environment, things = (None, {}) if names is None else names
     multiprocessing = _inherited.settings_for(estate)  # may add a descriptor
@@ -384,7 +385,7 @@ def _send_setup(
             parts = wire.send_some(channel, parts)
         estate.send(channel)
     except ConnectionError:
-        pass  # it has died already, which its sentinel tells
+        pass  # the child has died already, which its sentinel shows
 
 
 def _cwd() -> str | None:
@@ -414,8 +415,8 @@ def lifeline() -> int:
 def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket, line: int) -> Process:
     line = os.dup(line)  # the at-fork handler closes the original
     status, status_there = os.pipe()
-    # What a handler raises in the middle of a fork is lost in an at-fork handler, or leads a child
-    # astray.
+    # Signals are blocked: an exception that a handler raises in the middle of a fork is lost in an
+    # at-fork handler, or makes the child go on with the parent's code.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     serialize.know_mains()
     try:
@@ -443,7 +444,7 @@ def _own(pid: int, channel: socket.socket, status: int) -> Process:
 
 
 def open_sentinel(pid: int) -> int | None:
-    """Open a descriptor that is readable once a child has ended; None where there is no such thing.
+    """Open a pidfd, which is readable once a child has ended; None where the system has none.
 
     Raises:
         OSError: There are no descriptors left.
@@ -452,21 +453,21 @@ def open_sentinel(pid: int) -> int | None:
         return None
     try:
         return os.pidfd_open(pid)
-    except ProcessLookupError:  # it has ended, and somebody else has waited for it
+    except ProcessLookupError:  # it has ended, and other code here has waited for it
         ended, other_end = os.pipe()
         os.close(other_end)
         return ended
 
 
 _INFO = struct.Struct("Q52xi")
-"""What a kernel tells of a process: what of it is known, then numbers, then its exit status."""
+"""The kernel's `struct pidfd_info`: a mask of the known fields, 52 unused bytes, exit status."""
 _PIDFD_GET_INFO, _INFO_EXIT = 0xC000FF0B | _INFO.size << 16, 1 << 3
 
 
 def kept_exit_code(pidfd: int) -> int | None:
-    """Return how a process has ended whose exit status somebody else has taken, or nobody.
+    """Return the exit code of a process for which other code has waited, or nobody can.
 
-    Linux 6.15 and later know it as long as a descriptor of the process is open; None on others.
+    Linux 6.15 and later keep it as long as a pidfd of the process is open; None on others.
     """
     asked = bytearray(_INFO.pack(_INFO_EXIT, 0))
     try:
@@ -505,9 +506,9 @@ class _ServerGoneError(Exception):
 
 
 def _is_answered(descriptor: int) -> bool:
-    """Wait for something to be read; False if nothing is there when a stopped server is due.
+    """Wait until the descriptor is readable; False after `STOP_CHECK_S` seconds without that.
 
-    No greenlet goes on meanwhile, as this may be a thread that gevent does not know.
+    No other greenlet runs meanwhile, as this may be a thread that gevent does not know.
     """
     poll = _native.original("select", "poll")()  # which takes no descriptor
     poll.register(descriptor, select.POLLIN)
@@ -526,10 +527,10 @@ def _is_stopped(server: subprocess.Popen[bytes]) -> bool:
 
 
 class _ForkServer:
-    """This process's fork server, started when first needed, again if it was killed or stopped.
+    """This process's fork server: started when first needed, again after it was killed or stopped.
 
-    What it forks has its user and its root folder. So if this process has changed these, it starts
-    another one. The older one stays, to tell how its children end.
+    A forked process has the user and the root folder of its server. So if this process has changed
+    these, it starts another server. The older one stays, to report how its children end.
     """
 
     def __init__(self) -> None:
@@ -587,7 +588,7 @@ class _ForkServer:
             answer = b""
         except _ServerGoneError:
             raise
-        except BaseException:  # an answer is under way that nobody will read
+        except BaseException:  # nobody will read the answer that is under way
             self._drop()
             raise
         if not answer:
@@ -614,15 +615,16 @@ class _ForkServer:
                 raise
 
     def _set_aside(self) -> None:
-        """Ask the server for nothing more; it stays, to tell how its children end."""
+        """Send the server no more requests; it stays, to report how its children end."""
         assert self._control is not None
         self._older.append((self._control, self._server))
         self._control = self._server = None
 
     def _drop(self) -> None:
-        """End the server; it may be stopped, or a program that is no server.
+        """End the server; it may be stopped by a signal, or a program that is no server.
 
-        It is killed first: where it sees the control socket close, this process has died.
+        It is killed before the control socket is closed: a server that sees the socket close
+        takes this process for dead, and kills its children's descendants.
         """
         if self._server is not None:
             try:
@@ -647,7 +649,7 @@ class _ForkServer:
                 self._drop()
 
     def forget_in_child(self) -> None:
-        """A forked child has no part in its parent's servers."""
+        """Close the sockets to the parent's servers in a forked child; it cannot wait for them."""
         self._lock = _native.Lock()
         for control, server in [(self._control, self._server), *self._older]:
             if control is not None:
@@ -669,9 +671,10 @@ class _Guardian:
         self._watched: WeakSet[Process] = WeakSet()
 
     def lifeline(self) -> int:
-        """Return the children's end of the lifeline that a guard holds.
+        """Return the children's end of the lifeline that the guard holds, too.
 
-        Where there can be no guard, for want of /proc or of an interpreter, it is this process's.
+        Where there can be no guard, for want of /proc or of an interpreter, return the children's
+        end of this process's own lifeline.
 
         Raises:
             OSError: The system refuses another process.
@@ -685,7 +688,7 @@ class _Guardian:
             return self._line[0]
 
     def watch(self, process: Process) -> None:
-        """Have what a child of this process starts end with this process."""
+        """Have the descendants of a child of this process end when this process ends."""
         with self._lock:
             self._watched.add(process)
             self._tell(process)
@@ -719,12 +722,12 @@ class _Guardian:
             self._control = None
 
     def descriptors(self) -> list[int]:
-        """List what stays open for the life of this process."""
+        """List the descriptors that stay open for the life of this process."""
         control = [] if self._control is None else [self._control.fileno()]
         return [*control, *(self._line or ())]
 
     def stop(self) -> None:
-        """End the guard, before it sees the control socket close."""
+        """Kill the guard, then close the control socket: it takes that for this process's death."""
         with self._lock:
             if self._guard is not None:
                 with contextlib.suppress(PermissionError):  # this process has another user now
@@ -734,7 +737,7 @@ class _Guardian:
             self._close_control()
 
     def forget_in_child(self) -> None:
-        """A forked child has no part in its parent's guard."""
+        """Close the descriptors of the parent's guard in a forked child."""
         self._lock = _native.Lock()
         self._close_control()
         for descriptor in self._line or ():
@@ -759,7 +762,7 @@ atexit.register(stop_guard)
 
 
 def _identity() -> object:
-    """Tell as whom this process acts, and where its root is."""
+    """Return the users and groups of this process and its root folder; None if not known."""
     names = ("getresuid", "getresgid", "getgroups", "geteuid", "getegid")
     try:
         root = os.stat(os.sep)
@@ -776,7 +779,7 @@ atexit.register(stop_fork_server)
 def _after_fork_in_child() -> None:
     global _lifeline
     if _lifeline is not None:
-        # Who keeps the writing end keeps the parent's children alive after the parent's death.
+        # A child with the writing end would keep the parent's children alive after its death.
         for descriptor in _lifeline:
             os.close(descriptor)
         _lifeline = None

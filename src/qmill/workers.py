@@ -5,8 +5,8 @@
     run(fn, ...) ── setup, packed (fn, args) ────>  fn(*args)
     result()     <─ ("result" | "error", bytes) ──  ends
 
-An outcome that is too large for the channel's buffer goes through a file without a name, so that
-a worker never waits for somebody to read its result: it can be joined first and asked later.
+An outcome that is too large for the channel's buffer goes through a file without a name. So a
+worker never waits for its parent to read the result: the parent can join first and ask later.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ NUM_CPUS: int = _processors.count()
 """The processors that this process may use, by its affinity and the quota of its control groups."""
 
 NUM_THREADS: int = min(32, NUM_CPUS + 4)
-"""A number of threads for work that waits: as `concurrent.futures` chooses it."""
+"""The default number of threads for work that waits, as in `concurrent.futures`."""
 
 EXIT_GRACE_S = 0.5
-"""Seconds that workers have to end by themselves when this process exits."""
+"""Seconds that all workers together have to end by themselves when this process exits."""
 
 TERMINATE_GRACE_S = 2.0
-"""Seconds that they all together have to end after SIGTERM."""
+"""Seconds that all workers together have to end after SIGTERM."""
 
 _SMALL_BYTES = 1 << 15  # an outcome up to this size fits into the channel's buffer
 
@@ -59,13 +59,13 @@ class Worker(Generic[T]):
     """A function running in a process or thread of its own; it starts at once.
 
     Args:
-        fn: What to run.
+        fn: The function to run.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         kind: "process" or "thread".
         start_method: How the process starts: "forkserver", "spawn" or "fork"; None for the one
             in force (`qmill.set_start_method`).
-        name: What to call it in messages; None for the function's name and a number.
+        name: Its name in messages; None for the function's name and a number.
 
     Raises:
         TypeError: `fn` cannot be called, or an argument is a queue for threads.
@@ -77,10 +77,10 @@ class Worker(Generic[T]):
     A worker that is killed raises `WorkerDied` from `result`, `exception` and `Q.stop`.
     """
 
-    _told = True  # nothing to tell yet
+    _told = True  # nothing to log yet
 
     ends_at_exit = True
-    """Whether it is waited for, and then ended, when the interpreter exits."""
+    """Whether the interpreter's exit waits for the worker, and then ends it."""
 
     def __init__(
         self,
@@ -118,11 +118,11 @@ class Worker(Generic[T]):
 
     @classmethod
     def around(cls, runner: Any, name: str, kind: str) -> Worker[Any]:
-        """Make a worker of what somebody else has started, and tells of its failures.
+        """Make a worker for a process or thread that the caller has started; logs no failures.
 
         Args:
-            runner: What answers for it, as the runners of this module do.
-            name: What to call it.
+            runner: Has the methods and attributes of this module's runners.
+            name: Its name in messages.
             kind: "process" or "thread".
         """
         worker = object.__new__(cls)
@@ -139,7 +139,7 @@ class Worker(Generic[T]):
 
     @property
     def pid(self) -> int | None:
-        """The number of the process, or of the thread's process."""
+        """The id of the process; for a thread, of the process it runs in."""
         return self._runner.pid
 
     ident = pid
@@ -148,8 +148,8 @@ class Worker(Generic[T]):
     def exitcode(self) -> int | None:
         """Its exit code: 0, 1 for an exception, minus a signal's number; None while alive.
 
-        A thread has 0 or 1. 255 is also the code of a process of which nobody knows how it ended:
-        it was killed where SIGCHLD is ignored, on Linux before 6.15, or as its fork server was.
+        A thread has 0 or 1. 255 also means that the status could not be read: the process was
+        killed together with its fork server, or where SIGCHLD is ignored on Linux before 6.15.
         """
         return self._runner.exitcode
 
@@ -191,7 +191,7 @@ class Worker(Generic[T]):
         self._runner.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait for what the function returned.
+        """Wait for the function's return value, and return it.
 
         Args:
             timeout: Seconds to wait at most; None is no limit.
@@ -199,8 +199,8 @@ class Worker(Generic[T]):
         Raises:
             TimeoutError: It has not returned in time. It runs on.
             WorkerDied: The process ended before it had a result.
-            SerializationError: What it returned cannot be sent between processes.
-            OSError: There was no room for what it returned; the error names the limit.
+            SerializationError: The return value cannot be sent between processes.
+            OSError: There was no room for the return value; the error names the limit.
             Exception: The function's own, with the remote traceback as its cause.
         """
         kind, value = self._outcome(timeout)
@@ -211,7 +211,7 @@ class Worker(Generic[T]):
         return returned
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the end, and return what `result` raises, or None.
+        """Wait for the end, and return the exception that `result` raises, or None.
 
         Args:
             timeout: Seconds to wait at most; None is no limit.
@@ -224,7 +224,7 @@ class Worker(Generic[T]):
         return value if kind != "result" else None
 
     def _failure(self) -> BaseException | None:
-        """Wait for the end, and return what went wrong in the function, whatever it returned."""
+        """Wait for the end; return the function's exception, None also for an unsendable value."""
         kind, value = self._outcome(None)
         self._told = True
         return value if kind == "error" else None
@@ -243,7 +243,7 @@ class Worker(Generic[T]):
             self._tell()
 
     def _tell(self) -> None:
-        """Log a failure that nobody has asked for."""
+        """Log a failure that the program has not asked for with `result` or `exception`."""
         self._told = True
         outcome = self._runner.outcome(0)
         if outcome is None or outcome[0] != "error":
@@ -276,10 +276,13 @@ def run_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Work
 
 
 def as_tuple(argument: str, args: Iterable[Any]) -> tuple[Any, ...]:
-    """Return arguments as a tuple, or say what is wrong with them.
+    """Return positional arguments as a tuple.
 
-    Any iterable will do, as for a `threading.Thread`, but those whose items hardly are what is
-    meant: characters, keys, columns, a set's items in any order.
+    Any iterable is accepted, as by a `threading.Thread`, except those whose items are hardly meant
+    as arguments: the characters of a string, keys, columns, a set's items in any order.
+
+    Raises:
+        TypeError: `args` is no such iterable.
     """
     is_one = isinstance(args, _ONE_VALUE) or hasattr(type(args), "columns")  # a frame, a table
     try:
@@ -297,7 +300,7 @@ _ONE_VALUE = (str, bytes, bytearray, memoryview, Mapping, Set)
 
 
 def as_dict(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return keyword arguments as a dict of their own, or say what is wrong with them."""
+    """Return a copy of keyword arguments; a TypeError if they are no mapping."""
     try:
         return {} if kwargs is None else dict(kwargs)
     except (TypeError, ValueError):
@@ -327,7 +330,7 @@ def _check_timeout(timeout: float | None) -> float | None:
 
 
 class _ThreadRunner:
-    """Runs a job in a thread."""
+    """Runs a function in a thread, and keeps its outcome."""
 
     def __init__(self, job: tuple[Any, ...], worker: Worker[Any]) -> None:
         self.pid = os.getpid()
@@ -391,7 +394,11 @@ class _ThreadRunner:
 
 
 def let_go(error: BaseException) -> None:
-    """Free what the frames of a traceback hold: an iterator there would keep its leases."""
+    """Clear the local variables of a traceback's frames; an iterator there would keep its leases.
+
+    Args:
+        error: The exception that has the traceback.
+    """
     import traceback
 
     traceback.clear_frames(error.__traceback__)
@@ -401,15 +408,15 @@ def let_go(error: BaseException) -> None:
 
 
 class _ProcessRunner:
-    """Runs a job in a process, and keeps what came of it."""
+    """Runs a function in a process, and keeps its outcome."""
 
     _process: processes.Process
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._frames = wire.FrameReader()
-        self._got: list[Any] = []  # the frame of the outcome, the last of these
-        self._file: list[FileIO] = []  # that of a large one
+        self._got: list[Any] = []  # ends with the outcome's frame, once that has come
+        self._file: list[FileIO] = []  # the file that holds a large outcome
         self._outcome: tuple[str, Any] | None = None
         self._closed = False
         self._lock = _native.RLock()
@@ -426,7 +433,7 @@ class _ProcessRunner:
         self.pid = self._process.pid
 
     def abandon(self) -> None:
-        """End the process at once, if it has been started: nobody will ask for it."""
+        """End the process at once, if it has been started: its worker was not made."""
         if hasattr(self, "_process"):
             self._process.abandon()
 
@@ -459,7 +466,7 @@ class _ProcessRunner:
         return True
 
     def outcome(self, timeout: float | None) -> tuple[str, Any] | None:
-        """Wait for the outcome, which comes before the end if the process has more to do."""
+        """Wait for the outcome, which may come before the process ends."""
         process = self._process
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._closed and self._outcome is None:
@@ -478,15 +485,15 @@ class _ProcessRunner:
         return self._outcome
 
     def _read_outcome(self) -> None:
-        """Read what the worker has sent, if it has; never waits."""
+        """Read the outcome if the worker has sent it; never waits."""
         if self._outcome is not None:
             return
         channel = self._process.channel
         channel.setblocking(False)
         got = self._got
         try:
-            # One instruction takes it out of the channel and keeps it, for the case that an
-            # exception of a signal handler comes in between.
+            # One instruction reads the frame from the channel and keeps it, so that an exception
+            # of a signal handler in between does not lose it.
             while not got or got[-1] is None:
                 got.extend(map(self._frames.receive, (channel,)))
             (kind, in_file), (data, *_) = got[-1]
@@ -505,7 +512,7 @@ class _ProcessRunner:
                 self._outcome = "unsent", error
 
     def _read_file(self, channel: socket.socket) -> bytearray:
-        """Read the file that comes behind a frame."""
+        """Receive the file that follows a frame, and return its content."""
         if not self._file:
             take(channel, self._file)
         if not self._file:
@@ -517,7 +524,7 @@ class _ProcessRunner:
         return data
 
     def forget_in_child(self) -> None:
-        """A forked child has no part in its parent's workers."""
+        """Close the runner in a forked child: the process is not a child of the child."""
         self._lock = _native.RLock()  # another thread of the parent may have held the old one
         self._closed = True
         self._process.forget_in_child()
@@ -529,7 +536,7 @@ class _ProcessRunner:
 
 
 def _check_sendable(job: tuple[Any, ...]) -> None:
-    """Refuse queues for threads where a fork, which pickles nothing, would let them through."""
+    """Refuse queues for threads among the arguments, which a fork would pass without pickling."""
     parts: list[Any] = [job]
     seen: set[int] = set()
     while parts:
@@ -543,7 +550,7 @@ def _check_sendable(job: tuple[Any, ...]) -> None:
 
 
 def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int:
-    """Do a job in a worker process, send what came of it, and return the exit code."""
+    """Run the function in its process, send its outcome, and return the exit code."""
     try:
         fn, args, kwargs, _child.worker_name = get_job()
         value = fn(*args, **kwargs)
@@ -570,7 +577,7 @@ def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int
 
 
 def exit_code(error: SystemExit) -> int:
-    """Return the exit status of a process that raises this; says on stderr what is no number."""
+    """Return the exit status of a `SystemExit`; print its argument to stderr if it is no number."""
     if error.code is None:
         return 0
     if isinstance(error.code, int):
@@ -582,7 +589,7 @@ def exit_code(error: SystemExit) -> int:
 
 
 def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
-    _streams.flush()  # who has the outcome finds also what the job has printed
+    _streams.flush()  # the function's output is there before its outcome
     descriptor = -1
     if len(data) > _SMALL_BYTES:
         try:
@@ -594,7 +601,7 @@ def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
         if descriptor >= 0:
             socket.send_fds(channel, [b"f"], [descriptor])
     except ConnectionError:
-        pass  # nobody is left who would want it
+        pass  # the parent, which would have read it, has ended
     finally:
         if descriptor >= 0:
             os.close(descriptor)
@@ -612,13 +619,13 @@ _in_threads: weakref.WeakSet[Worker[Any]] = weakref.WeakSet()
 
 
 def _remember(worker: Worker[Any]) -> None:
-    """Keep a process worker until it has ended, and let go of those that have."""
+    """Keep a process worker until it has ended, and release those that have."""
     forget_ended()
     _running.add(worker)
 
 
 def forget_ended() -> None:
-    """Let go of the process workers that have ended; else the next start does it."""
+    """Release the process workers that have ended; else the next start does it."""
     for worker in list(_running):
         if not worker.is_alive():
             _running.discard(worker)
