@@ -25,6 +25,7 @@ from .storm_loads import EVERY, Reopened, large, mixed, small
 
 pytestmark = pytest.mark.skipif(not qmill.core_info().core, reason="needs queues in shared memory")
 
+TRIMMED_BYTES = 1 << 20
 SHAPES = [(2, 2), (4, 4)]
 BOUNDS = [0, 50]
 BASE_SEED = int(os.environ.get("QMILL_CHAOS_SEED") or secrets.randbelow(1 << 31))
@@ -77,6 +78,10 @@ def rage(kills, shape, maxsize, payload, seed, reads, audit, endings=("kill",)):
     with pytest.raises(qmill.Empty):
         queue.get_nowait()
     audit(queue)
+    queue.trim()
+    audit(queue)
+    blocks = os.fstat(queue._ring.fileno()).st_blocks
+    assert blocks * 512 < TRIMMED_BYTES  # but for what waits, all has gone back
 
 
 @pytest.mark.parametrize("payload", [small, large])

@@ -153,6 +153,22 @@ static int is_among(const uint64_t *these, size_t number, uint64_t one) {
     return 0;
 }
 
+/* What has memory: not more than the header, what blocks have reserved, and their heads. */
+static void audit_memory(q_queue *q) {
+    struct header *h = q->h;
+    uint64_t most = h->header_bytes + PAGE; /* one of a segment that nobody has made known yet */
+    for (uint64_t i = 1; i < get(&h->num_segments); i++) {
+        for (uint64_t offset = 0; offset < get(&h->segments[i].size);) {
+            struct block *b = block_at(q, i << SEGMENT_SHIFT | offset);
+            uint64_t reserved = get(&b->reserved);
+            unsigned what = get(&b->state) & 0xff;
+            most += what == BLOCK_FREE || !reserved ? PAGE : reserved;
+            offset += class_bytes(class_of(b));
+        }
+    }
+    CHECK(file_blocks(q) <= most);
+}
+
 /* While nobody uses the queue: each block is free, a chunk in use, a definition, a message that is
  * not finished, or one of so many that processes own. Returns the number of chunks. */
 HELPER uint64_t audit(q_queue *q, uint64_t owned) {
@@ -252,6 +268,7 @@ HELPER uint64_t audit(q_queue *q, uint64_t owned) {
     SAME(walked[BLOCK_QUEUED], num_queued);
     SAME(walked[BLOCK_DEFINITION], num_definitions);
     SAME(walked[BLOCK_OWNED], owned);
+    audit_memory(q);
     return num_chunks;
 }
 

@@ -4,6 +4,7 @@
 #include "native.h"
 
 #include <poll.h>
+#include <sys/resource.h>
 
 #define NUM_POINTS 64
 #define OTHER_MAXSIZE 20
@@ -233,6 +234,45 @@ static void punch(q_queue *q) {
     for (int i = 0; i < 2; i++) MUST(q_block_new(q, 9 << 20, &blocks[i], &into, 1));
 }
 
+static void trims(q_queue *q) {
+    uint64_t given;
+    MUST(q_trim(q, &given, 1));
+}
+static void kept_of_sizes(q_queue *q) { /* some of three sizes, of which two are the halves of one */
+    static const uint64_t SIZES[] = {LARGE, 100000, 200000, LARGE, 100000};
+    uint64_t some_blocks[5];
+    void *into;
+    for (int i = 0; i < 5; i++) MUST(q_block_new(q, SIZES[i], &some_blocks[i], &into, 1));
+    for (int i = 0; i < 5; i++) MUST(q_block_free(q, some_blocks[i], 1));
+    CHECK(get(&q->h->kept_bytes));
+}
+static void some_and_kept(q_queue *q) {
+    kept_of_sizes(q);
+    some(q);
+}
+static void keep_nothing(q_queue *q) { MUST(q_set_max_kept(q, 0, 1)); }
+static void other_size(q_queue *q) { /* takes the place of those that are kept */
+    void *into;
+    MUST(q_block_new(q, 900000, &blocks[0], &into, 1));
+    MUST(q_block_free(q, blocks[0], 1));
+}
+static void larger_message(q_queue *q) { /* in a block that has had less */
+    void *into;
+    MUST(q_block_new(q, 130000, &blocks[0], &into, 1));
+    MUST(q_block_free(q, blocks[0], 1));
+}
+static void new_segment(q_queue *q) {
+    void *into;
+    MUST(q_block_new(q, 5 << 20, &blocks[0], &into, 1));
+}
+static void no_memory(q_queue *q) { /* so what is kept is given back before */
+    struct rlimit small = {get(&q->h->file_bytes), RLIM_INFINITY};
+    void *into;
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(!setrlimit(RLIMIT_FSIZE, &small));
+    SAME(q_block_new(q, 9 << 20, &blocks[0], &into, 1), Q_NO_MEMORY);
+}
+
 static void set_maxsize(q_queue *q) { MUST(q_set_maxsize(q, OTHER_MAXSIZE, 1)); }
 static void unset_maxsize(q_queue *q) { MUST(q_set_maxsize(q, 0, 1)); }
 
@@ -292,6 +332,12 @@ static const operation OPERATIONS[] = {
     {"sweep", with_a_dead_one, nothing, sweeps, 2, 0, AT_ONCE, ALL_LOST, 2, 0},
     {"leave", some, take_and_lease, leave, 2, 0, ONE_BY_ONE, SOME_LOST, 2, 0},
     {"compact and take", bigs, lease_one, compacts, 5, 0, ONE_BY_ONE, ALL_LOST, 0, 0},
+    {"trim", some_and_kept, nothing, trims, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"keep nothing", some_and_kept, nothing, keep_nothing, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"another size", some_and_kept, nothing, other_size, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"a larger message", some_and_kept, nothing, larger_message, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"new segment", some, nothing, new_segment, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
+    {"no memory", some_and_kept, nothing, no_memory, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
     {"punch", some, two_huge, punch, 0, 0, AT_ONCE, NONE_LOST, 0, 0},
 };
 #define NUM_OPERATIONS (sizeof OPERATIONS / sizeof *OPERATIONS)
@@ -384,6 +430,9 @@ static void verify(q_queue *q, const operation *o, int sweep_first) {
     for (uint32_t i = 1; i < MAX_SLOTS; i++)
         CHECK(i == q->slot || !get(&q->h->slots[i].kind_number));
     CHECK(audit(q, 0) <= 2);
+    trims(q);
+    audit(q, 0);
+    SAME(get(&q->h->kept_bytes), 0);
 }
 
 /* -- all of it ---------------------------------------------------------------------------------- */

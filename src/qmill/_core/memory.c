@@ -322,6 +322,7 @@ static int drop_kept(q_queue *q, unsigned class) {
  * of so many blocks at most; whether they do. */
 static int keep_at_most(q_queue *q, uint64_t bytes, unsigned but, int blocks) {
     struct header *h = q->h;
+    if (likely(get(&h->kept_bytes) <= bytes)) return 1;
     for (unsigned class = NUM_CLASSES; class-- > 0;)
         while (class != but && get(&h->kept_bytes) > bytes && blocks-- > 0 && drop_kept(q, class))
             ;
@@ -342,8 +343,10 @@ uint64_t release_locked(q_queue *q, uint64_t address, struct block *b) {
     struct header *h = q->h;
     unsigned class = class_of(b);
     uint64_t bytes = get(&b->reserved), most = most_kept(q, bytes);
+    int is_kept = bytes && bytes <= most;
     tidy(q, address, b);
-    if (!bytes || bytes > most || !keep_at_most(q, most - bytes, class, TRIM_STEP))
+    if (!keep_at_most(q, is_kept ? most - bytes : most, is_kept ? class : NUM_CLASSES, TRIM_STEP) ||
+        !is_kept)
         return free_owned(q, address, b);
     struct change c;
     begin(&c, &h->allocate);
@@ -431,6 +434,7 @@ q_status q_trim(q_queue *q, uint64_t *given, int patient) {
     q_status status = take_lock(q, &q->h->get, patient);
     if (status != Q_OK) return status;
     reap(q);
+    compact(q); /* a message that is held or set aside keeps only its own chunk */
     unlock(&q->h->get);
     return keep_no_more(q, 0, given);
 }
