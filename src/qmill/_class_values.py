@@ -22,7 +22,7 @@ from types import (
 )
 from typing import Any
 
-from ._explain import let_interrupt_through
+from ._interrupts import let_interrupt_through
 from ._tracked import is_importable, tracked, unfilled
 
 TYPE_CHECKING = False

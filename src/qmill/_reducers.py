@@ -34,7 +34,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ._class_values import builtin_base, reduce_class, reduce_member
-from ._explain import let_interrupt_through
+from ._interrupts import let_interrupt_through
 from ._pickling import PicklingError
 from ._script import MAINS
 from ._tracked import is_importable, keep, tracked, tracker_id

@@ -16,7 +16,7 @@ import io
 import sys
 from typing import Any
 
-from ._explain import is_interrupt
+from ._interrupts import is_interrupt
 
 
 def flush() -> None:

@@ -40,7 +40,8 @@ from types import CodeType, FunctionType
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from . import _multiprocessing, _pickling as pickle, _script
-from ._explain import describe, explain, let_interrupt_through, traceback_text
+from ._explain import describe, explain, traceback_text
+from ._interrupts import let_interrupt_through
 from .errors import LocalQueueSent, SerializationError
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest

@@ -28,6 +28,7 @@ LEVELS = [
         "_explain",
         "_pickling",
         "_guesses",
+        "_interrupts",
         "_script",
         "_module_path",
         "_multiprocessing",

@@ -34,7 +34,8 @@ from libc.string cimport memcmp, memcpy
 cimport cython
 
 from .. import _multiprocessing, _pickling, serialize
-from .._explain import describe, is_interrupt
+from .._explain import describe
+from .._interrupts import is_interrupt
 from ..errors import Empty, Full, QueueGone, SerializationError, ShutDown
 from ..queues.base import END, Statistics, check_items, check_max_items, check_wait
 from ..queues.leases import NOTHING, acknowledge, begin, leave, task_done

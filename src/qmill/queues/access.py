@@ -13,7 +13,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._explain import is_interrupt
+from .._interrupts import is_interrupt
 from ..errors import Empty, Full, ShutDown
 from . import leases
 from .base import END, Queue, Reader, check_items, check_max_items, check_maxsize, check_wait
