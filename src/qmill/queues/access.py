@@ -1,11 +1,12 @@
-"""Access of a queue to its mailbox, near or far, and the `Queue` made of that.
+"""The access of a queue to its mailbox, in this or another process, and a `Queue` built on it.
 
     MailboxQueue ──packs objects──> Access ──> Mailbox
                                       │
                       LocalAccess: in this process, a thread waits on a lock
                       RemoteAccess (portable.py): in another one, behind a socket
 
-An access speaks of payloads, not objects, and its calls wait: `timeout` None for ever, 0.0 not.
+An access deals with payloads, not objects. Its calls wait: `timeout` None is no limit, 0.0 does
+not wait.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Access(Protocol):
     left: list[Any]  # see leases.py
 
     def put(self, payloads: list[Any], timeout: float | None) -> int:
-        """Put payloads, and return how many went in."""
+        """Put payloads, and return how many were put."""
 
     def get(self, limit: int, timeout: float | None, peek: bool) -> list[Any]:
         """Take or look at up to `limit` payloads; empty when time is up."""
@@ -86,13 +87,13 @@ class Access(Protocol):
         """Return the counts."""
 
     def settle(self) -> None:
-        """Wait until what has happened so far, such as deaths, is counted."""
+        """Wait until every event so far, such as a death, is counted."""
 
     def set_aside(self, only_new: bool) -> list[tuple[int, Any]]:
         """List the payloads that were set aside, with their numbers."""
 
     def requeue(self, number: int) -> bool:
-        """Put back what was set aside."""
+        """Put a payload that is set aside back; return whether it still was."""
 
 
 class LocalReader:
@@ -184,20 +185,20 @@ class LocalAccess:
 
 
 def _get(mailbox: Mailbox, call: GetCall, timeout: float | None) -> None:
-    """Make a call of this process, and wait for what it takes."""
+    """Make a call of this process, and wait for the records that it takes."""
     try:
         mailbox.get(call)
         if call.pending:
             _wait(mailbox, call, timeout)
     except ShutDown:
         raise
-    except BaseException:  # Ctrl-C: whatever came meanwhile goes back
+    except BaseException:  # Ctrl-C: records that came meanwhile go back
         mailbox.abandon(call)
         raise
 
 
 def _wait(mailbox: Mailbox, call: GetCall | PutCall | JoinCall, timeout: float | None) -> None:
-    """Wait for the answer to a call of this process; when time is up, take it out of its line."""
+    """Wait for the answer to a call of this process; at the timeout, take it out of its line."""
     answer = call.answer
     assert isinstance(answer, LocalAnswer)
     deadline = None if timeout is None else monotonic() + timeout
@@ -231,7 +232,7 @@ class MailboxQueue(Queue):
         raise NotImplementedError
 
     def _next_call(self) -> Access:
-        """Return the way to the mailbox for a call that ends what this thread's loops have left."""
+        """Return the access, once messages that this thread's ended loops hold are acknowledged."""
         access = self._access
         if access.left:
             leases.acknowledge(access.left)
@@ -324,7 +325,7 @@ class MailboxQueue(Queue):
 
     def join(self) -> None:
         self._check_open()
-        self._next_call().join()  # else it would wait for what it holds itself
+        self._next_call().join()  # else it would wait for a message that this thread holds
 
     def shutdown(self, immediate: bool = False) -> None:
         self._check_open()

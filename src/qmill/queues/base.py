@@ -3,18 +3,18 @@
 `Queue(...)` makes an instance of the transport that fits: one subclass, in one file, each.
 
     thread.py     ThreadQueue     references between threads; nothing is pickled
-    shared.py     SharedQueue     in shared memory, kept by nobody (Linux, with the native core)
+    shared.py     SharedQueue     in shared memory; no process owns it (Linux, with the native core)
     portable.py   PortableQueue   pickled, kept by a broker thread of the creating process
 
-A transport implements every method that raises NotImplementedError here. The underscored ones are
-what `qmill.Q` stands on: ENDs, and readers that hold a message under a lease until they are done.
+A transport implements every method that raises NotImplementedError here. `qmill.Q` is built on the
+underscored ones: ENDs, and readers that hold a message under a lease until they are done.
 
 Invariants, for every transport:
-- a message is waiting, leased, or taken; `unfinished` = those put and not yet done;
+- a message is waiting, leased, or taken; `unfinished` = the messages put and not yet done;
 - ENDs are no messages: they need no room, are never leased, and do not count as unfinished;
 - an END is handed out only when no earlier message can come back: every lease is held by the
-  asker's process, by a reader that waits too, or by the process that put the END (if that one
-  dies, nobody is left who waits for the end to mean something).
+  process that asks for the next message, by a reader that waits too, or by the process that put
+  the END (if that one dies, no process waits for the END any more).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ else:
 
     Attributes:
         size: Messages and ENDs that wait to be taken.
-        leased: Messages that a reader holds and has not finished.
+        leased: Messages that readers hold and have not finished.
         unfinished: Messages put and not done; `join` waits until it is 0.
         put: Messages put since the queue was made.
         taken: Deliveries to readers, redeliveries included.
@@ -74,7 +74,7 @@ MAXSIZE_MAX = 2**63 - 1
 
 
 class _End:
-    """The type of `END`, which a transport hands out where a queue's end was put."""
+    """The type of `END`, the mark of a queue's end that a reader takes in place of a message."""
 
     __slots__ = ()
 
@@ -91,34 +91,34 @@ END = _End()
 class Queue(Generic[T]):
     """A first-in, first-out queue between threads, processes and programs.
 
-    Whatever you put is what you get. A queue can be pickled at any time to any process: as an
+    Objects come out as they were put in. A queue can be pickled at any time to any process: as an
     argument of a pool's task, of an executor, of a process, inside a message on another queue.
 
     Args:
         maxsize: The most messages that may wait; 0 or less is no limit but memory. None opens a
-            named queue with the limit that it has, and makes any other one without a limit.
+            named queue with the limit that it has, and makes any other queue without a limit.
         kind: "process" for any reader; "thread" for readers in this process only, which get the
             very object that was put (nothing is pickled).
         name: Opens the queue of this name, or creates it, for the programs of one user. 1 to 200
             bytes, without "/" and NUL. It lives while any process has it open.
-        persistent: Keeps a named queue, with what is unread, until `unlink()`.
+        persistent: Keeps a named queue, with its unread messages, until `unlink()`.
 
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: An unknown kind; a bad name; a `maxsize` that is not the limit of the
             named queue.
         PermissionError: The name is held by another user.
-        TimeoutError: The process that keeps the named queue is stopped.
+        TimeoutError: The process that keeps the named queue is stopped by a signal.
 
-    Crash: a process that dies costs the others nothing: what it held under a lease goes back, what
-        it took otherwise counts as done and as `statistics().lost`. A put that returned is in the
+    Crash: a process that dies costs the others nothing: its leased messages go back, messages that
+        it took otherwise count as done and as `statistics().lost`. A put that returned is in the
         queue. A queue without a name is gone with the last process that has it, or, where it is not
         in shared memory, with the one that made it; then every caller gets `QueueGone`.
     """
 
     _closed = False
     _listed: dict[int, tuple[Any, int]] = {}  # noqa: RUF012 (replaced, never changed, when empty)
-    _ring: Any = None  # what has the messages, in shared memory
+    _ring: Any = None  # the native object that has the messages, in shared memory
 
     def __new__(
         cls,
@@ -172,7 +172,7 @@ class Queue(Generic[T]):
     def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> int:
         """Put several objects, in order and in one go.
 
-        All are serialised before the first goes in: one that cannot be leaves the queue as it was.
+        All are serialised before the first is put: if one cannot be, the queue stays as it was.
 
         Args:
             items: The objects. They are read to the end before the first is put.
@@ -180,10 +180,10 @@ class Queue(Generic[T]):
             timeout: Seconds to wait at most for all of them; None is no limit.
 
         Returns:
-            How many went in: all, or the first so many when time was up.
+            How many were put: all, or as many of the first as there was room for in time.
 
         Raises:
-            ShutDown: The queue has been shut down, and none of them went in.
+            ShutDown: The queue has been shut down, and none of them was put.
             SerializationError: One cannot be pickled; none was put.
             ValueError: A negative timeout, or this handle is closed.
         """
@@ -199,7 +199,7 @@ class Queue(Generic[T]):
             timeout: Seconds to wait at most; None is no limit, 0 does not wait.
 
         Returns:
-            The object. It was taken at most once: if this process dies now, nobody else gets it.
+            The object. It was taken at most once: if this process dies now, no other one gets it.
 
         Raises:
             Empty: Nothing came in time.
@@ -217,7 +217,7 @@ class Queue(Generic[T]):
         return self.get(False)
 
     def get_many(self, max_items: int, block: bool = True, timeout: float | None = None) -> list[T]:
-        """Take up to `max_items` objects: waits for the first, then takes what is there.
+        """Take up to `max_items` objects: wait for the first, then take those that are there.
 
         Args:
             max_items: The most to take, at least 1.
@@ -243,15 +243,15 @@ class Queue(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """Read objects until the queue is shut down and empty; each is held until it is done.
 
-        Asking for the next object says that the last one is done, and so does `break`. After an
-        exception the last one stays held until this thread's next call on the queue, which says
-        that it is done, or the end of the thread or process, which gives it back.
+        Asking for the next object acknowledges the last one as done, and so does `break`. After an
+        exception the last one stays held until this thread's next call on the queue, which
+        acknowledges it, or the end of the thread or process, which gives it back.
         """
         self._check_open()
         return self._messages(None, ()) or self._loop(lambda item: item)
 
     def _loop(self, unpacked: Callable[[Any], Any]) -> Iterator[Any]:
-        """Return an iterator over what a reader takes."""
+        """Return an iterator over the objects that a new reader takes."""
         from .items import read
 
         hold = Hold(self._left)
@@ -263,9 +263,9 @@ class Queue(Generic[T]):
         The loop goes on, and asking for the next object does not count this one as done.
 
         Args:
-            obj: The very object that a loop of this thread over this queue has in hand; or has had,
-                if an exception ended it.
-            delay: Seconds for which nobody gets it. It counts as waiting all the while.
+            obj: The object, the very same one, that a loop of this thread over this queue has in
+                hand; or had when an exception ended the loop.
+            delay: Seconds for which no reader gets it. It counts as waiting all the while.
 
         Raises:
             ValueError: No such loop holds it, or the delay is negative.
@@ -275,19 +275,19 @@ class Queue(Generic[T]):
         release(self._left, obj, delay)
 
     def poisoned(self) -> list[T]:
-        """List the objects that were set aside, as three readers died with each, and leave them."""
+        """List the objects set aside because three readers died with each; remove none."""
         found = self._set_aside(False)
         self._listed = {id(obj): (obj, number) for obj, number in found}
         return [obj for obj, _ in found]
 
     def requeue(self, obj: T) -> None:
-        """Put back what was set aside, to its place and with its deaths counted anew.
+        """Put an object that is set aside back to its place, with its deaths counted anew.
 
         Args:
-            obj: The very object that the last `poisoned()` of this handle has listed.
+            obj: One of the very objects that the last `poisoned()` of this handle has listed.
 
         Raises:
-            ValueError: It has not, or somebody else has put it back.
+            ValueError: It is none of these, or another call has put it back.
         """
         _, number = self._listed.pop(id(obj), (None, None))
         if number is None or not self._requeue(number):
@@ -311,13 +311,13 @@ class Queue(Generic[T]):
         raise NotImplementedError
 
     def statistics(self) -> Statistics:
-        """Return the counts of this queue, all of one moment; the dead are counted as such."""
+        """Return the counts of this queue, all of one moment; deaths so far are accounted for."""
         raise NotImplementedError
 
     # -- finishing ----------------------------------------------------------------------------
 
     def task_done(self) -> None:
-        """Tell that one object taken by `get` is finished.
+        """Acknowledge one object taken by `get` as finished.
 
         Raises:
             ValueError: Called more often than objects were put.
@@ -327,7 +327,7 @@ class Queue(Generic[T]):
     def join(self) -> None:
         """Wait until every object put is done.
 
-        What a process took and died with counts as done, and so does what
+        An object that a process took and died with counts as done, and so does one that
         `shutdown(immediate=True)` threw away.
 
         Blocks: until then. Ctrl-C interrupts it.
@@ -338,7 +338,7 @@ class Queue(Generic[T]):
         """Refuse further puts; gets go on until the queue is empty. Both then raise `ShutDown`.
 
         Args:
-            immediate: Throw away what waits, too, counting it as done.
+            immediate: Throw away the waiting objects, too, counting them as done.
         """
         raise NotImplementedError
 
@@ -353,7 +353,7 @@ class Queue(Generic[T]):
         """Do nothing: exit never waits for readers. Kept for `multiprocessing.Queue`'s users."""
 
     def unlink(self) -> None:
-        """Give up the queue's name and what is unread; the next to open the name begins anew.
+        """Give up the queue's name and its unread objects; the next to open the name begins anew.
 
         Raises:
             ValueError: The queue has no name.
@@ -388,7 +388,7 @@ class Queue(Generic[T]):
         for others the number is checked, and changes nothing.
 
         Raises:
-            TypeError, ValueError: It is set to what is neither None nor an int from 0.
+            TypeError, ValueError: It is set to a value that is neither None nor an int from 0.
         """
         return None
 
@@ -399,8 +399,8 @@ class Queue(Generic[T]):
     def trim(self) -> int:
         """Give the free memory that the queue keeps for its next messages back to the system.
 
-        What waits, and what somebody looks at, stays. A queue that is not in shared memory keeps
-        none.
+        Waiting messages stay, and so does memory that a view into a message still uses. A queue
+        that is not in shared memory keeps no free memory.
 
         Returns:
             How many bytes were given back; 0 if there was nothing.
@@ -421,17 +421,17 @@ class Queue(Generic[T]):
         """The number of messages that were put and are not done; `join` waits until it is 0."""
         return self.statistics().unfinished
 
-    # -- what Q stands on -----------------------------------------------------------------------
+    # -- for Q ----------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Wait until what has happened so far, such as the death of a reader, is counted."""
+        """Wait until every event so far, such as the death of a reader, is counted."""
 
     def _end(self, count: int, tag: bytes) -> None:
         """Put `count` ENDs that `_withdraw_ends(tag)` can take back."""
         raise NotImplementedError
 
     def _withdraw_ends(self, tag: bytes) -> int:
-        """Take back the ENDs of this tag that nobody has read, and return how many."""
+        """Take back the ENDs of this tag that no reader has taken, and return how many."""
         raise NotImplementedError
 
     @property
@@ -456,7 +456,13 @@ class Queue(Generic[T]):
         raise NotImplementedError
 
     def _messages(self, cls: type | None, slots: tuple[Any, ...]) -> Iterator[Any] | None:
-        """Return a reader's iterator over such tuples, made instances of a class; None if none."""
+        """Return a native iterator over messages; None if the transport has none.
+
+        Args:
+            cls: A message class: each message, a tuple of its slots' values, comes as an instance.
+                None for messages as they were put.
+            slots: The slots of the class.
+        """
         return None
 
     def _check_sendable(self) -> None:
@@ -468,7 +474,7 @@ class Queue(Generic[T]):
 
 
 class Reader:
-    """One iteration over a queue: it holds what it took until it says that it is done with it."""
+    """One iteration over a queue: it holds each message under a lease until it acknowledges it."""
 
     def take(self, done: int) -> tuple[int, Any]:
         """End the lease `done`, unless it is 0, and wait for the next message.
@@ -478,7 +484,7 @@ class Reader:
 
         Raises:
             ShutDown: The queue is shut down and empty.
-            SerializationError: It cannot be rebuilt here; it counts as done.
+            SerializationError: The object cannot be rebuilt here; it counts as done.
         """
         raise NotImplementedError
 
@@ -491,7 +497,7 @@ class Reader:
 
         Args:
             lease: The lease.
-            delay: Seconds for which nobody gets it.
+            delay: Seconds for which no reader gets it.
 
         Returns:
             Whether there was such a lease.
@@ -499,11 +505,11 @@ class Reader:
         raise NotImplementedError
 
     def close(self, done: Iterable[int] = ()) -> None:
-        """End all leases: its loop was left alive. Safe in a garbage collection.
+        """End all leases, as the loop has ended without a death. Safe in a garbage collection.
 
         Args:
-            done: Leases of messages that are finished. All others go back, as its caller never got
-                them.
+            done: Leases of messages that are finished. The messages of all others go back, as the
+                loop never handed them out.
         """
         raise NotImplementedError
 
@@ -533,7 +539,7 @@ def _transport(kind: str, name: str | None, persistent: bool) -> type[Queue]:
 
 
 def check_maxsize(maxsize: object) -> int:
-    """Return `maxsize` as an int from 0, or say what is wrong with it."""
+    """Return `maxsize` as an int from 0; raise TypeError or ValueError if it is no limit."""
     if isinstance(maxsize, bool) or not hasattr(type(maxsize), "__index__"):
         raise TypeError(
             f"maxsize must be an int (0 for no limit), not {type(maxsize).__name__} {maxsize!r}"
@@ -545,12 +551,12 @@ def check_maxsize(maxsize: object) -> int:
 
 
 def check_new_maxsize(maxsize: object) -> int | None:
-    """Return a new queue's `maxsize` as `check_maxsize` does; None for the limit that is there."""
+    """Return a new queue's `maxsize` as `check_maxsize` does; None keeps the limit it has."""
     return None if maxsize is None else check_maxsize(maxsize)
 
 
 def check_memory(size: object) -> int | None:
-    """Return a `max_idle_memory` as None or an int from 0, or say what is wrong with it."""
+    """Return a `max_idle_memory` as None or an int from 0; raise TypeError or ValueError if not."""
     if size is None:
         return None
     if isinstance(size, bool) or not hasattr(type(size), "__index__"):
@@ -564,7 +570,7 @@ def check_memory(size: object) -> int | None:
 
 
 def check_wait(block: bool, timeout: float | None) -> float | None:
-    """Return how long to wait: None for ever, 0.0 not at all, else seconds."""
+    """Return the seconds to wait: None is no limit, 0.0 does not wait."""
     if timeout is not None:
         if not hasattr(type(timeout), "__float__"):
             raise TypeError(
@@ -578,7 +584,7 @@ def check_wait(block: bool, timeout: float | None) -> float | None:
 
 
 def check_max_items(max_items: object) -> int:
-    """Return `max_items` as an int from 1, or say what is wrong with it."""
+    """Return `max_items` as an int from 1; raise TypeError or ValueError if it is none."""
     if isinstance(max_items, bool) or not hasattr(type(max_items), "__index__"):
         raise TypeError(f"max_items must be an int, not {type(max_items).__name__} {max_items!r}")
     count = int(max_items)  # type: ignore[call-overload]
@@ -588,14 +594,14 @@ def check_max_items(max_items: object) -> int:
 
 
 def check_items(items: Iterable[Any]) -> Iterable[Any]:
-    """Return `items` if they can be read one by one, or say what is wrong with them."""
+    """Return `items` if they are iterable; raise TypeError if not."""
     if not isinstance(items, Iterable):
         raise TypeError(f"items must be an iterable, not {type(items).__name__} {items!r}")
     return items
 
 
 def check_name(name: object) -> str | None:
-    """Return `name` if a queue can be called so, or say what is wrong with it."""
+    """Return `name` if a queue can have it; raise TypeError or ValueError if not."""
     if name is None:
         return None
     if not isinstance(name, str):

@@ -4,26 +4,26 @@
     ─────────────                          ────────────
     anchor ──────────────────────────────> "this client lives"
     connection ── request ───────────────> broker thread ──> Mailbox
-               <─ reply ────────────────── whoever answers the call: the broker thread,
-                                           or a thread of this process that puts
+               <─ reply ────────────────── the thread that answers the call: the broker
+                                           thread, or a thread of this process that puts
 
-A client is a process. It holds one *anchor*, which carries nothing but its greeting and its
-good-bye, and any number of connections with one request under way each. What it held is settled
-when the anchor ends: what it had under a lease goes back, and without a good-bye with one more
-death; what it took otherwise counts as done, and without a good-bye as lost.
+A client is a process. It has one *anchor*, a connection that carries only notes on the queues it
+holds and its good-bye, and any number of connections with one request under way each. Its messages
+are settled when the anchor ends: those under a lease go back, and without a good-bye with one more
+death; those that it took otherwise count as done, and without a good-bye as lost.
 
-The broker never waits for one client: sockets do not block, a reply that does not fit waits in its
-connection, and a client that is stopped or slow keeps only itself waiting.
+The broker never waits for one client: sockets do not block, the rest of a reply that does not fit
+waits in its connection, and a client that is stopped or slow keeps only itself waiting.
 
-A mailbox lives as long as somebody can reach it: a handle in this process; a client, which tells by
-notes on its anchor what it holds; or a pickle that nobody has loaded yet (see `Kept`). A child that
-is forked has an anchor from birth, which holds what this process had.
+A mailbox lives as long as it can be reached: from a handle in this process; from a client, whose
+notes on its anchor say which queues it holds; or from a pickle that has not been loaded yet (see
+`Kept`). A child that is forked has an anchor from birth, which holds the queues of this process.
 
 Invariants:
-- a reply is written by whoever answers the call, and a connection has one call at most, so no two
-  threads write to one socket;
+- a reply is written by the thread that answers the call, and a connection has one call at most, so
+  no two threads write to one socket;
 - a connection ends for the mailbox before its socket is closed, whose number may be used again;
-- records sent in a reply are given back unless the client says that they have come.
+- records sent in a reply are given back unless the client acknowledges that they have come.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ _KEPT_PICKLED = 16
 
 
 class Kept:
-    """Mailboxes that are kept for pickles of one process until each was loaded once.
+    """Mailboxes that are kept for pickles of one process until each pickle was loaded once.
 
-    As some never are, only the last few are kept: 256 of what went into messages and jobs, which
-    are read as a rule, and 16 of what `pickle.dumps` itself made.
+    As some pickles are never loaded, only the last few are kept: 256 that went into messages and
+    jobs, which are read as a rule, and 16 that `pickle.dumps` itself made.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Kept:
         self._sent: dict[int, Mailbox] = {}  # by number of the pickle, the older ones first
         self._pickled: dict[int, Mailbox] = {}
         self._last = 0
-        self._early: set[int] = set()  # loaded before its sender's note was read, which comes
+        self._early: set[int] = set()  # pickles loaded before the note of their sender has come
 
     def add(self, pickle: int, mailbox: Mailbox, is_sent: bool) -> None:
         """Keep a mailbox for a pickle with this number; the numbers of a process ascend."""
@@ -85,7 +85,7 @@ class Kept:
                 line.pop(next(iter(line)), None)
 
     def loaded(self, pickle: int) -> None:
-        """Drop what was kept for a pickle."""
+        """Release the mailbox that was kept for a pickle."""
         with self._lock:
             if pickle > self._last:
                 self._early.add(pickle)
@@ -97,7 +97,7 @@ class Kept:
 
 
 class RemoteClient(Client):
-    """A process at the other end of sockets, and what it holds here."""
+    """A process at the other end of sockets, with the mailboxes and leases that it holds here."""
 
     __slots__ = ("anchored", "connections", "held", "kept", "mailboxes", "readers")
 
@@ -106,7 +106,7 @@ class RemoteClient(Client):
         self.connections: set[Connection] = set()
         self.held: dict[int, Mailbox] = {}  # by number of the hold
         self.kept = Kept()
-        self.mailboxes: WeakSet[Mailbox] = WeakSet()  # that it has used
+        self.mailboxes: WeakSet[Mailbox] = WeakSet()  # those that it has used
         self.readers: dict[tuple[int, int], tuple[Mailbox, MailReader]] = {}
 
 
@@ -123,8 +123,8 @@ class Broker:
     """Serves mailboxes by number.
 
     Args:
-        place: Where to listen; None for a private place of its own.
-        secret: What a connection begins with; None for a random one.
+        place: The address to listen at; None for a private one.
+        secret: The bytes with which a connection begins; None for random ones.
     """
 
     def __init__(
@@ -151,9 +151,9 @@ class Broker:
         self.name: str | None = None
 
     def add(self, mailbox: Mailbox) -> int:
-        """Number a mailbox, which somebody else keeps alive."""
+        """Give a mailbox a number; the caller keeps it alive."""
         number = next(self._numbers)
-        # What is called as it goes is no Python, in which a signal handler could run.
+        # The callback is no Python function: a signal handler could run in one.
         self._mailboxes[number] = ref(mailbox, partial(self._mailboxes.pop, number))
         self._watch_delays(mailbox)
         return number
@@ -186,16 +186,16 @@ class Broker:
             return address
 
     def keep(self, mailbox: Mailbox, is_sent: bool) -> tuple[bytes, int]:
-        """Keep a mailbox for a new pickle of this process, and return what `loaded` takes."""
+        """Keep a mailbox for a new pickle of this process; return the argument for `loaded`."""
         number = next(self._pickles)
         self._kept.add(number, mailbox, is_sent)
         return b"", number
 
     def loaded(self, pickle: tuple[bytes, int]) -> None:
-        """Drop what was kept for a pickle: it was loaded.
+        """Release the mailbox that was kept for a pickle: the pickle was loaded.
 
         Args:
-            pickle: The client that made it, empty for this process, and its number.
+            pickle: The identity of the client that made it, empty for this process; its number.
         """
         identity, number = pickle
         if not identity:
@@ -228,14 +228,14 @@ class Broker:
             self._thread.start()
 
     def run(self) -> None:
-        """Serve until `stop`; then who still wants something gets an end of stream."""
+        """Serve until `stop`; clients whose requests are not answered then get an end of stream."""
         self._running = True
         try:
             while self._running:
                 for key, events in self._selector.select(self._patience()):
                     try:
                         key.data(events)
-                    except Exception:  # whatever it is, the other clients are not to suffer
+                    except Exception:  # no error with one client may stop the others
                         _complain("the queue broker met an error")
                 self._accept_again()
                 self._admit_due()
@@ -251,7 +251,7 @@ class Broker:
                 mailbox.admit_due()
 
     def _patience(self) -> float | None:
-        """Seconds to wait for events at most: until there is something to do without one."""
+        """Return the most seconds to wait for events: until a delay is over or a retry is due."""
         least = None if self._accepting else _RETRY_S
         for weak in list(self._delaying):
             mailbox = weak()
@@ -274,14 +274,14 @@ class Broker:
         raise ValueError("the queue has no name to unlink")
 
     def end(self) -> None:
-        """Finish what is under way and stop; what was answered is not taken for gone."""
+        """Finish the present round of events, and stop: answers under way still arrive."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             self.call_soon(self.stop)
             thread.join(_END_GRACE_S)
 
     def settle(self) -> None:
-        """Wait until the broker has handled all that has come to its sockets."""
+        """Wait until the broker has handled all requests that have come to its sockets."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             done = threading.Event()
@@ -352,31 +352,35 @@ class Broker:
         raise ValueError("the queue has no name to open it by")
 
     def inspect(self) -> tuple[Any, ...]:
-        """Called when somebody asks what the queue is; a named broker tells."""
+        """Called when a process lists named queues; a named broker returns facts on its queue."""
         raise ValueError("the queue has no name to list it by")
 
     def holders(self) -> list[int]:
-        """List the processes that hold on to this broker, as far as the platform tells."""
+        """List the processes that have a queue of this broker open, if the platform knows them."""
         pids = (wire.peer_pid(each.sock) for each in self.greeting if each.is_anchor)
         return sorted(pid for pid in pids if pid is not None)
 
     def is_secret(self, secret: bytes) -> bool:
-        """Whether a connection may begin with this."""
+        """Whether these bytes are the secret of this broker."""
         return wire.secrets_equal(secret, self._secret)
 
     def is_called(self, identity: bytes) -> bool:
-        """Whether this is the broker that a client means; one that opens a name does not know."""
+        """Whether a client means this broker; when it opens a name, it does not know the identity.
+
+        Args:
+            identity: The broker's identity as the client knows it, or empty.
+        """
         return not identity or identity == self._identity
 
     def client(self, identity: bytes) -> RemoteClient:
-        """Return the client of this identity, met now or before."""
+        """Return the client of this identity, new or known."""
         found = self._clients.get(identity)
         if found is None:
             found = self._clients[identity] = RemoteClient()
         return found
 
     def client_ended(self, identity: bytes, clean: bool) -> None:
-        """Settle what a process held, having first read all that it has sent."""
+        """Settle a process's messages, after all requests that it has sent were handled."""
         client = self._clients.pop(identity, None)
         if client is None:
             return
@@ -390,13 +394,13 @@ class Broker:
 
     @property
     def client_count(self) -> int:
-        """The number of processes that hold on to this broker."""
+        """The number of processes that have a queue of this broker open."""
         return len(self._clients)
 
     # -- fork -----------------------------------------------------------------------------------
 
     def before_fork(self) -> Born | None:
-        """Take the child for a client that holds every mailbox there is; None if there is none."""
+        """Register the child as a client that holds every mailbox; None if there is no mailbox."""
         held = {-1 - n: box for n in self._mailboxes.copy() if (box := self.find(n)) is not None}
         if not held:
             return None
@@ -414,7 +418,7 @@ class Broker:
             self._start_thread()
 
     def after_fork_in_child(self) -> None:
-        """Close the parent's sockets here; `address` stays, to reach the parent by."""
+        """Close the parent's sockets here; `address` stays, by which the parent is reached."""
         self._thread = None
         if self.address is not None:
             self._close_sockets()
@@ -430,7 +434,7 @@ class Broker:
 
 
 class Connection:
-    """One socket of a client: reads requests, and keeps what could not be written yet."""
+    """One socket of a client: reads requests, and keeps bytes that could not be written yet."""
 
     def __init__(self, broker: Broker, sock: socket.socket, heir: bytes = b"") -> None:
         self.sock = sock
@@ -456,13 +460,13 @@ class Connection:
         self._broker.watch(self)
 
     def on_event(self, events: int) -> None:
-        """Write what is left, read what is there."""
+        """Write the rest of a reply if the socket takes it, and handle the requests that came."""
         if not self._open:
             return
         if events & selectors.EVENT_WRITE:
             self._write_rest()
         if events & selectors.EVENT_READ:
-            self.drain()  # all that has come, so that one round of events settles a death
+            self.drain()  # handle all of them, so that one round of events settles a death
 
     def _read(self) -> bool:
         """Handle up to one frame; False when there is nothing more to read now."""
@@ -495,22 +499,22 @@ class Connection:
         return True
 
     def drain(self) -> None:
-        """Handle all that has come."""
+        """Handle all requests that have come."""
         while self._open and self._read():
             pass
 
     def drain_and_close(self) -> None:
-        """Handle all that has come before the end."""
+        """Handle all requests that have come before the end, and close."""
         self.drain()
         self.close()
 
     def close(self) -> None:
-        """End the connection, and with an anchor the client."""
+        """End the connection; with an anchor, the client, too."""
         if not self._open:
             return
         self._open = False
-        # First of all the call: whoever answers it writes to this socket, whose number the next
-        # connection may get.
+        # First abandon the call: the thread that answers it would write to this socket, whose
+        # number the next connection may get.
         if self._pending is not None:
             mailbox, call = self._pending
             self._pending = None
@@ -525,11 +529,11 @@ class Connection:
         if self.is_anchor:
             self._broker.client_ended(self._identity, self._clean)
         elif not client.anchored and not client.connections:
-            # Its anchor had ended before this connection was heard of.
+            # The client's anchor had ended before this connection came.
             self._broker.client_ended(self._identity, False)
 
     def _is_there(self) -> bool:
-        """Whether the other side still holds its end; any thread."""
+        """Whether the other side still has its end open; called by any thread."""
         try:
             return bool(self.sock.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
@@ -540,7 +544,7 @@ class Connection:
     # -- writing --------------------------------------------------------------------------------
 
     def _reply(self, *head: Any, blobs: list[wire.Blob] | None = None) -> None:
-        """Send a reply; any thread, never blocks."""
+        """Send a reply; called by any thread, never blocks."""
         parts = wire.encode(head, blobs or [])
         try:
             while parts:
@@ -598,7 +602,7 @@ class Connection:
 
     def _hello(self, identity: bytes, is_anchor: bool, broker: bytes) -> None:
         if not self._broker.is_called(broker):
-            raise EOFError  # an old handle of a name that is in use again
+            raise EOFError  # an old handle of a name under which there is a new queue
         self._join(identity, is_anchor)
 
     def _join(self, identity: bytes, is_anchor: bool) -> None:
@@ -894,7 +898,7 @@ def hosted_here(address: wire.Address) -> Broker | None:
 
 
 def take_born() -> Born | None:
-    """Return what this process, which was just forked, has of its parent's broker; once."""
+    """Return a forked child's share in its parent's broker; None when called again."""
     global _born
     born, _born = _born, None
     return born
@@ -925,7 +929,7 @@ def _after_fork_in_child() -> None:
         if broker is not None:
             broker.after_fork_in_child()
     finally:
-        wire.fork_lock.release()  # the thread that took it has come along, the only one
+        wire.fork_lock.release()  # this thread, the only one in the child, has acquired it
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,7 @@
-"""The end of a process's part in its queues: after whoever may still need them, and once."""
+"""Exit hooks: give back this process's leases and close its handles, once.
+
+The hooks run after multiprocessing has joined its children, which may still use the queues.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 leavers: list[Callable[[], None]] = []
-"""Functions by which the transports leave; each adds its own when it is loaded."""
+"""The transports' exit functions; a transport adds its own when it is imported."""
 
-_AFTER_CHILDREN = -100  # of multiprocessing's exit priorities, those below 0 follow its joins
+_AFTER_CHILDREN = -100  # exit functions of a priority below 0 run after multiprocessing's joins
 _hook: Any = None
 
 
 def loaded(name: str) -> Any:
-    """Return a module that has been imported whole, else None.
+    """Return a module if its import is complete, else None.
 
     The import system puts a module into `sys.modules` before it runs the module's code, and another
-    thread may just be there. The attributes are still missing then. To wait for that thread would
-    last for ever in a forked child, which does not have it.
+    thread may be importing it just now. The attributes are still missing then. To wait for that
+    thread would last for ever in a forked child, which does not have it.
 
     Args:
         name: The module's full name.
@@ -33,13 +36,13 @@ def loaded(name: str) -> Any:
 
 
 def leave() -> None:
-    """End this process's part in every queue."""
+    """Give back this process's leases, and close its handles of every queue."""
     for leaver in leavers:
         leaver()
 
 
 def leave_at_exit() -> None:
-    """Leave, but not before multiprocessing has joined its children, who may still need us."""
+    """Call `leave` when multiprocessing has joined its children, which may still use the queues."""
     util = loaded("multiprocessing.util")
     if util is None or getattr(util, "_exiting", True):
         leave()

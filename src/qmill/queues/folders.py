@@ -1,11 +1,12 @@
-"""Where the named queues of this user are: one folder, whichever session a program was started in.
+"""The folder of this user's named queues: the same one in every session of the user.
 
     QMILL_DIR                              if it is set
     XDG_STATE_HOME/qmill/HOST              XDG_STATE_HOME is ~/.local/state unless it is set
     TMPDIR/qmill-UID                       for a user who has no home folder
 
-A desktop session and cron have the same home, which `XDG_RUNTIME_DIR` is not, and a logout leaves
-it as it is. A home may be shared by hosts, and a queue cannot, so each host has a folder in it.
+The folder is in the home, as a desktop session and cron have the same one, and a logout removes
+nothing there; neither is true of `XDG_RUNTIME_DIR`. Hosts may share a home but not a queue, so each
+host has a folder of its own there.
 Earlier versions had their folder elsewhere: see `old_folders`.
 """
 
@@ -102,7 +103,7 @@ def _of_user() -> str:
 
 
 def _make(folder: str) -> None:
-    """Make a folder and what is missing above it, for this user alone whatever the umask is."""
+    """Make a folder and its missing parents, open to this user alone under any umask."""
     if os.path.isdir(folder):
         return
     _make(os.path.dirname(folder))

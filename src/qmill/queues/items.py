@@ -20,8 +20,8 @@ def read(queue: Queue, hold: Hold, unpacked: Callable[[Any], Any]) -> Generator[
 
     Args:
         queue: The queue.
-        hold: What the loop has in hand.
-        unpacked: Makes of what was put what is given.
+        hold: The loop's hold.
+        unpacked: Turns the object that was put into the object that the loop gives.
     """
     reader = queue._reader()
     hold.begin(reader)

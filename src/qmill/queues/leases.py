@@ -1,15 +1,15 @@
-"""Messages in hand: what becomes of one when its loop is left.
+"""Leases of loops over queues: acknowledge the message in hand, or give it back, when a loop ends.
 
     a loop is left by ...       its message ...
     break, return, its end      is done
     an exception in flight      stays held: done with this thread's next call on the queue,
                                 or back in the queue with the end of the thread or process
 
-A loop in a generator that is closed counts as left by an exception: nobody can tell.
+A loop in a generator that is closed counts as left by an exception: the two look alike.
 
 A loop has a `Hold`, which a thread's list keeps from the loop's first step to its end. A queue's
-`left` are the holds in this process whose loops were left by an exception; it also tells which
-queue a hold is for. How a loop was left is seen by `Loop` when it goes.
+`left` is the list of the holds in this process whose loops were left by an exception; the list also
+identifies the queue of a hold. `Loop` sees how a loop was left when the loop's iterator is freed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Hold:
         left: The queue's list of holds whose loops were left by an exception.
         given: The message that the loop's body has, or NOTHING.
         lease: The lease of that message; 0 for none.
-        thread: The thread whose loop it is.
-        among: The holds of that thread.
-        early: Of `Q.sorted`, what is not handed out yet: (order, tie, lease, message).
+        thread: The thread that runs the loop.
+        among: The list of all holds of that thread.
+        early: For `Q.sorted`, the messages not handed out yet: (order, tie, lease, message).
     """
 
     __slots__ = ("among", "early", "given", "lease", "left", "reader", "thread")
@@ -54,41 +54,41 @@ class Hold:
         self.early: list[tuple[Any, int, int, Any]] = []
 
     def begin(self, reader: Reader) -> None:
-        """Begin to read, in this thread."""
+        """Begin the loop, in this thread."""
         self.reader = reader
         self.thread = get_ident()
         begin(self)
 
     def give(self, taken: tuple[int, Any]) -> Any:
-        """Have a lease and its message in hand."""
+        """Take a message with its lease in hand, and return the message."""
         self.lease, self.given = taken
         return self.given
 
     def finish(self) -> int:
-        """Have nothing in hand any more, and return the lease of what was finished."""
+        """Put the message out of hand, and return its lease, which the caller then ends."""
         lease, self.lease, self.given = self.lease, 0, NOTHING
         return lease
 
     def done(self) -> None:
-        """Finish what is in hand, and go on."""
+        """Acknowledge the message in hand; the loop goes on."""
         lease = self.finish()
         if self.reader is not None and lease:
             self.reader.done(lease)
 
     def release(self, delay: float) -> bool:
-        """Give back what is in hand; False if it is not this process's."""
+        """Give back the message in hand; False if this process does not hold it."""
         lease = self.finish()
         return self.reader is not None and self.reader.release(lease, delay)
 
     def end(self) -> None:
-        """End the loop: what is in hand is finished."""
+        """End the loop, and acknowledge the message in hand."""
         reader, self.reader = self.reader, None
         if reader is not None:
             lease = self.finish()
             reader.close((lease,) if lease else ())
 
     def give_back(self) -> None:
-        """End the loop: what is in hand goes back."""
+        """End the loop, and give back the message in hand."""
         if self.lease:
             self.release(0.0)
         self.end()
@@ -109,7 +109,7 @@ class _ThreadEnd:
         self._holds = holds
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():  # else `exits` has given all back
+        if not sys.is_finalizing():  # else exits.py has given back all messages
             for hold in [hold for hold in self._holds if hold in hold.left]:
                 _forget(hold)
                 hold.give_back()
@@ -131,7 +131,7 @@ def _forget(hold: Any) -> None:
 
 
 def leave(hold: Any, by_exception: bool) -> None:
-    """Settle the hold of a loop that has been left."""
+    """Settle the hold of a loop that has been left: end it, or keep its message after an error."""
     if by_exception and hold.given is not NOTHING:
         hold.thread = get_ident()
         hold.left.append(hold)
@@ -143,7 +143,10 @@ def leave(hold: Any, by_exception: bool) -> None:
 
 
 def acknowledge(left: list[Any]) -> None:
-    """End what this thread's loops over a queue have left: it has gone on to another call."""
+    """Acknowledge the messages that this thread's loops over a queue still held after an error.
+
+    Called with the thread's next call on the queue: the thread has gone on.
+    """
     me = get_ident()
     for hold in [hold for hold in left if hold.thread == me]:
         _forget(hold)
@@ -151,7 +154,7 @@ def acknowledge(left: list[Any]) -> None:
 
 
 def task_done(left: list[Any]) -> bool:
-    """Finish what a loop of this thread over a queue has in hand; False if there is nothing."""
+    """Acknowledge the message that a loop of this thread over a queue has; False if none has."""
     for hold in reversed(_this_thread.holds):
         if hold.left is left and hold.given is not NOTHING:
             hold.done()
@@ -181,14 +184,20 @@ def release(left: list[Any], message: Any, delay: float) -> None:
 
 
 def give_back() -> None:
-    """Give back all that this thread holds: an exception has ended what it did."""
+    """Give back all messages that this thread holds: an exception has ended its function."""
     for hold in list(_this_thread.holds):
         _forget(hold)
         hold.give_back()
 
 
 def log_set_aside(name: str | None, shown: str, deaths: int) -> None:
-    """Log that a message, which is shown in brief, was set aside."""
+    """Log that a message was set aside.
+
+    Args:
+        name: The queue's name, or None.
+        shown: The message in brief.
+        deaths: How many readers have died with it.
+    """
     import logging
 
     logging.getLogger("qmill").error(

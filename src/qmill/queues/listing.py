@@ -1,4 +1,4 @@
-"""Which named queues there are, on any transport, and removing them: what `qmill queues` shows."""
+"""Lists and removes named queues, on every transport, for the command `qmill queues`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def list_queues() -> list[Found]:
     """List this user's named queues, by name.
 
     Raises:
-        PermissionError: There is no folder for them.
+        PermissionError: There is no folder for named queues.
     """
     found: list[Found] = []
     for folder in _folders():
@@ -27,15 +27,18 @@ def list_queues() -> list[Found]:
 
 
 def odd_entries() -> list[str]:
-    """Tell what in the folders of named queues is no file of a queue."""
+    """Describe the entries in the folders of named queues that are no files of a queue."""
     return [told for folder in _folders() for told in names.odd_entries(folder)]
 
 
 def remove_leftovers() -> list[str]:
-    """Remove what killed processes have left; what was saved is kept. Returns the queues' names.
+    """Remove the files of queues that killed processes have left; saved messages stay.
+
+    Returns:
+        The names of the removed queues.
 
     Raises:
-        PermissionError: There is no folder for them.
+        PermissionError: There is no folder for named queues.
     """
     removed = []
     for folder in _folders():
@@ -50,15 +53,15 @@ def remove_leftovers() -> list[str]:
 
 
 def remove_queue(name: str) -> None:
-    """Remove a queue that nobody has open, with what is unread in it.
+    """Remove a queue that no process has open, with its unread messages.
 
     Args:
         name: Its name.
 
     Raises:
-        LookupError: There is none of this name.
-        ValueError: Somebody has it open.
-        PermissionError: There is no folder for them.
+        LookupError: There is no queue of this name.
+        ValueError: A process has it open.
+        PermissionError: There is no folder for named queues.
     """
     is_there = False
     for folder in _folders():

@@ -1,8 +1,8 @@
-"""Ends of loops over queues, where there is no native core that notices them.
+"""Notices how a loop over a queue was left, where there is no native core that does.
 
-Nothing tells Python code of an exception while an object goes. But the instruction at which the
-loop's frame stands does: `break` and `return` drop the iterator by one that drops something, and an
-exception by whatever raised it.
+Python code cannot ask whether an exception is in flight while an object is freed. But the current
+instruction of the loop's frame shows it: after `break` and `return` that is one that drops a value;
+after an exception it is the one that raised it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Loop:
-    """Iterates over what a generator gives, and settles its hold when the loop is left.
+    """Iterates over a generator's messages, and settles the loop's hold when the loop is left.
 
     Args:
         messages: The generator.
-        hold: What the loop has in hand.
+        hold: The loop's hold.
     """
 
     __slots__ = ("_hold", "_is_over", "_next")
@@ -53,5 +53,5 @@ class Loop:
 
 
 def _drops(opcode: int) -> bool:
-    """Whether an instruction drops what it finds, and so raises nothing."""
+    """Whether an instruction only drops a value, and so raises nothing."""
     return dis.opname[opcode].startswith(("POP_", "END_", "STORE_FAST", "DELETE_FAST", "RETURN_"))

@@ -1,30 +1,30 @@
-"""The state of one queue inside one process: records, leases and who waits for them.
+"""The state of one queue inside one process: its records, leases and waiting callers.
 
     put ──> [waiting records] ──take──> leased to a reader ──done──> finished
                  ^                          │
                  └── died, or gave it back ─┘   (after 3 deaths: set aside as poison)
 
-A record that was given back with a delay is among the `_delayed` until it is due. Nothing here
-waits for that moment: callers in this process and the broker ask for `next_due`, and call
-`admit_due`.
+A record is one message, or one END. A record that was given back with a delay is among the
+`_delayed` until it is due. Nothing here waits for that moment: callers in this process and the
+broker ask for `next_due`, and call `admit_due`.
 
 Both transports of this folder are a `Mailbox` with something around it: `ThreadQueue` gives it
 objects, `PortableQueue` bytes and, through the broker, callers in other processes.
 
-What may have to wait is a *call* (`GetCall`, `PutCall`, `JoinCall`). It is done at once, or it
-joins a line, is `pending`, and its `answer` is called once: by whoever makes it possible, be it the
-same operation. A call without an answer does not wait. An answer must not block: it is called with
-the lock held. Callers in this process wait on a `LocalAnswer`.
+An operation that may have to wait is a *call* (`GetCall`, `PutCall`, `JoinCall`). It is done at
+once, or it joins a line, is `pending`, and its `answer` is called once: by the operation that makes
+the answer possible, which may be the call's own. A call without an answer does not wait. An answer
+must not block: it is called with the lock held. Callers in this process wait on a `LocalAnswer`.
 
 Invariants, whenever the lock is free:
-- calls in a line cannot be served: nobody waits while there is something to take or room to put;
+- calls in a line cannot be served: no call waits while there is a record to take or room to put;
 - `unfinished` = put - done, and 0 releases the joiners;
-- records leave in the order of their numbers, but for those that came back: these go first again.
+- records are taken in the order of their numbers, but for those that came back: these go first.
 
 A garbage collection can run anywhere, also with the lock held, and its `__del__` methods may call
 this very queue. A plain lock would then wait for itself. Here such a call is put off until the
-lock is free (`put`, then whatever the room; `close_reader`) or refused (whatever would have to wait
-for an answer).
+lock is free (`put`, which then ignores the limit; `close_reader`), or it is refused (every
+operation that would have to wait for an answer).
 """
 
 from __future__ import annotations
@@ -110,18 +110,18 @@ class GetCall:
         is_alive: Callable[[], bool] | None = None,
     ) -> None:
         self.client = client
-        self.is_alive = is_alive  # whether the caller is still there; None if it must be
+        self.is_alive = is_alive  # whether the caller still lives; None for a caller that does
         self.answer = answer
         self.limit = limit
         self.reader = reader
         self.peek = peek
         self.answered = False
-        self.pending = False  # it had to join the line: its answer has been or will be called
+        self.pending = False  # the call had to join the line: its answer has been or will be called
         self.value: list[tuple[int, Record]] = []
 
 
 class PutCall:
-    """A call that puts what is left of its payloads as room comes."""
+    """A call that puts its payloads, the first ones at once and the others as room comes."""
 
     __slots__ = ("admitted", "answer", "answered", "is_alive", "payloads", "pending")
 
@@ -132,7 +132,7 @@ class PutCall:
         is_alive: Callable[[], bool] | None = None,
     ) -> None:
         self.answer = answer
-        self.is_alive = is_alive  # as of a GetCall
+        self.is_alive = is_alive  # as for a GetCall
         self.payloads = deque(payloads)
         self.admitted = 0
         self.answered = False
@@ -151,7 +151,7 @@ class JoinCall:
 
 
 class LocalAnswer:
-    """Where a thread of this process waits for the answer to its call."""
+    """The answer to a call of a thread of this process, which waits for it here."""
 
     __slots__ = ("_lock", "error", "is_there", "value")
 
@@ -194,7 +194,7 @@ class LocalAnswer:
 def _locked(
     method: Callable[Concatenate[Mailbox, P], R],
 ) -> Callable[Concatenate[Mailbox, P], R]:
-    """Run a method with the lock held, then what was put off meanwhile."""
+    """Run a method with the lock held, then the calls that were put off meanwhile."""
 
     @wraps(method)
     def locked(self: Mailbox, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -223,11 +223,11 @@ class Mailbox:
 
     Args:
         maxsize: The most messages that may wait; 0 is no limit.
-        clock: Tells the time in seconds.
+        clock: Returns the time in seconds.
 
     Attributes:
-        left: See leases.py.
-        on_delay: Called when a record is to wait, as others than callers here may have to wake.
+        left: The holds of loops that were left by an exception; see leases.py.
+        on_delay: Called when a record is delayed: the broker's thread may have to wake earlier.
     """
 
     def __init__(self, maxsize: int, clock: Callable[[], float] = monotonic) -> None:
@@ -249,7 +249,7 @@ class Mailbox:
         self._leased = 0
         self._taken: dict[Client, int] = {}  # taken by `get` and not yet done
         self._aside: dict[int, Record] = {}
-        self._raised = 0  # the last of these that has been told
+        self._raised = 0  # the last of these that `set_aside(only_new=True)` has returned
         self._aside_numbers = count(1)
         self._shut = False
         self._numbers = count()
@@ -261,7 +261,7 @@ class Mailbox:
     # -- putting ------------------------------------------------------------------------------
 
     def put(self, call: PutCall) -> None:
-        """Put what the call has; `admitted` tells how many went in, unless it is `pending`.
+        """Put the call's payloads; `admitted` is the number put, unless the call is `pending`.
 
         Raises:
             ShutDown: Nothing can be put any more.
@@ -314,13 +314,13 @@ class Mailbox:
 
     @_locked
     def set_maxsize(self, maxsize: int) -> None:
-        """Set the most messages that may wait, and let in those for whom there is room now."""
+        """Set the most messages that may wait, and admit waiting puts for which there is room."""
         self.maxsize = maxsize
         self._pump()
 
     @_locked
     def end(self, number: int, tag: bytes, sender: Client) -> None:
-        """Put `number` ENDs, whatever the room."""
+        """Put `number` ENDs, also into a full queue."""
         for _ in range(number):
             self._records.append(Record(END, next(self._numbers), tag, sender))
         self._ends += number
@@ -341,7 +341,7 @@ class Mailbox:
 
     @_locked
     def get(self, call: GetCall) -> None:
-        """Take what the call wants: its `value` are (lease, record) pairs, unless it is `pending`.
+        """Take records for a call: (lease, record) pairs, its `value`, unless it is `pending`.
 
         A record taken for a reader is leased; otherwise, and for an END, the lease is 0.
 
@@ -369,7 +369,7 @@ class Mailbox:
             raise ShutDown
 
     def _ready(self, call: GetCall) -> bool:
-        """Whether the call can be answered now, be it by `ShutDown`."""
+        """Whether the call can be answered now, with records or with `ShutDown`."""
         if not self._records:
             return self._shut and not self._delayed
         first = self._records[0]
@@ -381,7 +381,7 @@ class Mailbox:
         )
 
     def _take(self, call: GetCall) -> None:
-        """Take what the call wants; its value stays empty if the queue is shut down and empty."""
+        """Take records for a call; its value stays empty if the queue is shut down and empty."""
         records, taken = self._records, call.value
         call.answered = True
         if call.peek:
@@ -408,7 +408,7 @@ class Mailbox:
             taken.append((lease, record))
 
     def _pump(self) -> None:
-        """Serve everybody in a line who can be served."""
+        """Serve all calls in the lines that can be served."""
         while True:
             if self._putters and (self._room() > 0 or self._putters[0].answered):
                 self._admit(self._putters[0])
@@ -439,7 +439,7 @@ class Mailbox:
     # -- delays ---------------------------------------------------------------------------------
 
     def next_due(self) -> float | None:
-        """In how many seconds `admit_due` has something to do; None if nothing is delayed."""
+        """Return the seconds until `admit_due` has work to do; None if no record is delayed."""
         delayed = self._delayed
         try:
             return max(0.0, delayed[0][0] - self._clock())
@@ -448,7 +448,7 @@ class Mailbox:
 
     @_locked
     def admit_due(self) -> None:
-        """Let those wait like all others whose delay is over."""
+        """Let the records whose delay is over be taken like all others."""
         self._admit_due()
         self._pump()
 
@@ -477,7 +477,7 @@ class Mailbox:
 
     @_locked
     def abandon(self, call: GetCall | PutCall | JoinCall) -> None:
-        """Undo a call whose caller is gone: an answer that nobody saw goes back, unread."""
+        """Undo a call whose caller is gone: records that the caller never saw go back."""
         self._leave_line(call)
         if isinstance(call, GetCall) and not call.peek:
             for lease, record in call.value:
@@ -495,7 +495,7 @@ class Mailbox:
 
     @_locked
     def put_back(self, client: Client, payloads: list[Any]) -> None:
-        """Return what `get` took to the front, in order."""
+        """Return payloads that `get` took to the front, in order."""
         self._records.extendleft(Record(payload, -1) for payload in reversed(payloads))
         self._taken[client] = self._taken.get(client, 0) - len(payloads)
         self._n_taken -= len(payloads)
@@ -517,7 +517,7 @@ class Mailbox:
             line.remove(call)
 
     def _put_back(self, record: Record) -> None:
-        """Return a record to where its number belongs, at or near the front."""
+        """Return a record to its place by its number, at or near the front."""
         records = self._records
         at = 0
         while at < len(records) and records[at].number < record.number:
@@ -548,7 +548,7 @@ class Mailbox:
         Args:
             reader: The reader.
             lease: Its lease.
-            delay: Seconds for which nobody gets the message.
+            delay: Seconds for which no reader gets the message.
         """
         record = reader.leases.pop(lease, None)
         if record is None:
@@ -563,11 +563,11 @@ class Mailbox:
         return True
 
     def close_reader(self, reader: MailReader, done: Iterable[int] = ()) -> None:
-        """End all leases of a reader that left its loop alive.
+        """End all leases of a reader whose loop has ended without a death.
 
         Args:
             reader: The reader.
-            done: Leases whose messages are finished. Its caller never got the others: they go back.
+            done: Leases whose messages are finished. The loop never gave the others: they go back.
         """
         self._later(lambda: self._close_reader(reader, set(done)))
 
@@ -591,12 +591,12 @@ class Mailbox:
     def client_gone(
         self, client: Client, readers: Iterable[MailReader], clean: bool
     ) -> list[Record]:
-        """Settle what a process held when it ended: what it leased goes back.
+        """Settle the messages of a process that has ended: its leased ones go back.
 
         Args:
             client: The process.
             readers: Its readers.
-            clean: It said so before it ended: that is no death, and what it took is not lost.
+            clean: The process said good-bye: it has not died, and no message it took is lost.
 
         Returns:
             Messages that were set aside now.
@@ -651,7 +651,7 @@ class Mailbox:
 
     @_locked
     def join(self, call: JoinCall) -> None:
-        """Wait until nothing is unfinished: the call is `pending` unless nothing is."""
+        """Wait until nothing is unfinished: the call is `pending` if a message is."""
         if self._unfinished:
             call.pending = True
             self._joiners.append(call)
@@ -660,7 +660,7 @@ class Mailbox:
 
     @_locked
     def shutdown(self, immediate: bool) -> None:
-        """Refuse puts from now on, and with `immediate` throw away what waits."""
+        """Refuse puts from now on, and with `immediate` throw away the waiting records."""
         self._shut = True
         for call in list(self._putters):
             if not call.answered and call.answer is not None:
@@ -674,7 +674,7 @@ class Mailbox:
             self._finish(thrown_away)
         self._pump()
 
-    # -- telling ------------------------------------------------------------------------------
+    # -- reporting ----------------------------------------------------------------------------
 
     def is_shutdown(self) -> bool:
         """Whether puts are refused."""
@@ -716,7 +716,7 @@ class Mailbox:
 
     @_locked
     def requeue(self, number: int) -> bool:
-        """Put back what was set aside, its deaths counted anew; return whether it still was."""
+        """Put a record that is set aside back, its deaths counted anew; False if it is not."""
         record = self._aside.pop(number, None)
         if record is None:
             return False
@@ -730,7 +730,7 @@ class Mailbox:
 
     @_locked
     def restore(self, payloads: list[Any]) -> None:
-        """Put what `snapshot` gave, whatever the room."""
+        """Put the payloads of a `snapshot`, also if there are more than the limit."""
         self._append(payloads)
 
     @_locked
@@ -743,7 +743,7 @@ class Mailbox:
     # -- calls from a garbage collection ----------------------------------------------------------
 
     def _later(self, call: Callable[[], None]) -> None:
-        """Run a call under the lock: now if it is free, else when its holder lets go.
+        """Run a call under the lock: now if it is free, else when its holder releases it.
 
         Never waits: two threads may be in a garbage collection inside each other's queue.
         """
@@ -751,8 +751,8 @@ class Mailbox:
         self._run_put_off()
 
     def _run_put_off(self) -> None:
-        # The second look at _put_off comes after the release: a call that was appended while
-        # the lock was held is run by the holder, or by its own thread, never by nobody.
+        # _put_off is checked again after the release: so a call that was appended while the lock
+        # was held is always run, by the holder or by the thread that appended it.
         while self._put_off and self._lock.acquire(False):
             try:
                 self._owner = get_ident()

@@ -1,17 +1,17 @@
-"""Queues with a name: a broker in a process of its own, which lives while anybody has one open.
+"""Queues with a name: a broker in a process of its own, which lives while the queue is open.
 
-    open_named ──lock──> somebody listens there? ──yes──> connect
+    open_named ──lock──> does a broker listen there? ──yes──> connect
                                    │no
                                    └──> start the broker's process, then connect
 
 The lock is a file in the user's folder of names, held by a process that opens a queue and by a
 broker that is about to end, so that neither sees the other half way. A persistent queue's broker
-ends, too, when nobody has it open; what is unread then waits in a file beside the lock. As long as
-a broker lives, a file with the queue's name is there, by which it is listed.
+ends, too, when no process has the queue open; the unread messages then wait in a file beside the
+lock. As long as a broker lives, a file with the queue's name is there, by which it is listed.
 
 Crash: an opener's death frees the lock; a program's death is the end of its connection. If the
-broker's process itself is killed, its queue is gone, and so is what was unread (a persistent
-queue's file holds what was unread when it was last closed by all).
+broker's process itself is killed, its queue is gone with the unread messages (a persistent queue's
+file holds those that were unread when the last process had closed the queue).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from io import FileIO
 
 _NO_SECRET = bytes(wire.SECRET_BYTES)
-"""A name is no secret: the place of a named broker is closed to other users by itself."""
+"""A name is no secret: other users cannot connect to the address of a named broker."""
 
 
 def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Endpoint, wire.Address]:
     """Open the queue of this name, or create it.
 
     Raises:
-        ValueError: It exists with another maxsize, or in shared memory.
-        TimeoutError: The process that keeps it is stopped.
-        PermissionError: Another user holds its place, or there is no folder for it.
+        ValueError: The queue exists with another maxsize, or in shared memory.
+        TimeoutError: The process that keeps it is stopped by a signal.
+        PermissionError: Another user listens at its address, or there is no folder for it.
         NotSupported: The platform has no file locks.
     """
     folder = folders.names_folder()
@@ -77,7 +77,7 @@ def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Endpoi
 
 
 def _check_shared(folder: str, name: str) -> None:
-    """Refuse a name that is in shared memory: there would be two queues, and nobody knew."""
+    """Refuse the name of a queue in shared memory: there would be two queues of one name."""
     for ending in (".ring", ".kept"):
         path = names.file_of(folder, name, ending)
         if os.path.lexists(path) and (ending == ".kept" or not names.is_file_free(path)):
@@ -152,7 +152,7 @@ def _fork(*settings: Any) -> tuple[bytes, bytes]:
 
 
 def _leave_program(output: int) -> None:
-    """Have no part any more in the program that a forked broker was."""
+    """Give up all that a forked broker has inherited from its program: queues, output, files."""
     _streams.empty()
     portable.disown()
     os.setsid()
@@ -169,7 +169,7 @@ def _leave_program(output: int) -> None:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
-    gc.freeze()  # the program's garbage is its own: nothing of it is to be finalized here
+    gc.freeze()  # garbage of the program must not be finalized here, a second time
 
 
 # -- listing -----------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def found_in(folder: str) -> list[Found]:
 
 
 def _live(folder: str, path: str) -> Found:
-    """Ask the broker whose file this is."""
+    """Ask the broker of a file about its queue."""
     try:
         name = Path(path).read_bytes().decode("utf-8", "surrogatepass")
     except ValueError:
@@ -206,12 +206,12 @@ def _live(folder: str, path: str) -> Found:
 
 
 def _shown_name(path: str) -> str:
-    """Return what the name of a queue's file shows of the queue's name."""
+    """Return the part of a queue's name that the name of its file shows."""
     return os.path.basename(path).rpartition("-")[0] or os.path.basename(path)
 
 
 def _ask(name: str, place: str) -> Found:
-    """Ask a broker what its queue is."""
+    """Ask a broker about its queue."""
     connection = _connect(place)
     if connection is None:
         return Found(name, ABANDONED)
@@ -249,8 +249,8 @@ class NamedBroker(Broker):
     Args:
         folder: The user's folder of names.
         name: The queue's name.
-        place: Where to listen.
-        maxsize: Its limit, if it is new.
+        place: The address to listen at.
+        maxsize: The queue's limit, if it is new.
     """
 
     def __init__(self, folder: str, name: str, place: str, maxsize: int) -> None:
@@ -261,13 +261,13 @@ class NamedBroker(Broker):
         self._file = names.file_of(folder, name, ".queue")
         self._live_file = names.file_of(folder, name, ".live")
         self.persistent = False
-        self._used = False  # whether somebody has had it open
+        self._used = False  # whether a process has had it open
         self._unlinked = False
         self._mailbox = self._load(maxsize)
         self.add(self._mailbox)
 
     def before_open(self, opener: Connection, maxsize: int | None, persistent: bool) -> None:
-        """Begin anew if all who had the queue open are gone, else check that it is the same.
+        """Begin a new queue if all processes that had it open are gone, else check its limit.
 
         Raises:
             ValueError: The queue is in use with another maxsize.
@@ -281,7 +281,11 @@ class NamedBroker(Broker):
         self.persistent = self.persistent or persistent
 
     def _hear_good_byes(self, speaker: Connection | None = None) -> None:
-        """Notice who has gone, though it was not read yet; the speaker is being read."""
+        """Handle good-byes that have come and were not read yet; leaves out `speaker`.
+
+        Args:
+            speaker: A connection that is being read just now.
+        """
         for connection in list(self.greeting):
             if connection is not speaker:
                 connection.drain()
@@ -295,14 +299,14 @@ class NamedBroker(Broker):
 
     def listen(self) -> None:
         """Begin to accept clients."""
-        self._remove_socket()  # left by a broker that was killed; the opener holds the lock
+        self._remove_socket()  # a broker that was killed has left it; the opener holds the lock
         descriptor = os.open(self._live_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
             file.write(self._name)
         self._listen()
 
     def own_listener(self) -> None:
-        """Be the process that a client takes for its broker's, after a fork."""
+        """Listen again after a fork, so that clients see this process's id as the broker's."""
         assert self._listener is not None
         self._listener.listen(wire.BACKLOG)
 
@@ -332,9 +336,9 @@ class NamedBroker(Broker):
         os.replace(temporary, self._file)
 
     def on_settled(self) -> None:
-        """End when nobody has the queue open, unless somebody is just opening it."""
+        """End when no process has the queue open, unless one is just opening it."""
         if not self.greeting:
-            self._on_connect(0)  # somebody may stand at the door
+            self._on_connect(0)  # a connection may wait to be accepted
         if self.greeting:  # all anchors are among them
             return
         try:
@@ -346,7 +350,7 @@ class NamedBroker(Broker):
         self._remove_lock(lock)
 
     def clean_up(self) -> None:
-        """Leave nothing in the folder; called when the broker has ended and nobody waits for it."""
+        """Remove the lock from an empty folder; called when the broker has ended."""
         if self._unlinked:
             self._remove_lock(names.lock(self._folder))
 
@@ -355,7 +359,7 @@ class NamedBroker(Broker):
         lock.close()
 
     def settle_when_unlocked(self) -> None:
-        """Look again once the present opener is through, or dead."""
+        """Call `on_settled` again once the process that holds the folder's lock releases it."""
 
         def wait() -> None:
             with names.locked(self._folder):
@@ -365,19 +369,19 @@ class NamedBroker(Broker):
         threading.Thread(target=wait, daemon=True).start()
 
     def finish(self) -> None:
-        """Save what is to be kept, give up the place and end."""
+        """Save a persistent queue's messages, stop listening, and end."""
         if self.persistent:
             self._save()
         self._give_up_place()
 
     def inspect(self) -> tuple[Any, ...]:
-        """Tell what `list_queues` shows."""
+        """Return the facts that `list_queues` shows."""
         self._hear_good_byes()
         counts = tuple(self._mailbox.statistics())
         return self.persistent, not self.greeting, self.holders(), counts
 
     def on_unlink(self) -> None:
-        """Forget everything and end."""
+        """Remove the queue's saved messages and its file, and end."""
         self.persistent = False
         names.remove(self._file)
         self._give_up_place()
@@ -397,7 +401,7 @@ class NamedBroker(Broker):
 
 
 def main(folder: str, name: str, place: str, maxsize: int) -> None:
-    """Run a broker, away from whoever started it."""
+    """Run a broker, detached from the process that started it."""
     broker = NamedBroker(folder, name, place, maxsize)
     broker.listen()
     os.write(1, b"ready")

@@ -1,13 +1,13 @@
-"""Queues with a name in shared memory: a file that whoever has the queue open maps, and holds.
+"""Queues with a name in shared memory: a file that each process with the queue open maps and holds.
 
-    open_named ──lock──> is there a file that somebody holds, or that is to be kept?
+    open_named ──lock──> is there a file that a process holds, or that is to be kept?
                               │yes                          │no
                               └──> map it, hold it          └──> write a new one, rename it
 
-To hold it is a shared `flock`, which the kernel ends with the process, however that ends. A forked
-child has its part in it. So whoever could get an exclusive one knows that nobody has the queue
-open: the last to close removes the file in this way, and what killed processes left is removed by
-whoever opens a queue next.
+A process holds the file by a shared `flock`, which the kernel releases when the process ends,
+however it ends. A forked child shares the hold. So a process that gets an exclusive `flock` knows
+that no process has the queue open. In this way the last process to close a queue removes its file,
+and the next process to open any queue removes the files that killed processes have left.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _NAME = b"qmill:name"
 
 
 class Hold:
-    """This process's part in keeping a queue: an open file of its own with a shared lock.
+    """This process's hold on a queue: an open file of its own with a shared lock.
 
-    Its ring has it, so it lasts as long as anything here that works on the queue, such as a loop
-    whose queue has no other name; or until all handles have been closed.
+    The ring refers to the hold. So the hold lasts until all handles have been closed, or as long as
+    an object here uses the ring, such as a loop over a queue to which nothing else refers.
 
     Args:
-        folder: Where the file is, or was.
-        file: The open file, which is this object's from now on.
+        folder: The folder of the file.
+        file: The open file, which this object owns from now on.
     """
 
     def __init__(self, folder: str, file: FileIO) -> None:
@@ -47,10 +47,10 @@ class Hold:
         self.folder = folder
         self._file = file
         self._state = os.fstat(file.fileno())
-        self._handles: list[None] = []  # one for each that is open
+        self._handles: list[None] = []  # one None for each open handle
         # A finalizer must not wait for the lock, which its own thread may have.
         self._end = finalize(self, _let_go, folder, file, self._state)
-        self._end.atexit = False  # `leave` does it, after whoever may still need it
+        self._end.atexit = False  # `leave` does it, when nothing needs the queues any more
         _holds.add(self)
 
     @property
@@ -64,17 +64,17 @@ class Hold:
         return self
 
     def take_back_handle(self) -> None:
-        """Undo `add_handle`, with the folder still locked; a ring that nobody has lets go."""
+        """Undo `add_handle`, with the folder still locked; the hold ends when its ring is freed."""
         self._handles.pop()
 
     def close_handle(self) -> None:
-        """Count a handle out; after the last, let go."""
+        """Count a handle as closed; after the last, release the file."""
         self._handles.pop()
         if not self._handles:
             self.let_go(unless_used=True)
 
     def let_go(self, unless_used: bool = False) -> None:
-        """End it, and remove the file if it was the last."""
+        """End the hold, and remove the file if it was the last."""
         is_locked = True
         try:
             lock: AbstractContextManager[Any] = names.lock(self.folder)
@@ -94,18 +94,18 @@ class Hold:
 _holds = Alive()
 
 _untidy: set[str] = set()
-"""Folders in which this process may have left a file that nobody holds."""
+"""Folders in which this process may have left a file that no process holds."""
 
 
 def _let_go(folder: str, file: FileIO, state: os.stat_result) -> None:
-    """Let go in a garbage collection.
+    """End a hold in a garbage collection, which must not wait.
 
-    If the folder is locked, what is left there is removed by whoever opens a queue next, or by us
-    when we end.
+    If the folder is locked, the next process that opens a queue removes the file, or this process
+    does when it ends.
     """
     try:
         lock = names.lock(folder, wait=False)
-    except OSError:  # somebody has it, or the folder is gone
+    except OSError:  # another process or thread has it, or the folder is gone
         _close(file, state)
         _untidy.add(folder)
         return
@@ -122,11 +122,13 @@ def _close_and_remove(folder: str, file: FileIO, state: os.stat_result, is_locke
 
 
 _foreign: list[FileIO] = []
-"""Closed by the program: their numbers may be those of other files now, so nobody closes them."""
+"""Files whose descriptors the program has closed. They stay here, so that Python never closes them:
+their descriptors' numbers may be those of other files now.
+"""
 
 
 def _close(file: FileIO, state: os.stat_result) -> None:
-    """Close a file, unless the program has closed it already, with others that it did not know."""
+    """Close a file, unless its descriptor is another file's now: the program has closed it."""
     with suppress(OSError):
         if os.path.samestat(os.fstat(file.fileno()), state):
             file.close()
@@ -135,7 +137,7 @@ def _close(file: FileIO, state: os.stat_result) -> None:
 
 
 def leave() -> None:
-    """End this process's part in every named queue."""
+    """End this process's holds on named queues, and remove the files of queues that it left."""
     for hold in list(_holds):
         hold.let_go()
     while _untidy:
@@ -152,10 +154,10 @@ def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Any, s
     """Open the queue of this name, or create it.
 
     Raises:
-        ValueError: It exists with another maxsize, or on the portable transport.
-        PermissionError: There is no folder for it.
+        ValueError: The queue exists with another maxsize, or on the portable transport.
+        PermissionError: There is no folder for named queues.
         MemoryError: There is no room for its file.
-        QueueGone: There is a file of this name that is no queue of this version.
+        QueueGone: The file of this name is no queue that this version can read.
     """
     folder = folders.names_folder()
     with names.locked(folder):
@@ -180,7 +182,7 @@ def hold_again(name: str, folder: str, number: bytes, pid: int, file: Any) -> tu
     """Open the queue of another process's handle, which may have lost its name.
 
     Raises:
-        QueueGone: Nobody has it open any more.
+        QueueGone: No process has it open any more.
     """
     with suppress(OSError), names.locked(folder):
         path = _find(folder, name)
@@ -218,7 +220,7 @@ def _paths(folder: str, state: os.stat_result, endings: tuple[str, ...]) -> list
 
 
 def _create(folder: str, name: str, maxsize: int) -> str:
-    """Make a queue's file, which has its name only when it is whole."""
+    """Make a queue's file; it gets its name only when it is complete."""
     path = names.file_of(folder, name, ".ring")
     try:
         rings.create(maxsize, f"{path}.new").define(_NAME, name.encode("utf-8", "surrogatepass"))
@@ -245,7 +247,7 @@ def _attach(folder: str, path: str) -> tuple[Any, Hold]:
 
 
 def _held(ring: Any, hold: Hold) -> Hold:
-    """Return what holds a ring: this, or what did before, with a handle more."""
+    """Return the hold of a ring, the given one unless it has one, with one handle more."""
     if ring.hold is None or ring.hold.is_over:
         ring.hold = hold
     held: Hold = ring.hold
@@ -265,7 +267,7 @@ def _remove_if_free(path: str) -> None:
 
 
 def _check_portable(folder: str, name: str) -> None:
-    """Refuse a name that a broker has: there would be two queues, and nobody knew."""
+    """Refuse the name of a broker's queue: there would be two queues of one name."""
     if any(os.path.lexists(names.file_of(folder, name, end)) for end in (".live", ".queue")):
         from . import named_broker
 
@@ -293,13 +295,13 @@ def _inspect(folder: str, entry: str) -> Found:
 
 
 def _holders(path: str) -> tuple[int, ...]:
-    """Return the processes that have a file open, but this one."""
+    """Return the ids of the processes that have a file open, without this one."""
     path = os.path.realpath(path)
     pids = []
     for pid in os.listdir("/proc"):
         if not pid.isdigit() or int(pid) == os.getpid():
             continue
-        with suppress(OSError):  # it has ended, or is somebody else's
+        with suppress(OSError):  # the process has ended, or belongs to another user
             files = f"/proc/{pid}/fd"
             if any(_target(f"{files}/{file}") == path for file in os.listdir(files)):
                 pids.append(int(pid))

@@ -1,15 +1,16 @@
 """The folder of the queues with a name: its lock, and the files in it.
 
 A process that opens, lists or removes a queue holds the lock, a file that is removed when nothing
-else is in the folder. The ending of a file's name says what it is:
+else is in the folder. The ending of a file's name shows its kind:
 
-    .live              a broker has a queue of this name, and this is its process's
-    .queue             what was unread in a persistent queue when its broker ended
-    .ring              a queue in shared memory, which is gone when nobody has it open
-    .kept              a persistent one
-    .new               none yet: its writer was killed, if nobody holds the lock
+    .live              a running broker has a queue of this name
+    .queue             the unread messages of a persistent queue whose broker has ended
+    .ring              a queue in shared memory; it is removed when no process has it open
+    .kept              a persistent queue in shared memory
+    .new               a file being written; a leftover of a killed process if the lock is free
 
-Anything else, and what is no plain file of this user, is odd: it is left alone, and told.
+Any other entry, and any that is no plain file of this user, is odd: it stays as it is, and is
+reported.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ _LOCK = "lock"
 
 
 class Found(NamedTuple):
-    """A named queue of this user, or what is left of one.
+    """A named queue of this user, or its remaining files.
 
     Attributes:
         name: Its name.
-        state: "open": processes have it open; "saved": nobody has, and what is unread is in a
-            file; "abandoned": nobody has, or its broker was killed; "silent": its broker does not
-            answer, perhaps it is stopped; "damaged": its file cannot be read.
+        state: "open": processes have it open; "saved": no process has, and its unread messages are
+            in a file; "abandoned": no process has, or its broker was killed; "silent": its broker
+            does not answer, perhaps it is stopped; "damaged": its file cannot be read.
         size: How many messages wait in it; None if that is not known.
         maxsize: Its limit; None if that is not known.
-        is_persistent: Whether it is kept when nobody has it open.
-        holders: The processes that have it open.
-        files: All that there is of it: paths.
+        is_persistent: Whether it is kept when no process has it open.
+        holders: The ids of the processes that have it open.
+        files: The paths of its files.
     """
 
     name: str
@@ -70,7 +71,7 @@ def file_of(folder: str, name: str, ending: str) -> str:
 
 
 def _file_name(name: str) -> str:
-    """Make a name that any file system takes, and that a person recognises."""
+    """Return a file name that any file system accepts, and that a person recognises."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{plain[:60]}-{digest[:12]}"
@@ -94,7 +95,7 @@ def entries(folder: str, *endings: str) -> list[str]:
 
 
 def odd_entries(folder: str) -> list[str]:
-    """Tell what in a folder is no file of a queue, and why it is none."""
+    """Describe the entries of a folder that are no files of a queue, each with the reason."""
     told = []
     for entry in sorted(os.listdir(folder)):
         path = os.path.join(folder, entry)
@@ -106,7 +107,7 @@ def odd_entries(folder: str) -> list[str]:
 
 
 def _oddness(path: str) -> str:
-    """Return what a path is if it is no plain file of this user, else nothing."""
+    """Return the kind of a path that is no plain file of this user; "" if it is one or missing."""
     try:
         state = os.lstat(path)
     except FileNotFoundError:
@@ -118,10 +119,10 @@ def _oddness(path: str) -> str:
 
 
 def check_not_odd(folder: str, name: str) -> None:
-    """Refuse a name for whose files there is no room in the folder.
+    """Refuse a name if an odd entry has the path of one of its files.
 
     Raises:
-        ValueError: Something else is where one of them belongs.
+        ValueError: There is such an entry.
     """
     for ending in (".live", ".queue", ".queue.new", ".ring", ".ring.new", ".kept"):
         path = file_of(folder, name, ending)
@@ -133,7 +134,7 @@ def check_not_odd(folder: str, name: str) -> None:
 
 
 def bring(folder: str, name: str) -> None:
-    """Move a queue that an earlier version has kept elsewhere into the folder, which is locked.
+    """Move a queue from the folder of an earlier version into this folder, which is locked.
 
     Raises:
         ValueError: A program has it open there.
@@ -159,7 +160,7 @@ def bring(folder: str, name: str) -> None:
 
 
 def _move(path: str, to: str) -> None:
-    """Move a file, perhaps to another file system; it is whole wherever it has its name."""
+    """Move a file, perhaps to another file system; at either path it is always complete."""
     if os.path.lexists(to):
         return
     try:
@@ -183,18 +184,19 @@ def open_file(path: str) -> FileIO:
 
 
 _locks = Alive()
-"""Those that this process holds. A forked child closes its copies, which would hold them, too."""
+"""The locks that this process holds. A forked child closes its copies, which would hold them."""
 
 
 def lock(folder: str, wait: bool = True) -> FileIO:
     """Lock the folder, until the file that this returns is closed: `with` does so at its end.
 
-    Whoever removes the file holds the lock, so one that was waited for may be another by now.
+    A process removes the file only while it holds the lock. So after a wait, this checks that the
+    locked file is still the one in the folder, and else tries again.
 
     Raises:
-        BlockingIOError: Somebody holds it, and `wait` is false.
-        PermissionError: Something else is in its place.
-        RuntimeError: This process was to be a broker, and whoever started it holds the lock.
+        BlockingIOError: Another process holds it, and `wait` is false.
+        PermissionError: The lock's path is no plain file of this user.
+        RuntimeError: This process was started to be a broker, and its starter holds the lock.
     """
     _frozen.check_has_begun()
     path = os.path.join(folder, _LOCK)
@@ -229,7 +231,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def is_free(file: FileIO) -> bool:
-    """Whether nobody else holds a lock on a file; if so, nobody does then."""
+    """Whether no other open file holds a lock on a file; then this one holds none, either."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -239,12 +241,12 @@ def is_free(file: FileIO) -> bool:
 
 
 def is_file_free(path: str) -> bool:
-    """Whether nobody holds a lock on the file of a path."""
+    """Whether no process holds a lock on the file of a path."""
     with open_file(path) as file:
         return is_free(file)
 
 
 def tidy(folder: str) -> None:
-    """Leave no lock in an empty folder, which the caller has locked."""
+    """Remove the lock's file if the folder, which the caller has locked, is empty otherwise."""
     if os.listdir(folder) == [_LOCK]:
         os.unlink(os.path.join(folder, _LOCK))

@@ -5,15 +5,15 @@ forks, the broker (broker.py) begins to listen, and a handle elsewhere is a `Rem
 
     RemoteAccess ──> Endpoint ──> sockets ──> broker thread ──> Mailbox
 
-An `Endpoint` is this process's end of one broker, whatever the number of queues: an anchor and a
-pool of connections, so that threads, and a `__del__` in the middle of a call, never share one. Over
-the anchor go notes on what this process holds, which the broker keeps as long.
+An `Endpoint` is this process's end of one broker, for any number of queues: an anchor and a pool of
+connections, so that threads, and a `__del__` in the middle of a call, never share one. Over the
+anchor go notes that say which queues this process holds; the broker keeps these meanwhile.
 
-A forked child shares its parent's memory as it was and nothing else: each handle notices that the
-fork generation has changed, and reaches for the mailbox from outside. The child has an anchor from
-birth, made before the fork, so that its queues are held whatever its parent does. What all that
-needs is imported here, at the top: a module that another thread was importing at the fork is locked
-for ever.
+A forked child has a copy of its parent's memory and nothing else: each handle notices that the fork
+generation has changed, and connects to the mailbox from outside. The child has an anchor from
+birth, made before the fork, so that its queues are held even if its parent ends. All modules that
+the child needs for that are imported here, at the top: a module that another thread was importing
+at the fork is locked for ever.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from .wire import Address, Blob
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # without it, small frames may wait
-_FAREWELL_S = 1.0  # a broker that lives reads in less
-_HEIR_S = 1.0  # a broker that lives answers in less
-_LOOK_S = 0.2  # a broker that does not answer in time is looked at so often
+_FAREWELL_S = 1.0  # a broker that runs reads in less
+_HEIR_S = 1.0  # a broker that runs answers in less
+_LOOK_S = 0.2  # how often to check a broker that has not answered in time
 
 _ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (ShutDown, ValueError, KeyError, MemoryError, QueueGone)
@@ -77,7 +77,7 @@ class Connection:
             parts = wire.send_some(self.sock, parts)
 
     def send_now(self, parts: list[Blob]) -> list[Blob]:
-        """Send what can be sent without waiting, and return the rest."""
+        """Send as much as is possible without waiting, and return the rest."""
         try:
             while parts:
                 parts = wire.send_some(self.sock, parts, _DONT_WAIT)
@@ -86,7 +86,7 @@ class Connection:
         return parts
 
     def has_hung_up(self) -> bool:
-        """Whether the other side has ended the connection; for one over which nothing comes."""
+        """Whether the other side has ended an anchor's connection, over which no frames come."""
         try:
             return not self.sock.recv(1, socket.MSG_PEEK | _DONT_WAIT) if _DONT_WAIT else False
         except BlockingIOError:
@@ -107,11 +107,11 @@ class Connection:
 
         Args:
             parts: The request.
-            timeout: Seconds until it is cancelled. 0.0: it does not wait, and is never cancelled.
-                None: it waits for ever.
+            timeout: Seconds until the request is cancelled. 0.0: the request is one that does not
+                wait, and is not cancelled. None: no limit.
 
         Raises:
-            HeldUp: Time is up, and the broker is stopped. Without a timeout, it is logged instead.
+            HeldUp: Time is up, and the broker is stopped. Without a timeout, that is logged.
         """
         if timeout:
             return self._exchange_timed(parts, timeout)
@@ -156,12 +156,12 @@ class Connection:
             self.sock.settimeout(None)
 
     def _told_if_stopped(self) -> str | None:
-        """Tell of the broker's process if it is stopped."""
+        """Return the text of an error if the broker's process is stopped by a signal, else None."""
         pid = wire.peer_pid(self.sock)
         try:
             with open(f"/proc/{pid}/stat", errors="replace") as file:
                 name, _, rest = file.read().partition("(")[2].rpartition(") ")
-        except OSError:  # it has ended, which is heard; or nobody can tell
+        except OSError:  # it has ended, which the socket shows; or there is no /proc
             return None
         if rest[0] not in "Tt":
             return None
@@ -171,7 +171,7 @@ class Connection:
         )
 
     def limit_waits(self, timeout: float | None) -> None:
-        """Have sending and receiving raise TimeoutError that take longer, in seconds."""
+        """Have every send and receive raise TimeoutError after so many seconds."""
         self.sock.settimeout(timeout)
 
     def end(self) -> None:
@@ -198,10 +198,10 @@ def _gone(error: BaseException) -> QueueGone:
 
 
 class Anchor:
-    """The connection by which a broker knows this process: notes in order, to which nothing comes.
+    """The connection by which a broker knows this process: notes in order, without answers.
 
-    A note is sent by any thread at any moment, be it in a garbage collection, and never waits: what
-    does not fit goes with the next one.
+    Any thread may send a note at any moment, also in a garbage collection. Sending never waits: a
+    note that the socket does not take is sent with the next one.
     """
 
     def __init__(self, connection: Connection, identity: bytes) -> None:
@@ -212,13 +212,13 @@ class Anchor:
         self._lock = _native.Lock()
 
     def say(self, *note: Any) -> None:
-        """Send a note; nothing happens if nobody is there."""
+        """Send a note; it is dropped if the broker has ended."""
         self.unsaid.append(wire.encode(note))
         self.flush()
 
     def flush(self) -> None:
-        """Send what has not been sent, without waiting."""
-        # The second look at `unsaid` comes after the release, as in `Mailbox._run_put_off`.
+        """Send the notes that were not sent yet, without waiting."""
+        # `unsaid` is checked again after the release, as in `Mailbox._run_put_off`.
         while self.unsaid and self._lock.acquire(False):
             try:
                 while self.unsaid:
@@ -245,7 +245,7 @@ class Anchor:
 
 
 class Heir(NamedTuple):
-    """The state of an endpoint in a child that is about to be forked."""
+    """The anchor of an endpoint for a child that is about to be forked, and its holds."""
 
     end: Endpoint
     anchor: Anchor
@@ -256,8 +256,8 @@ class Endpoint:
     """This process's end of one broker.
 
     Attributes:
-        accesses: By number of the queue.
-        inherited: Numbers of queues that this process has had since it was forked.
+        accesses: The queues that are used here, by number of the queue.
+        inherited: Numbers of queues that this process has held since it was forked.
     """
 
     def __init__(self, address: Address, anchor: Anchor | None = None) -> None:
@@ -273,11 +273,11 @@ class Endpoint:
         self.anchor = anchor
         self._idle: deque[Connection] = deque()
         self._end = finalize(self, _say_bye, anchor, self._idle, os.getpid())
-        self._end.atexit = False  # `leave` does it, after whoever may still need it
+        self._end.atexit = False  # `leave` does it, when nothing needs the queues any more
         self.forked_away = False
 
     def access(self, queue_number: int, named: bool = False) -> RemoteAccess:
-        """Return the way to a queue, which the broker keeps as long as this is there."""
+        """Return the access to a queue; the broker keeps the queue while the access exists."""
         found = self.accesses.get(queue_number)
         if found is None:
             made = RemoteAccess(self, queue_number, named)
@@ -292,19 +292,19 @@ class Endpoint:
         timeout: float | None = None,
         acknowledge: bool = False,
     ) -> tuple[Any, list[Blob]]:
-        """Make a request, and return what came back: a value and blobs, or (END, []).
+        """Make a request, and return the reply: a value and blobs, or (END, []).
 
         Args:
             request: Its name, as in `broker.Connection`.
-            *arguments: What it takes.
-            blobs: What goes with it.
-            timeout: As of `Connection.exchange`.
-            acknowledge: Whether to tell that the blobs, or the END, have come.
+            *arguments: Its arguments.
+            blobs: The blobs of its frame.
+            timeout: See `Connection.exchange`.
+            acknowledge: Whether to acknowledge that the blobs, or the END, have come.
 
         Raises:
             QueueGone: The broker's process is gone, or the queue.
-            HeldUp: As of `Connection.exchange`.
-            ShutDown, ValueError, KeyError, MemoryError: As the broker says.
+            HeldUp: See `Connection.exchange`.
+            ShutDown, ValueError, KeyError, MemoryError: The broker has replied with it.
         """
         connection = self._connection()
         try:
@@ -314,7 +314,7 @@ class Endpoint:
         except (EOFError, ConnectionError) as error:
             connection.close()
             raise _gone(error) from None
-        except BaseException:  # Ctrl-C: the broker takes back what this has not acknowledged
+        except BaseException:  # Ctrl-C: the broker takes back a message that is not acknowledged
             connection.end()
             raise
         self._idle.append(connection)
@@ -326,7 +326,7 @@ class Endpoint:
         raise _ERRORS.get(values[0], RuntimeError)(values[1])
 
     def tell(self, request: str, *arguments: Any) -> None:
-        """Send what has no reply, and forget it if nobody is there."""
+        """Send a request that has no reply; do nothing if the broker has ended."""
         if self.forked_away:
             return
         try:
@@ -356,14 +356,14 @@ class Endpoint:
         return connection
 
     def leave(self) -> None:
-        """Say good-bye, also when finalizers are over."""
+        """Say good-bye; works also after the interpreter's finalizers have run."""
         if self._end.detach() is not None:
             _say_bye(self.anchor, self._idle, os.getpid())
 
     # -- fork -----------------------------------------------------------------------------------
 
     def make_heir(self) -> Heir | None:
-        """Make the anchor of a child that is about to be forked; None if it has no use for one."""
+        """Make the anchor of a child that is about to be forked; None if the child needs none."""
         if self.forked_away or not (self.accesses or self.inherited):
             return None
         try:
@@ -379,7 +379,7 @@ class Endpoint:
         return Heir(self, anchor, set(holds))
 
     def use_heir(self, heir: Heir | None) -> None:
-        """Be the end of a child that was just forked, with the anchor that was made for it."""
+        """Use the anchor that was made for this process, which was just forked."""
         self.forget_in_child()
         if heir is None:
             return
@@ -390,7 +390,7 @@ class Endpoint:
                 access.say_hold(number)
 
     def forget_in_child(self) -> None:
-        """Have no part in a broker in a forked child, without a good-bye."""
+        """Give up the broker in a forked child, without a good-bye: the anchor is the parent's."""
         self.forked_away = True
         self._end.detach()
         self._idle.clear()
@@ -408,7 +408,7 @@ def greet(address: Address, connection: Connection) -> Anchor:
 
 
 def _say_bye(anchor: Anchor, idle: deque[Connection], pid: int) -> None:
-    """End the client: what it holds counts as done."""
+    """End the client: the messages that it holds count as done."""
     if pid != os.getpid():
         return
     anchor.end()
@@ -418,13 +418,13 @@ def _say_bye(anchor: Anchor, idle: deque[Connection], pid: int) -> None:
 
 _endpoints: WeakValueDictionary[bytes, Endpoint] = WeakValueDictionary()
 _takers: set[Endpoint] = set()
-"""Ends through which this process has taken something: it is this process's until it ends.
+"""Endpoints through which `get` has taken a message: this process is their client until it ends.
 
-Not those of named queues, which have to end when nobody has them open.
+Not those of named queues, whose brokers have to end when no process has them open.
 """
 
 _inherited: list[Endpoint] = []
-"""Ends through which this process has what its parents had when it was forked."""
+"""Endpoints that hold the queues which this process has inherited by a fork."""
 
 _fork_generation = 0
 
@@ -433,7 +433,7 @@ def endpoint(address: Address) -> Endpoint:
     """Return this process's end of a broker.
 
     Raises:
-        QueueGone: Nobody is there.
+        QueueGone: The broker has ended.
     """
     found = _endpoints.get(address.broker)
     if found is None:
@@ -445,7 +445,7 @@ def endpoint(address: Address) -> Endpoint:
 
 
 def identified(end: Endpoint, address: Address) -> Endpoint:
-    """Register an end whose broker has told who it is; the older one wins if there is one."""
+    """Register an endpoint whose broker's identity is known now; return the older one if any."""
     end.address = address
     return _endpoints.setdefault(address.broker, end)
 
@@ -459,7 +459,7 @@ def _has_taken(end: Endpoint) -> None:
 
 
 def leave() -> None:
-    """End this process's part in every queue."""
+    """Give back this process's leases of every queue, and end its broker."""
     for end in list(_endpoints.values()):
         end.leave()
     _takers.clear()
@@ -470,7 +470,7 @@ exits.leavers.append(leave)
 
 
 def disown() -> None:
-    """Have no queue any more, in a process that was forked to be no part of this."""
+    """Give up every queue, in a forked process that is no part of this program any more."""
     wire.close_in_child(())
     for end in list(_endpoints.values()):
         end.forget_in_child()
@@ -489,7 +489,7 @@ def _before_fork() -> None:
             heirs.append(heir)
     for heir in heirs:
         try:
-            heir.anchor.connection.receive()  # else this process might let go before it is held
+            heir.anchor.connection.receive()  # else the parent might end before the queue is held
         except (OSError, EOFError):
             pass  # its broker is dead, or stopped
         heir.anchor.connection.limit_waits(None)
@@ -531,7 +531,7 @@ class RemoteReader:
     """A reader whose leases are kept by a broker."""
 
     def __init__(self, access: RemoteAccess, queue_number: int) -> None:
-        self._access = access  # so that the queue is held as long
+        self._access = access  # so that the queue is held while this reader exists
         self._endpoint = access.endpoint
         self._queue = queue_number
         self._number = next(self._endpoint.numbers)
@@ -561,8 +561,8 @@ class RemoteAccess:
 
     Attributes:
         endpoint: This process's end of the broker.
-        hold: A number for what this is to the broker.
-        left: See leases.py.
+        hold: The number of this hold on the queue, by which the broker knows it.
+        left: The holds of loops that were left by an exception; see leases.py.
     """
 
     def __init__(self, end: Endpoint, queue_number: int, named: bool = False) -> None:
@@ -574,7 +574,7 @@ class RemoteAccess:
         self.say_hold(queue_number)
 
     def say_hold(self, queue_number: int) -> None:
-        """Tell the broker to keep the queue, whose number this is."""
+        """Have the broker keep the queue of this number."""
         self.endpoint.anchor.say("hold", queue_number, self.hold)
 
     def __del__(self) -> None:
@@ -582,18 +582,18 @@ class RemoteAccess:
             self.endpoint.anchor.say("drop", self.hold)
 
     def keep(self, is_sent: bool) -> tuple[bytes, int]:
-        """Have the broker keep the queue for a new pickle, and return what `loaded` takes."""
+        """Have the broker keep the queue for a new pickle; return the argument for `loaded`."""
         end = self.endpoint
         number = next(end.pickles)
         end.anchor.say("keep", self._queue, number, is_sent)
         return end.anchor.identity, number
 
     def loaded(self, pickle: tuple[bytes, int] | None) -> None:
-        """Tell the broker that a pickle was loaded, which now need not keep the queue for it.
+        """Tell the broker that a pickle was loaded: it need not keep the queue for it any more.
 
         Args:
-            pickle: Who made it, and its number. None: its sender keeps the queue meanwhile, and has
-                to know that it is held here before it goes on.
+            pickle: The identity of the process that made it, and its number. None: the sender of
+                the pickle keeps the queue, so this waits until the broker has noted the hold.
         """
         if pickle is not None:
             self.endpoint.anchor.say("loaded", pickle)
@@ -741,7 +741,7 @@ class PortableQueue(MailboxQueue):
 
     def _set_up(self) -> None:
         self._exports = serialize.Exports()
-        self._definitions: dict[bytes, Any] = {}  # keeps what it has built alive
+        self._definitions: dict[bytes, Any] = {}  # keeps the objects built from them alive
         self._generation = _fork_generation
 
     @classmethod
@@ -767,7 +767,7 @@ class PortableQueue(MailboxQueue):
         except (QueueGone, OSError):
             if name is not None:
                 raise
-            # Its next call will say so.
+            # The next call of the queue will raise it.
         return queue
 
     def __reduce__(self) -> Any:
@@ -789,7 +789,7 @@ class PortableQueue(MailboxQueue):
         return pickle
 
     def _published(self) -> Address:
-        """Return where other processes find the queue."""
+        """Return the address at which other processes find the queue."""
         if self._broker is not None:
             if self._generation == _fork_generation:
                 exits.hook_exit()
@@ -824,7 +824,7 @@ class PortableQueue(MailboxQueue):
 
     def __repr__(self) -> str:
         about = f" name={self._name!r}" if self._name is not None else ""
-        if isinstance(self._reached, PortableAccess):  # elsewhere one would have to ask
+        if isinstance(self._reached, PortableAccess):  # elsewhere this would need a request
             about += f" maxsize={self._reached.mailbox.maxsize}"
         return f"<qmill.Queue kind='process'{about} at {id(self):#x}>"
 
@@ -837,9 +837,9 @@ class PortableQueue(MailboxQueue):
         return self._name
 
     def unlink(self) -> None:
-        """Give up the queue's name and what is unread; the next to open the name begins anew.
+        """Give up the queue's name and its unread objects; the next to open the name begins anew.
 
-        Who still has it open gets `QueueGone`.
+        Handles that are still open raise `QueueGone`.
 
         Raises:
             ValueError: The queue has no name.
@@ -871,7 +871,7 @@ class PortableQueue(MailboxQueue):
         return bytes(self._access.fetch(key))
 
     def keep(self, key: bytes, built: Any) -> None:
-        """Keep what `serialize.loads` has built, as long as this handle lives."""
+        """Keep an object that `serialize.loads` has built, as long as this handle lives."""
         self._definitions[key] = built
 
     def _reader(self) -> Reader:

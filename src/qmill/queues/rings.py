@@ -1,13 +1,13 @@
 """Queues in shared memory that this process has mapped, and how it finds those of others.
 
-A pickle carries the queue's number and where a descriptor of its file is to be found: in the
-process that pickled it, under /proc. If that has ended, any other process of this user that has the
-file open does as well. A process that is being started is given a descriptor instead: it may change
-its user before it looks.
+A pickle carries the queue's number and the place of a descriptor of its file: in the process that
+pickled it, under /proc. If that process has ended, any other process of this user that has the file
+open will do. A process that is being started is given a descriptor instead: it may change its user
+before it opens the queue.
 
-A process that has pickled a queue keeps it until each pickle was loaded once, although it may drop
-its last handle before: a pickle has a number, and the file tells which were loaded. As some never
-are, it keeps the last few only.
+A process that has pickled a queue keeps it until each pickle was loaded once, also if its last
+handle is gone by then: a pickle has a number, and the queue's file has the numbers of those that
+were loaded. As some pickles are never loaded, a process keeps the last few queues only.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from typing import Any
 
-watch_groups(memory_files())  # as the kernel kills who takes more than they may
+watch_groups(memory_files())  # the kernel kills a process that exceeds a group's memory limit
 _rings: dict[bytes, ref[Any]] = {}
-"""By the queue's number, as long as they live."""
+"""The rings of this process by the queue's number, as long as they live."""
 
 _PICKLES_KNOWN = 64
-"""Of one queue; as many as its file knows."""
+"""How many pickles of one queue are known: as many as its file has room for."""
 
 
 class _Kept:
-    """Queues that are kept for pickles of theirs that nobody has loaded yet; the last `limit`."""
+    """Queues kept for pickles that have not been loaded yet; the last `limit` queues."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -55,13 +55,13 @@ class _Kept:
         return number
 
     def sweep(self) -> None:
-        """Drop the queues of which all pickles were loaded."""
+        """Release the queues of which all pickles were loaded."""
         with self._lock:
             for ring in list(self._pickles):
                 self.sweep_one(ring)
 
     def sweep_one(self, ring: Any) -> None:
-        """Drop a queue if all its pickles were loaded."""
+        """Release a queue if all its pickles were loaded."""
         with self._lock:
             if (pickles := self._pickles.get(ring)) is None:
                 return
@@ -70,7 +70,7 @@ class _Kept:
                 self._pickles.pop(ring, None)
 
     def clear(self) -> None:
-        """Keep none."""
+        """Release all queues."""
         self._pickles = {}
         self._lock = threading.RLock()
 
@@ -80,10 +80,10 @@ class _Kept:
 
 
 _sent = _Kept(256)
-"""In messages and jobs, which are read as a rule."""
+"""Kept for pickles in messages and jobs, which are read as a rule."""
 
 _pickled = _Kept(16)
-"""By `pickle.dumps` itself: nobody knows where these pickles go, and whether they are loaded."""
+"""Kept for pickles of `pickle.dumps` itself, of which nobody knows whether they are ever loaded."""
 
 
 def kept() -> list[Any]:
@@ -92,7 +92,7 @@ def kept() -> list[Any]:
 
 
 def let_go(ring: Any) -> None:
-    """Give up what is not needed any more, as a handle of a ring is closed."""
+    """Release a ring, as a handle is closed, if all its pickles were loaded."""
     _sent.sweep_one(ring)
     _pickled.sweep_one(ring)
 
@@ -102,11 +102,11 @@ def create(maxsize: int, path: str | None = None) -> Any:
 
     Args:
         maxsize: Its limit.
-        path: Where; None for a file without a name.
+        path: The path of the file; None for a file without a name.
 
     Raises:
         MemoryError: There is no room for it.
-        FileExistsError: The path is taken.
+        FileExistsError: There is a file at this path.
     """
     _sent.sweep()
     _pickled.sweep()
@@ -116,15 +116,15 @@ def create(maxsize: int, path: str | None = None) -> Any:
 
 
 def attach(file: int, number: bytes | None = None, was_sent: bool = False) -> Any:
-    """Map the queue in a file, whose descriptor is the ring's then.
+    """Map the queue in a file; the ring owns the descriptor from then on.
 
     Args:
         file: A descriptor.
-        number: The queue that is expected there; None for any.
+        number: The number of the queue that is expected there; None for any.
         was_sent: The process that made it has sent it over a channel of its own.
 
     Raises:
-        QueueGone: It is not that queue, or none.
+        QueueGone: The file is not that queue, or no queue.
     """
     exits.hook_exit()
     return _known(Ring.attach(file, number, was_sent))
@@ -134,13 +134,14 @@ def open_path(path: str, number: bytes | None = None, flags: int = 0, alone: boo
     """Map the queue in the file of a path.
 
     Args:
-        path: The file's, or of a link to it under /proc.
-        number: The queue that is expected there; None for any.
-        flags: Those of `os.open` beside the usual ones.
-        alone: Nobody else has it open, which the caller knows: it may come from another boot.
+        path: The path of the file, or of a link to it under /proc.
+        number: The number of the queue that is expected there; None for any.
+        flags: Further flags of `os.open`.
+        alone: The caller knows that no other process has it open: the file may be from before a
+            restart of the machine.
 
     Raises:
-        QueueGone: It is not that queue, or none.
+        QueueGone: The file is not that queue, or no queue.
         OSError: The file cannot be opened.
     """
     exits.hook_exit()
@@ -148,7 +149,7 @@ def open_path(path: str, number: bytes | None = None, flags: int = 0, alone: boo
 
 
 def _known(ring: Any) -> Any:
-    """Return the ring of this process for that queue: this one, or the one that it has."""
+    """Return the ring of this process for a queue: the one that it has, else this new one."""
     number = ring.uuid
     if (older := _find_here(number)) is not None:
         return older
@@ -168,19 +169,19 @@ def _all() -> list[Any]:
 
 
 def reduce_ring(ring: Any) -> Any:
-    """Return the pickle of a ring: how it is found."""
+    """Return the pickle of a ring: a function that finds it again, and its arguments."""
     found_by = whereabouts(ring)
-    if starting.heir is not None or packing.num_kept:  # it is given a descriptor, or we keep it
+    if starting.heir is not None or packing.num_kept:  # the heir gets a descriptor, or we keep it
         return attach_ring, found_by
     pickle = (_sent if packing.depth else _pickled).add(ring)
     return attach_ring, (*found_by, pickle)
 
 
 def whereabouts(ring: Any) -> tuple[bytes, int, Any]:
-    """Return by what `find` finds a ring, as long as somebody has it open.
+    """Return the arguments by which `find` finds a ring, while any process has it open.
 
     Raises:
-        LocalQueueSent: It would go to another machine.
+        LocalQueueSent: The pickle would go to another machine.
     """
     check_stays_here()
     file, heir = ring.fileno(), starting.heir
@@ -224,7 +225,7 @@ def find(number: bytes, pid: int, file: Any) -> Any:
         if not process.isdigit():
             continue
         folder = f"/proc/{process}/fd"
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+        with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
             for name in os.listdir(folder):
                 path = f"{folder}/{name}"
                 with contextlib.suppress(OSError, QueueGone):
@@ -242,7 +243,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def leave() -> None:
-    """End this process's part in every queue: what it has taken counts as done."""
+    """Give up this process's part in every queue: the messages it has taken count as done."""
     for ring in _all():
         ring.leave()
     _sent.clear()

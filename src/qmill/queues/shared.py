@@ -1,8 +1,8 @@
-"""The transport for Linux: a queue in shared memory, kept by nobody and outliving whoever dies.
+"""The transport for Linux: a queue in shared memory, which survives the death of any process.
 
 A queue is a file, mapped by each process that uses it: one that has no name at all (`memfd`), or
 one in the folder of the named queues. It is gone when the last process that has it open is.
-`_core` keeps it right whatever happens to them.
+`_core` keeps it consistent when a process is killed at any step.
 """
 
 from __future__ import annotations
@@ -66,11 +66,14 @@ class SharedQueue(Queue):
         self._name = name
         self._hold = hold
         if type(self) is SharedQueue:  # a subclass may have methods of its own
-            # A method of the ring is called at once, and not through one of ours.
+            # For speed, callers get the ring's own methods, not ones of this class that call them.
             self.__dict__.update((name, getattr(ring, name)) for name in _FAST)
 
     def _use_gone(self, error: QueueGone) -> None:
-        """Be a handle of what is gone: whoever uses it learns it, and its message comes."""
+        """Become a handle of a queue that is gone: each use raises the error.
+
+        The handle exists, so that a message that contains it can still be read.
+        """
         self._ring = _Gone(error)
         self._name = self._hold = None
 
@@ -128,7 +131,7 @@ class SharedQueue(Queue):
         return bool(self._open_ring.is_shutdown)
 
     def unlink(self) -> None:
-        """Give up the queue's name; who has it open goes on with it, and the next begins anew.
+        """Give up the queue's name; open handles go on, and the next to open it begins anew.
 
         Raises:
             ValueError: The queue has no name.
@@ -190,7 +193,7 @@ class SharedQueue(Queue):
     def shutdown(self, immediate: bool = False) -> None:
         self._open_ring.shutdown(immediate)
 
-    # -- what Q stands on --------------------------------------------------------------------------
+    # -- for Q -------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
         self._open_ring.settle()
@@ -223,7 +226,7 @@ class SharedQueue(Queue):
 
 
 class _SharedReader(Reader):
-    """A reader's leases; a forked child begins anew, as they are its parent's."""
+    """A reader of the ring; in a forked child it becomes a new one: the leases are the parent's."""
 
     def __init__(self, ring: Any) -> None:
         self._ring = ring
@@ -283,7 +286,7 @@ def _attach_named(name: str, folder: str, number: bytes, pid: int, file: Any) ->
 
 
 class _Gone:
-    """Stands for what is mapped no more, anywhere: whatever one wants of it, it is gone."""
+    """Stands for the ring of a queue that is gone: each attribute raises the error."""
 
     def __init__(self, error: QueueGone) -> None:
         self._why = str(error)

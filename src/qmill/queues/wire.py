@@ -1,4 +1,4 @@
-"""Frames on a socket, and where a broker is found: what both its sides have in common.
+"""Frames on a socket, and the addresses of brokers: the code that both sides share.
 
 A frame is a head, a pickled tuple and the blobs that belong to it:
 
@@ -6,8 +6,9 @@ A frame is a head, a pickled tuple and the blobs that belong to it:
 
 Only programs of the same user get as far as a frame that is unpickled: the address is private to
 the user where the platform can (a Linux abstract socket is checked by the peer's uid, a socket
-file lies in a 0700 folder), and a connection begins with the broker's secret. Who knows a secret
-may have another user, as a worker that has given up its privileges. Who listens may be root.
+file lies in a 0700 folder), and a connection begins with the broker's secret. A client that knows
+the secret may have another user, such as a worker that has given up its privileges. The broker may
+be root's.
 """
 
 from __future__ import annotations
@@ -37,22 +38,22 @@ _MAX_TUPLE_BYTES = 1 << 28
 BACKLOG = 1024  # connections that wait to be accepted
 
 
-_LOOK = struct.pack("@2l", 1, 0)  # a second, as a timeval
+_LOOK = struct.pack("@2l", 1, 0)  # one second, as a timeval
 
 
 fork_lock = _native.RLock()
-"""Held while a process forks, and while descriptors come to be that a forked child must close."""
+"""Held while a process forks, and while descriptors are made that a forked child must close."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=fork_lock.acquire,
         after_in_parent=fork_lock.release,
-        after_in_child=fork_lock.release,  # the thread that took it has come along, the only one
+        after_in_child=fork_lock.release,  # by the child's only thread, which has acquired it
     )
 
 
 class Address(NamedTuple):
-    """Where a broker listens, and the secret that opens it."""
+    """The address at which a broker listens, and the secret for connecting to it."""
 
     place: str | tuple[str, int]
     secret: bytes
@@ -60,11 +61,11 @@ class Address(NamedTuple):
 
 
 class FrameError(Exception):
-    """The other side sent something that is no frame."""
+    """The other side sent bytes that are no frame."""
 
 
 class TooLargeError(Exception):
-    """A frame for which there is no memory; it has been read past."""
+    """A frame for which there was no memory; it has been skipped."""
 
 
 def encode(head: tuple[Any, ...], blobs: Sequence[Blob] = ()) -> list[Blob]:
@@ -79,7 +80,7 @@ def encode(head: tuple[Any, ...], blobs: Sequence[Blob] = ()) -> list[Blob]:
 
 
 def send_some(sock: socket.socket, parts: list[Blob], flags: int = 0) -> list[Blob]:
-    """Send as much as one call takes, and return the parts that are left."""
+    """Send as much as one call takes, and return the remaining parts."""
     if hasattr(sock, "sendmsg"):
         sent = sock.sendmsg(parts[:_MAX_PARTS], (), flags)
     else:
@@ -113,17 +114,17 @@ _LIMITS = {
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether a process or the system has run out of something, and nothing else is wrong."""
+    """Whether an error says that the process or the system has run out of a resource."""
     return isinstance(error, MemoryError) or (
         isinstance(error, OSError) and error.errno in _SHORTAGES
     )
 
 
 def shortage(error: OSError, size: int | None) -> OSError:
-    """Return an error of a limit that was met with the limit's name, and what to do about it.
+    """Return an error of an exhausted resource with a text that names the limit and the remedy.
 
     Args:
-        error: What the system has said; another one is returned as it is.
+        error: The system's error; one that is no shortage is returned as it is.
         size: How many bytes were to be sent or received; None if that is not known.
     """
     if error.errno not in _SHORTAGES:
@@ -134,7 +135,7 @@ def shortage(error: OSError, size: int | None) -> OSError:
 
 
 def file_lost() -> OSError:
-    """Return the error of a file that was sent here, and for which there was no descriptor."""
+    """Return the error for a file that was sent here when there was no descriptor left."""
     return shortage(OSError(errno.EMFILE, ""), None)
 
 
@@ -152,7 +153,7 @@ def write_file(data: Sequence[Blob]) -> int:
     """Return the descriptor of a nameless file with this content, to be sent and closed.
 
     Raises:
-        OSError: There is no descriptor or no room for it; `shortage` tells which limit was met.
+        OSError: There is no descriptor or no room for it; the text names the limit (`shortage`).
     """
     try:
         return _write_file(data)
@@ -180,7 +181,7 @@ def _write_file(data: Sequence[Blob]) -> int:
 
 
 class FrameReader:
-    """Cuts what a socket receives into frames."""
+    """Splits the bytes that a socket receives into frames."""
 
     def __init__(self) -> None:
         self._begin()
@@ -192,13 +193,13 @@ class FrameReader:
         self._skip_bytes = 0  # still to come of a frame for which there is no memory
 
     def receive(self, sock: socket.socket) -> tuple[tuple[Any, ...], list[Blob]] | None:
-        """Receive once: the frame that this completes, or None.
+        """Receive once; return the frame that this completes, or None.
 
         Raises:
             EOFError: The stream has ended.
-            TooLargeError: A frame has come to its end for which there was no memory.
-            FrameError: This is no frame.
-            OSError: As the socket's; BlockingIOError when nothing is there.
+            TooLargeError: The end of a frame has come for which there was no memory.
+            FrameError: The bytes are no frame.
+            OSError: The socket's own; BlockingIOError when no bytes are there.
         """
         if self._skip_bytes:
             self._skip(sock)
@@ -254,7 +255,7 @@ def _cut(body: memoryview, tuple_bytes: int) -> tuple[tuple[Any, ...], list[Blob
 
 
 def private_place(token: str) -> str | tuple[str, int]:
-    """Return a place to listen at for a broker called `token`."""
+    """Return the address to listen at for a broker called `token`."""
     if sys.platform == "linux":
         return f"\0qmill-{os.getuid()}-{token}"
     if hasattr(socket, "AF_UNIX"):
@@ -268,7 +269,7 @@ def runtime_folder() -> str:
     `QMILL_DIR` if set, else a folder of mode 0700 below `XDG_RUNTIME_DIR` or the temporary folder.
 
     Raises:
-        PermissionError: Somebody else owns the folder, or others may enter it.
+        PermissionError: Another user owns the folder, or other users can write to it.
     """
     folder = os.environ.get("QMILL_DIR")
     if not folder:
@@ -305,12 +306,12 @@ def listen(place: str | tuple[str, int]) -> socket.socket:
 def connect(address: Address) -> socket.socket:
     """Connect to a broker and show the secret.
 
-    On Linux the socket raises BlockingIOError where it has waited for a second, so that its user
-    can look whether the broker's process is stopped.
+    On Linux the socket raises BlockingIOError when it has waited for a second, so that the caller
+    can check whether the broker's process is stopped.
 
     Raises:
-        PermissionError: The one who listens there is another user.
-        OSError: Nobody listens there.
+        PermissionError: A process of another user listens there.
+        OSError: No process listens there.
     """
     place = address.place
     family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
@@ -335,14 +336,14 @@ _to_brokers: WeakSet[socket.socket] = WeakSet()
 
 
 def close_in_child(heirs: Sequence[socket.socket]) -> None:
-    """Close the parent's connections to brokers in a forked child, but for those made for it."""
+    """Close the parent's connections to brokers in a forked child, except those made for it."""
     for sock in list(_to_brokers):
         if sock not in heirs:
             sock.close()
 
 
 def same_user(sock: socket.socket, *, or_root: bool = False) -> bool:
-    """Whether the other side of a connection is this user, as far as the platform tells."""
+    """Whether the other side of a connection is this user's; True where that cannot be known."""
     if sys.platform != "linux" or sock.family != socket.AF_UNIX:
         return True  # the folder's mode and the secret decide
     user = _peer(sock)[1]
@@ -350,7 +351,7 @@ def same_user(sock: socket.socket, *, or_root: bool = False) -> bool:
 
 
 def peer_pid(sock: socket.socket) -> int | None:
-    """Return the process that has made a connection, if the platform tells."""
+    """Return the id of the process at the other side of a Unix socket; None where not known."""
     if sys.platform != "linux" or sock.family != socket.AF_UNIX:
         return None
     return _peer(sock)[0]
