@@ -1,9 +1,9 @@
 """Code that runs in a started process before and after its work.
 
-1. Hold on to the lifeline: the parent's death is then this process's.
+1. Arm the lifeline, so that the kernel kills this process when the parent dies.
 2. Become like the parent: environment, working directory, module path, arguments.
-3. Work: a function of this package, given the channel and a way to get its job.
-4. Leave as an interpreter does: threads joined, exit functions run, streams flushed.
+3. Work: call a function of this package with the channel and a function that returns its job.
+4. End as an interpreter does: threads joined, exit functions run, streams flushed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ._bindings import loads_in_process
 from .queues import exits, wire
 
 STATUS = struct.Struct("!iq")
-"""A report of the fork server about a child's end: its exit code, and the most memory it had."""
+"""A report on a child's end: its exit code, and its peak resident memory in bytes."""
 
 EXIT_GRACE_S = 10.0
-"""After so many seconds in which a worker waits for its threads it says so."""
+"""Seconds after which a worker that waits for its threads logs a warning."""
 
 _RUNS_JOBS = "qmill-dispatcher-"
 
 worker_name = ""
-"""The name of this process's work in messages."""
+"""The name of this worker in messages."""
 
 parent_sentinel = -1
 """A descriptor that is readable once the parent has ended."""
@@ -54,12 +54,12 @@ is_forked = False
 
 
 def max_rss_bytes(usage: resource.struct_rusage) -> int:
-    """Return the most resident memory that an ended process had."""
+    """Return the peak resident memory of an ended process."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 _status: int | None = None
-"""Where this process tells its parent how it ends; None if the fork server does."""
+"""The pipe to which this process writes its exit status; None if the fork server reports it."""
 
 
 def main(channel: int, lifeline: int, status: int) -> NoReturn:
@@ -90,13 +90,13 @@ def run_forked(
     """Run a process just forked from the parent, whose memory it shares.
 
     Args:
-        work: As of `processes.start`.
-        job: As of `processes.start`.
+        work: See `processes.start`.
+        job: See `processes.start`.
         ours: The parent's end of the channel.
         theirs: The child's end of the channel.
         lifeline: The children's end of the lifeline.
-        status: Where to tell how this process ends.
-        blocked: The signals that are to be blocked again, now that the fork is over.
+        status: The pipe to which this process writes its exit status.
+        blocked: The signals that stay blocked when the fork is over.
     """
 
     def body() -> int:
@@ -109,11 +109,12 @@ def run_forked(
         ours.close()
         _forget_parents_exit()
         _follow(lifeline)
-        # New threads inherit this flag, and the thread that forked may be a daemon, as dispatchers.
+        # New threads inherit this flag, and the thread that forked may be a daemon, such as a
+        # dispatcher.
         threading.current_thread()._daemonic = False  # type: ignore[attr-defined]
         _read_nothing()
-        theirs.recv(1)  # the parent knows this process by its pidfd
-        # A handler may raise from here on: nothing of the parent's is left to be undone.
+        theirs.recv(1)  # sent when the parent has this process's pidfd
+        # A handler may raise from here on: the child has nothing more of the parent's to undo.
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return _work(work, theirs, lambda: job)
 
@@ -121,12 +122,12 @@ def run_forked(
 
 
 def _run(body: Callable[[], int]) -> NoReturn:
-    """Run and leave, whatever happens: a forked frame must never return to its caller."""
+    """Run `body` and end the process after any outcome: a forked frame must never return."""
     code = 1
     try:
         code = body()
     except KeyboardInterrupt:
-        code = INTERRUPTED  # the parent has it, too, and says so once for all
+        code = INTERRUPTED  # the parent has the Ctrl-C, too, and reports it once for all
     except BaseException:
         import traceback
 
@@ -173,7 +174,7 @@ def _become(setup: dict[str, Any]) -> None:
     set_start_method(setup["start_method"])
     _inherited.adopt(setup["multiprocessing"])
     _likeness.take_on(setup["likeness"])
-    # What stands in __main__ here is this package's start code, not the user's program.
+    # The __main__ of this process is this package's start code, not the user's program.
     _script.adopt(setup["script"])
 
 
@@ -198,11 +199,11 @@ def _work(work: str, channel: socket.socket, get_job: Callable[[], Any]) -> int:
 
 
 _held: list[socket.socket] = []
-"""The channel, which is open to the end: what is logged until then may go there."""
+"""The channel; it stays open to the end, as log records may be sent over it until then."""
 
 
 def _forget_parents_exit() -> None:
-    """Drop what the parent means to do at its own exit, and keep what every process does."""
+    """Remove the exit functions of the parent's program, and register those of this package."""
     atexit._clear()
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False
@@ -222,7 +223,7 @@ def _forget_parents_exit() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Leave as an interpreter does, but from wherever a fork has put us."""
+    """End as an interpreter does; after a fork this may be deep in the parent's call stack."""
     try:
         _finish()
         if (util := exits.loaded("multiprocessing.util")) is not None:
@@ -239,7 +240,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _finish() -> None:
-    """Wait for threads, and call exit functions; a second time, for those that have come since."""
+    """Wait for threads, and call exit functions; called twice, for those added meanwhile."""
     if left_running():
         _start_watch()
     threading._shutdown()  # type: ignore[attr-defined]
@@ -247,7 +248,7 @@ def _finish() -> None:
 
 
 def _tell_status(code: int) -> None:
-    """Tell the parent how this ends: the kernel does not where SIGCHLD is ignored."""
+    """Write the exit status for the parent: where SIGCHLD is ignored the kernel reports none."""
     if _status is not None:
         try:
             os.write(_status, STATUS.pack(code, 0))
@@ -256,10 +257,11 @@ def _tell_status(code: int) -> None:
 
 
 def left_running() -> list[str]:
-    """Name what this process waits for before it ends, as `ProcessPoolExecutor` does.
+    """Name the threads and processes for which this process waits before it ends.
 
-    That is the threads, and the processes of `multiprocessing`, that its work has started and that
-    are no daemons; and what runs job queues, which is one, but ends with its jobs.
+    These are, as for `ProcessPoolExecutor`, the threads and the processes of `multiprocessing` that
+    its work has started and that are no daemons. The dispatchers of job queues, which are daemon
+    threads, count as well: they end with their jobs.
     """
     main = threading.main_thread()
     threads = [thread for thread in threading.enumerate() if thread is not main]
@@ -269,7 +271,7 @@ def left_running() -> list[str]:
 
 
 def _start_watch() -> None:
-    """Have it said once if what is waited for does not end soon."""
+    """Log a warning once if the threads and processes that are waited for do not end soon."""
     watch = threading.Timer(EXIT_GRACE_S, _tell_wait)
     watch.daemon = True
     try:
@@ -329,7 +331,7 @@ def lead_group() -> None:
 
 
 def _spare_group() -> None:
-    """Leave alone what this process leaves running: a forked process may hold the lifeline, too."""
+    """Disarm the lifeline, so that processes of this group that go on are not killed by it."""
     if _leads_group and _armed >= 0:
         try:
             disarm(_armed)
@@ -340,20 +342,20 @@ def _spare_group() -> None:
 def armed(lifeline: int, owner: int) -> int:
     """Open a lifeline anew, so that its end kills a process, or a process group.
 
-    The kernel sends SIGKILL when the pipe's writing end closes. The owner of that signal belongs to
-    the open file, which all children share, so each needs one of its own.
+    The kernel sends SIGKILL when the pipe's writing end closes. The receiver of that signal is a
+    property of the open file, which all children share, so each child opens one of its own.
 
     Args:
         lifeline: The children's end.
-        owner: The process, or minus the group.
+        owner: The id of the process, or minus that of the group.
 
     Returns:
-        A descriptor, which somebody who outlives the parent has to hold.
+        A descriptor. A process that outlives the parent has to hold it.
 
     Raises:
-        ImportError: There is no such thing on this platform.
+        ImportError: The platform has no such signals.
         AttributeError: The same.
-        OSError: There is no /proc, or nobody of that number.
+        OSError: There is no /proc, or no process of that number.
     """
     if fcntl is None:
         raise ImportError("no fcntl")
@@ -370,12 +372,12 @@ def armed(lifeline: int, owner: int) -> int:
 
 
 def set_owner(armed: int, owner: int) -> None:
-    """Choose whom the end of an armed lifeline kills: a process, or minus a group."""
+    """Set the process that the end of an armed lifeline kills, or the group, by minus its id."""
     fcntl.fcntl(armed, fcntl.F_SETOWN, owner)
 
 
 def disarm(armed: int) -> None:
-    """Have the end of a lifeline kill nobody, whoever still holds it."""
+    """Have the end of a lifeline kill no process, even if a forked process holds it, too."""
     fcntl.fcntl(armed, fcntl.F_SETFL, fcntl.fcntl(armed, fcntl.F_GETFL) & ~os.O_ASYNC)
 
 

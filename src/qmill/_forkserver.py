@@ -4,12 +4,13 @@
           <── pid + pidfd ───────────────────
     server ── exit code, when the child has ended ──> status pipe
 
-It ignores Ctrl-C, which the terminal sends to everybody: who has to stop is for the owner to say.
+It ignores Ctrl-C, which the terminal sends to all processes: the owner decides which ones end.
 
-An owner that ends kills it. If the control socket closes, the owner has died without doing so, and
-the server ends what that has left. The kernel kills the workers; what these have started becomes by
-that the server's child, as it is their *subreaper*, and is killed if it is still in the owner's
-process group or in that of a worker.
+An owner that ends normally kills the server first. If the control socket closes, the owner has died
+without doing so, and the server ends the owner's remaining processes. The kernel kills the workers.
+By that the processes that the workers have started become children of the server, which is their
+*subreaper*. The server kills them if they are still in the owner's process group or in that of a
+worker.
 
 Source: prctl(2) PR_SET_CHILD_SUBREAPER.
 """
@@ -32,11 +33,11 @@ _NUMBER = struct.Struct("!i")
 _PR_SET_CHILD_SUBREAPER = 36
 
 _groups: set[int] = set()
-"""The process groups that children may have made for themselves, by their leaders' numbers."""
+"""The process groups that children may have made for themselves, by their leaders' ids."""
 
 
 def main(control_fd: int, lifeline: int, modules: list[str]) -> NoReturn:
-    """Serve until the owner is gone; import first what every child needs."""
+    """Import the modules that every child needs, then serve until the owner is gone."""
     for module in modules:
         importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -77,7 +78,7 @@ def _serve(
     channel, status = fds
     for descriptor in fds:
         os.set_inheritable(descriptor, False)
-    _streams.flush()  # what a site's start-up has printed, say
+    _streams.flush()  # for one, the output of a site's start-up
     try:
         pid = os.fork()
     except OSError as error:
@@ -114,7 +115,7 @@ def _be_child(
 
 
 def _reap(statuses: dict[int, int]) -> None:
-    """Tell how children have ended."""
+    """Report how children have ended."""
     while True:
         try:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -133,17 +134,23 @@ def _reap(statuses: dict[int, int]) -> None:
         os.close(descriptor)
 
 
-# -- what a dead owner has left ----------------------------------------------------------------
+# -- remaining processes of a dead owner ---------------------------------------------------------
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of what children leave behind, where the system has that."""
+    """Become the parent of processes whose parent, a descendant of the server, has ended.
+
+    Systems without subreapers do not have that.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _end_orphans() -> None:
-    """Kill what is left in the groups of the owner and its workers, and what comes up by that."""
+    """Kill the processes in the groups of the owner and its workers until none is left.
+
+    Each kill may make further descendants children of the server.
+    """
     _groups.add(os.getpgrp())
     while orphans := [pid for pid in _children() if _group_of(pid) in _groups]:
         for pid in orphans:

@@ -1,17 +1,18 @@
-"""The guard: a process that ends what the workers of a dead program have started.
+"""The guard: a process that ends the processes started by the workers of a dead program.
 
     owner ── pidfd of each worker ──────────> guard
       └───── lifeline of these workers ────────┘   both hold its writing end
 
-A fork server is its workers' parent, and what they leave becomes its child. Workers of "fork" and
-"spawn" are the program's own children: when both are killed, nobody could tell any more whose child
-was what they have started. So these die a moment after their owner. When the control socket
-closes, the guard stops each of them and what it has started, from the top down, so that nothing is
-added meanwhile, and kills them all. One of which it has not been told yet dies by the lifeline,
-which closes as the guard ends; if the guard was killed before, the owner's end alone closes it.
+A fork server is its workers' parent, and adopts the processes that they leave. Workers of "fork"
+and "spawn" are the program's own children: if they were killed together with the program, no
+process could find out any more which processes they had started. So these workers die a moment
+after their owner. When the control socket closes, the guard stops each of them and its descendants,
+from the top down, so that no process is added meanwhile, and kills them all. A worker of which the
+guard has not been told yet dies by the lifeline, which closes as the guard ends; if the guard was
+killed before, the owner's end alone closes it.
 
-What has made a process group or a session of its own is left alone, as by the fork server. The
-guard has its own session: what the terminal sends, as at Ctrl-Z, is not for it.
+Processes that have made a process group or a session of their own are left alone, as by the fork
+server. The guard has its own session, so that it gets no signals from the terminal, as at Ctrl-Z.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ import struct
 from typing import NoReturn
 
 PID = struct.Struct("!i")
-"""A worker's number, which comes with its pidfd."""
+"""A worker's process id, which comes with its pidfd."""
 
 _STOP_MS = 1000
-"""How long a process has to stop; one that the kernel does not let go starts nothing, either."""
+"""Milliseconds that a process has to stop; one that is stuck in the kernel starts no others."""
 
 
 def main(control_fd: int, lifeline: int) -> NoReturn:
@@ -36,11 +37,11 @@ def main(control_fd: int, lifeline: int) -> NoReturn:
 
     Args:
         control_fd: The socket to the owner.
-        lifeline: The writing end, which is held until this process ends.
+        lifeline: The writing end, which this process holds until it ends.
     """
     os.set_inheritable(lifeline, False)
     owners_group = os.getpgrp()
-    with contextlib.suppress(OSError):  # it leads a group, if its owner does not know what it does
+    with contextlib.suppress(OSError):  # this process leads a group already
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
@@ -75,7 +76,7 @@ def _receive(control: socket.socket) -> tuple[int, int] | None:
 
 
 def _end_all(workers: dict[int, int], owners_group: int) -> None:
-    """Kill what the workers have started, and then them: one that begins has no lifeline yet."""
+    """Kill the workers' descendants and the workers, also those not yet on their lifeline."""
     doomed: list[int] = []
     for pidfd, pid in workers.items():
         with contextlib.suppress(OSError):  # it has just ended
@@ -108,7 +109,7 @@ def _stop(pid: int, pidfd: int) -> None:
         return
     ends = select.poll()
     ends.register(pidfd, select.POLLIN)
-    for _ in range(_STOP_MS):  # only its parent is told that it has stopped
+    for _ in range(_STOP_MS):  # a loop, as only its parent is notified of the stop
         if _state(pid) in b"TtZX" or ends.poll(1):
             return
 

@@ -1,4 +1,4 @@
-"""The native core: whether it can be used here, and if not, why."""
+"""The native core: checks whether it can be used here, and chooses the transport of queues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ else:
 
 
 def why_not() -> str | None:
-    """Return why queues in shared memory cannot be had here; None if they can."""
+    """Return the reason why queues cannot be in shared memory here; None if they can."""
     if sys.platform != "linux":
         return f"it needs Linux; this is {sys.platform}"
     try:
@@ -42,7 +42,7 @@ def why_not() -> str | None:
 
 
 def _why_not_found() -> str | None:
-    """Return why no other process can open this one's files; None if it can, or nobody knows."""
+    """Return the reason why no process can open this one's files; None if one can, or unknown."""
     try:
         if os.stat("/proc/self/fd").st_uid != os.geteuid():
             return (
@@ -77,7 +77,7 @@ def choose() -> str:
     """Return the transport of new queues: "shared" or "portable".
 
     Raises:
-        NotSupported: `QMILL_TRANSPORT` names another, or one that cannot be had here.
+        NotSupported: `QMILL_TRANSPORT` names no transport, or one that cannot be used here.
     """
     wanted = os.environ.get("QMILL_TRANSPORT") or None
     if wanted not in (None, "portable", "shared"):
@@ -93,7 +93,7 @@ def choose() -> str:
 
 
 def core_info() -> CoreInfo:
-    """Tell which transport `qmill.Queue` uses, and why: see `CoreInfo`."""
+    """Return the transport that `qmill.Queue` uses, and why: see `CoreInfo`."""
     reason = why_not()
     has_core = reason is None
     try:

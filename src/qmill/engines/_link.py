@@ -1,6 +1,6 @@
-"""The engine's side of one worker process: what goes to it, what comes from it, its end.
+"""The engine's side of one worker process: sends messages, reads answers, closes at its end.
 
-It knows sockets, files and signals, and nothing of what is to be run where.
+It handles sockets, files and signals, and does not decide which job runs where.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ Record = tuple[int, int, float, float, Any]
 
 
 class GarbledError(Exception):
-    """The bytes of a worker's channel are no record: a job has written there."""
+    """The bytes of a worker's channel are no answer of the worker: a job has written there."""
 
 
 class Link:
     """One worker process.
 
     Args:
-        settings: What the worker is told.
-        method: How it starts.
+        settings: The settings of the worker.
+        method: The start method of its process.
 
     Attributes:
-        known: The numbers of the functions, environments and values that it has been told.
-        known_shares: The keys of the shared values that it has been told.
-        num_shares: How many shared values the pool had when it was last told of them.
-        num_definitions: How many of the pool's definitions it has been told.
-        num_files: How many modules it has been told that are loaded by their files.
+        known: The numbers of the functions, environments and values that were sent to it.
+        known_shares: The keys of the shared values that were sent to it.
+        num_shares: How many shared values the pool had when they were last sent to it.
+        num_definitions: How many of the pool's definitions were sent to it.
+        num_files: How many modules that are loaded by their files were sent to it.
 
     Raises:
         OSError: The system refuses another process, or has no descriptors left.
@@ -62,10 +62,10 @@ class Link:
         self.num_shares = 0
         self.num_definitions = 0
         self.num_files = len(_module_path.by_file())
-        self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, what goes beside
+        self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, payload beside it
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
-        self._data = b""  # the beginning of a record
-        self._files: deque[int] = deque()  # descriptors that came with records
+        self._data = b""  # the beginning of an answer
+        self._files: deque[int] = deque()  # descriptors that came with answers
         self._has_lost_files = False  # there were no descriptors left for them
         self._kept: Any = None  # the memory in which it keeps the results of chunks
         # Not under `fork_lock`: a forked worker would have it locked for ever.
@@ -83,7 +83,7 @@ class Link:
             _half_open.discard(ends)
         self.channel = self.process.channel
         self.sentinel = self.process.sentinel
-        with contextlib.suppress(OSError):  # it has died already, which its sentinel tells
+        with contextlib.suppress(OSError):  # the worker has died already, which its sentinel shows
             socket.send_fds(self.channel, [b"i"], [self._permits_there.fileno()])
 
     # -- to the worker -------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Link:
         """Send jobs, and the permits for them.
 
         Raises:
-            OSError: There is no memory or no descriptor left for a large one.
+            OSError: There is no memory or no descriptor left for a large job.
         """
         for job in jobs:
             if job._to_do is not None:
@@ -120,11 +120,11 @@ class Link:
         self.permit(list(map(packets.permit, jobs)))
 
     def permit(self, numbers: list[int]) -> None:
-        """Give permits, by their numbers; 0 tells the worker to end."""
+        """Send permits, by their numbers; 0 has the worker end."""
         self._permits.send(struct.pack(f"<{len(numbers)}Q", *numbers))
 
     def push(self) -> None:
-        """Send what is to be sent, as far as the channel takes it; see `num_outgoing`."""
+        """Send queued messages as far as the channel takes them; see `num_outgoing`."""
         outgoing = self._outgoing
         try:
             while outgoing:
@@ -142,14 +142,15 @@ class Link:
                 sent = self.channel.send(b"".join(heads), socket.MSG_DONTWAIT)
                 for head in heads:
                     if sent < len(head):
-                        # What is left of a message has to follow, wanted or not: it has no job.
+                        # The rest of a message must follow even if its job is taken back: 0 is
+                        # no job, so `drop` keeps it.
                         outgoing[0] = 0 if sent else outgoing[0][0], head[sent:], None
                         break
                     sent -= len(head)
                     outgoing.popleft()
         except BlockingIOError:
             pass
-        except ConnectionError:  # it has died, which its sentinel tells
+        except ConnectionError:  # the worker has died, which its sentinel shows
             outgoing.clear()
 
     def _tell_memory(self, descriptor: int) -> None:
@@ -173,7 +174,7 @@ class Link:
         return len(self._outgoing)
 
     def take_back(self) -> list[int]:
-        """Take back all permits that the worker has not taken: ids, in the order of sending."""
+        """Take back all permits that the worker has not taken; return ids, in order of sending."""
         taken = b""
         with contextlib.suppress(BlockingIOError):
             while data := self._permits_there.recv(_READ_BYTES, socket.MSG_DONTWAIT):
@@ -185,21 +186,21 @@ class Link:
         return numbers
 
     def drop(self, numbers: set[int]) -> None:
-        """Do not send jobs that are not wanted any more; a slow worker may have read none."""
+        """Remove jobs from the messages that the channel has not taken yet."""
         self._outgoing = deque(item for item in self._outgoing if item[0] not in numbers)
 
     # -- from the worker -----------------------------------------------------------------------
 
     def read(self) -> list[Record] | None:
-        """Read once what the worker has sent.
+        """Read the worker's answers, with one receive.
 
         Returns:
-            Records, perhaps none; None at the end, when nothing can come any more.
+            Answers, perhaps none; None at the end of the channel, when no more can come.
 
         Raises:
-            BlockingIOError: Nothing is there now.
-            GarbledError: It is no record.
-            OSError: There is no descriptor or no memory left for what has come.
+            BlockingIOError: No bytes are there now.
+            GarbledError: The bytes are no answer of a worker.
+            OSError: There is no descriptor or no memory left for an answer.
         """
         try:
             data, ancillary, flags, _ = self.channel.recvmsg(
@@ -242,7 +243,7 @@ class Link:
         return records
 
     def _take_file(self, kind: int) -> tuple[int, Any]:
-        """Return a record's kind and payload; an answer for which there is no room has failed."""
+        """Return an answer's kind and payload; a result for which there is no room is an error."""
         self._check_files()
         try:
             return kind, packets.take_file(self._files)
@@ -274,7 +275,7 @@ class Link:
             raise GarbledError(f"memory for results that is none: {error!r}") from None
 
     def kept_of(self, job: Job) -> list[_kept.Part] | None:
-        """Return what it has kept of a chunk and not sent; None if it has made no call of it."""
+        """Return kept results of a chunk that were not sent; None if it has made no call of it."""
         return _kept.rest_of(self._kept, packets.permit(job))
 
     def _take_shared(self, ticket: bytes) -> memoryview:
@@ -295,14 +296,14 @@ class Link:
             os.close(self._files.popleft())
 
     def forget_in_child(self) -> None:
-        """A forked child has no part in its parent's workers."""
+        """Close the link in a forked child, without ending the parent's worker."""
         self._forget_memory()
         self._permits.close()
         self._permits_there.close()
         self.process.forget_in_child()
 
     def _forget_memory(self) -> None:
-        """Let go of shared memory; results that lie in it keep it as long as they live."""
+        """Release the shared memory; results that are views of it keep it while they live."""
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
         self._kept = None
 
@@ -315,7 +316,7 @@ _half_open: set[tuple[socket.socket, socket.socket]] = set()  # of links that ar
 
 
 def _after_fork_in_child() -> None:
-    """Close what belongs to the parent, and perhaps to this very worker's link."""
+    """Close the parent's sockets of links that were being made, perhaps that of this worker."""
     while _half_open:
         for end in _half_open.pop():
             end.close()

@@ -40,8 +40,8 @@ THREADS_OF_LIBRARIES = (
 """Variables that limit the threads of libraries; each worker gets its share of the processors."""
 
 _Job = tuple[int, int, int, int, "memoryview | OSError"]
-"""JOB or CHUNK, its id, the numbers of its function and environment, its packed arguments, or why
-there was no room for them here."""
+"""JOB or CHUNK, its id, the numbers of its function and environment, its packed arguments or the
+error of a shortage that kept them from being read here."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _PLAIN = (str, int, float, bool, type(None))
@@ -54,11 +54,11 @@ class WorkerSettings(NamedTuple):
     initializer: Callable[..., Any] | None
     initargs: tuple[Any, ...]
     max_memory: int | None  # bytes of resident memory
-    num_threads: int  # what a numerical library may use
+    num_threads: int  # the number of threads for a numerical library
     log_levels: dict[str, int]  # of the parent's loggers; "" is the root
-    inherited: dict[int, Any]  # functions and values that only a fork can hand on
-    is_remote: bool  # whether the jobs are those of a program elsewhere, whose script is not here
-    has_codec: bool  # whether who reads its results has the native codec
+    inherited: dict[int, Any]  # functions and values that only a fork can pass on
+    is_remote: bool  # whether the jobs come from another machine, so that the script is not here
+    has_codec: bool  # whether the reader of its results has the native codec
 
 
 def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
@@ -77,45 +77,47 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
         return 1
     code = worker.run()
     if code == 0 and _child.left_running():
-        worker.send(packets.LINGERS, 0, [])  # so that it is given the time
+        worker.send(packets.LINGERS, 0, [])  # so that the engine waits for its threads
     return code
 
 
 class _Worker:
     """The state of a worker process."""
 
-    by_value_first = True  # of what `serialize` wants to know
+    by_value_first = True  # read by `serialize`
 
     def __init__(self, channel: socket.socket) -> None:
-        _child.lead_group()  # what jobs start can be killed with them; Ctrl-C is for the parent
+        # In a group of its own, the processes that jobs start can be killed with it, and Ctrl-C
+        # reaches the parent only.
+        _child.lead_group()
         self._channel = channel
         self._sending = threading.RLock()  # a job's threads may log
-        self._records: list[tuple[int, int, list[Any], float, float]] = []  # to be sent
+        self._records: list[tuple[int, int, list[Any], float, float]] = []  # frames to be sent
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork_in_child)
         _, (permits, *_), _, _ = socket.recv_fds(channel, 1, 1)
         os.set_inheritable(permits, False)
         self._permits = socket.socket(fileno=permits)
-        self._jobs: deque[_Job] = deque()  # those that have come
-        self._stream = bytearray()  # of the channel, the beginning of a message
+        self._jobs: deque[_Job] = deque()  # those that have come and were not run
+        self._stream = bytearray()  # the beginning of a message, from the channel
         self._files: deque[int] = deque()
         self._outbox, self._inbox = Outbox(), Inbox(copies=False)
         self._things: dict[int, Any] = {}  # functions, environments, values
-        self._packed: dict[int, bytearray] = {}  # those that no job has needed yet
+        self._packed: dict[int, bytearray] = {}  # functions and values that no job has needed yet
         self._bindings = Bindings(self._thing)
         self._definitions: dict[bytes, bytes] = {}
         self._built: dict[bytes, Any] = {}
         self._exports = serialize.Exports(serialize.Names.INSTEAD)
         self._max_memory: int | None = None
-        self._to_do: dict[int, list[int]] = {}  # by permit, of chunks that were run before
+        self._to_do: dict[int, list[int]] = {}  # calls to make of a chunk run before, by permit
         self._permit = 0  # the last one
-        self._to_do_now: list[int] | None = None  # of its chunk
+        self._to_do_now: list[int] | None = None  # the calls to make of the present chunk
         self._has_codec = False
         self._keeper: _kept.Keeper | None = None  # made for the first chunk
         self.job_name: Any = None
 
     def set_up(self, settings: WorkerSettings) -> None:
-        """Become what the settings say, and tell that jobs may come."""
+        """Apply the settings, and report that the worker is ready for jobs."""
         self._max_memory = settings.max_memory
         self._has_codec = settings.has_codec
         self._things.update(settings.inherited)
@@ -129,12 +131,12 @@ class _Worker:
         self.send(packets.READY, 0, [])
 
     def _after_fork_in_child(self) -> None:
-        """A job's own child may log, too; another thread may have held the lock."""
+        """Make a new lock in a process that a job forks, which may log; the old may be held."""
         self._sending = threading.RLock()
         self._records = []
         self._outbox.forget_in_child()
 
-    # -- definitions: what serialize wants to know ---------------------------------------------
+    # -- definitions: called by serialize ------------------------------------------------------
 
     def fetch(self, key: bytes) -> bytes:
         """Return a packed definition, or raise KeyError."""
@@ -153,7 +155,7 @@ class _Worker:
     # -- permits -------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Take permits until told to end; returns the exit code."""
+        """Run the jobs of permits until the permit to end; return the exit code."""
         try:
             return self._run()
         except KeyboardInterrupt:
@@ -165,7 +167,7 @@ class _Worker:
             return int(_end_now(1))
 
     def _tell_end(self, error: BaseException) -> None:
-        """Tell why this worker cannot go on."""
+        """Send the error for which this worker cannot go on."""
         with contextlib.suppress(OSError, MemoryError):
             self.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
 
@@ -190,19 +192,19 @@ class _Worker:
         return 0
 
     def _take_to_do(self, number: int) -> int:
-        """Take in which calls of a chunk a permit is for, and return the chunk's id."""
+        """Note the calls of a chunk that a permit is for, and return the chunk's id."""
         while number not in self._to_do:
             self._receive()
         to_do, job = self._to_do[number], number & packets.ID
         for other in [n for n in self._to_do if n & packets.ID == job]:
-            del self._to_do[other]  # of permits that were taken back
+            del self._to_do[other]  # the permits were taken back
         self._to_do_now = to_do
         return job
 
     # -- messages ------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        """Read once from the channel, and take in what has come."""
+        """Read once from the channel, and handle the messages that are complete."""
         data, ancillary, _, _ = self._channel.recvmsg(
             packets.BESIDE_BYTES, packets.FDS_SPACE, packets.CLOSE_ON_EXEC
         )
@@ -214,7 +216,7 @@ class _Worker:
         del self._stream[: self._take_messages(memoryview(bytes(self._stream)))]
 
     def _take_messages(self, data: memoryview) -> int:
-        """Take in the messages that are whole, and return how many bytes they are."""
+        """Handle the messages that are complete, and return their number of bytes."""
         start, head_bytes = 0, packets.MESSAGE.size
         while start + head_bytes <= len(data):
             kind, function, environment, job, size = packets.MESSAGE.unpack_from(data, start)
@@ -240,10 +242,10 @@ class _Worker:
         return start
 
     def _take_file(self, kind: int) -> memoryview | OSError:
-        """Return what has come in a file; for a job perhaps an error instead, by which it fails.
+        """Return the payload of a file; for a job without room for it, the error that fails it.
 
         Raises:
-            OSError: There is no room for what this worker cannot do without.
+            OSError: There is no room for the payload of another message: the worker cannot go on.
         """
         try:
             return packets.take_file(self._files)
@@ -282,7 +284,7 @@ class _Worker:
     def _do(
         self, kind: int, job: int, number: int, environment: int, data: memoryview | OSError
     ) -> None:
-        """Run a job and answer."""
+        """Run a job, and send its answer."""
         started = ended = monotonic()
         value: Any
         try:
@@ -297,7 +299,7 @@ class _Worker:
             else:
                 value = function(*args, **kwargs) if kwargs else function(*args)
             ended = monotonic()
-            del function, args, kwargs  # nothing of a job is held while waiting for the next
+            del function, args, kwargs  # objects of a job are freed before the wait for the next
         except SystemExit as error:
             if error.code:
                 _end_now(exit_code(error))
@@ -330,7 +332,7 @@ class _Worker:
         return function, args, kwargs
 
     def _thing(self, number: int) -> Any:
-        """Return what has a number; it is rebuilt when it is first needed."""
+        """Return the function or value of a number; it is rebuilt when it is first needed."""
         if number not in self._things:
             self._things[number] = serialize.loads(self._packed[number], self)
             del self._packed[number]
@@ -345,7 +347,7 @@ class _Worker:
     def _run_chunk(
         self, function: Callable[..., Any], items: list[Any], unpack: bool, go_on: bool
     ) -> None:
-        """Make the calls of a chunk; what they come to is kept."""
+        """Make the calls of a chunk, and keep their results and errors."""
         if self._keeper is None:
             self._keeper = _kept.Keeper(
                 self._exports, self._send_definitions, self.send, self._tell_kept, self._has_codec
@@ -356,7 +358,7 @@ class _Worker:
             call_chunk(function, items, unpack, go_on, to_do, keeper.keep, keeper.fail)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException:  # no memory to keep anything; what is kept is found there
+        except BaseException:  # no memory for more results; the parent finds those already kept
             _end_now(1)
 
     def _pack_rest(self) -> tuple[int, list[Any]]:
@@ -386,7 +388,7 @@ class _Worker:
         self.job_name = None
 
     def _send_definitions(self) -> None:
-        """Send what was defined for results, before these."""
+        """Send the definitions that results refer to, before the results."""
         if self._exports.pending:
             for key, packed in list(self._exports.pending.items()):
                 self.send(packets.DEFINED, 0, [key, packed])
@@ -395,11 +397,11 @@ class _Worker:
     def send(
         self, kind: int, job: int, parts: list[Any], started: float = 0.0, ended: float = 0.0
     ) -> None:
-        """Send a record, beside the channel if it is large."""
+        """Send an answer or another frame; a large payload goes beside the channel."""
         with self._sending:
             self._records.append((kind, job, parts, started, ended))
             if len(self._records) > 1:
-                return  # a signal's handler or a `__del__`, in the middle of another record
+                return  # a signal handler or a `__del__`, in the middle of sending another one
             while self._records:
                 try:
                     self._write(*self._records[0])
@@ -433,7 +435,7 @@ class _Worker:
 
 
 def _end_now(code: int) -> Any:
-    """End without waiting for threads that a job has left."""
+    """End the process without waiting for threads of its jobs."""
     _streams.flush()
     os._exit(code)
 
@@ -452,7 +454,7 @@ def _resident_bytes() -> int:
 
 
 class _Forwarder(logging.Handler):
-    """Sends log records to the parent, whose handlers they are for."""
+    """Sends log records to the parent, whose handlers handle them."""
 
     def __init__(self, worker: _Worker, name: str) -> None:
         super().__init__()
@@ -460,7 +462,7 @@ class _Forwarder(logging.Handler):
         self._name = name
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record as text: what its arguments are need not be sendable."""
+        """Send a log record with its message as text: its arguments need not be sendable."""
         try:
             fields = dict(vars(record))
             fields["msg"] = record.getMessage()
@@ -478,31 +480,31 @@ class _Forwarder(logging.Handler):
 
 
 def _sendable(fields: dict[str, Any]) -> bytes:
-    """Pack a record's fields; what is no plain value by itself, and as text if that fails."""
+    """Pack a log record's fields; one that is no plain value separately, and as text, too."""
     plain = {name: value for name, value in fields.items() if type(value) in _PLAIN}
     others: dict[str, tuple[bytes | bytearray | None, str]] = {}
     for name in fields.keys() - plain.keys():
         text = describe(fields[name])
         try:
             others[name] = serialize.dumps(fields[name]), text
-        except Exception:  # somebody's `extra`
+        except Exception:  # an `extra` field that cannot be pickled
             others[name] = None, text
     return pickle.dumps((plain, others), 5)
 
 
 def rebuild_record(data: bytes | memoryview) -> logging.LogRecord:
-    """Rebuild a record in the parent."""
+    """Rebuild a log record in the parent."""
     fields, others = pickle.loads(data)
     for name, (packed, text) in others.items():
         fields[name] = text
         if packed is not None:
-            with contextlib.suppress(BaseException):  # whatever it does when it is rebuilt
+            with contextlib.suppress(BaseException):  # rebuilding may raise anything
                 fields[name] = serialize.loads(packed)
     return logging.makeLogRecord(fields)
 
 
 def _initialize(initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> None:
-    """Call the initializer, and keep what it changes in the worker's global names."""
+    """Call the initializer, and keep its changes of the worker's global names."""
     from .._environment import Contents
 
     contents = Contents((initializer, *initargs))
@@ -522,7 +524,7 @@ def _forward_logging(worker: _Worker, settings: WorkerSettings) -> None:
 
 
 def log_levels() -> dict[str, int]:
-    """Return the levels that this process's loggers have been given."""
+    """Return the levels that were set for this process's loggers."""
     levels = {"": logging.getLogger().level}
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and logger.level:

@@ -1,14 +1,14 @@
-"""The program engine: each job is a process of its own, and its function says which program.
+"""The program engine: runs a program for each job, with the arguments that its function returns.
 
     dispatcher ── posix_spawn ──> process group 1:  /bin/sh ...   stdout, stderr ──> files
                <──── pidfd ─────
                the same for 2 ...
 
-A job's function is called, in the dispatcher's thread, for the arguments of the program to run.
-What the program writes is collected in nameless files and asked for with `take_output`.
+A job's function is called in the dispatcher's thread and returns the program with its arguments.
+The output of the program is collected in nameless files; `take_output` returns it.
 
-Crash: when this process ends, however it ends, the kernel kills the process groups of the jobs that
-run, as long as they hold the lifeline that they inherit.
+Crash: when this process ends, however it ends, the kernel kills the process groups of the running
+jobs, as long as they hold the lifeline that they inherit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..jobs.job import Job
 
 SMALL_BYTES = 1 << 14
-"""Output up to this is kept in memory once its job has ended; more stays in its file."""
+"""Output up to this size is kept in memory once its job has ended; larger output stays a file."""
 
 _COPY_BYTES = 1 << 16
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
@@ -45,14 +45,14 @@ _RESET = [signal.SIGPIPE, signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [] 
 
 
 class Output(NamedTuple):
-    """The output of a program: bytes, or if it is large an open file."""
+    """The output of a program: bytes, or an open file if it is large."""
 
     stdout: bytes | IO[bytes] = b""
     stderr: bytes | IO[bytes] = b""
 
 
 def pieces(written: bytes | IO[bytes]) -> Iterator[bytes]:
-    """Give what was written piece by piece."""
+    """Yield a program's output piece by piece."""
     if isinstance(written, bytes):
         if written:
             yield written
@@ -64,7 +64,7 @@ def pieces(written: bytes | IO[bytes]) -> Iterator[bytes]:
 
 
 class _Running:
-    """A job that runs.
+    """A running job.
 
     Attributes:
         line: A lifeline that kills its process group, armed until the job has ended; or None.
@@ -85,13 +85,12 @@ class _Running:
 class ProgramEngine(Engine):
     """Runs programs, each in a process group of its own.
 
-    A program's standard input has one line, which comes when it is sure to die with this process,
-    and then its end: one that begins only then leaves nothing behind.
-
-    Their environment is that of this process when the engine is made.
+    A program's standard input has one line and then its end. The line comes when the program is
+    sure to die with this process: a program that waits for it before it begins leaves nothing
+    behind. The environment of programs is that of this process when the engine is made.
 
     Args:
-        name: What the queue is called; its workers are numbered.
+        name: The name of the queue; its workers have this name and a number.
         max_workers: How many programs may run at a time.
 
     A job is done if its program ends with status 0. With another one it has failed
@@ -108,7 +107,7 @@ class ProgramEngine(Engine):
             raise NotSupported("running programs as jobs needs pidfd_open, which Linux has")
         self._name = name
         self.max_workers = max_workers
-        self._environ = dict(os.environb)  # to hand over os.environ takes as long as a fork
+        self._environ = dict(os.environb)  # to pass on os.environ takes as long as a fork
         self._accepted: list[Job] = []
         self._running: dict[int, _Running] = {}
         self._free_slots: list[int] = []  # a heap
@@ -122,7 +121,7 @@ class ProgramEngine(Engine):
         self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)
 
     def take_output(self, job: Job) -> Output:
-        """Return, once, what the last attempt of a job has written; any thread."""
+        """Return the output of a job's last attempt, and forget it; called by any thread."""
         return self._outputs.pop(job.id, Output())
 
     # -- offering ------------------------------------------------------------------------------
@@ -131,7 +130,7 @@ class ProgramEngine(Engine):
         """Do nothing: the program's arguments are made when it is started."""
 
     def offer(self, job: Job) -> bool:
-        """Accept a job if fewer run than may; see `Engine`."""
+        """Accept a job if fewer programs run than may; see `Engine`."""
         if self._is_short or self.num_startable <= 0:
             return False
         self._accepted.append(job)
@@ -199,14 +198,14 @@ class ProgramEngine(Engine):
                 sentinel = processes.open_sentinel(running.pid)
                 assert sentinel is not None
                 running.pidfd = sentinel
-            except OSError:  # no descriptors left; what has just begun is undone
+            except OSError:  # no descriptors left: end the program that has just begun
                 with contextlib.suppress(ProcessLookupError, ChildProcessError):
                     os.killpg(running.pid, signal.SIGKILL)
                     os.waitpid(running.pid, 0)
                 raise
             undo.pop_all()
         if running.line is not None:
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # the program has ended
                 _child.set_owner(running.line, -running.pid)
         with contextlib.suppress(BrokenPipeError):  # likewise
             os.write(opener, b"\n")
@@ -226,7 +225,7 @@ class ProgramEngine(Engine):
 
     @property
     def num_workers(self) -> int:
-        """The number of programs that run, and of ended ones that have left others behind."""
+        """The number of running programs, and of process trees that are being ended."""
         return len(self._running) + len(self._trees)
 
     def resize(self, max_workers: int) -> None:
@@ -263,7 +262,7 @@ class ProgramEngine(Engine):
         self._selector.unregister(running.pidfd)
         os.close(running.pidfd)
         if running.line is not None:
-            _child.disarm(running.line)  # what it has left running is meant to
+            _child.disarm(running.line)  # processes that the program has left running may go on
             os.close(running.line)
         del self._running[running.job.id]
         heapq.heappush(self._free_slots, running.slot)
@@ -285,13 +284,13 @@ class ProgramEngine(Engine):
     # -- the end -------------------------------------------------------------------------------
 
     def kill(self, job: Job) -> None:
-        """Have a job's program end, and all that it has started; see `Engine`."""
+        """End a job's program and all processes that it has started; see `Engine`."""
         running = self._running.get(job.id)
         if running is not None:
             self._trees.end(running.pid, signal.SIGTERM)
 
     def close(self) -> None:
-        """Free what is left; see `Engine`."""
+        """Kill the trees that are being ended, and close all files; see `Engine`."""
         self._trees.close()
         self._selector.close()
         self._wake_pipe.close()
@@ -309,16 +308,16 @@ class ProgramEngine(Engine):
 
 
 def _exit_code(running: _Running) -> int | None:
-    """Return how a program has ended; None if nobody can tell any more."""
+    """Return the exit code of a program that has ended; None if it cannot be known any more."""
     try:
         _, status = os.waitpid(running.pid, 0)
-    except ChildProcessError:  # SIGCHLD is ignored, or another part of this process was told
+    except ChildProcessError:  # SIGCHLD is ignored, or other code here has waited for it
         return processes.kept_exit_code(running.pidfd)
     return os.waitstatus_to_exitcode(status)
 
 
 def _collected(file: IO[bytes]) -> bytes | IO[bytes]:
-    """Return what was written: itself if it is small, and then the file is closed."""
+    """Return the bytes of an output file, which is then closed; a large file is returned itself."""
     size = os.fstat(file.fileno()).st_size
     if size > SMALL_BYTES:
         return file

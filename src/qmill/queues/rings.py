@@ -33,7 +33,7 @@ _rings: dict[bytes, ref[Any]] = {}
 """The rings of this process by the queue's number, as long as they live."""
 
 _PICKLES_KNOWN = 64
-"""How many pickles of one queue are known: as many as its file has room for."""
+"""The number of pickles of one queue that are known: as many as its file has room for."""
 
 
 class _Kept:

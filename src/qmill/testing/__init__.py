@@ -1,11 +1,11 @@
-"""For tests of programs that use queues: kill their processes, and look at what is left.
+"""For tests of programs that use queues: kill their processes, and check for leftovers.
 
     kill_at, each_death   a process dies at its n-th operation on a queue
-    storm                 many die at random instants; every message is accounted for
+    storm                 many processes die at random instants; every message is accounted for
     nothing_left_behind   no process, thread, descriptor or file stays
 
-All of it takes any object with `put` and `get`, so the same test can be run on a
-`multiprocessing.Queue`, to see what it would find there.
+All of these take any object with `put` and `get`. So the same test can also be run on a
+`multiprocessing.Queue`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class Death(NamedTuple):
     """A process that was killed at one of its operations on a queue.
 
     Attributes:
-        operation: Which one, counted from 1.
+        operation: The number of that operation, counted from 1.
         queue: The queue, as the dead process has left it.
     """
 
@@ -27,14 +27,14 @@ class Death(NamedTuple):
 
 
 def kill_at(queue: Any, operation: int, *, after: bool = False) -> Any:
-    """Return a stand-in for a queue whose user is killed at an operation.
+    """Return a stand-in for a queue that kills the calling process at its n-th operation.
 
-    Each process counts its own calls of the stand-in's methods, each attribute that it sets, and
-    each step of a loop over it.
+    Each process counts its own operations: calls of the stand-in's methods, assignments to its
+    attributes, and steps of a loop over it.
 
     Args:
-        queue: Any object. The stand-in can be sent to where the queue can.
-        operation: Which call kills the process that makes it, by SIGKILL; 1 is its first.
+        queue: Any object. The stand-in can be sent to the same places as the queue.
+        operation: The number of the operation that kills its process, by SIGKILL; 1 is the first.
         after: Kill it when the call is over, and before it returns. Otherwise the call is not made.
 
     Raises:
@@ -46,7 +46,7 @@ def kill_at(queue: Any, operation: int, *, after: bool = False) -> Any:
 
 
 class _Mortal:
-    """Calls and sets what a queue has, until the call that is deadly."""
+    """Passes calls and assignments on to a queue, and kills the process at the deadly one."""
 
     def __init__(self, queue: Any, operation: int, after: bool) -> None:
         self._queue = queue
@@ -96,21 +96,22 @@ def each_death(
 ) -> Iterator[Death]:
     """Kill a process at its first operation on a queue, another one at its second, and so on.
 
-    Each has a queue of its own. It ends with the process that comes to its end.
+    Each process has a queue of its own. The iteration stops when a process has finished its work:
+    it has fewer operations than the number at which it was to die.
 
     Args:
-        work: What each process does: it is called with the queue.
-        make_queue: Makes the queue, with what is to be in it.
-        after: Kill it after the operation, and not before.
+        work: The function of each process; it is called with the queue.
+        make_queue: Makes a queue with its first messages, if any.
+        after: Kill the process after the operation, and not before.
         start_method: How the processes start; "fork" takes queues that cannot be pickled.
-        patience_s: Seconds for each process, then it counts as hung.
+        patience_s: Seconds after which a process counts as hung.
 
     Yields:
         Each `Death`, for the caller to look at the queue.
 
     Raises:
         TimeoutError: A process neither died nor ended in time. It is killed.
-        Exception: What `work` raised.
+        Exception: `work` has raised it.
     """
     for operation in itertools.count(1):
         queue = make_queue()
@@ -128,5 +129,5 @@ def each_death(
         if worker.exitcode != -signal.SIGKILL:
             worker.result()
             return
-        worker.exception()  # it is known: nobody has to log it
+        worker.exception()  # asks for the failure, so that it is not logged
         yield Death(operation, queue)

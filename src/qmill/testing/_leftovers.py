@@ -30,32 +30,32 @@ _KEPT_CHILDREN = (
     "multiprocessing.forkserver",
     "multiprocessing.resource_tracker",
 )
-"""Of each of these a direct child may stay, found by a piece of its command line."""
+"""One direct child of each of these kinds may stay; each is a piece of a command line."""
 
 _BROKER_THREAD = "qmill-broker"
 
 _MARK = "QMILL_TESTING"
-"""Inherited by whatever a test starts, so that a process is found even when its parent is gone and
-it is nobody's descendant any more."""
+"""The environment variable that marks the processes of a test. They inherit it, so that a process
+is found even when its parent has ended and it is not this process's descendant any more."""
 
 
 @contextlib.contextmanager
 def nothing_left_behind(*, descriptors: bool = True, grace_s: float = 10.0) -> Iterator[None]:
-    """Compare what there is before and after a block.
+    """Check that a block leaves no process, thread, descriptor or file behind.
 
-    Looked at are processes (our descendants, and orphans that were started by this program),
-    threads, descriptors, files in /dev/shm, and files of named queues. What qmill and the standard
-    library keep for the life of a program is no leftover: a fork server, a guard, a resource
-    tracker, the broker's thread, and the memory of a queue that was sent somewhere. On other
-    systems than Linux processes and descriptors are not looked at.
+    The check compares, before and after the block, processes (this process's descendants, and
+    orphans that this program has started), threads, descriptors, files in /dev/shm, and files of
+    named queues. Objects that qmill and the standard library keep for the life of a program are no
+    leftovers: a fork server, a guard, a resource tracker, the broker's thread, and the memory of a
+    queue that was sent to another process. Processes and descriptors are checked on Linux only.
 
     Args:
-        descriptors: Look at them. Without it they may be opened for later by other libraries.
-        grace_s: Seconds for what is about to end.
+        descriptors: Whether to check descriptors. False lets other libraries keep files open.
+        grace_s: Seconds for processes and threads that are about to end.
 
     Raises:
-        AssertionError: Something is left; it is named. Processes that are left are killed, for the
-            sake of the next test.
+        AssertionError: There are leftovers; the text names them. Remaining processes are killed,
+            for the sake of the next test.
     """
     if not os.environ.get(_MARK, "").startswith(f"{os.getpid()}-"):
         os.environ[_MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -75,10 +75,10 @@ def nothing_left_behind(*, descriptors: bool = True, grace_s: float = 10.0) -> I
 
 
 def _left_processes(before: set[int], deadline: float) -> list[str]:
-    """Name the processes that are still there at the deadline, and kill them for the next test."""
+    """Name the processes that still run at the deadline, and kill them for the next test."""
     left = _extra_processes(before)
     if left:
-        gc.collect()  # what is only held by a cycle, say by an exception's frames, may end them
+        gc.collect()  # frees objects in cycles, such as an exception's frames, that keep processes
     while left and time.monotonic() < deadline:
         _wait_for_one_end(left, deadline)
         left = _extra_processes(before)
@@ -90,7 +90,7 @@ def _left_processes(before: set[int], deadline: float) -> list[str]:
 
 
 def _extra_processes(before: set[int]) -> set[int]:
-    """Return the new ones, less one of each kind that may stay, counting those that were there."""
+    """Return the new processes, except for each kind that may stay its only one."""
     now = _running_processes()
     extra = now - before
     me = os.getpid()
@@ -102,9 +102,10 @@ def _extra_processes(before: set[int]) -> set[int]:
 
 
 def _running_processes() -> set[int]:
-    """Return our descendants and whatever else carries our mark.
+    """Return this process's descendants and all processes that carry its mark.
 
-    Zombies are not counted: like the standard library, a program may reap at its next start.
+    Zombies are not counted: like the standard library, a program may reap them at its next start of
+    a process.
     """
     if sys.platform != "linux":
         return set()
@@ -122,12 +123,12 @@ def _running_processes() -> set[int]:
 def _proc_bytes(pid: int, name: str) -> bytes:
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # it has ended, or belongs to somebody else
+    except OSError:  # it has ended, or belongs to another user
         return b""
 
 
 def _stat_fields(pid: int) -> list[bytes]:
-    # The name, in parentheses, may contain anything; what follows the last one is regular.
+    # The name, in parentheses, may contain anything; the fields after the last ")" are regular.
     return _proc_bytes(pid, "stat").rpartition(b")")[2].split()
 
 
@@ -179,9 +180,10 @@ def _left_threads(before: set[threading.Thread], deadline: float) -> list[str]:
 
 
 def _watched_files() -> set[Path]:
-    """Return what there is in shared memory and qmill's own files.
+    """Return the files in shared memory and qmill's own files.
 
-    All programs of a machine share the first, and what multiprocessing makes there comes and goes.
+    All programs of a machine share the folder of shared memory. Files that multiprocessing makes
+    there are left out, as they come and go.
     """
     shared = set(_SHARED_MEMORY.iterdir()) if _SHARED_MEMORY.is_dir() else set()
     shared = {path for path in shared if not path.name.startswith(_OF_MULTIPROCESSING)}
@@ -194,7 +196,7 @@ def _watched_files() -> set[Path]:
 
 
 def _open_descriptors() -> dict[int, str]:
-    """Return what each descriptor is, but for the one that listing them takes."""
+    """Return the target of each open descriptor, without the one that listing them takes."""
     found = {}
     for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
         with contextlib.suppress(FileNotFoundError):
@@ -214,7 +216,7 @@ def _left_descriptors(before: dict[int, str]) -> list[str]:
 
 
 def _kept_descriptors() -> set[int]:
-    """Return those that stay open for the life of the program, as far as they are known."""
+    """Return the known descriptors that stay open for the life of the program."""
     of_broker, of_server = broker._broker, processes._fork_server
     kept: list[Any] = [
         *(processes._lifeline or ()),

@@ -5,9 +5,9 @@
         └──> its own log     its own log <─┘        files, written before and after each operation
                  └─────── account ──────┘
 
-Each process tells after a random number of operations that it goes on; the storm hears that, and
-ends a process: so each end follows on progress, and hits whatever the victim happens to do at that
-instant. A log survives its writer: one `write` of a few bytes is done or not.
+Each process reports progress after a random number of operations. On a report, the storm ends a
+process. So each end follows on progress, and hits the victim at any of its steps. A log survives
+its writer: one `write` of a few bytes is done whole or not at all.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ ENDINGS = {
     "terminate": signal.SIGTERM,
     "exec": signal.SIGUSR1,
 }
-"""The signals by which a storm ends processes, by the names of the ways."""
+"""The signals by which a storm ends processes, by the names of the endings."""
 
 _RECEIPT = struct.Struct("=II")  # producer, number of its message
-_NEWS = struct.Struct("=I")  # whose
+_NEWS = struct.Struct("=I")  # the number of the process that reports progress
 _LAST = (0, 0)  # the message that ends the last consumer
-_CORRUPT = (0xFFFFFFFF, 0xFFFFFFFF)  # the receipt of what was not put like that
+_CORRUPT = (0xFFFFFFFF, 0xFFFFFFFF)  # the receipt of an item that differs from the one put
 _LIFE = 20  # a producer ends by itself after as many times `every` messages
 _JITTER_S = 0.002
 _LULL_S = 0.2
@@ -55,19 +55,20 @@ class StormReport:
     """The fate of a storm's messages.
 
     Attributes:
-        seed: Chose the victims and instants; the same one makes a storm of the same kind, but the
-            system's scheduler has its part in it.
+        seed: The seed of the choice of victims and instants. The same seed makes a similar storm,
+            not the same one, as the system's scheduler differs each time.
         killed_producers: How many were ended, in any way, while they might be putting.
         killed_consumers: How many were ended, in any way, while they might be holding a message.
         put: Messages whose `put` had returned.
         received: Deliveries to consumers, each message counted as often as it came.
         lost: Messages whose `put` had returned and that no consumer saw.
-        duplicated: Deliveries of what had been delivered before.
-        invented: Deliveries of what nobody put.
-        corrupt: Deliveries of something else than was put.
+        duplicated: Deliveries of messages that had been delivered before.
+        invented: Deliveries of messages that no producer put.
+        corrupt: Deliveries of items that differ from those put.
         overtaken: Deliveries to a consumer that had received a later message of that producer.
-        longest_pause_s: The longest time in which nobody told of progress.
-        hung: What stood still until the storm's patience was over; None if nothing did.
+        longest_pause_s: The longest time in which no process reported progress.
+        hung: The processes that made no progress until the storm's patience was over; None if all
+            did.
     """
 
     seed: int
@@ -84,24 +85,24 @@ class StormReport:
     hung: str | None = None
 
     def assert_at_least_once(self, set_aside: int = 0) -> None:
-        """Check what late acknowledgement promises: nothing lost, little twice.
+        """Check the promise of late acknowledgement: no message is lost, few come twice.
 
         Args:
             set_aside: How many messages the queue has set aside as poison.
 
         Raises:
-            AssertionError: The storm hung; a message was lost, corrupt or invented; more came twice
-                or late than consumers were killed.
+            AssertionError: The storm hung; a message was lost, corrupt or invented; more messages
+                came twice or late than consumers were killed.
         """
         self._check(lost=set_aside, duplicated=self.killed_consumers)
 
     def assert_at_most_once(self) -> None:
-        """Check what a plain `get` promises: nothing twice, little lost.
+        """Check the promise of a plain `get`: no message comes twice, few are lost.
 
         Raises:
             AssertionError: The storm hung; a message came twice, or was corrupt or invented; more
-                were lost, or came late, than consumers were killed: what a dead one was sent and
-                did not live to see may have gone back.
+                messages were lost, or came late, than consumers were killed. (A message that was
+                sent to a consumer which died before it read it may go back, and so come late.)
         """
         self._check(lost=self.killed_consumers, duplicated=0)
 
@@ -125,7 +126,7 @@ class StormReport:
 
 
 def get_each(queue: Any) -> Iterator[Any]:
-    """Read a queue by `get`, and say `task_done` after each item where the queue has that."""
+    """Read a queue by `get`, and call `task_done` after each item if the queue has it."""
     done = getattr(queue, "task_done", None)
     while True:
         item = queue.get()
@@ -157,18 +158,21 @@ def storm(
 ) -> StormReport:
     """End processes that use a queue, at random instants, and account for every message.
 
-    A process that was ended is replaced. After the last one all have to make progress once more;
-    then all are killed at once, and a fresh consumer reads the rest. The seed is printed.
+    A process that was ended is replaced. After the last end all processes have to make progress
+    once more. Then all are killed at once, and a fresh consumer reads the rest. The seed is
+    printed.
 
     Args:
-        queue: An empty queue for this storm alone: anything with `put`, and what `read` uses.
+        queue: An empty queue for this storm alone: any object with `put` and the methods that
+            `read` uses.
         kills: How many processes to end, before all are killed.
         producers: How many processes put.
         consumers: How many processes read.
-        seed: Of the choices; None for a new one.
-        read: How a consumer reads: it gives the items, one by one, and asks for the next when it is
-            done with one. `get_each` or `iterate`, or a function of your own.
-        payload: Makes what the n-th message of a producer carries; it is compared by `==`.
+        seed: The seed of all random choices; None for a new one.
+        read: The way in which a consumer reads: a function that is called with the queue and
+            returns its items, one by one; a consumer that asks for the next is done with the last.
+            `get_each` or `iterate`, or a function of your own.
+        payload: Makes the payload of a producer's n-th message; it is compared by `==`.
         every: Mean number of operations of a process between its reports. Lower for large payloads.
         start_method: How the processes start; "fork" takes queues that cannot be pickled.
         patience_s: Seconds without any progress, after which the storm counts as hung.
@@ -182,7 +186,7 @@ def storm(
 
     Raises:
         ValueError: An unknown ending.
-        Exception: What a producer or consumer raised.
+        Exception: A producer or consumer has raised it.
     """
     if unknown := set(endings) - set(ENDINGS):
         raise ValueError(f"endings must be of {', '.join(ENDINGS)}, not {sorted(unknown)}")
@@ -204,13 +208,13 @@ def storm(
 
 
 class _Teller:
-    """Tells the storm of progress, after a random number of operations each time."""
+    """Reports progress to the storm, after a random number of operations each time."""
 
     def __init__(self, number: int, folder: str, every: int, seed: int) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, _exit)
         signal.signal(signal.SIGUSR1, _become_another_program)
-        # Nobody writes to it: the storm sees that it is closed, when this process ends or `exec`s.
+        # Never written to: the storm sees that it is closed, when this process ends or `exec`s.
         self._life = os.open(_life_of(folder, number), os.O_WRONLY)
         self._news = os.open(os.path.join(folder, "news"), os.O_WRONLY)
         self._random = random.Random(f"{seed} {number}")
@@ -274,7 +278,7 @@ def _consume(
     teller = _Teller(number, folder, every, seed)
     for item in read(queue):
         receipt = _receipt(item, payload)
-        del item  # before the next is asked for: it may be memory of the queue
+        del item  # before the next one is asked for: the item may be a view of the queue's memory
         if receipt == _LAST:
             break
         os.write(log, _RECEIPT.pack(*receipt))
@@ -282,7 +286,7 @@ def _consume(
 
 
 def _receipt(item: Any, payload: Callable[[int], Any]) -> tuple[int, int]:
-    """Look at an item: whose message it is, and whether it is as it was put."""
+    """Return the producer and number of an item's message; `_CORRUPT` if it is not as put."""
     try:
         producer, message, data = item
         is_right = (producer, message) == _LAST or bool(data == payload(message))
@@ -299,7 +303,7 @@ def _put_last(queue: Any) -> None:
 
 
 class _Hung(Exception):
-    """Nobody has made progress for too long."""
+    """No process has made progress for too long."""
 
 
 @dataclass
@@ -334,9 +338,9 @@ class _Storm:
         self._patience_s = patience_s
         self._endings = endings
         self._crew: dict[int, _Member] = {}
-        self._others: list[Worker] = []  # that have become another program
+        self._others: list[Worker] = []  # processes that have become another program
         self._resting = 0  # producers that have come to their end, and are to be replaced
-        self._produced: list[int] = []  # the numbers of all that there were
+        self._produced: list[int] = []  # the numbers of all producers so far
         self._consumed: list[int] = []
 
     def __enter__(self) -> _Storm:
@@ -385,7 +389,7 @@ class _Storm:
             if ending == "exec" and member.worker.is_alive():
                 self._others.append(member.worker)
             else:
-                member.worker.exception()  # it is known: nobody has to log it
+                member.worker.exception()  # asks for the failure, so that it is not logged
             self._forget(member)
             if member.produces:
                 self.report.killed_producers += 1
@@ -408,7 +412,7 @@ class _Storm:
                 self._resting += member.produces
 
     def _replace_resting(self) -> None:
-        """Start producers anew, unless far more waits than is read."""
+        """Replace producers that have ended, unless the backlog is large already."""
         if self._resting and self._backlog() < 2 * _LIFE * self._every:
             self._wake_resting()
 
@@ -430,7 +434,7 @@ class _Storm:
     # -- news
 
     def _wait_for_news(self) -> set[int]:
-        """Wait until somebody tells of progress or has ended, and return who."""
+        """Wait until processes report progress or have ended, and return their numbers."""
         began = time.monotonic()
         while True:
             passed = time.monotonic() - began
@@ -441,7 +445,7 @@ class _Storm:
             slice_s = _LULL_S if self._resting else self._patience_s - passed
             ready = wait([self._news, *sentinels], slice_s)
             if not ready and self._resting:
-                self._wake_resting()  # consumers have read all, and some was lost
+                self._wake_resting()  # consumers have read all messages but the lost ones
                 continue
             news = {sentinels[one] for one in ready if isinstance(one, int) and one in sentinels}
             news |= self._take_news()
@@ -464,10 +468,10 @@ class _Storm:
     def _describe_crew(self) -> str:
         return ", ".join(f"{m.worker.name} (pid {m.worker.pid})" for m in self._crew.values())
 
-    # -- what happens
+    # -- the course of a storm
 
     def rage(self, kills: int, producers: int, consumers: int) -> None:
-        """End so many, one or two at a time, each time after news."""
+        """End `kills` processes, one or two at a time, each time after a report of progress."""
         for produces in [True] * producers + [False] * consumers:
             self._start(produces)
         killed = 0
@@ -482,7 +486,7 @@ class _Storm:
             killed += len(victims)
             for victim in victims:
                 self._start(victim.produces)
-            while self._take_news():  # what was told before does not count
+            while self._take_news():  # reports from before the end do not count
                 pass
         silent = set(self._crew)
         while silent := silent & set(self._crew):
@@ -494,7 +498,7 @@ class _Storm:
         """Have a fresh process put a last message, and another one read up to it."""
         self._start(produces=False)
         last = Worker(_put_last, (self._queue,), start_method=self._start_method)
-        self._crew[-1] = _Member(last, -1, produces=False)  # nobody is to follow it
+        self._crew[-1] = _Member(last, -1, produces=False)  # it is not to be replaced
         while self._crew:
             self._wait_for_news()
 
