@@ -140,12 +140,12 @@ static unsigned char *write_any(codec *c, unsigned char *at, unsigned char *end,
     if (type == &PyBytes_Type)
         return write_data(at, end, 'y', PyBytes_AS_STRING(o), PyBytes_GET_SIZE(o));
 #ifdef Py_GIL_DISABLED
-    return NULL; /* others may change what we look at, and references are counted otherwise */
+    return NULL; /* other threads may change the object, and references are counted otherwise */
 #else
     if (!depth) return NULL;
     if (depth != CODEC_DEPTH && Py_REFCNT(o) != 1) {
         if (type != &PyTuple_Type) return NULL;
-        depth = 1; /* a tuple of scalars may be copied: nobody can tell */
+        depth = 1; /* a tuple of scalars may be copied: a copy acts like the original */
     }
     if (type == &PyDict_Type) {
         *at++ = 'd';
@@ -201,7 +201,7 @@ static PyObject *new_ascii(const unsigned char *data, uint32_t size) {
     return o;
 }
 
-/* A dict's key: the same few come again and again. Names of attributes are interned. */
+/* Read a dict's key: the same few keys come again and again. Names of attributes are interned. */
 static PyObject *read_key(codec *c, const unsigned char **at, const unsigned char *end, int is_name) {
 #ifndef Py_GIL_DISABLED
     if (end - *at > 5 && **at == 'a') {
@@ -256,7 +256,7 @@ static PyObject *class_of(codec *c, const unsigned char *data, size_t size) {
         type = PyTuple_GET_ITEM(known, 0);
         if (namespace != Py_None &&
             PyDict_GetItemWithError(namespace, PyTuple_GET_ITEM(known, 2)) != type)
-            type = NULL; /* it is another one by now */
+            type = NULL; /* the name means another class by now */
     }
     type = type ? Py_NewRef(type) : PyErr_Occurred() ? NULL : PyObject_CallOneArg(c->resolve, name);
     Py_DECREF(name);

@@ -6,8 +6,9 @@
  *   l t d               a list, tuple, dict: count (4 bytes), items or keys and values
  *   o                   an instance: length (1 byte) and name of its class, then as d
  *
- * What could be aliased is refused, as copies would not be: inside of an object, a container or an
- * instance that anybody else refers to (so cycles are refused, too). Writing runs no Python code.
+ * Objects that may be aliased are refused, as their copies would be separate objects: a container
+ * or an instance, inside of the object, to which another reference exists (so cycles are refused,
+ * too). Writing runs no Python code.
  */
 #ifndef QMILL_CODEC_H
 #define QMILL_CODEC_H
@@ -28,7 +29,7 @@ typedef struct {
     PyObject *dispatch; /* dict: copyreg.dispatch_table */
     PyObject *classes;  /* dict: name -> (class, namespace or None, name in it) */
     PyObject *resolve;  /* callable(name): fills `classes` */
-    PyTypeObject *missing; /* what codec_write refused for want of a plan; borrowed */
+    PyTypeObject *missing; /* the class that codec_write refused for want of a plan; borrowed */
     struct {
         PyTypeObject *type; /* borrowed, and told apart by the version */
         unsigned version;
@@ -40,8 +41,8 @@ typedef struct {
 codec *codec_new(PyObject *sent, PyObject *dispatch, PyObject *classes, PyObject *resolve);
 void codec_free(codec *c);
 
-/* An int of 64 bits, in as few bytes as it needs: written to nine or more, read from all that is
- * between `at` and `end`. */
+/* An int of 64 bits, in as few bytes as it needs. Writing needs room for nine; reading uses all bytes
+ * from `at` to `end`. */
 static inline unsigned char *codec_write_int(unsigned char *at, int64_t value) {
     int size = 8;
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -75,8 +76,8 @@ static inline PyObject *codec_new_int(int64_t value) {
     return sizeof(long) == 8 ? PyLong_FromLong((long)value) : PyLong_FromLongLong(value); /* quicker */
 }
 
-/* Write an object; returns the end, or NULL without an exception if it is not for this codec, or
- * larger than what is left. */
+/* Write an object; return the end, or NULL without an exception if it is not for this codec, or larger
+ * than the remaining room. */
 unsigned char *codec_write(codec *c, unsigned char *at, unsigned char *end, PyObject *obj);
 /* Remember how instances of `missing` are written. */
 int codec_learn(codec *c, PyTypeObject *type, PyObject *plan);

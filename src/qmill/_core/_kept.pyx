@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True, embedsignature=True, binding=False
 """Writes and reads small results with the codec; `qmill.engines._kept` has the layout, and the rest.
 
-No more than what each call of a map needs: the loops around it are Python.
+Only the steps of each call of a map are here; the loops around them are Python.
 """
 
 import copyreg
@@ -28,7 +28,7 @@ cdef extern from "_codec.h":
 
 cdef extern from *:
     """
-    /* Whoever sees the number sees what was written before. */
+    /* Release: a reader that sees the number sees all bytes written before. */
     #define publish(where, value) __atomic_store_n(where, value, __ATOMIC_RELEASE)
     """
     void publish(uint64_t *, uint64_t) nogil
@@ -41,7 +41,7 @@ cdef enum:
     CODEC = 99  # 'c'
     PACKED = 112  # 'p'
     ERROR = 101  # 'e'
-    MAX_CLASSES = 8  # that one result makes known to the codec
+    MAX_CLASSES = 8  # the most that one result makes known to the codec
 
 
 cdef bint _is_scalar(obj):
@@ -99,7 +99,7 @@ cdef class Writer:
             self._publish(after)
 
     def write(self, uint8_t tag, data):
-        """Write what is packed; False if there is no room."""
+        """Write packed bytes with a tag; False if there is no room."""
         cdef uint8_t *at = self._at()
         cdef Py_buffer view
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -114,7 +114,7 @@ cdef class Writer:
             PyBuffer_Release(&view)
 
     cdef uint8_t *_at(self) noexcept:
-        """Return where there is room, or the end."""
+        """Return the address after the results so far, or the end of the memory."""
         cdef uint64_t used = self.head[USED]
         return self.start + used if used < <uint64_t>(self.end - self.start) else self.end
 
@@ -123,7 +123,7 @@ cdef class Writer:
         publish(&self.head[USED], after - self.start)
 
     cdef uint8_t *_encode(self, object obj, uint8_t *at) except? NULL:
-        """Write an object with the codec; NULL if it is not for it."""
+        """Write an object with the codec; NULL if the codec refuses it."""
         cdef uint8_t *after = codec_write(self.codec, at, self.end, obj)
         cdef PyTypeObject *missing
         cdef int tries = 0
@@ -163,9 +163,9 @@ cdef class Reader:
         """Read results.
 
         Args:
-            data: What was written, without the head.
-            rebuild: Called as `rebuild(tag, packed)` for what is not the codec's, and with the
-                exception that has come of what is.
+            data: The written bytes, without the head.
+            rebuild: Called as `rebuild(tag, packed)` for a result that is not the codec's, and, for
+                one of the codec's that cannot be read, with the exception in place of the bytes.
 
         Raises:
             RuntimeError: The data is damaged.

@@ -1,5 +1,5 @@
-/* How a loop is left: by an exception, if one is set while its iterator goes. Cython hides it from
- * `__dealloc__`, so it is looked at before. */
+/* Notices how a loop is left: by an exception, if one is set while its iterator is freed. Cython
+ * hides it from `__dealloc__`, so it is read before. */
 #ifndef QMILL_LEAVING_H
 #define QMILL_LEAVING_H
 

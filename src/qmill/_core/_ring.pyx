@@ -1,15 +1,15 @@
 # cython: language_level=3, freethreading_compatible=True, embedsignature=True
 """The binding of ring.c: a queue of Python objects in shared memory.
 
-`Ring` has what is called for each message; what is rare is in `qmill.queues.shared`, on top of it.
-A message is told by its first byte:
+`Ring` has the methods that are called for each message; the others are in `qmill.queues.shared`.
+The first byte of a message is its format:
 
     's' + UTF-8      a str that is not small  'b' + bytes      bytes that are not small
-    0x80...          what pickle writes; below 4 (and all else) as `qmill.serialize` has it
+    0x80...          a plain pickle           below 4          the formats of `qmill.serialize`
     'm' n ... body   a message of `qmill.Q`: n bytes of kind and order, and the data as a message
-    all else         a small object as `_codec.h` has it
+    all else         a small object in the format of `_codec.h`
 
-No Python code runs while a lock of the ring is held: everything is packed before, and unpacked after.
+No Python code runs while a lock of the ring is held: objects are packed before, and unpacked after.
 """
 
 import copyreg
@@ -179,7 +179,7 @@ cdef extern from *:
     """
     static _Thread_local int packs_quickly;
     """
-    int packs_quickly  # whether this thread is in the quick way of `Ring._pack`
+    int packs_quickly  # whether this thread is in the fast path of `Ring._pack`
 
 cdef extern from *:
     """
@@ -191,12 +191,12 @@ cdef extern from *:
 
 cdef double SLICE_S = 0.1
 cdef enum:
-    LOOKS = 4  # how often somebody else may be faster, before a caller sleeps
+    LOOKS = 4  # tries while other callers take the message or room first; then the caller sleeps
 cdef int LOGGED_AFTER_TRIES = 10  # of SLICE_S each
-cdef int LEAVE_TRIES = 10  # then those who sweep do it, when this process has ended
+cdef int LEAVE_TRIES = 10  # after these, a sweep of another process does it when this one has ended
 
 cdef enum:
-    SMALL_BYTES = 4096  # what is larger than this is left to pickle, or copied by itself
+    SMALL_BYTES = 4096  # larger objects are pickled, or copied by themselves
     PREFIX_BYTES = 256
     PLAIN_BYTES = 9
 
@@ -213,7 +213,7 @@ cdef double _now() noexcept nogil:
 
 
 cdef str _told_of(q_refusal refusal):
-    """Tell which limit was reached, and what can be done."""
+    """Return a text that names the limit that was reached, and a remedy."""
     cdef uint64_t mib = 1 << 20
     needed = f"{refusal.wanted:,} bytes more for this queue"
     error = os.strerror(refusal.error)
@@ -241,10 +241,10 @@ cdef str _told_of(q_refusal refusal):
 
 
 def watch_groups(list groups):
-    """Have the memory of control groups looked at before any is reserved.
+    """Have the limits of control groups checked before memory is reserved.
 
     Args:
-        groups: Of each the paths of three files: its limit, what is used, and details.
+        groups: For each group the paths of three files: its limit, the memory in use, and details.
     """
     cdef q_group *given = <q_group *>PyMem_Malloc((len(groups) or 1) * sizeof(q_group))
     if given == NULL:
@@ -261,7 +261,7 @@ def watch_groups(list groups):
 
 
 cdef int _fail(q_status status) except -1:
-    """Raise what a status means that is no question of waiting."""
+    """Raise the error of a status, other than those for which a caller waits."""
     if status == Q_SHUT:
         raise ShutDown
     cdef q_refusal refusal = q_refused()
@@ -282,7 +282,7 @@ cdef int _fail(q_status status) except -1:
 
 
 cdef object _told_if_stopped(uint32_t thread):
-    """Tell of a thread that holds a lock and is stopped; None if it is not."""
+    """Return a text about a thread that holds a lock if a signal has stopped it, else None."""
     try:
         with open(f"/proc/{thread}/status", errors="replace") as file:
             fields = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
@@ -296,12 +296,12 @@ cdef object _told_if_stopped(uint32_t thread):
     )
 
 
-@cython.no_gc_clear  # it needs its ring to the last; a cycle is broken by what else is in it
+@cython.no_gc_clear  # it needs its ring until it is freed; other objects of a cycle break the cycle
 cdef class Block:
-    """The memory of one large message, which belongs to whoever has this object."""
+    """The memory of one large message; it is given back when this object is freed."""
 
     cdef Ring ring
-    cdef q_lent lent  # once its message is done
+    cdef q_lent lent  # set once its message is done
     cdef void *data
     cdef uint64_t before  # bytes of its message that are not part of it
     cdef Py_ssize_t size
@@ -314,12 +314,12 @@ cdef class Block:
 
     def __dealloc__(self):
         if self.lent.block:
-            with nogil:  # what cannot be given back now is when this process has ended
+            with nogil:  # if that fails now, the block is freed when this process has ended
                 q_lent_back(&self.lent)
 
 
 cdef class Ring:
-    """One queue: a file that is mapped here. Waits for nothing with a lock held.
+    """One queue: a file that is mapped here. It never waits while it holds a lock.
 
     Attributes:
         uuid: Names the queue, 16 bytes.
@@ -330,7 +330,7 @@ cdef class Ring:
     cdef codec *codec
     cdef readonly bytes uuid
     cdef public object name  # of a queue with a name
-    cdef public object hold  # what keeps a queue with a name, as long as this lives
+    cdef public object hold  # of a queue with a name: the `named_file.Hold` that keeps it
     cdef object exports, definitions
     cdef dict classes
     cdef readonly list left  # see queues/leases.py
@@ -446,12 +446,12 @@ cdef class Ring:
 
     @property
     def max_idle_memory(self):
-        """The most bytes that are kept for the next messages; None if that is not told."""
+        """The most bytes that are kept for the next messages; None for the default."""
         cdef uint64_t size = q_max_kept(self.q)
         return None if size == Q_CHOSEN else size
 
     def set_max_idle_memory(self, told):
-        """Set how many bytes are kept at most, for every process; None for what suits."""
+        """Set the most bytes that are kept, for every process; None for the default."""
         cdef q_status status = Q_BUSY
         cdef uint64_t size = Q_CHOSEN if told is None else told
         cdef int tries = 0
@@ -486,7 +486,7 @@ cdef class Ring:
     # -- waiting -----------------------------------------------------------------------------------
 
     cdef int _sleep(self, q_event event, uint32_t sequence, double deadline) except -1:
-        """Sleep until an event, a signal or a slice is over; settles what the dead have left."""
+        """Sleep until an event, a signal or the end of a slice; settle messages of dead processes."""
         cdef double left = SLICE_S
         cdef int64_t nanoseconds
         if deadline >= 0:
@@ -494,7 +494,7 @@ cdef class Ring:
             if left > SLICE_S:
                 left = SLICE_S
         if left > 0:
-            PyErr_CheckSignals()  # one may have come while we looked
+            PyErr_CheckSignals()  # a signal may have come since the last check
             nanoseconds = <int64_t>(left * 1e9)
             with nogil:
                 q_sleep(self.q, event, sequence, nanoseconds)
@@ -504,7 +504,7 @@ cdef class Ring:
         return 0
 
     cdef object _held_up(self, int *tries):
-        """Notice signals, as a lock is held by another; return the text about one that is stopped."""
+        """Run signal handlers while another thread has a lock; return a text if that is stopped."""
         cdef unsigned i
         PyErr_CheckSignals()
         tries[0] += 1
@@ -519,7 +519,7 @@ cdef class Ring:
         return None
 
     cdef bint _watch(self, q_event event) noexcept:
-        """Look for a few microseconds whether there is what a caller waits for."""
+        """Poll for a few microseconds; return whether the message or room may be there now."""
         cdef bint seen
         with nogil:
             seen = q_watch(self.q, event)
@@ -547,7 +547,7 @@ cdef class Ring:
         self._put(obj, small, small, timeout)
 
     cdef bint _put_message(self, data, kind, order, bint block, timeout, cls) except -1:
-        """Put a message of `qmill.Q`; False if this is none that can be put here."""
+        """Put a message of `qmill.Q`; False for arguments that the slow path has to handle."""
         cdef uint8_t small[SMALL_BYTES]
         cdef uint8_t *at
         if (
@@ -576,7 +576,7 @@ cdef class Ring:
         return True
 
     cdef uint8_t *_encode(self, object obj, uint8_t *at, uint8_t *end) except? NULL:
-        """Write an object with the codec; NULL if it is not for it."""
+        """Write an object with the codec; NULL if the codec refuses it."""
         cdef uint8_t *after = codec_write(self.codec, at, end, obj)
         cdef PyTypeObject *missing
         cdef int tries = 0
@@ -590,7 +590,7 @@ cdef class Ring:
         return after
 
     cdef int _put(self, object obj, uint8_t *small, uint8_t *at, object wait) except -1:
-        """Put an object, behind what is in `small` before `at`."""
+        """Put an object as a message that begins with the bytes of `small` before `at`."""
         cdef const char *text
         cdef Py_ssize_t size
         cdef uint8_t *after = self._encode(obj, at, small + SMALL_BYTES)
@@ -608,7 +608,7 @@ cdef class Ring:
         return self._put_parts(parts, wait)
 
     cdef bytes _padded(self, list parts, uint8_t *prefix, Py_ssize_t size):
-        """Return what goes before some parts: as long as keeps buffers in them aligned."""
+        """Return a prefix for some parts, padded so that the buffers among them stay aligned."""
         cdef bytes whole = PyBytes_FromStringAndSize(<char *>prefix, size)
         if len(parts) > 1 and size <= 128:
             whole = whole.ljust(64 if size <= 64 else 128, b"\0")
@@ -652,7 +652,7 @@ cdef class Ring:
 
     cdef int _put_tagged(self, uint8_t tag, const char *data, Py_ssize_t size, uint8_t *prefix,
                          Py_ssize_t before, object wait) except -1:
-        """Put what is copied as it is; `prefix` has room for the tag."""
+        """Put bytes unchanged, after a prefix and a tag; `prefix` has room for the tag."""
         cdef q_message message
         prefix[before] = tag
         before += 1
@@ -763,7 +763,7 @@ cdef class Ring:
 
     cdef int _put_messages(self, q_message *messages, size_t number, size_t *done,
                            object wait) except -1:
-        """Put messages until time is up, and count those that are put, also if this fails."""
+        """Put messages until time is up; `done` counts those that were put, also if this fails."""
         cdef q_status status = q_put_many(self.q, messages, number, done, 0)
         cdef double deadline = -1
         cdef uint32_t sequence = 0
@@ -826,14 +826,14 @@ cdef class Ring:
                 self._prepare(objects[i], &messages[i], &small[16 * i], kept, wait)
             self._put_messages(messages, number, &done, wait)
         finally:
-            for i in range(done, number):  # those that are put belong to who takes them
+            for i in range(done, number):  # the blocks of those that were put belong to consumers
                 self._drop_block(&messages[i])
             PyMem_Free(messages)
         return done
 
     cdef int _prepare(self, object obj, q_message *message, uint8_t *small, list kept,
                       object wait) except -1:
-        """Make a message of an object, in 16 bytes or in what is kept."""
+        """Make a message of an object, in the 16 bytes of `small` or in bytes appended to `kept`."""
         cdef uint8_t encoded[SMALL_BYTES]
         cdef uint8_t *after
         cdef long long value
@@ -861,7 +861,7 @@ cdef class Ring:
 
     cdef int _take(self, uint32_t reader, q_item *items, size_t limit, size_t *number,
                    object wait) except -1:
-        """Take up to so many; 0 when time is up."""
+        """Take up to `limit` messages; `number` is 0 when time is up."""
         cdef q_status status = q_take(self.q, reader, items, limit, number, 0)
         cdef double deadline = -1
         cdef uint32_t sequence
@@ -871,7 +871,7 @@ cdef class Ring:
             return 0
         if wait is not None and wait != 0:
             deadline = _now() + <double>wait
-        # As long as messages come while it looks, nobody has to be told that it sleeps.
+        # While messages come during these looks, the caller need not announce that it sleeps.
         for i in range(LOOKS):
             if status != Q_EMPTY or not waits or not self._watch(Q_ITEMS):
                 break
@@ -957,7 +957,7 @@ cdef class Ring:
                 self._give_back(items, i, number)
                 if not objects:
                     raise
-            finally:  # not before: until here all of them can be given back
+            finally:  # only now: until here all of them can be given back
                 while finished < i:
                     finished += q_done_many(self.q, &items[finished], i - finished)
                     if finished < i and items[finished].kind == Q_BLOCK:
@@ -977,9 +977,9 @@ cdef class Ring:
                     status = q_give_back(self.q, &items[i], 1)
 
     cdef object _unpack(self, q_item *item, bint finish=True, uint64_t skip=0):
-        """Rebuild the object, and finish the record: it is this process's now.
+        """Rebuild the object; with `finish`, finish the record, too.
 
-        `skip` are bytes at the beginning that were read before.
+        `skip` is the number of bytes at the beginning that were read before.
         """
         cdef const uint8_t *data = <const uint8_t *>item.data + skip
         cdef const uint8_t *at = data
@@ -1022,7 +1022,7 @@ cdef class Ring:
             return codec_read(self.codec, &at, data + size)
         except (SerializationError, MemoryError):
             raise
-        except BaseException as error:  # a class is not to be had here
+        except BaseException as error:  # a class cannot be imported here
             serialize.let_interrupt_through(error)
             raise serialize.not_rebuilt(_class_name(data, size), error) from error
 
@@ -1047,10 +1047,10 @@ cdef class Ring:
             if is_over:
                 self._finish(item, block is None)
                 if block is not None:
-                    q_lend(self.q, item, &block.lent)  # it is free when nobody looks at it
+                    q_lend(self.q, item, &block.lent)  # it is free when no object uses it
 
     cdef object _with_kind(self, q_item *item, uint64_t skip, found):
-        """Return the parts of a message of `qmill.Q`: this, and what is written before it."""
+        """Return the data, kind and order of a message of `qmill.Q`."""
         cdef const uint8_t *data = <const uint8_t *>item.data + skip
         cdef const uint8_t *at = data + 2
         kind = codec_read(self.codec, &at, data + data[1])
@@ -1058,7 +1058,7 @@ cdef class Ring:
         return found, kind, order
 
     cdef Block _lend(self, q_item *item, uint64_t skip):
-        """Return the memory of what `serialize` has packed, whose large buffers stay there."""
+        """Return the memory of a message packed by `serialize`, as its buffers stay in it."""
         cdef const uint8_t *data = <const uint8_t *>item.data
         cdef Block block
         if data[skip] == 109 and item.size > skip + 2 and item.size > skip + data[skip + 1]:
@@ -1142,14 +1142,14 @@ cdef class Ring:
         item.size = size
         return self._unpack(&item, False)
 
-    # -- what Q stands on --------------------------------------------------------------------------
+    # -- for Q -------------------------------------------------------------------------------------
 
     def new_reader(self):
         """Return the number of a new reader."""
         cdef uint32_t reader = 0
         cdef q_status status = Q_BUSY
         cdef int tries = 0
-        self.settle()  # what the dead have held goes before what is new
+        self.settle()  # messages of dead readers are taken before new ones
         while status == Q_BUSY or status == Q_NO_SLOT:
             with nogil:
                 status = q_reader_new(self.q, &reader, 1)
@@ -1188,7 +1188,10 @@ cdef class Ring:
             raise
 
     def lease_done(self, uint32_t reader, uint64_t lease, bint surely=True):
-        """End a lease: its message is finished. If not `surely`, a process that is stopped may hinder."""
+        """End a lease: its message is finished.
+
+        If not `surely`, give up when a stopped process holds the lock for long.
+        """
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         while status == Q_BUSY:
@@ -1210,7 +1213,7 @@ cdef class Ring:
                 return  # as in close_reader
 
     def lease_release(self, uint32_t reader, uint64_t lease, double delay):
-        """End a lease of a message that was got: it waits again; return whether there was one."""
+        """End a lease of a message that the loop has had: it waits again; False if there is none."""
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         cdef uint64_t delay_ms = <uint64_t>(delay * 1000 + 0.999)
@@ -1224,14 +1227,14 @@ cdef class Ring:
         return status == Q_OK
 
     def close_reader(self, uint32_t reader):
-        """End a reader; what it still holds goes back, as if it had not been taken."""
+        """End a reader; messages that it still holds go back, as if they had not been taken."""
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         while status == Q_BUSY:
             with nogil:
                 status = q_reader_close(self.q, reader, 1)
             if status == Q_BUSY and self._held_up(&tries) and tries >= LEAVE_TRIES:
-                return  # an interrupted loop comes here: what it holds stays its process's
+                return  # its messages stay leased until this process ends
 
     def end(self, bytes tag):
         """Put an END."""
@@ -1288,9 +1291,9 @@ cdef class Ring:
                 found.capacity = found.size
 
     def set_aside(self, bint only_new):
-        """List the messages that were set aside, each with what `requeue` takes.
+        """List the messages that were set aside, each with its number for `requeue`.
 
-        If `only_new`, those that no such call has returned before.
+        If `only_new`, list those that no such call has returned before.
         """
         cdef q_aside found
         cdef q_item item
@@ -1319,7 +1322,7 @@ cdef class Ring:
         return status == Q_OK
 
     cdef int _tell_aside(self) except -1:
-        """Log the messages that were set aside and are not logged, if this process has done one."""
+        """Log messages that were set aside and are not logged yet, if this process set one aside."""
         cdef q_aside found
         cdef bytes copy
         if q_newly_aside(self.q):
@@ -1330,7 +1333,7 @@ cdef class Ring:
         return 0
 
     cdef object _shown(self, bytes data):
-        """Show a message in brief, without running code for it: that may be what kills."""
+        """Show a message in brief, without running its code, which may have killed its readers."""
         cdef const uint8_t *at
         cdef codec *plain
         if data[:1] == b"m":
@@ -1357,7 +1360,7 @@ cdef class Ring:
         self._put_parts(parts, 0.0)
 
     def take_bytes(self):
-        """Take, without waiting, what `put_parts` has put: memory of this process's own."""
+        """Take, without waiting, a message of `put_parts`, in this process's own memory."""
         cdef q_item item
         cdef size_t number = 0
         cdef bytearray copy
@@ -1396,7 +1399,7 @@ cdef class Ring:
     def join(self):
         """See `Queue.join`."""
         cdef uint32_t sequence
-        if self.left:  # else it would wait for what it holds itself
+        if self.left:  # else it would wait for a message that this thread holds
             acknowledge(self.left)
         while True:
             sequence = q_announce(self.q, Q_IDLE)
@@ -1427,7 +1430,7 @@ cdef class Ring:
         return _fail(status) if status != Q_OK else 0
 
     def qsize(self):
-        """See `Queue.qsize`; a death that nobody has noticed yet does not change it."""
+        """See `Queue.qsize`; messages of a dead process count once the death has been noticed."""
         cdef q_counts c
         self._count(&c)
         return c.size
@@ -1447,7 +1450,7 @@ cdef class Ring:
         return bool(q_full(self.q))
 
     def settle(self):
-        """Count what has happened so far, such as the death of a reader."""
+        """Wait until every event so far, such as the death of a reader, is counted."""
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         while status == Q_BUSY:
@@ -1458,7 +1461,7 @@ cdef class Ring:
         self._tell_aside()
 
     def size_hint(self):
-        """Return how many wait, give or take a few; without taking part, or waiting."""
+        """Return about how many messages wait, without a lock or a slot of this process."""
         return q_size_hint(self.q)
 
     def generation(self):
@@ -1476,11 +1479,11 @@ cdef class Ring:
         q_pickle_loaded(self.q, pickle)
 
     def not_loaded(self, list pickles):
-        """Return those of some pickles that nobody has loaded yet."""
+        """Return those of some pickles that have not been loaded yet."""
         return [pickle for pickle in pickles if not q_pickle_is_loaded(self.q, pickle)]
 
     def leave(self):
-        """This process ends: what it has taken counts as done."""
+        """End this process's part: messages that it has taken count as done."""
         cdef q_status status = Q_BUSY
         cdef int tries = 0
         while status == Q_BUSY and tries < LEAVE_TRIES:
@@ -1519,12 +1522,12 @@ cdef class Ring:
         return PyBytes_FromStringAndSize(<const char *>data, size)
 
     def keep(self, bytes key, built):
-        """Keep what `serialize.loads` has built, as long as this lives."""
+        """Keep an object that `serialize.loads` has built, as long as this lives."""
         self.definitions[key] = built
 
 
 def quick_put(slow, cls):
-    """Return `qmill.Q.put`, for queues that have a `_ring`; what it does not take is for `slow`."""
+    """Return `qmill.Q.put`, fast for queues that have a `_ring`; it calls `slow` for the rest."""
 
     def put(self, data=None, *, kind="", order=0, block=True, timeout=None):
         ring = self._ring
@@ -1542,7 +1545,7 @@ cdef class _Resolver:
     cdef dict classes
 
     def __init__(self, ring, classes):
-        self.ring = ref(ring)  # else they would keep one another
+        self.ring = ref(ring)  # weak: else the ring and this would keep each other alive
         self.classes = classes
 
     def __call__(self, name):
@@ -1553,7 +1556,7 @@ cdef class _Resolver:
 
 @cython.no_gc_clear
 cdef class _Hold:
-    """What a loop over `Messages` has in hand: see `queues.leases.Hold`."""
+    """The message that a loop over `Messages` has in hand: see `queues.leases.Hold`."""
 
     cdef Ring ring
     cdef readonly list left
@@ -1564,7 +1567,7 @@ cdef class _Hold:
     cdef uint64_t lease
 
     cdef int begin(self) except -1:
-        """Begin to read, in this thread."""
+        """Begin the loop, in this thread."""
         self.lease = 0
         self.given = NOTHING
         self.number = self.ring.new_reader()
@@ -1574,7 +1577,7 @@ cdef class _Hold:
         return 0
 
     def done(self):
-        """Finish what is in hand, and go on."""
+        """Acknowledge the message in hand; the loop goes on."""
         cdef uint64_t lease = self.lease
         self.lease = 0
         self.given = NOTHING
@@ -1582,7 +1585,7 @@ cdef class _Hold:
             self.ring.lease_done(self.number, lease)
 
     def release(self, double delay):
-        """Give back what is in hand; False if it is not this process's."""
+        """Give back the message in hand; False if this process does not hold it."""
         cdef uint64_t lease = self.lease
         self.lease = 0
         self.given = NOTHING
@@ -1591,7 +1594,7 @@ cdef class _Hold:
         return self.ring.lease_release(self.number, lease, delay)
 
     def end(self):
-        """End the loop: what is in hand is finished."""
+        """End the loop, and acknowledge the message in hand."""
         cdef uint32_t number = self.number
         cdef uint64_t lease = self.lease
         self.number = 0
@@ -1603,13 +1606,13 @@ cdef class _Hold:
             self.ring.close_reader(number)
 
     def give_back(self):
-        """End the loop: what is in hand goes back."""
+        """End the loop, and give back the message in hand."""
         if self.lease:
             self.release(0.0)
         self.end()
 
     cdef int leave(self, bint by_exception) except -1:
-        """As `queues.leases.leave`, but no signal handler runs on the way."""
+        """As `queues.leases.leave`, but no signal handler runs meanwhile."""
         if by_exception and self.lease:
             self.thread = PyThread_get_thread_ident()
             self.left.append(self)
@@ -1625,8 +1628,8 @@ cdef class Messages:
     """Iterates over messages, each under a lease until the next is asked for.
 
     Args:
-        ring: Where they come from.
-        cls: The class of those of `qmill.Q`, with slots; None for whatever was put.
+        ring: The queue.
+        cls: The message class of `qmill.Q`, with slots; None for the objects as they were put.
         members: The slots of data, kind and order.
     """
 
@@ -1663,7 +1666,7 @@ cdef class Messages:
     cdef object _next(self):
         cdef q_item item
         cdef size_t number = 0
-        cdef bint is_unread = False  # whether the lease is of a message that nobody got
+        cdef bint is_unread = False  # whether the leased message has not been given to the loop
         cdef _Hold hold = self.hold
         if self.is_over:
             raise StopIteration
@@ -1746,11 +1749,11 @@ cdef class Messages:
 
 @cython.no_gc_clear
 cdef class Loop:
-    """Iterates over what a generator gives, and settles its hold when the loop is left.
+    """Iterates over a generator's messages, and settles the loop's hold when the loop is left.
 
     Args:
         messages: The generator.
-        hold: As of `queues.leases`.
+        hold: The loop's `queues.leases.Hold`.
     """
 
     cdef object messages, hold
@@ -1787,9 +1790,9 @@ cdef class Loop:
 
 
 def forgetting(dict known, number):
-    """Return a callback for a weak reference in a dict, which takes it out there.
+    """Return a callback for a weak reference in a dict that removes it from the dict.
 
-    No signal handler runs in it: its exception would be lost.
+    No signal handler runs in it: the handler's exception would be lost.
     """
 
     def forget(reference):
@@ -1807,7 +1810,7 @@ def _refuse(name):
 
 
 cdef bint data_is_plain(q_item *item) noexcept:
-    """Whether a large message has a code of its own: nobody refers to its memory afterwards."""
+    """Whether a large message is a str or bytes: it is copied, so no object uses its memory."""
     cdef const uint8_t *data = <const uint8_t *>item.data
     if data[0] == 109 and item.size > 2 and data[1] < item.size:
         data += data[1]

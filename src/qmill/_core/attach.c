@@ -1,4 +1,4 @@
-/* Making a queue in an empty file, and attaching to the one that is there. */
+/* Makes a queue in an empty file, and attaches to a queue that is there. */
 #include "core.h"
 
 #include <stdlib.h>
@@ -100,16 +100,16 @@ static int is_lock(const struct lock *lock) {
 #endif
 }
 
-/* Nobody else has the file open, and nobody in it is alive: it may come from another boot, or have
- * been in another container, where its locks and processes mean nothing. What was planned in the
- * journals is completed by whoever locks first, as always. */
+/* No other process has the file open, and all processes in its slots are dead: it may be from before
+ * a restart or from another container, so its locks and process ids mean nothing here. The first
+ * process to lock completes changes planned in the journals, as always. */
 static q_status adopt(struct header *h) {
     struct lock *locks[] = {&h->put, &h->get, &h->allocate};
     for (int i = 0; i < 3; i++)
         if (init_lock(locks[i])) return Q_SYSTEM;
     uint64_t number = get(&h->num_slots);
     for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++)
-        set(&h->slots[i].alive_by, 0); /* a lock, which nobody has */
+        set(&h->slots[i].alive_by, 0); /* BY_LOCK, and no process has this lock */
     h->pid_namespace = pid_namespace();
     return Q_OK;
 }

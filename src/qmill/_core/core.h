@@ -1,18 +1,18 @@
-/* What the files of the core share: what is in the file, this process's side of it, and the short
- * functions that every operation uses.
+/* Shared by the files of the core: the layout of the queue's file, this process's state of it, and
+ * the short functions that every operation uses.
  *
- *   life.c          which processes are alive
- *   participants.c  processes and readers, what the dead held, who leaves
+ *   life.c          detects which processes are alive
+ *   participants.c  slots of processes and readers; settles the messages of dead and leaving ones
  *   memory.c        segments, blocks, definitions
- *   lent.c          blocks at whose memory objects look, and forks
- *   room.c          how much memory the system has left for this process
+ *   lent.c          blocks whose memory objects of this process use, and forks
+ *   room.c          the memory that the system has left for this process
  *   lock.c          locks and their journals, events
- *   attach.c        making a queue, attaching to one
- *   log.c           the chunks of records: reaping them
- *   ring.c          putting and taking
- *   leases.c        what is held, and settled later
- *   whole.c         what needs both sides at rest
- *   pickles.c       which pickles of the queue have been loaded
+ *   attach.c        makes a queue, attaches to one
+ *   log.c           the chunks of records: frees finished ones
+ *   ring.c          puts and takes
+ *   leases.c        ends leases
+ *   whole.c         operations that hold both locks
+ *   pickles.c       notes which pickles of the queue have been loaded
  */
 #ifndef QMILL_CORE_H
 #define QMILL_CORE_H
@@ -41,17 +41,17 @@
 #define MAX_SLOTS 16384
 #define NUM_CLASSES 24 /* of blocks: 64 KiB to 512 GiB */
 #define JOURNAL_ENTRIES 14
-#define TAKING 0x80000000u /* one is taken: `gets` will have, in its last bits, the version behind it */
+#define TAKING 0x80000000u /* one is taken: the last bits are the version that `gets` has after it */
 #define POISON_DEATHS 3
 #define PICKLES_KNOWN 64
 #define CHUNK_BYTES (UINT64_C(1) << 16)
 #define INLINE_MAX (UINT64_C(16) << 10)
-#ifndef KEPT_BYTES /* of a queue, unless told; what is beyond goes back to the system */
+#ifndef KEPT_BYTES /* default of the most free memory kept; more goes back to the system */
 #define KEPT_BYTES (UINT64_C(64) << 20)
 #endif
 #define KEPT_BYTES_MAX (4 * KEPT_BYTES) /* if messages are so large that those would be a few */
 
-/* -- what is in the file ------------------------------------------------------------------------
+/* -- the file -----------------------------------------------------------------------------------
  *
  * An address is a segment's number and an offset in it: segments are mapped when first needed, and
  * never move. Segment 0 is the header.
@@ -62,8 +62,9 @@ typedef _Atomic uint64_t word;
 #define SEGMENT_SHIFT 40
 #define OFFSET_MASK ((UINT64_C(1) << SEGMENT_SHIFT) - 1)
 
-/* A change of several words under one lock. It happens when `number` is stored: before that there
- * is nothing, after that whoever locks next completes it. So no process can leave half a change. */
+/* A change of several words under one lock. It happens when `number` is stored: a process killed
+ * before that has changed nothing; after that, the next process to lock completes the change. So no
+ * process can leave half a change. */
 struct entry {
     uint64_t address, value;
 };
@@ -82,14 +83,14 @@ struct segment { /* all of it is blocks */
     word offset, size;
 } __attribute__((aligned(CACHE_LINE)));
 
-/* Where one side is in the log. There are two copies, and the last bit of `version` tells which is
- * valid: who moves on writes the other one and then `version`, and by that one store all is done. */
+/* The position of one side in the log. There are two copies, and the last bit of `version` says which
+ * one is valid. A move writes the other copy and then `version`: that one store is the whole move. */
 struct side {
     word version; /* records so far << 1 | copy */
     struct position {
-        word place; /* where the next record goes, or comes from */
+        word place; /* the address of the next record to put, or to take */
         word count; /* of messages so far */
-        word note;  /* who moved, for `recover`: slot | what it has taken since << 12 */
+        word note;  /* for `recover`: the slot that moved + MAX_SLOTS * its `taken` after the move */
     } at[2];
 } __attribute__((aligned(CACHE_LINE)));
 
@@ -106,14 +107,14 @@ struct slot {
 } __attribute__((aligned(CACHE_LINE)));
 
 /* state: what | deaths << 8 | owner << 32. A record at or behind the cursor waits, whatever its
- * state says (a killed taker may have marked it), unless that is WITHDRAWN. One that is DELAYED has
- * been returned, too, and has in the bits from 16 on when it is due; the owner of one that is
- * SET_ASIDE are marks of who has been told (`q_mark`). */
+ * state says (a killed taker may have marked it), unless that is WITHDRAWN. A DELAYED record has been
+ * returned, too; its bits from 16 on are the moment at which it is due. In a SET_ASIDE record the
+ * bits of the owner are marks of the ways in which it was reported (`q_mark`). */
 enum { WAITING, LEASED, DONE, RETURNED, SET_ASIDE, WITHDRAWN, DELAYED };
 
 struct record {
     uint32_t bytes; /* of all of it, a multiple of 8 */
-    uint32_t kind_size; /* kind << 24 | size of what follows */
+    uint32_t kind_size; /* kind << 24 | size of the data that follows */
     word state; /* of a Q_LINK: the address of the next chunk */
 };
 
@@ -129,7 +130,7 @@ struct block {
     word next, previous; /* of a free one; of one that is kept only the first */
     word reserved;
     word loose; /* there may be memory behind `reserved`: some is being reserved or given back */
-    word fresh; /* nobody has written to its memory yet: a hint */
+    word fresh; /* its memory has not been written to yet: a hint */
     uint64_t unused;
 };
 
@@ -158,13 +159,13 @@ struct header {
         num_processes; /* that ever took part */
     struct side gets;
     word num_returned __attribute__((aligned(CACHE_LINE)));
-    word num_delayed; /* of the returned, those that nobody gets before their time */
+    word num_delayed; /* of the returned, those that are not to be taken before they are due */
     word next_due_ms; /* none of these is due before; it may be too early */
 
     struct lock allocate;
     word num_segments, file_bytes;
     word kept_block[NUM_CLASSES], free_block[NUM_CLASSES]; /* the first of each list */
-    word kept_bytes, max_kept_bytes; /* the memory of those that are kept; Q_CHOSEN, or what was told */
+    word kept_bytes, max_kept_bytes; /* the memory of kept blocks; its limit, or Q_CHOSEN */
 
     struct event events[Q_NUM_EVENTS];
 
@@ -173,20 +174,20 @@ struct header {
     struct block first_chunk __attribute__((aligned(CACHE_LINE)));
     struct record first_link;
 
-    /* Memory is reserved for what is before this, and for each page of the tables when it is used. */
+    /* Memory is reserved for all fields before this, and for a page of the tables when it is used. */
     struct segment segments[MAX_SEGMENTS] __attribute__((aligned(PAGE)));
     struct slot slots[MAX_SLOTS] __attribute__((aligned(PAGE)));
 };
 
-struct large { /* what follows a Q_BLOCK record */
+struct large { /* the data of a Q_BLOCK record */
     uint64_t block, size;
 };
 
-struct end { /* what follows a Q_END record, and then its tag */
+struct end { /* the data of a Q_END record; its tag follows */
     uint64_t sender;
 };
 
-struct definition { /* what is in a BLOCK_DEFINITION, then key and data */
+struct definition { /* the content of a BLOCK_DEFINITION; key and data follow */
     uint64_t next;
     uint32_t key_size, reserved;
     uint64_t size;
@@ -203,13 +204,13 @@ struct q_queue {
     _Atomic uint32_t generation; /* of forks, when it got it */
     uint64_t number;     /* of the process, in its slot */
     void *life;          /* see life.c */
-    word owes;           /* whether the slot may own blocks that nobody here knows any more */
+    word owes;           /* whether the slot may own blocks to which nothing here refers any more */
     word is_in_debt;     /* it owns some that are not mapped as the file's: see lent.c */
-    /* Counts of the other side that were seen, and only grow: so a side looks at the line to which the
-     * other writes only when what it knows does not do. */
+    /* The last seen counts of the other side, which only grow: so a side reads the cache line to which
+     * the other writes only when the last seen count does not suffice. */
     word passed; /* messages of `gets` */
     word known;  /* records of `puts` */
-    word num_newly_aside; /* set aside by this process, and not yet told of */
+    word num_newly_aside; /* set aside by this process, and not yet reported */
     uint8_t *_Atomic base[MAX_SEGMENTS];
     word bytes[MAX_SEGMENTS];
 };
@@ -270,7 +271,7 @@ static inline uint64_t num_gone(const struct header *h) {
     return num_messages(&h->gets) - get(&h->num_returned);
 }
 
-/* A page that the kernel empties in a forked child; NULL until somebody looks. */
+/* A page that the kernel empties in a forked child; NULL until it is first needed. */
 extern _Atomic uint32_t *fork_page;
 extern _Atomic uint32_t fork_count;
 uint32_t new_fork_generation(void);
@@ -353,7 +354,7 @@ static inline void plan(struct change *c, uint64_t address, word *w, uint64_t va
 
 static inline void commit(struct change *c) {
     POINT(1);
-    /* Pairs with the load in `recover`, and with those of everybody who reads the words. */
+    /* Pairs with the load in `recover`, and with all loads of the words. */
     atomic_store_explicit(&c->lock->number, c->number, memory_order_release);
     POINT(2);
     for (uint32_t i = 0; i < c->number; i++) {
@@ -374,8 +375,8 @@ static inline void unlock(struct lock *lock) { pthread_mutex_unlock(&lock->mutex
 
 static inline q_status take_lock(q_queue *q, struct lock *lock, int patient) {
     int error = pthread_mutex_trylock(&lock->mutex);
-    /* The journal tells what is to be done, not the mutex: who fails here, say for want of memory
-     * to map, leaves it to the next. */
+    /* The journal, not the mutex, says whether a change must be completed: a process that fails to do
+     * so, say for want of memory to map, leaves it to the next process that locks. */
     if (likely(!error && !atomic_load_explicit(&lock->number, memory_order_acquire))) return Q_OK;
     return take_held_lock(q, lock, error, patient);
 }
@@ -389,8 +390,8 @@ int64_t now_ns(void); /* since the machine was started */
 void wake_sleepers(q_queue *q, q_event number, uint32_t waiters, uint64_t how_many);
 
 static inline void wake(q_queue *q, q_event number, uint64_t how_many) {
-    /* Full, and pairs with the increment in q_announce: either we see the sleeper, or it sees what
-     * we have just published. */
+    /* Full, and pairs with the increment in q_announce: either we see the sleeper, or it sees the
+     * change that we have just published. */
 #if defined(__x86_64__) || defined(__i386__)
     atomic_signal_fence(memory_order_seq_cst); /* the unlock before was a locked instruction */
 #else
@@ -400,7 +401,7 @@ static inline void wake(q_queue *q, q_event number, uint64_t how_many) {
     if (unlikely(waiters)) wake_sleepers(q, number, waiters, how_many);
 }
 
-/* -- who takes part ----------------------------------------------------------------------------- */
+/* -- participants ------------------------------------------------------------------------------- */
 
 int is_own_file(const q_queue *q, int fd);
 int has_file(const q_queue *q);
@@ -465,7 +466,7 @@ struct record *first_returned(q_queue *q, int whenever, uint64_t *address);
 q_status take_returned(q_queue *q, uint32_t reader, int whenever, q_item *item);
 q_status take_fresh(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number);
 
-enum { CLOSED = 1, DIED, TAKEN, LEFT }; /* what the mark of a slot means for what it holds */
+enum { CLOSED = 1, DIED, TAKEN, LEFT }; /* marks of slots: how to settle the records of each */
 
 void settle(q_queue *q, const uint8_t *marked);
 void forget_delays(q_queue *q);

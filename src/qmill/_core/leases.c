@@ -1,9 +1,9 @@
-/* What is held: settled by a reader when it is done, by its end, or after its death. */
+/* Ends leases: when a reader finishes or gives back a message, closes, or dies. */
 #include "core.h"
 
 #include <limits.h>
 
-/* Under the get lock: whether the first thing that waits is an END, for which somebody may wait. */
+/* Under the get lock: whether the first waiting record is an END, for which a reader may wait. */
 static int end_is_first(q_queue *q) {
     struct header *h = q->h;
     uint64_t address = cursor_of(h);
@@ -18,16 +18,17 @@ uint64_t q_unfinished(const q_queue *q) {
     return put - done;
 }
 
-/* Under the get lock: plan that messages are finished. `task_done` may have told of some before
- * they were taken, so there may be fewer left. */
+/* Under the get lock: plan that messages are finished. `task_done` may have counted some before they
+ * were taken, so fewer may be unfinished. */
 void plan_done(q_queue *q, struct change *c, uint64_t number) {
-    /* What was taken was put: mostly that does, and the line to which producers write is left alone. */
+    /* The messages taken were all put: mostly their count suffices, and the cache line to which
+     * producers write is not read. */
     uint64_t left = get(&position(&q->h->gets)->count) - get(&q->h->num_done);
     if ((int64_t)left < (int64_t)number) left = q_unfinished(q);
     PLAN(c, q->h->num_done, get(&q->h->num_done) + (number < left ? number : left));
 }
 
-/* Under the get lock: plan what settles a leased record. */
+/* Under the get lock: find a record that this owner has leased; Q_EMPTY if it has no such lease. */
 q_status find_leased(q_queue *q, uint64_t address, uint32_t owner, struct record **found) {
     struct record *r = record_at(q, address);
     if (!r) return Q_CORRUPT;
@@ -50,8 +51,8 @@ void plan_block(q_queue *q, struct change *c, struct record *r, uint32_t owner,
 }
 
 
-/* Under the get lock: a leased record waits again, with this as its state. What its taker `got` comes
- * back; else it is as if it had not been taken. */
+/* Under the get lock: a leased record waits again, with this state. If its taker `got` it, this counts
+ * as a redelivery; else it is as if the record had not been taken. */
 static void put_back(q_queue *q, struct record *r, uint64_t address, uint64_t state, uint32_t owner,
                      int was_lease, int got) {
     struct header *h = q->h;
@@ -92,7 +93,7 @@ static q_status give_back(q_queue *q, uint32_t owner, uint64_t record, int was_l
         put_back(q, r, record, state, owner, was_lease, got);
     }
     unlock(&h->get);
-    /* All of those who sleep are to know when one is due. */
+    /* All sleepers have to know when the record is due. */
     if (status == Q_OK) wake(q, Q_ITEMS, due_ms ? INT_MAX : 1);
     return status;
 }
@@ -239,7 +240,7 @@ void settle(q_queue *q, const uint8_t *marked) {
             commit(&c);
             /* The block is freed with all that the slot owns, when its process is dead or leaves. */
             if (owner == q->slot) set(&q->owes, 1);
-        } else if (marked[owner] == LEFT) { /* by a process that ended politely: no death */
+        } else if (marked[owner] == LEFT) { /* its process ended normally: no death */
             put_back(q, r, address, state_of(RETURNED, deaths - 1, 0), owner, 1, 1);
         } else if (deaths < POISON_DEATHS) {
             put_back(q, r, address, state_of(RETURNED, deaths, 0), owner, 1, 1);
@@ -284,7 +285,7 @@ q_status q_reader_close(q_queue *q, uint32_t reader, int patient) {
     return Q_OK;
 }
 
-/* -- what was set aside -------------------------------------------------------------------------- */
+/* -- records set aside --------------------------------------------------------------------------- */
 
 uint64_t q_newly_aside(q_queue *q) {
     return get(&q->num_newly_aside) ? atomic_exchange(&q->num_newly_aside, 0) : 0;
@@ -331,7 +332,7 @@ q_status q_look_aside(q_queue *q, uint64_t skip, q_mark mark, q_aside *found, in
         found->size = item.size;
         if (item.size <= found->capacity) {
             memcpy(found->into, item.data, item.size);
-            /* Only who asks reads the marks, under this lock. */
+            /* The marks are only read here, under this lock. */
             set(&r->state, state | (uint64_t)mark << 32);
         }
     }
@@ -345,7 +346,7 @@ q_status q_requeue(q_queue *q, uint64_t record, int patient) {
     q_status status = take_lock(q, &h->get, patient);
     if (status != Q_OK) return status;
     struct record *r = NULL;
-    uint64_t address = get(&h->oldest); /* the record may have gone since it was looked at */
+    uint64_t address = get(&h->oldest); /* the record may have gone since it was listed */
     while ((r = next_in(q, &address, SET_ASIDE, 0)) && address != record) address += r->bytes;
     if (r) {
         struct change c;
@@ -362,7 +363,8 @@ q_status q_requeue(q_queue *q, uint64_t record, int patient) {
     return r ? Q_OK : Q_EMPTY;
 }
 
-/* Whoever opens a kept file alone cannot tell the time that these were given: they wait no longer. */
+/* A process that adopts a file cannot know the remaining delays, as the clock may be another one
+ * since: delayed records are due at once. */
 void forget_delays(q_queue *q) {
     struct header *h = q->h;
     if (!get(&h->num_delayed) || take_lock(q, &h->get, 1) != Q_OK) return;

@@ -1,18 +1,18 @@
-/* Lent blocks: the memory of large messages at which objects of this process look, and forks.
+/* Lent blocks: the memory of large messages that objects of this process use, and forks.
  *
- * All memory of a forked child is as it was at the fork, and so has that of arrays to be which came
- * from a queue. So just before a fork the pages of each lent block become private to this process:
+ * A forked child must find all its memory as it was at the fork, also that of arrays which came from
+ * a queue. So just before a fork the pages of each lent block become private to this process:
  *
- *   the file      [ header | data ....... ]      stays this process's, and is not looked at
+ *   the file      [ header | data ....... ]      stays this process's, and is not read
  *                     ^ mapped, until a fork
  *   an object  ──> [ pages of the file's ]
  *                     v from then on
  *                  [ pages of the process's own ]  which a child gets as it gets all others
  *
  * Before the block is free again, its place shows the file's pages as before. The copy of its header
- * does no harm: nobody changes that of an owned block but its owner. A block's pages are its own.
+ * does no harm: only the owner of a block changes its header. Blocks share no pages.
  *
- * A child does not own the blocks. It maps the segments anew for what it takes itself, elsewhere.
+ * A child does not own the blocks. It maps the segments anew, elsewhere, for messages that it takes.
  */
 #include "core.h"
 
@@ -27,12 +27,12 @@
 #endif
 #define STEP (UINT64_C(16) << 20) /* so much is mapped twice for a moment */
 
-/* Held at forks, too: a child gets a list that is whole. */
+/* Held at forks, too, so that a child gets a complete list. */
 static pthread_mutex_t lending = PTHREAD_MUTEX_INITIALIZER;
 static q_lent *all_lent;
 
-/* Replace the mapping of a block by another one of the same pages, shared or private. In steps, and
- * by moving what is mapped already: a step that fails has changed nothing. */
+/* Replace the mapping of a block by another one of the same pages, shared or private: in steps, each
+ * of which maps the pages elsewhere and moves them into place. A step that fails changes nothing. */
 static int remap(const q_lent *lent, int flags) {
     const q_queue *q = lent->q;
     uint64_t number = lent->block >> SEGMENT_SHIFT;
@@ -78,8 +78,8 @@ static void before_fork(void) {
 
 static void after_fork_in_parent(void) { pthread_mutex_unlock(&lending); }
 
-/* The file cannot be mapped any more (the program has closed its descriptor): copy what the parent
- * may be writing to. A child without its memory must not go on. */
+/* The file cannot be mapped any more (the program has closed its descriptor): copy the memory, which
+ * the parent may be writing to. A child without its memory must not go on. */
 static void copy_late(const q_lent *lent) {
     static const char why[] = "qmill: no memory for a copy of a received array in a forked child\n";
     void *copy = mmap(NULL, lent->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -139,7 +139,7 @@ void q_lent_back(q_lent *lent) {
     if (lent->previous) lent->previous->next = lent->next;
     if (all_lent == lent) all_lent = lent->next;
     pthread_mutex_unlock(&lending);
-    if (!is_shared) set(&q->is_in_debt, 1); /* nobody may use the block before this process ends */
+    if (!is_shared) set(&q->is_in_debt, 1); /* the block stays owned until this process ends */
     for (int i = 0; is_shared && i < 10; i++)
         if (q_block_free(q, lent->block, 1) != Q_BUSY) break;
 }

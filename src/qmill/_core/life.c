@@ -1,18 +1,18 @@
-/* Which processes are alive: not known by their numbers, which mean something else in another pid
- * namespace and are used again, but by locks, which the kernel ends.
+/* Detects which processes are alive: not by their ids, which differ between pid namespaces and are
+ * used again, but by locks, which the kernel releases.
  *
  *   byte LIVES + slot of the queue's file <── locked by ── an open file of the process's own
  *                                                            ^ kept only by a mapping of one page,
  *                                                              which forked children do not get
  *
- * So the lock lasts as long as the memory of the process: no longer than to its end, also if nobody
- * has waited for it, or to its `exec`; not for its children's; and to its end also if it closes
- * descriptors that it does not know. Another look at the file, through the queue's descriptor, tells
- * whether the byte is locked.
+ * So the lock lasts as long as the memory of the process: until the process ends, even if its parent
+ * has not waited for it, or calls `exec`. Children do not prolong it, and a process that closes
+ * descriptors which it does not know does not lose it. The queue's own descriptor is another open
+ * file, through which each process can see whether the byte is locked.
  *
  * Where the file cannot be opened anew (there is no /proc, no descriptor is left, or the process has
- * changed its user since it opened a queue with a name), a process is known by its number and when
- * it was started, to those of its namespace; others take it for alive.
+ * changed its user since it opened a queue with a name), the processes of its namespace identify it
+ * by its id and the moment it was started; processes of other namespaces take it for alive.
  */
 #include "core.h"
 
@@ -28,10 +28,10 @@
 #include <unistd.h>
 
 #define LIVES (INT64_C(1) << 62)
-/* What `alive_by` is: BY_LOCK; or BY_NUMBER | when the process was started | its namespace << 32. */
+/* Values of `alive_by`: BY_LOCK; or BY_NUMBER | start of the process | its namespace << 32. */
 #define BY_LOCK 0
 #define BY_NUMBER (UINT64_C(1) << 31)
-#define NOT_KNOWN (BY_NUMBER - 1) /* when it was started */
+#define NOT_KNOWN (BY_NUMBER - 1) /* as the start of a process */
 
 int is_own_file(const q_queue *q, int fd) {
     struct stat file;
@@ -64,7 +64,7 @@ uint64_t pid_namespace(void) {
 
 /* -- by a lock ---------------------------------------------------------------------------------- */
 
-/* Held while a life begins, and at forks: a child gets nothing of what is half made. */
+/* Held while a life begins, and at forks: a child must not inherit a lock that is half made. */
 static pthread_mutex_t beginning = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t begins_once = PTHREAD_ONCE_INIT;
 
@@ -145,7 +145,7 @@ static int has_ended(uint64_t pid, uint64_t alive_by) {
                         (alive_by & NOT_KNOWN) != NOT_KNOWN);
 }
 
-/* -- what others call --------------------------------------------------------------------------- */
+/* -- for the other files ------------------------------------------------------------------------ */
 
 /* Q_BUSY if the slot's last process lives on. */
 q_status begin_life(q_queue *q, uint32_t slot, void **life, uint64_t *alive_by) {

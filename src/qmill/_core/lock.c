@@ -29,8 +29,9 @@ static q_status recover(q_queue *q, struct lock *lock) {
     }
     if (number > JOURNAL_ENTRIES) return Q_CORRUPT;
     if (number && lock == &q->h->put) {
-        /* Consumers go on as soon as they see the last word of a put: what became of its blocks
-         * since must not be undone. The last word never has the same value twice, so it tells. */
+        /* Consumers go on as soon as they see the last word of a put: later changes of its blocks must
+         * not be undone. The last word never has the same value twice, so if it has this one, the
+         * change is complete. */
         const struct entry *last = &lock->journal[number - 1];
         const word *w = last->address % 8 ? NULL : at(q, last->address, 8);
         if (w && get(w) == last->value) number = 0;
@@ -55,8 +56,8 @@ static q_status recover(q_queue *q, struct lock *lock) {
 /* Go on after a try to lock that gave an error, or found something to finish. */
 q_status take_held_lock(q_queue *q, struct lock *lock, int error, int patient) {
     if (unlikely(error == EBUSY)) {
-        /* A try takes the line from whoever works with it; left alone, he does dozens of operations in
-         * the time of some. So there are few tries: after 2, 7 and 16 us here. */
+        /* Each try takes the cache line from the thread that holds the lock; without tries, that does
+         * dozens of operations in the time of some. So there are few: after 2, 7 and 16 us here. */
         for (int pauses = 128; pauses <= 512 && error == EBUSY; pauses *= 2) {
             for (int i = 0; i < pauses; i++) pause_cpu();
             error = pthread_mutex_trylock(&lock->mutex);
@@ -121,9 +122,9 @@ static int has_news(const q_queue *q) {
            get(&q->h->shut);
 }
 
-/* Who looks takes the line from those who write to it. So the first look is a little later (a pause
- * takes some 20 ns): there is more to take then, or more room, and a message there and back takes no
- * longer. Between looks others may go first: both sides may be on one processor. */
+/* Each look takes the cache line from the threads that write to it. So the first look is a little
+ * later (a pause takes some 20 ns): there is more to take then, or more room, and a round trip of a
+ * message takes no longer. Between looks other threads may run: both sides may be on one processor. */
 int q_watch(q_queue *q, q_event event) {
     for (int i = event == Q_ITEMS ? 30 : 100; i; i--) pause_cpu();
     for (int64_t until = now_ns() + WATCH_NS;;) {
@@ -133,8 +134,8 @@ int q_watch(q_queue *q, q_event event) {
     }
 }
 
-/* `waiters` grows with each sleeper, and is set back by whoever wakes and finds nobody asleep: so
- * it does not matter that a killed sleeper cannot count itself out. */
+/* `waiters` grows with each sleeper. A waker that finds no sleeper sets it to 0: so it does not matter
+ * that a killed sleeper cannot subtract itself. */
 void wake_sleepers(q_queue *q, q_event number, uint32_t waiters, uint64_t how_many) {
     struct event *event = &q->h->events[number];
     atomic_fetch_add(&event->sequence, 1);
@@ -145,7 +146,7 @@ void wake_sleepers(q_queue *q, q_event number, uint32_t waiters, uint64_t how_ma
 
 uint32_t q_announce(q_queue *q, q_event number) {
     struct event *event = &q->h->events[number];
-    /* First: who sets `waiters` back has then changed the sequence since. */
+    /* Before the increment: so a waker that sets `waiters` to 0 has changed the sequence since. */
     uint32_t sequence = atomic_load(&event->sequence);
     POINT(50);
     atomic_fetch_add(&event->waiters, 1); /* see wake */

@@ -1,5 +1,5 @@
-/* The file's memory: segments, which are mapped when first needed; blocks in them, as buddies; and the
- * definitions, which are blocks that stay.
+/* The file's memory: segments, which are mapped when first needed; blocks in them, a buddy system; and
+ * definitions, which are blocks that are never freed.
  *
  * Source of the blocks: K. C. Knowlton, A fast storage allocator, CACM 8 (1965), the buddy system. */
 #include "core.h"
@@ -16,9 +16,9 @@
 
 /* -- segments -----------------------------------------------------------------------------------
  *
- * Address space is cheap, and file offsets are: only what a message needs has memory. Each segment is a
- * quarter of what the file has, or larger, so there are never many; and what is free in one is free for
- * messages of any size.
+ * Address space and file offsets are cheap; memory is reserved only for the bytes of messages. Each
+ * segment is at least a quarter of the file's size, so there are never many. The free blocks of a
+ * segment can be used for messages of any size.
  */
 
 static uint64_t file_offset(const q_queue *q, uint64_t address) {
@@ -31,7 +31,7 @@ static void *map(int fd, uint64_t offset, uint64_t size) {
         refuse(Q_MAPPING, errno, size);
         return NULL;
     }
-    madvise(p, size, MADV_DONTDUMP); /* a dump would fill all that has no memory */
+    madvise(p, size, MADV_DONTDUMP); /* a core dump would fill the pages that have no memory */
     return p;
 }
 
@@ -75,7 +75,7 @@ q_status reserve(int fd, uint64_t offset, uint64_t bytes) {
     return Q_OK;
 }
 
-/* Reserve memory for an entry of a table, whose first one in a page that is. */
+/* Reserve memory for an entry of a table, a page at a time: when it is the first one in its page. */
 q_status reserve_entry(const q_queue *q, const void *entry) {
     uint64_t offset = here(q, entry);
     if (offset % PAGE && offset % PAGE != CACHE_LINE) return Q_OK; /* number 0 is of no table */
@@ -141,13 +141,13 @@ static q_status grow(q_queue *q, unsigned class) {
 
 static uint64_t owned(const q_queue *q) { return BLOCK_OWNED | (uint64_t)q->slot << 32; }
 
-/* A block that is to be first, or next, in a list of such; NULL also if there is none. */
+/* The block at an address in a list of blocks of this class and state; NULL for 0 or another block. */
 static struct block *listed(q_queue *q, uint64_t address, unsigned class, unsigned what) {
     struct block *b = address ? block_at(q, address) : NULL;
     return b && class_of(b) == class && get(&b->state) == what ? b : NULL;
 }
 
-/* Plan that a free block is not in its list any more; whether the list is whole. */
+/* Plan to take a free block out of its list; return whether the list is undamaged. */
 static int plan_unlink(q_queue *q, struct change *c, uint64_t address, struct block *b) {
     unsigned class = class_of(b);
     uint64_t next = get(&b->next), previous = get(&b->previous);
@@ -165,7 +165,7 @@ static int plan_unlink(q_queue *q, struct change *c, uint64_t address, struct bl
     return 1;
 }
 
-/* Plan that a block is free, and the first of its list. */
+/* Plan to make a block free, and the first of its list. */
 static void plan_free(q_queue *q, struct change *c, uint64_t address, struct block *b) {
     unsigned class = class_of(b);
     word *list = &q->h->free_block[class];
@@ -187,7 +187,7 @@ static void punch(q_queue *q, uint64_t address, uint64_t begin, uint64_t end) {
                          (off_t)(end - begin));
 }
 
-/* Give back the memory behind what a block has reserved, if there may be some. */
+/* Give memory behind the reserved bytes of a block back to the system, if there may be some. */
 void tidy(q_queue *q, uint64_t address, struct block *b) {
     if (!get(&b->loose)) return;
     uint64_t begin = (get(&b->reserved) + PAGE - 1) & ~(uint64_t)(PAGE - 1);
@@ -195,7 +195,7 @@ void tidy(q_queue *q, uint64_t address, struct block *b) {
     set(&b->loose, 0);
 }
 
-/* Make two of the first free block of a class. */
+/* Split the first free block of a class into two. */
 static q_status split(q_queue *q, unsigned class) {
     struct header *h = q->h;
     uint64_t first = get(&h->free_block[class]), half = class_bytes(class - 1), second = first + half;
@@ -223,7 +223,7 @@ static q_status split(q_queue *q, unsigned class) {
     return Q_OK;
 }
 
-/* Have a block of this class that is free. */
+/* Make sure that a block of this class is free. */
 static q_status make_free(q_queue *q, unsigned class) {
     unsigned larger = class;
     while (larger < NUM_CLASSES && !get(&q->h->free_block[larger])) larger++;
@@ -239,7 +239,7 @@ static q_status make_free(q_queue *q, unsigned class) {
     return Q_OK;
 }
 
-/* Have the first of those that are kept, or NULL. */
+/* Take the first kept block of a class out of its list; NULL if there is none. */
 static struct block *take_kept(q_queue *q, unsigned class, uint64_t *address) {
     struct header *h = q->h;
     *address = get(&h->kept_block[class]);
@@ -270,7 +270,7 @@ static q_status take_free(q_queue *q, unsigned class, uint64_t *address, struct 
     return Q_OK;
 }
 
-/* The other half of what a block is a half of, if it is free and this one's size; else NULL. */
+/* The buddy of a block, if it is free and of the same size; else NULL. */
 static struct block *other_half(q_queue *q, uint64_t address, const struct block *b,
                                 uint64_t *where) {
     unsigned class = class_of(b);
@@ -279,7 +279,7 @@ static struct block *other_half(q_queue *q, uint64_t address, const struct block
     return other && at(q, address & *where, class_bytes(class + 1)) ? other : NULL;
 }
 
-/* Give a block's memory back, and make it one with others that are free: returns where that begins. */
+/* Give a block's memory back, and merge the block with free buddies; return the address of the result. */
 static uint64_t free_owned(q_queue *q, uint64_t address, struct block *b) {
     struct header *h = q->h;
     struct change c;
@@ -310,7 +310,7 @@ static uint64_t free_owned(q_queue *q, uint64_t address, struct block *b) {
     return address;
 }
 
-/* Free the first block that is kept in a class, if there is one. */
+/* Free the first kept block of a class, if there is one. */
 static int drop_kept(q_queue *q, unsigned class) {
     uint64_t address;
     struct block *b = take_kept(q, class, &address);
@@ -448,7 +448,7 @@ q_status q_set_max_kept(q_queue *q, uint64_t bytes, int patient) {
     return keep_no_more(q, most_kept(q, 0), &given);
 }
 
-/* For what must not fail for a lock that is held: the sweep gets it in the end. */
+/* Release a block, also if the lock is held for long: then the sweep after this process frees it. */
 void release_surely(q_queue *q, uint64_t address) {
     for (int i = 0; i < 10; i++)
         if (release(q, address, 1) != Q_BUSY) return;

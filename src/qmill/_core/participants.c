@@ -1,5 +1,5 @@
-/* Who takes part: processes and readers. What the dead held is settled, and so is what somebody
- * holds who leaves. */
+/* Participants: the slots of processes and readers. Settles the messages of a process that has died
+ * or leaves. */
 #include "core.h"
 
 #include <limits.h>
@@ -38,7 +38,7 @@ uint32_t new_fork_generation(void) {
 
 uint32_t q_fork_generation(void) { return fork_generation(); }
 
-/* -- who takes part ----------------------------------------------------------------------------- */
+/* -- slots -------------------------------------------------------------------------------------- */
 
 /* Under the get lock: make sure that a slot has memory, and is free for a process of this life. */
 static q_status prepare_slot(q_queue *q, unsigned kind, uint32_t slot, void **life,
@@ -82,7 +82,7 @@ q_status new_slot(q_queue *q, unsigned kind, uint32_t *slot) { /* under the get 
     return Q_NO_SLOT;
 }
 
-/* Take part, as this very process. A forked child is another one than its parent. */
+/* Get a slot for this process, if it has none. A forked child gets its own. */
 q_status take_part(q_queue *q, int patient) {
     uint32_t generation = fork_generation();
     if (likely(q->slot && q->generation == generation)) return Q_OK;
@@ -90,7 +90,7 @@ q_status take_part(q_queue *q, int patient) {
         q_status status = take_lock(q, &q->h->get, patient);
         if (status != Q_OK) return status;
         if (q->generation != generation) {
-            q->slot = 0; /* the parent's, as all that is mapped to live by */
+            q->slot = 0; /* it is the parent's, and so is the mapping that holds its lock */
             q->life = NULL;
             q->number = 0;
             q->generation = generation;
@@ -107,7 +107,7 @@ q_status take_part(q_queue *q, int patient) {
     }
 }
 
-/* -- the dead, and those who leave -------------------------------------------------------------- */
+/* -- processes that have died or leave ---------------------------------------------------------- */
 
 /* Mark the slots of processes that are dead, and of their readers; whether there are any. */
 static int mark_dead(const q_queue *q, uint8_t *marked) {
@@ -153,11 +153,11 @@ static void free_blocks(q_queue *q, const uint8_t *marked) {
     }
 }
 
-/* Under the get lock: what a slot took and did not do counts as done. */
+/* Under the get lock: messages that a slot took and did not finish count as done. */
 static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind) {
     struct header *h = q->h;
     uint64_t waiting = num_messages(&h->puts) - num_gone(h);
-    /* Below zero if `task_done` told of messages that still wait. */
+    /* Below zero if `task_done` has counted messages that still wait. */
     int64_t held = (int64_t)(q_unfinished(q) - waiting - get(&h->num_leased));
     int64_t taken = (int64_t)get(&s->taken), least = taken < held ? taken : held;
     uint64_t lost = least > 0 ? (uint64_t)least : 0;
@@ -172,8 +172,8 @@ static void settle_taken(q_queue *q, struct slot *s, int died, uint64_t new_kind
     commit(&c);
 }
 
-/* Under the get lock, after `settle`: free the slots that are marked, those of readers first: their
- * processes' say that they are dead, should this be killed in the middle. */
+/* Under the get lock, after `settle`: free the marked slots, those of readers first: if this process
+ * is killed in between, the slots of their processes still show that the readers are dead. */
 static void free_slots(q_queue *q, const uint8_t *marked, int died) {
     uint64_t number = get(&q->h->num_slots);
     for (int processes = 0; processes < 2; processes++) {
@@ -190,7 +190,7 @@ q_status sweep(q_queue *q, int patient) {
     struct header *h = q->h;
     uint8_t marked[MAX_SLOTS] = {0};
     if (!mark_dead(q, marked)) {
-        /* A killed producer may have committed what nobody has applied. */
+        /* A killed process may have committed a change that has not been applied. */
         q_status status = Q_OK;
         if (atomic_load(&h->put.number) || atomic_load(&h->get.number)) {
             status = take_both(q, patient);
@@ -200,14 +200,14 @@ q_status sweep(q_queue *q, int patient) {
     }
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
-    /* Somebody else may have done it meanwhile, and given the slots to others. */
+    /* Another process may have swept meanwhile, and the slots may have new owners. */
     memset(marked, 0, sizeof marked);
     mark_dead(q, marked);
     settle(q, marked);
     POINT(41);
     status = take_lock(q, &h->allocate, 1);
     if (status == Q_OK) {
-        marked[0] = TAKEN; /* of one that was killed here while it had no slot */
+        marked[0] = TAKEN; /* blocks of a process that was killed while it had no slot */
         free_blocks(q, marked);
         unlock(&h->allocate);
         free_slots(q, marked, 1);
@@ -225,7 +225,7 @@ q_status q_sweep(q_queue *q, int only_if_due, int patient) {
         now >= (int64_t)get(&h->last_sweep_ns))
         return Q_OK;
     set(&h->last_sweep_ns, (uint64_t)now);
-    if (q->slot) TAKE_PART(q, patient); /* a forked child is not its parent */
+    if (q->slot) TAKE_PART(q, patient); /* a forked child needs a slot of its own */
     return sweep(q, patient);
 }
 

@@ -1,6 +1,6 @@
-/* Which pickles of a queue have been loaded: so the process that made one knows how long to keep the
- * queue for it. A pickle has a number, and leaves it in its place of `loaded` when it is loaded, by
- * whatever process, and once that process has the queue itself. The last PICKLES_KNOWN have places. */
+/* Notes which pickles of a queue have been loaded, so that the process that made a pickle knows how
+ * long to keep the queue for it. A pickle has a number. The process that loads it stores the number in
+ * `loaded`, once it has the queue itself. There are places for the last PICKLES_KNOWN pickles. */
 #include "core.h"
 
 uint64_t q_pickle_new(q_queue *q) {

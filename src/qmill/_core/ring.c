@@ -1,4 +1,4 @@
-/* Putting and taking: each goes on behind the last, under a lock of its side. */
+/* Puts and takes messages: producers append to the log, consumers read on; each side has a lock. */
 #include "core.h"
 
 uint64_t q_size_hint(const q_queue *q) {
@@ -12,7 +12,7 @@ struct appended { /* records behind the tail that are not published yet */
     uint64_t tail, chunk, number;
 };
 
-/* Find room for a record of so many bytes behind the tail, in a new chunk if need be. */
+/* Find room for a record of `bytes` bytes behind the tail, in a new chunk if need be. */
 static q_status room_for(q_queue *q, struct change *c, struct appended *a, uint32_t bytes,
                          struct record **found) {
     struct header *h = q->h;
@@ -53,7 +53,7 @@ static q_status append(q_queue *q, struct change *c, struct appended *a, uint32_
     return Q_OK;
 }
 
-/* Consumers see them by the last store, with which all else that is planned has happened. */
+/* Consumers see the records by the last store; all other planned changes have happened by then. */
 static void publish(q_queue *q, struct change *c, struct appended *a, uint64_t messages) {
     struct side *s = &q->h->puts;
     uint64_t count = get(&position(s)->count) + messages;
@@ -69,16 +69,16 @@ static void publish(q_queue *q, struct change *c, struct appended *a, uint64_t m
     POINT(23);
 }
 
-/* How many may be put, when so many have been. */
+/* The number of messages that may be put now, after `num_put` so far. */
 static uint64_t room(q_queue *q, uint64_t num_put) {
     struct header *h = q->h;
-    uint64_t maxsize = get(&h->maxsize); /* once: it may change, for those without the lock */
+    uint64_t maxsize = get(&h->maxsize); /* read once: without the lock it may change */
     if (!maxsize) return UINT64_MAX;
     for (int looked = 0;; looked = 1) {
         int64_t waiting = (int64_t)(num_put - get(&q->passed) + get(&h->num_returned));
         if (waiting < (int64_t)maxsize) return maxsize - (uint64_t)waiting;
         if (looked) return 0;
-        set(&q->passed, num_messages(&h->gets)); /* a line that consumers write to: now and then */
+        set(&q->passed, num_messages(&h->gets)); /* rarely: consumers write to this cache line */
     }
 }
 
@@ -151,7 +151,7 @@ q_status q_put(q_queue *q, const void *data, uint64_t size, int patient) {
     if (likely(!get(&h->shut) && tail % 8 == 0 && size <= INLINE_MAX &&
                tail + bytes + sizeof *r <= get(&h->tail_chunk) + CHUNK_BYTES && room(q, count)))
         r = at(q, tail, bytes);
-    if (unlikely(!r)) { /* what is in the way, is for the one that can do everything */
+    if (unlikely(!r)) { /* slow path: shut down, full, large, a new chunk, or corrupt */
         q_message message = {data, size, 0, NULL, 0};
         size_t done = 0;
         unlock(&h->put);
@@ -210,7 +210,7 @@ q_status fill_item(q_queue *q, struct record *r, uint64_t address, uint32_t owne
 /* Under the get lock: whether an END of this sender may be given to a process. */
 static int end_is_ready(q_queue *q, uint64_t sender) {
     struct header *h = q->h;
-    if (get(&h->num_delayed)) return 0; /* an earlier message, which somebody is to get */
+    if (get(&h->num_delayed)) return 0; /* an earlier message, which a reader is still to get */
     if (!get(&h->num_leased)) return 1;
     uint64_t number = get(&h->num_slots);
     for (uint64_t i = 1; i < number && i < MAX_SLOTS; i++) {
@@ -442,7 +442,7 @@ q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint3
         }
     }
     unlock(&h->get);
-    if (status == Q_OK) wake(q, Q_ITEMS, 1); /* a put wakes one, who may have been a peeker */
+    if (status == Q_OK) wake(q, Q_ITEMS, 1); /* a put wakes one caller, which may have been this one */
     return status;
 }
 
@@ -453,7 +453,7 @@ size_t q_done_many(q_queue *q, const q_item *items, size_t number) {
         if (unlikely(!is_own || items[i].owner != q->slot)) continue; /* left: the chunk may be free */
         struct record *r = (struct record *)items[i].data - 1;
         POINT(31);
-        /* Pairs with the load in `reap`: what we read of it came before. */
+        /* Pairs with the load in `reap`: our reads of the record came before. */
         set(&r->state, DONE);
     }
     return i;

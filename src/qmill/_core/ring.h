@@ -1,11 +1,11 @@
 /* One queue in shared memory, for any number of processes that may be killed at any instruction.
  *
  * Everything here works on one open file: a log of records that producers append to and consumers
- * take from, blocks for what is large, counts, leases, and who takes part. docs/design.md has the
- * picture and the reasons. There is no Python in here.
+ * take from, blocks for large messages, counts, leases, and slots for processes and readers.
+ * docs/design.md has the picture and the reasons. There is no Python in here.
  *
- * A call returns a `q_status`. What would have to wait says so (Q_EMPTY, Q_FULL, Q_NOT_YET, Q_BUSY)
- * and the caller sleeps with `q_announce`, another try, and `q_sleep`: so whoever calls keeps
+ * A call returns a `q_status`. A call that would have to wait returns Q_EMPTY, Q_FULL, Q_NOT_YET or
+ * Q_BUSY instead. Its caller then sleeps with `q_announce`, another try, and `q_sleep`, and so keeps
  * control over signals, deadlines and locks of its own.
  */
 #ifndef QMILL_RING_H
@@ -20,10 +20,10 @@ typedef enum {
     Q_FULL,      /* no room */
     Q_SHUT,      /* shut down (and, for a taker, empty) */
     Q_NOT_YET,   /* an END is first, and an earlier message may still come back */
-    Q_BUSY,      /* a lock is held by somebody else, who may be stopped */
+    Q_BUSY,      /* a lock is held by another thread, which may be stopped by a signal */
     Q_NO_MEMORY, /* the system gives no more memory, or no room for its file */
     Q_NO_SLOT,   /* more processes and readers than the table holds */
-    Q_CORRUPT,   /* the file says what cannot be */
+    Q_CORRUPT,   /* the file has values that cannot be right */
     Q_FOREIGN,   /* the file is no queue that this process may use */
     Q_TOO_OFTEN, /* task_done, and nothing is unfinished */
     Q_SYSTEM,    /* see errno */
@@ -35,7 +35,7 @@ typedef enum { Q_INLINE = 1, Q_BLOCK, Q_END, Q_LINK } q_kind;
 
 typedef struct q_queue q_queue; /* this process's mapping of one queue */
 
-/* What was taken. `data` may be read until q_done, q_give_back or the end of the lease. */
+/* A taken record. `data` may be read until q_done, q_give_back or the end of the lease. */
 typedef struct {
     uint32_t kind;
     uint32_t owner;  /* the slot that took it */
@@ -49,10 +49,11 @@ typedef struct {
     uint64_t size, leased, unfinished, put, taken, done, lost, redelivered, poisoned, maxsize;
 } q_counts;
 
-/* Make a queue in an empty file, or attach to the one that is there: with this uuid, or with any if
- * it is NULL; to one that a relative has sent; or to one that nobody else has open. The file has to
- * be this user's, but with a uuid, which no other user can know, and if it was sent: a relative may
- * have changed its user. All take over `fd` if they return Q_OK. */
+/* q_create makes a queue in an empty file; the others attach to the queue that is there: q_attach to
+ * one with this uuid, or with any if it is NULL; q_receive to one that a related process has sent;
+ * q_adopt to one that no other process has open. The file has to be this user's, except with a uuid,
+ * which no other user can know, and with q_receive: the sender may have changed its user. All own
+ * `fd` from then on if they return Q_OK. */
 q_status q_create(int fd, uint64_t maxsize, const uint8_t uuid[16], q_queue **made);
 q_status q_attach(int fd, const uint8_t uuid[16], q_queue **made);
 q_status q_receive(int fd, q_queue **made);
@@ -64,7 +65,7 @@ uint64_t q_maxsize(const q_queue *q);
 q_status q_set_maxsize(q_queue *q, uint64_t maxsize, int patient); /* for every process */
 uint32_t q_fork_generation(void);
 
-/* What this thread was refused last, since it last asked. */
+/* The last shortage that this thread has met since it last called q_refused. */
 typedef enum {
     Q_NO_LIMIT = 0,
     Q_MAPPING,  /* `mmap` gave `error` */
@@ -79,8 +80,8 @@ typedef struct {
 } q_refusal;
 q_refusal q_refused(void);
 
-/* Of one control group and those above: the files that say the most bytes, how many are used, and
- * details. They are watched from now on, instead of others. */
+/* The files of one control group: its limit in bytes, the bytes in use, and details. q_watch_groups
+ * takes those of all groups to check from now on, in place of the earlier ones. */
 typedef struct {
     const char *most, *used, *details;
 } q_group;
@@ -93,24 +94,24 @@ typedef struct {
     const void *data;
     uint64_t size;
     uint64_t block; /* of a large one, filled by the caller; data is ignored */
-    const void *head; /* what goes before the data of a small one, if anything */
+    const void *head; /* bytes before the data of a small one, or NULL */
     uint64_t head_size;
 } q_message;
 q_status q_put_many(q_queue *q, const q_message *messages, size_t number, size_t *done,
                     int patient);
-uint64_t q_inline_max(void); /* what is larger goes into a block */
+uint64_t q_inline_max(void); /* larger messages go into blocks */
 q_status q_block_new(q_queue *q, uint64_t size, uint64_t *block, void **data, int patient);
 void q_block_write(q_queue *q, uint64_t block, uint64_t offset, const void *data, uint64_t size);
 q_status q_block_free(q_queue *q, uint64_t block, int patient);
-/* Memory that is free and kept for the next messages: at most so many bytes, or Q_CHOSEN; give all of
- * it back. */
+/* The most bytes of free memory that are kept for the next messages, or Q_CHOSEN for the default;
+ * q_trim gives all of it back to the system. */
 #define Q_CHOSEN UINT64_MAX
 uint64_t q_max_kept(const q_queue *q);
 q_status q_set_max_kept(q_queue *q, uint64_t bytes, int patient); /* for every process */
 q_status q_trim(q_queue *q, uint64_t *given, int patient);
 
-/* A block at whose memory objects of this process look, from when its record is done until it is
- * given back: a forked child has the memory as it was at the fork. */
+/* A block whose memory objects of this process use, from the moment its record is done until the
+ * block is given back. A forked child has the memory as it was at the fork. */
 typedef struct q_lent {
     q_queue *q;
     uint64_t block, bytes;
@@ -124,8 +125,8 @@ void q_lent_back(q_lent *lent);
 
 q_status q_take(q_queue *q, uint32_t reader, q_item *items, size_t limit, size_t *number,
                 int patient);
-q_status q_done(q_queue *q, const q_item *item, int patient); /* a block is the caller's then */
-/* Those before the first that is in a block: returns how many. */
+q_status q_done(q_queue *q, const q_item *item, int patient); /* the caller owns its block then */
+/* Finish the items before the first that is in a block; return how many these are. */
 size_t q_done_many(q_queue *q, const q_item *items, size_t number);
 q_status q_give_back(q_queue *q, const q_item *item, int patient);
 q_status q_peek(q_queue *q, void *into, uint64_t capacity, uint64_t *size, uint32_t *kind,
@@ -137,8 +138,8 @@ q_status q_lease_done(q_queue *q, uint32_t reader, uint64_t record, int patient)
 /* End a lease and take the next one, in one go; Q_EMPTY if that takes more than a step of each. */
 q_status q_next(q_queue *q, uint32_t reader, uint64_t lease, q_item *item, int patient);
 q_status q_lease_give_back(q_queue *q, uint32_t reader, uint64_t record, int patient);
-/* End a lease of a message that was got: it waits again, and nobody gets it before the delay is over.
- * Q_EMPTY if there is no such lease. */
+/* End a lease of a message that the reader's loop has had: it waits again, and is not taken before
+ * the delay is over. Q_EMPTY if there is no such lease. */
 q_status q_release(q_queue *q, uint32_t reader, uint64_t record, uint64_t delay_ms, int patient);
 q_status q_reader_close(q_queue *q, uint32_t reader, int patient);
 
@@ -151,13 +152,13 @@ uint64_t q_unfinished(const q_queue *q);
 int q_full(q_queue *q);
 int q_is_shut(const q_queue *q);
 
-/* Messages that were set aside. Who tells somebody of them marks them, and finds them once. */
+/* Messages that were set aside. A caller that reports them marks them, so that it finds each once. */
 typedef enum { Q_ANY = 0, Q_RAISED = 1, Q_LOGGED = 2 } q_mark;
 typedef struct {
     void *into; /* takes the message if it has room for it */
     uint64_t capacity, size, record, deaths;
 } q_aside;
-/* Look at one, behind so many; if there is room for it, mark it. Q_EMPTY when there are no more. */
+/* Copy the next one after the first `skip`; mark it if there is room for it. Q_EMPTY at the end. */
 q_status q_look_aside(q_queue *q, uint64_t skip, q_mark mark, q_aside *found, int patient);
 q_status q_requeue(q_queue *q, uint64_t record, int patient); /* Q_EMPTY if it is not set aside */
 uint64_t q_newly_aside(q_queue *q); /* how many this process has set aside since it last asked */
@@ -170,19 +171,19 @@ q_status q_fetch(q_queue *q, const void *key, uint32_t key_size, const void **da
 uint32_t q_announce(q_queue *q, q_event event);
 void q_sleep(q_queue *q, q_event event, uint32_t sequence, int64_t nanoseconds);
 uint64_t q_size_hint(const q_queue *q); /* how many wait, give or take a few */
-/* The thread that holds a lock at the moment, or 0: of the producers, consumers or allocator. */
+/* The thread that holds a lock now, or 0. `lock`: 0 producers', 1 consumers', 2 allocator's. */
 uint32_t q_holder(const q_queue *q, unsigned lock);
-/* Look for a few microseconds for Q_ITEMS or Q_SPACE: whether to try again; may be wrong. */
+/* Poll for a few microseconds for Q_ITEMS or Q_SPACE; return whether to try again, a guess. */
 int q_watch(q_queue *q, q_event event);
 
-/* Number a pickle of the queue; note that one was loaded; tell whether it was. */
+/* Number a pickle of the queue; note that one was loaded; return whether it was. */
 uint64_t q_pickle_new(q_queue *q);
 void q_pickle_loaded(q_queue *q, uint64_t pickle);
 int q_pickle_is_loaded(const q_queue *q, uint64_t pickle);
 
-q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle what dead processes hold */
-/* End this process's part: what it took counts as done, what it leases goes back. If it `keeps`
- * memory that it has taken, its slot stays until it ends. */
+q_status q_sweep(q_queue *q, int only_if_due, int patient); /* settle messages of dead processes */
+/* End this process's part: messages that it took count as done, leased ones go back. If it `keeps`
+ * memory of messages, its slot stays until the process ends. */
 q_status q_leave(q_queue *q, int keeps, int patient);
 
 #ifdef QMILL_POINTS

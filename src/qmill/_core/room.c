@@ -1,6 +1,5 @@
-/* How much memory the system has left for this process: its control groups are asked before memory is
- * reserved, as the kernel kills one that goes beyond. What was refused is remembered, so that an error
- * can say it. */
+/* Checks the limits of this process's control groups before memory is reserved, as the kernel kills a
+ * process that exceeds one. The last shortage is remembered, so that an error can name the limit. */
 #include "core.h"
 
 #include <fcntl.h>
@@ -60,7 +59,7 @@ static uint64_t number_in(const char *path) {
     return strtoull(text, NULL, 10);
 }
 
-/* What the kernel can have back of a group at once: pages of files, which are no shared memory. */
+/* The bytes that the kernel can reclaim at once: pages of files that are no shared memory. */
 static uint64_t reclaimable(const char *path) {
     static const char *const NAMES[] = {"inactive_file ", "active_file ", "total_inactive_file ",
                                         "total_active_file "};
@@ -77,7 +76,7 @@ static uint64_t reclaimable(const char *path) {
     return values[2] + values[3] ? values[2] + values[3] : values[0] + values[1];
 }
 
-/* How much a group has left behind so many bytes and a margin; below 0 if that is too much. */
+/* The bytes that a group has left after `bytes` more and a margin; below 0 if beyond its limit. */
 static int64_t left_in(const q_group *group, uint64_t bytes) {
     uint64_t most = number_in(group->most);
     if (most > INT64_MAX / 2) return INT64_MAX; /* no limit */

@@ -1,4 +1,4 @@
-/* What needs both sides at rest: withdrawing ENDs, shutting down, another limit, counting. */
+/* Operations that hold both locks: withdraw ENDs, shut down, change the limit, count. */
 #include "core.h"
 
 #include <limits.h>
@@ -54,7 +54,7 @@ q_status q_task_done(q_queue *q, int patient) {
     return status;
 }
 
-/* Under both locks: throw away what waits. */
+/* Under both locks: throw away all waiting messages. */
 static q_status discard(q_queue *q) {
     struct header *h = q->h;
     for (;;) {
@@ -63,7 +63,7 @@ static q_status discard(q_queue *q) {
         q_status status = get(&h->num_returned) ? take_returned(q, 0, 1, &item)
                                                 : take_fresh(q, 0, &item, 1, &number);
         if (status == Q_EMPTY) return Q_OK;
-        if (status == Q_NOT_YET) { /* an END that nobody will wait for */
+        if (status == Q_NOT_YET) { /* an END: after a shutdown no reader waits for it */
             uint64_t address = cursor_of(h);
             struct record *r = follow(q, &address, NULL);
             if (!r) return Q_CORRUPT;
@@ -111,8 +111,8 @@ q_status q_shutdown(q_queue *q, int immediate, int patient) {
     return status;
 }
 
-/* Under both locks, so that no wake-up is lost: a producer that finds the new limit reached has seen all
- * that was taken by those who saw the old one, which told them to wake nobody, perhaps. */
+/* Under both locks, so that no wake-up is lost: a consumer that saw the old limit may have woken no
+ * producer. A producer that finds the new limit reached has seen all that such a consumer took. */
 q_status q_set_maxsize(q_queue *q, uint64_t maxsize, int patient) {
     q_status status = take_both(q, patient);
     if (status != Q_OK) return status;
@@ -134,7 +134,7 @@ q_status q_statistics(q_queue *q, q_counts *counts, int patient) {
     counts->leased = get(&h->num_leased);
     counts->done = get(&h->num_done);
     counts->unfinished = counts->put - counts->done;
-    /* What has gone was taken; what came back went more than once. */
+    /* Messages that have gone were taken; those that came back were taken more than once. */
     counts->taken = gone + get(&h->num_returned) + get(&h->num_taken_extra);
     counts->lost = get(&h->num_lost);
     counts->redelivered = get(&h->num_redelivered);

@@ -459,9 +459,9 @@ class Queue(Generic[T]):
         """Return a native iterator over messages; None if the transport has none.
 
         Args:
-            cls: A message class: each message, a tuple of its slots' values, comes as an instance.
-                None for messages as they were put.
-            slots: The slots of the class.
+            cls: The message class of `qmill.Q`: each message comes as an instance of it. None for
+                the objects as they were put.
+            slots: The slots of the class for data, kind and order.
         """
         return None
 
