@@ -12,8 +12,9 @@ When this process ends, however it ends, the kernel kills every child through th
 descendants of the children are then killed, too: by the fork server for the children that it has
 forked (see _forkserver.py), by a guard for this process's own children (see _guard.py).
 
-Nobody's `__main__` is ever imported in a child. `forkserver` is safe whatever threads run here,
-since the server has one; `fork` shares this process's memory and is as safe as `os.fork`.
+A child imports the program's script only if that guards its start (see _script.py). `forkserver` is
+safe with any threads here, since the server has only one; `fork` copies this process's memory and
+is only as safe as `os.fork`.
 
 A fork server belongs to the process that started it; it is started when first needed, and killed
 when that process ends.
@@ -465,7 +466,7 @@ _PIDFD_GET_INFO, _INFO_EXIT = 0xC000FF0B | _INFO.size << 16, 1 << 3
 
 
 def kept_exit_code(pidfd: int) -> int | None:
-    """Return the exit code of a process for which other code has waited, or nobody can.
+    """Return the exit code of a process that `wait4` cannot report here any more.
 
     Linux 6.15 and later keep it as long as a pidfd of the process is open; None on others.
     """
@@ -545,7 +546,7 @@ class _ForkServer:
         return self._server
 
     def forget_ended(self) -> None:
-        """Forget a server that was killed while nobody needed it."""
+        """Forget a server that was killed between two starts."""
         with self._lock:
             if self._server is not None and self._server.poll() is not None:
                 self._drop()

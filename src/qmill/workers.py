@@ -249,7 +249,7 @@ class Worker(Generic[T]):
         if outcome is None or outcome[0] != "error":
             return
         interrupted = isinstance(outcome[1], WorkerDied) and outcome[1].signal == signal.SIGINT
-        if not interrupted:  # Ctrl-C stops everybody, and this program says so for all
+        if not interrupted:  # Ctrl-C stops all processes, and this program reports it once
             _log_failure(self.name, outcome[1])
 
 
