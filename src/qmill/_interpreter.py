@@ -68,7 +68,12 @@ _OR_FORK = ", or use start_method='fork'" if hasattr(os, "fork") else ""
 
 
 def start(
-    main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int], **options: Any
+    main: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    fds: list[int],
+    *,
+    without_site: bool = False,
+    **options: Any,
 ) -> subprocess.Popen[bytes]:
     """Start an interpreter like this one that calls a function of this package.
 
@@ -76,6 +81,8 @@ def start(
         main: A global function of a module.
         arguments: Its arguments: numbers, strings, lists of them.
         fds: The descriptors that the process inherits.
+        without_site: Whether it skips `site`, and so all code that an installation runs at the
+            start of each interpreter. A copy of a frozen program has none.
         options: Further options, as for `subprocess.Popen`.
 
     Raises:
@@ -94,7 +101,8 @@ def start(
     code += f"from {main.__module__} import {main.__name__} as m; begin(m, {arguments!a})"
     python = _find_python()
     assert python is not None
-    return _popen([python, *_flags(), "-c", code], fds, options)
+    flags = [*_flags(), "-S"] if without_site else _flags()
+    return _popen([python, *flags, "-c", code], fds, options)
 
 
 def _flags() -> list[str]:

@@ -12,7 +12,7 @@ import socket
 from array import array
 from functools import partial
 from io import FileIO
-from itertools import chain, starmap
+from itertools import chain, filterfalse, starmap
 from operator import itemgetter
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
@@ -36,17 +36,27 @@ def pipe() -> tuple[FileIO, FileIO]:
     return read, write
 
 
-def take(channel: socket.socket, files: list[FileIO]) -> None:
+def take(channel: socket.socket, files: list[FileIO]) -> bool:
     """Receive a byte and a descriptor, and append the file, to read, to a list.
+
+    Returns:
+        False if the descriptor was lost, as this process has none left for it.
 
     Raises:
         BlockingIOError: Nothing is there.
+        EOFError: The other end is closed.
     """
-    come = map(
-        itemgetter(1), starmap(channel.recvmsg, [(1, socket.CMSG_SPACE(array("i").itemsize))])
+    seen: list[Any] = []  # `append` returns None, so nothing is filtered
+    messages = filterfalse(
+        seen.append, starmap(channel.recvmsg, [(1, socket.CMSG_SPACE(array("i").itemsize))])
     )
+    come = map(itemgetter(1), messages)
     numbers = map(partial(array, "i"), map(itemgetter(2), chain.from_iterable(come)))
     files.extend(map(FileIO, chain.from_iterable(numbers)))
+    [(data, _, flags, _)] = seen
+    if not data:
+        raise EOFError
+    return not flags & socket.MSG_CTRUNC
 
 
 def _owned(opens: Any, *arguments: Any) -> FileIO:

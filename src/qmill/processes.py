@@ -496,10 +496,13 @@ def _spawn(ours: socket.socket, theirs: socket.socket, line: int) -> Process:
 
 
 def _start_interpreter(
-    main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int]
+    main: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    fds: list[int],
+    without_site: bool = False,
 ) -> subprocess.Popen[bytes]:
     cwd = None if _cwd() else os.sep  # some interpreters do not start in a removed folder
-    return _interpreter.start(main, arguments, fds, cwd=cwd)
+    return _interpreter.start(main, arguments, fds, without_site=without_site, cwd=cwd)
 
 
 class _ServerGoneError(Exception):
@@ -709,7 +712,7 @@ class _Guardian:
         with theirs:
             fds = [theirs.fileno(), self._line[1]]
             try:
-                self._guard = _start_interpreter(_guard.main, tuple(fds), fds)
+                self._guard = _start_interpreter(_guard.main, tuple(fds), fds, without_site=True)
             except BaseException:
                 self._close_control()
                 raise

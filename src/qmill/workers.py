@@ -499,8 +499,10 @@ class _ProcessRunner:
             (kind, in_file), (data, *_) = got[-1]
             if in_file:
                 data = self._read_file(channel)
-        except (EOFError, OSError):  # nothing more there now, or it died in the middle
-            return
+        except (EOFError, OSError, MemoryError) as error:
+            if wire.is_shortage(error):
+                self._outcome = "unsent", error
+            return  # else nothing more is there now, or it died in the middle
         if kind == "error":
             self._outcome = "error", serialize.load_error(data)
         elif kind == "unsent":
@@ -513,10 +515,8 @@ class _ProcessRunner:
 
     def _read_file(self, channel: socket.socket) -> bytearray:
         """Receive the file that follows a frame, and return its content."""
-        if not self._file:
-            take(channel, self._file)
-        if not self._file:
-            raise EOFError
+        if not self._file and not take(channel, self._file):
+            raise wire.file_lost()
         [file] = self._file
         data = bytearray(os.fstat(file.fileno()).st_size)
         file.seek(0)

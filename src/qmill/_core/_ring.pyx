@@ -1795,8 +1795,10 @@ def forgetting(dict known, number):
     No signal handler runs in it: the handler's exception would be lost.
     """
 
+    remove = _remove_dead_weakref  # a name of the module may be gone when the program ends
+
     def forget(reference):
-        _remove_dead_weakref(known, number)
+        remove(known, number)
 
     return forget
 

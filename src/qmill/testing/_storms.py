@@ -33,6 +33,8 @@ from ..workers import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+_KILLED_WITHIN_S = 60.0  # SIGKILL always ends a process, though not at once on a busy machine
+
 ENDINGS = {
     "kill": signal.SIGKILL,
     "interrupt": signal.SIGINT,
@@ -382,8 +384,9 @@ class _Storm:
         alive = [member for member in members if member.worker.is_alive()]
         for member in alive:
             os.kill(member.worker.pid or 0, ENDINGS[ending])
+        patience_s = _KILLED_WITHIN_S if ending == "kill" else self._patience_s
         for member in alive:
-            if not wait([member.worker.sentinel, member.life], self._patience_s):
+            if not wait([member.worker.sentinel, member.life], patience_s):
                 raise _Hung(f"{member.worker.name} has not ended by {ending!r}")
         for member in members:
             if ending == "exec" and member.worker.is_alive():
