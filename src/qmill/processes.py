@@ -36,7 +36,6 @@ import sys
 import time
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from . import (
     _child,
@@ -52,6 +51,7 @@ from . import (
     _streams,
     serialize,
 )
+from ._alive import Alive
 from .errors import NotSupported
 from .queues import wire
 
@@ -672,7 +672,7 @@ class _Guardian:
         self._control: socket.socket | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._line: tuple[int, int] | None = None  # its writing end is the guard's, too
-        self._watched: WeakSet[Process] = WeakSet()
+        self._watched = Alive()
 
     def lifeline(self) -> int:
         """Return the children's end of the lifeline that the guard holds, too.
@@ -749,7 +749,7 @@ class _Guardian:
         if self._guard is not None:
             self._guard.returncode = 0  # not ours to wait for
         self._guard = self._line = None
-        self._watched = WeakSet()
+        self._watched = Alive()
 
 
 def _can_guard() -> bool:

@@ -36,9 +36,10 @@ import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet, ref
+from weakref import ref
 
 from .. import _native
+from .._alive import Alive
 from ..errors import ShutDown
 from ..serialize import shown
 from . import wire
@@ -106,7 +107,7 @@ class RemoteClient(Client):
         self.connections: set[Connection] = set()
         self.held: dict[int, Mailbox] = {}  # by number of the hold
         self.kept = Kept()
-        self.mailboxes: WeakSet[Mailbox] = WeakSet()  # those that it has used
+        self.mailboxes = Alive()  # those that it has used
         self.readers: dict[tuple[int, int], tuple[Mailbox, MailReader]] = {}
 
 

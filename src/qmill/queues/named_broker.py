@@ -107,6 +107,9 @@ def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connect
     start = _start_interpreter if _interpreter.is_known() else _fork
     out, errors = start(folder, name, place, maxsize)
     if not out.endswith(b"ready"):  # a site's start-up may print before
+        # An interrupted opener may have started another broker, which listens by now.
+        if (connection := _connect(place)) is not None:
+            return connection
         text = errors.decode(errors="replace").strip()
         raise QueueGone(f"the broker of the queue {name!r} did not start: {text}")
     connection = _connect(place)
@@ -116,20 +119,31 @@ def _start(folder: str, name: str, place: str, maxsize: int) -> portable.Connect
 
 
 def _start_interpreter(*settings: Any) -> tuple[bytes, bytes]:
-    with _interpreter.start(
-        main,
-        settings,
-        [],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        start_new_session=True,
-    ) as process:
-        try:
-            return process.communicate()
-        except BaseException:  # Ctrl-C: the next try starts another one, at the same address
+    process = None
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        # An exception of a handler within `subprocess` would leave a process that nobody knows.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        process = _interpreter.start(
+            main,
+            settings,
+            [],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,
+        )
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return process.communicate()
+    except BaseException:  # Ctrl-C: the next try starts another one, at the same address
+        if process is not None:
             process.kill()
-            raise
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if process is not None:
+            with process:  # it is waited for, and its pipes are closed
+                pass
 
 
 def _fork(*settings: Any) -> tuple[bytes, bytes]:
@@ -401,7 +415,8 @@ class NamedBroker(Broker):
 
 
 def main(folder: str, name: str, place: str, maxsize: int) -> None:
-    """Run a broker, detached from the process that started it."""
+    """Run a broker, detached from the process that started it, and from its blocked signals."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     broker = NamedBroker(folder, name, place, maxsize)
     broker.listen()
     os.write(1, b"ready")

@@ -20,9 +20,9 @@ import socket
 import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
 
 from .. import _native
+from .._alive import Alive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -332,7 +332,7 @@ def connect(address: Address) -> socket.socket:
     return sock
 
 
-_to_brokers: WeakSet[socket.socket] = WeakSet()
+_to_brokers = Alive()
 
 
 def close_in_child(heirs: Sequence[socket.socket]) -> None:
