@@ -13,6 +13,7 @@ PYTEST_OPTIONS ?= -n 2 --dist worksteal
 VENV := .venv
 EXTRAS := dev
 BENCH_VENV := .venvs/bench
+CORE := src/qmill/queues/shared/core
 
 SHELL := /bin/sh
 BIN := $(VENV)/bin
@@ -85,8 +86,9 @@ $(VENV)/.python: FORCE
 		$(NEUTRAL) $(PYTHON) -m venv --clear $(VENV) && echo "$$made_with" > $@; \
 	fi
 
-$(VENV)/.run: $(VENV)/.python pyproject.toml setup.py $(wildcard src/qmill/_core/*.[ch] src/qmill/_core/*.pyx) \
-		src/qmill/messages.py $(addprefix src/qmill/queues/,access.py items.py leases.py mailbox.py portable.py rings.py shared.py thread.py wire.py)
+# Of Python, setup.py names the modules that are compiled.
+$(VENV)/.run: $(VENV)/.python pyproject.toml setup.py $(wildcard $(CORE)/*.[ch] $(CORE)/*.pyx) \
+		$(shell sed -n 's|^        "\([a-z_.]*\)",$$|\1|p' setup.py | sed 's|\.|/|g; s|.*|src/qmill/&.py|')
 	@echo "installing qmill into $(VENV), with progress bars and plots"
 	@$(PIP_INSTALL) -e '.[progress,plot]'
 	@touch $@

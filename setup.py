@@ -8,15 +8,16 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 required = os.environ.get("QMILL_REQUIRE_CORE") == "1"
-SOURCES = sorted([*glob("src/qmill/_core/[a-z]*.c"), "src/qmill/_core/_codec.c"])
+CORE = "src/qmill/queues/shared/core"
+SOURCES = sorted([*glob(f"{CORE}/[a-z]*.c"), f"{CORE}/_codec.c"])
 OPTIONS = {
-    "depends": glob("src/qmill/_core/*.h"),
+    "depends": glob(f"{CORE}/*.h"),
     "extra_compile_args": ["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
 }
 core = [
-    Extension("qmill._core._ring", ["src/qmill/_core/_ring.pyx", *SOURCES], **OPTIONS),
+    Extension("qmill.queues.shared.core._ring", [f"{CORE}/_ring.pyx", *SOURCES], **OPTIONS),
     Extension(
-        "qmill._core._kept", ["src/qmill/_core/_kept.pyx", "src/qmill/_core/_codec.c"], **OPTIONS
+        "qmill.queues.shared.core._kept", [f"{CORE}/_kept.pyx", f"{CORE}/_codec.c"], **OPTIONS
     ),
 ]
 # Python that is compiled as it is, since no signal handler runs within C: one that raised between
@@ -24,16 +25,18 @@ core = [
 whole = [
     Extension(f"qmill.{name}", [f"src/qmill/{name.replace('.', '/')}.py"])
     for name in (
-        "messages",
-        "queues.access",
         "queues.items",
         "queues.leases",
-        "queues.mailbox",
-        "queues.portable",
-        "queues.rings",
-        "queues.shared",
-        "queues.thread",
-        "queues.wire",
+        "queues.messages",
+        "queues.local.access",
+        "queues.local.mailbox",
+        "queues.local.thread",
+        "queues.portable.addresses",
+        "queues.portable.client",
+        "queues.shared.queue",
+        "queues.shared.rings",
+        "system.frames",
+        "system.nameless_files",
     )
 ]
 DIRECTIVES = {"language_level": 3, "freethreading_compatible": True, "annotation_typing": False}

@@ -12,7 +12,7 @@ import time
 import numpy
 
 import qmill
-from qmill import serialize
+from qmill.packing import serialize
 
 SIZES = [4, 16, 64, 256, 1024, 16384]  # KiB
 TURNS = 7

@@ -141,7 +141,7 @@ class Qmill(Mp):
         import qmill
 
         if transport == "shared" and not qmill.core_info().core:
-            raise ModuleNotFoundError("no native core", name="qmill._core._ring")
+            raise ModuleNotFoundError("no native core", name="qmill.queues.shared.core._ring")
         super().__init__(maxsize)
         self.transport = transport
 

@@ -10,7 +10,7 @@ trap 'rm -rf "$built"' EXIT
 
 # All files of the core but those that native.h includes.
 core=
-for file in "$root"/src/qmill/_core/[a-z]*.c; do
+for file in "$root"/src/qmill/queues/shared/core/[a-z]*.c; do
     grep -q "/$(basename "$file")\"" "$root/tests/native/native.h" || core="$core $file"
 done
 

@@ -15,7 +15,7 @@ build() { # FLAVOUR TEST FLAGS...
     shift 2
     ${CC:-gcc} -std=c11 -Wall -Wextra -Werror -g -pthread -DQMILL_POINTS \
         -DKEPT_BYTES='(UINT64_C(1) << 20)' "$@" \
-        "$root/tests/native/$test.c" "$root"/src/qmill/_core/[a-z]*.c -o "$built/$test-$flavour"
+        "$root/tests/native/$test.c" "$root"/src/qmill/queues/shared/core/[a-z]*.c -o "$built/$test-$flavour"
 }
 
 run() { # PROGRAM ARGUMENTS...

@@ -23,38 +23,38 @@ from _frozen_importlib import _find_spec  # type: ignore[attr-defined]
 __version__ = "0.1.0"
 
 _WHERE = {
-    "END_MSG": "messages",
+    "END_MSG": "queues.messages",
     "Empty": "errors",
     "Full": "errors",
     "Job": "jobs.job",
-    "JobQueue": "job_queue",
+    "JobQueue": "job_queue.queue",
     "JobTimeout": "errors",
     "LaneError": "errors",
-    "Msg": "messages",
-    "NUM_CPUS": "workers",
-    "NUM_THREADS": "workers",
+    "Msg": "queues.messages",
+    "NUM_CPUS": "workers.api",
+    "NUM_THREADS": "workers.api",
     "NotSupported": "errors",
     "Plot": "observe.plot",
     "Poisoned": "errors",
-    "Q": "messages",
+    "Q": "queues.messages",
     "QmillError": "errors",
-    "Queue": "queues.base",
+    "Queue": "queues.api",
     "QueueGone": "errors",
     "SerializationError": "errors",
     "ShutDown": "errors",
-    "Statistics": "queues.base",
-    "Worker": "workers",
+    "Statistics": "queues.api",
+    "Worker": "workers.api",
     "WorkerDied": "errors",
-    "core_info": "_core",
+    "core_info": "queues.shared.core",
     "frame": "observe.frame",
-    "freeze_support": "_frozen",
-    "get_start_method": "processes",
-    "map": "mapping",
-    "parallel": "mapping",
-    "run": "workers",
-    "run_thread": "workers",
-    "set_start_method": "processes",
-    "shared": "sharing",
+    "freeze_support": "system.frozen",
+    "get_start_method": "processes.launch",
+    "map": "job_queue.mapping",
+    "parallel": "job_queue.mapping",
+    "run": "workers.api",
+    "run_thread": "workers.api",
+    "set_start_method": "processes.launch",
+    "shared": "packing.shared_values",
     "trace": "observe.trace",
 }
 
@@ -114,7 +114,7 @@ def __getattr__(name: str) -> object:
     except KeyError:
         told = f"module 'qmill' has no attribute {name!r}"
         if not _is_module(name):
-            from ._guesses import explain_name
+            from .packing.guesses import explain_name
 
             told = explain_name(name)
         raise AttributeError(told, name=name, obj=sys.modules[__name__]) from None

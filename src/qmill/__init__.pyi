@@ -1,8 +1,6 @@
 """The public names for editors and type checkers; `__init__.py` loads each on first use."""
 
 from . import engines as engines
-from ._core import core_info as core_info
-from ._frozen import freeze_support as freeze_support
 from .errors import (
     Empty as Empty,
     Full as Full,
@@ -16,20 +14,22 @@ from .errors import (
     ShutDown as ShutDown,
     WorkerDied as WorkerDied,
 )
-from .job_queue import JobQueue as JobQueue
+from .job_queue.mapping import map as map, parallel as parallel
+from .job_queue.queue import JobQueue as JobQueue
 from .jobs.job import Job as Job
-from .mapping import map as map, parallel as parallel
-from .messages import END_MSG as END_MSG, Msg as Msg, Q as Q
 from .observe.frame import frame as frame
 from .observe.plot import Plot as Plot
 from .observe.trace import trace as trace
-from .processes import (
+from .packing.shared_values import shared as shared
+from .processes.launch import (
     get_start_method as get_start_method,
     set_start_method as set_start_method,
 )
-from .queues.base import Queue as Queue, Statistics as Statistics
-from .sharing import shared as shared
-from .workers import (
+from .queues.api import Queue as Queue, Statistics as Statistics
+from .queues.messages import END_MSG as END_MSG, Msg as Msg, Q as Q
+from .queues.shared.core import core_info as core_info
+from .system.frozen import freeze_support as freeze_support
+from .workers.api import (
     NUM_CPUS as NUM_CPUS,
     NUM_THREADS as NUM_THREADS,
     Worker as Worker,

@@ -24,7 +24,10 @@ from __future__ import annotations
 import queue
 from queue import Empty, Full
 
-from ._pickling import PicklingError
+try:
+    from _pickle import PicklingError  # `import pickle` takes as long as all the rest
+except ImportError:  # a Python without it
+    from pickle import PicklingError
 
 __all__ = [
     "Empty",

@@ -20,7 +20,8 @@ from engine_support import Gate
 
 import qmill
 from qmill import JobTimeout, NotSupported, WorkerDied
-from qmill.engines import Dask, _dask_worker
+from qmill.engines import Dask
+from qmill.engines.dask import on_worker
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
 
@@ -280,7 +281,7 @@ def test_a_client_is_as_good_as_its_address_and_stays_open(start_cluster):
 
 def test_other_versions_are_refused(start_cluster, monkeypatch):
     cluster = start_cluster(1)
-    monkeypatch.setattr(_dask_worker, "versions", lambda: ("0.0.1", (3, 9)))
+    monkeypatch.setattr(on_worker, "versions", lambda: ("0.0.1", (3, 9)))
     with queue_on(cluster) as jobs:
         some = [jobs.put(engine_jobs.add, [n], suppress_errors=True) for n in range(2)]
         for error in ends(some):

@@ -23,7 +23,7 @@ from engine_support import ENGINES, KILLING, LIMIT_S
 
 import qmill
 from qmill import JobTimeout, LaneError, NotSupported, SerializationError, WorkerDied
-from qmill.serialize import RemoteTraceback
+from qmill.packing.serialize import RemoteTraceback
 
 
 def on(*engines):

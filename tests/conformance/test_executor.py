@@ -28,7 +28,7 @@ import pytest
 from conformance_support import ENGINES, LIMIT_S, Call, blocked, wait_for_end_of
 
 import qmill
-from qmill import processes
+from qmill.processes import launch
 
 from ..examples import programs
 
@@ -1143,7 +1143,7 @@ def check_start_method(start_method, parent, inherited):
     assert (inherited == "inherited") == (start_method == "fork")
 
 
-@pytest.mark.parametrize("start_method", processes.METHODS)
+@pytest.mark.parametrize("start_method", launch.METHODS)
 def test_start_methods(monkeypatch, start_method):
     monkeypatch.setattr(sys, "set_by_the_test", "inherited", raising=False)
     with qmill.JobQueue(1, start_method=start_method) as jobs:
@@ -1152,7 +1152,7 @@ def test_start_methods(monkeypatch, start_method):
         assert type(jobs.submit(raise_special).exception()) is SpecialError
 
 
-@pytest.mark.parametrize("start_method", processes.METHODS)
+@pytest.mark.parametrize("start_method", launch.METHODS)
 def test_the_start_method_of_a_context(monkeypatch, start_method):
     monkeypatch.setattr(sys, "set_by_the_test", "inherited", raising=False)
     context = multiprocessing.get_context(start_method)

@@ -17,7 +17,7 @@ import pytest
 from conformance_support import LIMIT_S, Call, blocked, wait_for_end_of
 
 import qmill
-from qmill import processes
+from qmill.processes import launch
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_whatever_can_be_called(map_, jobs, function):
     assert list(jobs.map(function, [1, 2, 4])) == wanted
 
 
-@pytest.mark.parametrize("start_method", processes.METHODS)
+@pytest.mark.parametrize("start_method", launch.METHODS)
 def test_start_methods(start_method):
     factor = 3
     results = qmill.map(
@@ -766,7 +766,9 @@ def test_only_the_beginning_of_a_large_item_is_looked_at(kind):
 
 
 def test_items_that_are_slow_to_show_are_shown_for_a_limited_time(monkeypatch):
-    monkeypatch.setattr("qmill._map_calls._SHOWING_S", -1.0)  # as if it had taken long already
+    monkeypatch.setattr(
+        "qmill.job_queue.map_calls._SHOWING_S", -1.0
+    )  # as if it had taken long already
     results = qmill.map(fail_always, [1, 2], engine="thread", return_exceptions=True)
     assert [notes_of(error) for error in results] == [["item 0 of map"], ["item 1 of map"]]
 

@@ -14,7 +14,7 @@ import pytest
 from conformance_support import LIMIT_S, PROCESS_HERE, blocked, wait_until_asleep
 
 import qmill
-from qmill.queues import folders, listing, names
+from qmill.queues.names import folders, listing, name_files
 
 PROGRAMS = 8
 
@@ -342,7 +342,7 @@ del queue
 tell("dropped"); hear()"""
     )
     assert program.hear() == "open"
-    with names.locked(str(directory)):  # as whoever opens one does
+    with name_files.locked(str(directory)):  # as whoever opens one does
         program.tell("drop it")
         assert program.hear() == "dropped"
     program.tell("end")
@@ -553,7 +553,7 @@ def test_an_odd_entry_blocks_no_other_name(directory, ending):
 
 @pytest.mark.parametrize("ending", [".ring", ".kept", ".queue", ".live"])
 def test_an_odd_entry_in_the_place_of_a_name_is_told(directory, ending):
-    os.mkdir(names.file_of(str(directory), "orders", ending))
+    os.mkdir(name_files.file_of(str(directory), "orders", ending))
     with pytest.raises(ValueError, match="is a folder, and no file of a queue; remove it"):
         qmill.Queue(name="orders")
     (directory / "lock").unlink(missing_ok=True)

@@ -8,14 +8,14 @@ import subprocess
 import pytest
 
 import qmill
-from qmill import processes
+from qmill.processes import launch
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
 from . import native
 from .programs import Program
 
 
-@pytest.fixture(params=processes.METHODS)
+@pytest.fixture(params=launch.METHODS)
 def method(request, monkeypatch):
     """Each start method, in force for this test and its workers."""
     monkeypatch.setenv("QMILL_START_METHOD", request.param)

@@ -19,8 +19,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import qmill
-from qmill import _child
-from qmill.queues import portable
+from qmill.processes import child_main
+from qmill.queues.portable import client
 
 from .programs import LIMIT_S, wait_until_asleep
 
@@ -362,7 +362,7 @@ def get_from_pickle(pickled):
 
 def take_and_drop(address, number, told, gate):
     """Take a message through a handle that goes at once, and live on."""
-    queue = portable.PortableQueue._attach(address, number, None)
+    queue = client.PortableQueue._attach(address, number, None)
     queue.get()
     queue.close()
     del queue
@@ -931,7 +931,7 @@ def die_first(path, num_deaths):
 
 def leave_thread(told, go_on, grace_s=0.01, kind="thread"):
     """Leave a thread, or a process, that waits to go on; after that grace the wait is told."""
-    _child.EXIT_GRACE_S = grace_s
+    child_main.EXIT_GRACE_S = grace_s
     context = multiprocessing.get_context("fork")
     left = {"thread": threading.Thread, "process": context.Process}[kind]
     left(target=_wait_to_go_on, args=(told, go_on), name="saver").start()
@@ -966,7 +966,7 @@ def leave_idle_pool():
 
 def leave_queue(told, go_on):
     """Leave a queue of jobs that are not done."""
-    _child.EXIT_GRACE_S = 0.01
+    child_main.EXIT_GRACE_S = 0.01
     left_behind.append(qmill.JobQueue(1))
     left_behind[-1].put(_wait_to_go_on, (told, go_on))
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import qmill
-from qmill import processes
+from qmill.processes import launch
 
 from .functions import add
 from .interruptions import Interrupted, Interruption, num_files, unraisable
@@ -348,7 +348,7 @@ SCENES = {
         [scene for scene in OF_Q if scene is not make_named], "process", "portable", 100
     ),
     "threads": Scenes(OF_WORKERS, "thread", "shared", 10),
-    **{method: Scenes(OF_WORKERS, "process", "shared", 500) for method in processes.METHODS},
+    **{method: Scenes(OF_WORKERS, "process", "shared", 500) for method in launch.METHODS},
 }
 
 
@@ -424,7 +424,7 @@ def main(which: str, first: str, step: str, *chosen: str) -> None:
     scenes, kind, transport, _ = SCENES[which]
     scenes = [*scenes, make_named] if "make_named" in chosen else scenes
     os.environ["QMILL_TRANSPORT"] = transport
-    if which in processes.METHODS:
+    if which in launch.METHODS:
         os.environ["QMILL_START_METHOD"] = which
     has_failed = False
     with tempfile.TemporaryDirectory() as os.environ["QMILL_DIR"], unraisable() as lost:

@@ -8,7 +8,7 @@ import subprocess
 from .programs import ROOT
 
 NATIVE = ROOT / "tests" / "native"
-CORE = ROOT / "src" / "qmill" / "_core"
+CORE = ROOT / "src" / "qmill" / "queues" / "shared" / "core"
 
 
 def build(name, folder):

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 import qmill
-from qmill.queues import broker, portable, wire
+from qmill.queues.portable import addresses, broker, client
+from qmill.system import frames
 
 from . import functions
 from .programs import LIMIT_S, Call, Program
@@ -111,10 +112,10 @@ def test_an_interrupted_get_takes_nothing_although_a_forked_child_has_the_socket
 
 
 def test_a_fork_while_a_name_is_opened_does_not_lock_the_others_out(tmp_path, monkeypatch):
-    from qmill.queues import names
+    from qmill.queues.names import name_files
 
     monkeypatch.setenv("QMILL_DIR", str(tmp_path))
-    with names.locked(str(tmp_path)):
+    with name_files.locked(str(tmp_path)):
         release, wait = os.pipe()
         child = os.fork()
         if child == 0:
@@ -189,8 +190,8 @@ def test_a_connection_that_is_heard_of_after_its_anchors_end_is_settled():
     q.put("leased")
     address, number = q._published(), q._number
     identity = os.urandom(16)
-    anchor = portable.Connection(address)
-    other = portable.Connection(address)
+    anchor = client.Connection(address)
+    other = client.Connection(address)
     anchor.send("hello", identity, True, address.broker)
     anchor.close()
     broker.this_broker().settle()  # the client has ended for the broker
@@ -210,7 +211,7 @@ def test_a_message_that_no_reader_has_seen_is_not_poisoned():
     q.put("unseen")
     address, number = q._published(), q._number
     for _ in range(5):
-        anchor, connection = portable.Connection(address), portable.Connection(address)
+        anchor, connection = client.Connection(address), client.Connection(address)
         identity = os.urandom(16)
         anchor.send("hello", identity, True, address.broker)
         connection.send("hello", identity, False, address.broker)
@@ -260,19 +261,19 @@ os.wait()
 def test_garbage_on_the_brokers_socket_harms_nobody():
     q = qmill.Queue()
     address = q._published()
-    secret, wrong = address.secret, bytes(wire.SECRET_BYTES)
-    huge = wire.HEAD.pack(1 << 31, 0)
-    lie = b"".join(wire.encode(("hello", b"me", False, b""), []))
+    secret, wrong = address.secret, bytes(addresses.SECRET_BYTES)
+    huge = frames.HEAD.pack(1 << 31, 0)
+    lie = b"".join(frames.encode(("hello", b"me", False, b""), []))
     for garbage in (
         wrong,
         secret[:5],
         secret + b"\0" * 12,
         secret + huge,
-        secret + wire.HEAD.pack(3, 0) + b"abc",
+        secret + frames.HEAD.pack(3, 0) + b"abc",
         secret + lie[:-1],
-        secret + b"".join(wire.encode(("put", 0, True), [b"before hello"])),
-        secret + lie + b"".join(wire.encode(("no such request", q._number), [])),
-        secret + lie + b"".join(wire.encode(("get", q._number, "few"), [])),
+        secret + b"".join(frames.encode(("put", 0, True), [b"before hello"])),
+        secret + lie + b"".join(frames.encode(("no such request", q._number), [])),
+        secret + lie + b"".join(frames.encode(("get", q._number, "few"), [])),
     ):
         sock = _connect(address)
         sock.sendall(garbage)
@@ -282,7 +283,7 @@ def test_garbage_on_the_brokers_socket_harms_nobody():
         sock.close()
     broker.this_broker().settle()
     q.put("alive")
-    assert portable.RemoteAccess(portable.endpoint(address), q._number).get(1, 0.0, True)
+    assert client.RemoteAccess(client.endpoint(address), q._number).get(1, 0.0, True)
 
 
 def _connect(address):
@@ -307,9 +308,9 @@ def test_a_definition_is_fetched_once_by_each_reader():
     Point.__qualname__ = "PointOfThisTest"
     sender = qmill.Queue()
     sender.put_many([Point() for _ in range(20)])
-    reader = portable.PortableQueue._attach(sender._published(), sender._number, None)
-    reader._reached = portable.RemoteAccess(portable.endpoint(sender._published()), sender._number)
-    portable.serialize._known.clear()  # as in a process that has not made the class
+    reader = client.PortableQueue._attach(sender._published(), sender._number, None)
+    reader._reached = client.RemoteAccess(client.endpoint(sender._published()), sender._number)
+    client.serialize._known.clear()  # as in a process that has not made the class
     fetched = []
     fetch = reader._reached.fetch
     reader._reached.fetch = lambda key: fetched.append(key) or fetch(key)

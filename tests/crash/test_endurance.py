@@ -15,7 +15,7 @@ from qmill import testing
 from .programs import LIMIT_S, Program
 from .storm_loads import small
 
-pytest.importorskip("qmill.queues.shared", reason="needs queues in shared memory")
+pytest.importorskip("qmill.queues.shared.queue", reason="needs queues in shared memory")
 pytestmark = pytest.mark.chaos
 
 MILLION = 1_000_000

@@ -23,18 +23,21 @@ from pathlib import Path
 import pytest
 
 import qmill
-from qmill import _inherited, errors, processes, serialize, workers
+from qmill import errors
+from qmill.packing import serialize
+from qmill.processes import inherited, launch
+from qmill.workers import api
 
 from . import things
 from .programs import LIMIT_S, ROOT, descriptors
 from .things import THINGS
 
 CONTEXTS = ["fork", "spawn", "forkserver", None]
-OTHER_METHODS = [method for method in processes.METHODS if method != "fork"]
+OTHER_METHODS = [method for method in launch.METHODS if method != "fork"]
 
 
 def settled_descriptors():
-    workers.forget_ended()
+    api.forget_ended()
     gc.collect()
     return descriptors()
 
@@ -154,7 +157,7 @@ def test_more_descriptors_than_this_process_may_have(method):
 def test_a_descriptor_that_has_not_come_is_told_as_what_it_is():
     """The kernel keeps back what a process may not have, and says nothing."""
     with pytest.raises(OSError, match="open files") as info:
-        _inherited._Descriptor(0).detach()
+        inherited._Descriptor(0).detach()
     assert info.value.errno == errno.EMFILE
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 import qmill
-from qmill import _interpreter, processes
+from qmill.processes import launch
+from qmill.system import interpreter
 
 from .programs import LIMIT_S, ROOT, Watch
 
@@ -282,7 +283,7 @@ def test_freeze_support_does_nothing_elsewhere(monkeypatch):
     assert qmill.freeze_support() is None
     loaded = "import sys; before = set(sys.modules); import qmill; qmill.freeze_support(); "
     loaded += "print(sorted(set(sys.modules) - before - {'atexit'}))"
-    told = "['__future__', 'qmill', 'qmill._frozen']\n"
+    told = "['__future__', 'qmill', 'qmill.system.frozen']\n"
     assert run(sys.executable, "-c", loaded) == told
 
 
@@ -452,7 +453,7 @@ def test_a_forked_broker_has_no_part_in_its_program(tmp_path):
         os.close(writing)
         print(os.read(reading, 1))  # nobody else has the writing end
         file.close()
-        from qmill.queues.listing import list_queues
+        from qmill.queues.names.listing import list_queues
         print([found.holders == (os.getpid(),) for found in list_queues()])
         """,
     )
@@ -546,7 +547,7 @@ def system(monkeypatch):
 )
 def test_a_python_is_known(system, path):
     path = os.path.normpath(f"{PREFIX}/{path}")
-    assert _interpreter._look("", path) == path
+    assert interpreter._look("", path) == path
 
 
 @pytest.mark.parametrize(
@@ -564,21 +565,21 @@ def test_a_python_is_known(system, path):
     ],
 )
 def test_what_is_no_python_is_not(system, path):
-    assert _interpreter._look("", path) is None
-    assert _interpreter._look(path, path) is None
+    assert interpreter._look("", path) is None
+    assert interpreter._look(path, path) is None
 
 
 def test_what_has_been_chosen_is_preferred(system):
-    assert _interpreter._look("/chosen", f"{PREFIX}/bin/python") == "/chosen"
+    assert interpreter._look("/chosen", f"{PREFIX}/bin/python") == "/chosen"
     system.setattr(os.path, "samefile", lambda a, b: (a, b) == ("/host", "/proc/self/exe"))
-    assert _interpreter._look("/host", f"{PREFIX}/bin/python") == f"{PREFIX}/bin/python"
-    assert _interpreter._look("/host", "") is None
+    assert interpreter._look("/host", f"{PREFIX}/bin/python") == f"{PREFIX}/bin/python"
+    assert interpreter._look("/host", "") is None
 
 
 def test_a_platform_without_fork(monkeypatch):
-    monkeypatch.setattr(processes, "METHODS", ("spawn",))
+    monkeypatch.setattr(launch, "METHODS", ("spawn",))
     monkeypatch.setattr(sys, "executable", "")
-    monkeypatch.setattr(_interpreter, "_chosen_for_multiprocessing", lambda: None)
+    monkeypatch.setattr(interpreter, "_chosen_for_multiprocessing", lambda: None)
     assert qmill.get_start_method() == "spawn"
     with pytest.raises(qmill.NotSupported, match="set_executable"):
         qmill.run(int)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import qmill
-from qmill import _native
+from qmill.system import native
 
 from .interruptions import Interrupted, Interruption
 from .programs import LIMIT_S, Call
@@ -141,7 +141,7 @@ def test_a_completed_job_is_not_lost(how, interruptions):
 
 def test_a_condition_can_be_left_at_each_place(interruptions):
     def make():
-        conditions.append(_native.Condition())
+        conditions.append(native.Condition())
         return lambda: use(conditions[-1])
 
     def use(condition):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qmill.queues import mailbox
+from qmill.queues.local import mailbox
 
 from .interrupted_scenes import SCENES
 from .interruptions import TRANSPORTS

@@ -24,14 +24,15 @@ from typing import Any, NamedTuple
 import pytest
 
 import qmill
-from qmill import JobTimeout, LaneError, SerializationError, WorkerDied, processes
-from qmill.serialize import RemoteTraceback
+from qmill import JobTimeout, LaneError, SerializationError, WorkerDied
+from qmill.packing.serialize import RemoteTraceback
+from qmill.processes import launch
 
 from . import functions
 from .functions import Troubled
 from .programs import LIMIT_S, ROOT, Call, Watch, descriptors, wait_until, wait_until_asleep
 
-QUICK = [method for method in processes.METHODS if method != "spawn"]
+QUICK = [method for method in launch.METHODS if method != "spawn"]
 """The start methods that are quick enough for many workers."""
 
 
@@ -834,7 +835,7 @@ def fork_servers():
                 command = Path(f"/proc/{child}/cmdline").read_bytes()
             except OSError:
                 continue
-            if b"_forkserver" in command:
+            if b"fork_server" in command:
                 pids.append(int(child))
     return pids
 
@@ -2070,7 +2071,7 @@ def test_the_time_that_a_worker_has_to_end_does_not_count_for_its_threads(
 ):
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
-        monkeypatch.setattr("qmill.engines.process.EXIT_GRACE_S", 1.0)
+        monkeypatch.setattr("qmill.engines.process.engine.EXIT_GRACE_S", 1.0)
         jobs.submit(functions.leave_thread, told, go_on, grace_s=1.5).result(LIMIT_S)
         end = Call(jobs.shutdown)
         assert "thread saver" in heard.next()  # so the second has passed
@@ -2109,7 +2110,7 @@ def test_an_idle_pool_that_a_job_has_left_is_nothing_to_wait_for(quick_method, h
 
 
 def test_a_worker_that_does_not_end_is_killed_and_that_is_said(quick_method, heard, monkeypatch):
-    monkeypatch.setattr("qmill.engines.process.EXIT_GRACE_S", 0.2)
+    monkeypatch.setattr("qmill.engines.process.engine.EXIT_GRACE_S", 0.2)
     with qmill.JobQueue(1) as jobs:
         jobs.submit(functions.leave_exit_function, qmill.Queue()).result(LIMIT_S)
     said = heard.next()
@@ -2178,7 +2179,7 @@ def test_a_map_waits_for_the_threads_of_its_calls(quick_method, heard, go_on):
 
 
 def test_workers_that_wait_for_threads_do_not_become_ever_more(heard, go_on, monkeypatch):
-    monkeypatch.setattr("qmill.engines.process.MAX_LINGERING", 1)
+    monkeypatch.setattr("qmill.engines.process.engine.MAX_LINGERING", 1)
     told = qmill.Queue()
     with qmill.JobQueue(1, max_jobs_per_worker=1) as jobs:
         for _ in range(2):

@@ -157,7 +157,7 @@ def say(name, text):
 say("memory.max", "{most}")
 say("memory.current", "{used}")
 say("memory.stat", "anon 1\\ninactive_file {cache}\\nactive_file 0\\n")
-from qmill._core._ring import watch_groups
+from qmill.queues.shared.core._ring import watch_groups
 queue = qmill.Queue()
 names = "memory.max", "memory.current", "memory.stat"
 watch_groups([tuple(os.path.join(folder, name).encode() for name in names)])

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from qmill import processes
+from qmill.processes import launch
 
 from .programs import ROOT, Program
 
@@ -176,7 +176,7 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("method", processes.METHODS)
+@pytest.mark.parametrize("method", launch.METHODS)
 @pytest.mark.parametrize("way", RESULTS)
 def test_what_a_job_has_printed_is_there_with_its_result(program, way, method):
     source = f"""
@@ -188,7 +188,7 @@ with qmill.JobQueue(1) as jobs:
     assert program(source, method) == ("one; result\n", "one; result")
 
 
-@pytest.mark.parametrize("method", processes.METHODS)
+@pytest.mark.parametrize("method", launch.METHODS)
 def test_what_an_initializer_that_fails_has_printed_is_there_with_the_failure(program, method):
     source = """
 with qmill.JobQueue(1, initializer=functions.say_and_fail, initargs=("one; ",)) as jobs:
@@ -225,7 +225,7 @@ sys.stdout.write('before; ')
 }
 
 
-@pytest.mark.parametrize("method", processes.METHODS)
+@pytest.mark.parametrize("method", launch.METHODS)
 @pytest.mark.parametrize("stream", STREAMS)
 def test_workers_run_whatever_standard_output_is(program, stream, method):
     source = f"""
@@ -243,7 +243,7 @@ os._exit(0)
 @pytest.mark.parametrize(
     ("transport", "unbuffered"), [("", ""), ("portable", ""), ("portable", "1")]
 )
-@pytest.mark.parametrize("method", processes.METHODS)
+@pytest.mark.parametrize("method", launch.METHODS)
 def test_what_a_site_prints_at_the_start_comes_once_for_each_interpreter(
     program, method, transport, unbuffered, tmp_path
 ):

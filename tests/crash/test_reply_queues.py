@@ -12,12 +12,12 @@ import threading
 import pytest
 
 import qmill
-from qmill.queues import broker
+from qmill.queues.portable import broker
 
 from .programs import LIMIT_S
 
 try:
-    from qmill.queues import rings
+    from qmill.queues.shared import rings
 except ImportError:  # no native core
     rings = None
     TRANSPORTS = ["portable"]

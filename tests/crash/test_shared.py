@@ -21,7 +21,7 @@ import qmill
 from . import native
 from .programs import LIMIT_S, PRELUDE, ROOT, Call, Program, Watch, wait_until_asleep
 
-rings = pytest.importorskip("qmill.queues.rings", reason="needs queues in shared memory")
+rings = pytest.importorskip("qmill.queues.shared.rings", reason="needs queues in shared memory")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 import qmill
-from qmill.queues import wire
+from qmill.queues.portable import addresses
 
 from .programs import LIMIT_S, Call, Program
 
@@ -45,7 +45,7 @@ class Kept:
             self.maker = Program(MAKER, "forkserver")
             self.queue = pickle.loads(bytes.fromhex(self.maker.hear()[0]))
         self.queue.qsize()
-        self.pid = wire.peer_pid(self.queue._access.endpoint.anchor.connection.sock)
+        self.pid = addresses.peer_pid(self.queue._access.endpoint.anchor.connection.sock)
         assert self.maker is None or self.pid == self.maker.pid
 
     def signal(self, number):

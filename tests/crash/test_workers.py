@@ -16,9 +16,8 @@ import traceback
 import pytest
 
 import qmill
-from qmill import processes
-from qmill.engines import _trees
-from qmill.serialize import RemoteTraceback
+from qmill.packing.serialize import RemoteTraceback
+from qmill.processes import launch, trees
 
 from . import functions
 from .programs import LIMIT_S, Call, Watch, descriptors, wait_until, wait_until_asleep
@@ -40,7 +39,7 @@ def test_result(method, run):
     assert run(functions.add, 1, b=2).result() == 3
 
 
-@pytest.mark.parametrize("start_method", processes.METHODS)
+@pytest.mark.parametrize("start_method", launch.METHODS)
 def test_the_start_method_of_one_worker(start_method):
     worker = qmill.Worker(functions.parent_pid, start_method=start_method)
     assert (worker.result() == os.getpid()) == (start_method != "forkserver")
@@ -307,7 +306,7 @@ def test_a_worker_cannot_be_sent(method, run):
     worker = run(functions.nothing)
     with pytest.raises(qmill.SerializationError, match="cannot be sent") as info:
         qmill.Queue().put([worker])
-    assert "obj[0], a qmill.workers.Worker" in str(info.value)  # not a part of it
+    assert "obj[0], a qmill.workers.api.Worker" in str(info.value)  # not a part of it
 
 
 # -- start methods --------------------------------------------------------------------------------
@@ -972,7 +971,7 @@ def test_a_fork_server_that_is_stopped_is_replaced(fork_server, run):
     os.kill(fork_server, signal.SIGSTOP)
     assert run(functions.parent_pid).result() not in (fork_server, os.getpid())
     watch = Watch([fork_server])
-    processes.stop_fork_server()
+    launch.stop_fork_server()
     assert watch.wait() == []
 
 
@@ -984,13 +983,13 @@ def test_a_worker_of_a_stopped_fork_server_ends(fork_server, run):
     gate.put("open")
     assert worker.result() == "open"
     worker.join()
-    assert worker.exitcode == processes.UNKNOWN_EXIT
-    processes.stop_fork_server()
+    assert worker.exitcode == launch.UNKNOWN_EXIT
+    launch.stop_fork_server()
 
 
 def test_fork_servers_that_all_end_are_told(fork_server, run, monkeypatch):
-    processes.stop_fork_server()
-    monkeypatch.setattr(processes, "PRELOADED", ["no_such_module_of_a_test"])
+    launch.stop_fork_server()
+    monkeypatch.setattr(launch, "PRELOADED", ["no_such_module_of_a_test"])
     with pytest.raises(ChildProcessError, match="has ended 3 times in a row .*spawn"):
         run(functions.parent_pid)
 
@@ -1041,10 +1040,10 @@ def test_what_jobs_have_started_does_not_outlive_the_parent(start_program, start
     "start",
     [
         "workers = [qmill.run(start_another, n) for n in range(2)]",
-        "import qmill.stdlib_workers as lib\n"
+        "import qmill.workers.standard as lib\n"
         "workers = [lib.Process(target=start_another, args=(n,)) for n in range(2)]\n"
         "[worker.start() for worker in workers]",
-        "import qmill.stdlib_workers as lib\n"
+        "import qmill.workers.standard as lib\n"
         "workers = [lib.PlainProcess(target=start_another, args=(n,)) for n in range(2)]\n"
         "[worker.start() for worker in workers]",
     ],
@@ -1196,7 +1195,7 @@ def test_what_starts_others_all_the_time_ends_and_what_is_the_programs_own_stays
     watch = Watch(shells)
     program.kill()
     assert watch.wait() == []
-    wait_until(lambda: _trees._members(program.pid) == [own])
+    wait_until(lambda: trees._members(program.pid) == [own])
 
 
 def test_a_guard_that_was_killed_is_replaced(start_program):

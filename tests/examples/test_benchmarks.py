@@ -23,7 +23,7 @@ TABLES = {
     "maps": ["M1", "M2", "M3"],
     "command": ["C1", "C2"],
 }
-HAS_CORE = importlib.util.find_spec("qmill._core._ring") is not None
+HAS_CORE = importlib.util.find_spec("qmill.queues.shared.core._ring") is not None
 HAS_DASK = importlib.util.find_spec("distributed") is not None
 CLUSTER_TABLES = ["E1", "E2", "E3", "E4"] if HAS_DASK else []  # of `engines`, one at a time
 
@@ -57,7 +57,7 @@ def has_row_of_ours(table):
 
 def lacks_core(table):
     """Whether queues in shared memory were left out as this installation has none."""
-    return not HAS_CORE and "qmill._core._ring" in table.partition("Left out")[2]
+    return not HAS_CORE and "qmill.queues.shared.core._ring" in table.partition("Left out")[2]
 
 
 @pytest.mark.parametrize(

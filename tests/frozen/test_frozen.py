@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import qmill
-from qmill.queues import listing
+from qmill.queues.names import listing
 
 from ..crash.programs import Watch
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)

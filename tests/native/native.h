@@ -3,7 +3,7 @@
 #ifndef QMILL_TESTS_NATIVE_H
 #define QMILL_TESTS_NATIVE_H
 
-#include "../../src/qmill/_core/core.h"
+#include "../../src/qmill/queues/shared/core/core.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from qmill import processes
+from qmill.processes import launch
 
 from . import places
 
-METHODS = list(processes.METHODS)
+METHODS = list(launch.METHODS)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import qmill
-from qmill import _likeness
+from qmill.processes import likeness
 
 from . import places
 
@@ -59,16 +59,16 @@ if __name__ == "__main__":
 
 
 def test_what_a_process_may_not_take_on_is_left():
-    told = _likeness.of_this_process()
+    told = likeness.of_this_process()
     told |= {"processors": {1 << 20}, "recursion limit": 1, "locale": "none such"}
-    before = _likeness.of_this_process()
-    _likeness.take_on(told)
-    assert _likeness.of_this_process() == before
+    before = likeness.of_this_process()
+    likeness.take_on(told)
+    assert likeness.of_this_process() == before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is another way to ask")
 def test_everything_that_is_told_can_be_taken_on():
-    assert _likeness.of_this_process().keys() == _likeness._TAKES.keys()
+    assert likeness.of_this_process().keys() == likeness._TAKES.keys()
 
 
 def test_workers_inherit_the_filters_of_a_test_that_is_run():
@@ -77,4 +77,4 @@ def test_workers_inherit_the_filters_of_a_test_that_is_run():
 
 
 def qmill_filters():
-    return _likeness._filters()
+    return likeness._filters()

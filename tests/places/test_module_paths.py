@@ -9,7 +9,7 @@ import cloudpickle
 import pytest
 
 import qmill
-from qmill import processes
+from qmill.processes import launch
 
 from . import places
 
@@ -72,7 +72,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "order"),
-    [*((method, "qmill last") for method in processes.METHODS), ("forkserver", "qmill first")],
+    [*((method, "qmill last") for method in launch.METHODS), ("forkserver", "qmill first")],
 )
 def test_a_console_that_goes_elsewhere(method, order, folder):
     assert places.run("-c", CONSOLE, method, order, cwd=folder) == "done\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import qmill
-from qmill import _core
+from qmill.queues.shared import core
 
 from . import places
 
@@ -35,9 +35,9 @@ def test_the_core_is_not_used_where_the_system_refuses_what_it_needs(monkeypatch
         raise PermissionError(1, "not here")
 
     monkeypatch.delenv("QMILL_TRANSPORT", raising=False)
-    monkeypatch.setattr(_core, "_has_tried", False)
+    monkeypatch.setattr(core, "_has_tried", False)
     with monkeypatch.context() as patch:
-        patch.setattr(_core.os, refused, refuse)
+        patch.setattr(core.os, refused, refuse)
         told = qmill.core_info()
     assert told.transport == "portable"
     assert "not here" in told.why

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import qmill
-from qmill import processes
+from qmill.processes import launch
 
 from . import places
 
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 WAYS = [("portable", "forkserver")]
 if qmill.core_info().core:
-    WAYS += [("shared", method) for method in processes.METHODS]
+    WAYS += [("shared", method) for method in launch.METHODS]
 
 
 @pytest.fixture(params=WAYS, ids=" ".join)

@@ -8,8 +8,8 @@ import numpy
 import pytest
 
 import qmill
-from qmill.engines import _beside
-from qmill.engines._beside import Copies, Inbox, Outbox
+from qmill.engines.process import large_payloads
+from qmill.engines.process.large_payloads import Copies, Inbox, Outbox
 
 pytestmark = pytest.mark.skipif(
     not qmill.core_info().core, reason="there is no native core: all goes in files"
@@ -63,7 +63,7 @@ def test_a_ticket_of_nothing_is_an_error(ends):
 
 def test_the_largest_and_a_forked_childs_go_in_files(ends):
     outbox, _, tell, told = ends
-    assert outbox.put([bytes(_beside._LARGEST_BYTES), b"one more"], tell) is None
+    assert outbox.put([bytes(large_payloads._LARGEST_BYTES), b"one more"], tell) is None
     outbox.forget_in_child()
     assert outbox.put([LARGE], tell) is None
     assert told == []
@@ -102,10 +102,10 @@ def test_copies_of_any_size_are_right_and_small_ones_are_bytes():
 def test_copies_do_not_keep_more_memory_than_they_may(monkeypatch):
     copies = Copies()
     held = [copies.join([LARGE]) for _ in range(5)]
-    monkeypatch.setattr(_beside, "_FREE_BYTES", 2 * len(held[0].obj))
+    monkeypatch.setattr(large_payloads, "_FREE_BYTES", 2 * len(held[0].obj))
     held.clear()
     assert sum(map(len, copies._free.values())) == 2
-    monkeypatch.setattr(_beside, "_LARGEST_BYTES", len(LARGE) - 1)
+    monkeypatch.setattr(large_payloads, "_LARGEST_BYTES", len(LARGE) - 1)
     assert type(copies.join([LARGE])) is bytes
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from qmill import SerializationError
-from qmill._core import why_not
+from qmill.queues.shared.core import why_not
 from tests.limits import _no_test_hangs  # noqa: F401
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason="needs the native core")
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason="needs the native 
 
 @pytest.fixture(scope="module")
 def queue():
-    from qmill.queues.shared import SharedQueue
+    from qmill.queues.shared.queue import SharedQueue
 
     return SharedQueue()
 

@@ -8,8 +8,8 @@ import os
 import pytest
 
 import qmill
-from qmill import _core
-from qmill.queues.portable import PortableQueue
+from qmill.queues.portable.client import PortableQueue
+from qmill.queues.shared import core
 
 HAS_CORE = qmill.core_info().core
 
@@ -62,5 +62,5 @@ def test_portable_is_what_it_is_where_it_is_asked_for(monkeypatch):
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_it_is_for_linux(monkeypatch, platform):
-    monkeypatch.setattr(_core.sys, "platform", platform)
-    assert platform in _core.why_not()
+    monkeypatch.setattr(core.sys, "platform", platform)
+    assert platform in core.why_not()

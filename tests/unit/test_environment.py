@@ -13,9 +13,9 @@ import weakref
 import pytest
 
 import qmill
-from qmill import serialize
-from qmill._watch import CONTENT_BYTES
-from qmill.engines._functions import Functions
+from qmill.engines.functions import Functions
+from qmill.packing import serialize
+from qmill.packing.watch import CONTENT_BYTES
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from qmill import _groups
+from qmill.system import control_groups
 
 FILES = {
     "proc/self/cgroup": "4:memory:/job/a\n3:cpu:/elsewhere\n0::/user/b\n",
@@ -27,7 +27,7 @@ def test_the_memory_of_each_group_and_of_those_above(tmp_path):
         file.write_text(text)
     assert [
         tuple(os.path.relpath(os.fsdecode(name), tmp_path / "sys/fs/cgroup") for name in files)
-        for files in _groups.memory_files(str(tmp_path))
+        for files in control_groups.memory_files(str(tmp_path))
     ] == [
         *(
             tuple(
@@ -41,4 +41,4 @@ def test_the_memory_of_each_group_and_of_those_above(tmp_path):
 
 
 def test_a_system_without_groups(tmp_path):
-    assert _groups.memory_files(str(tmp_path)) == []
+    assert control_groups.memory_files(str(tmp_path)) == []

@@ -9,7 +9,7 @@ import inspect
 import pytest
 
 import qmill
-from qmill import _guesses
+from qmill.packing import guesses
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_another_name_is_answered_without_a_guess():
 
 
 def test_what_is_said_to_be_missing_is_missing():
-    assert not _guesses.NAMES.keys() & set(qmill.__all__)
+    assert not guesses.NAMES.keys() & set(qmill.__all__)
     made = (qmill.JobQueue.__init__, qmill.JobQueue.map, qmill.map)
-    accepted = [_guesses.arguments_of(function) for function in made]
-    assert not _guesses.ARGUMENTS.keys() & (accepted[0] | accepted[1] | accepted[2])
-    assert set(_guesses.ARGUMENTS.values()) <= accepted[0] | accepted[2]
+    accepted = [guesses.arguments_of(function) for function in made]
+    assert not guesses.ARGUMENTS.keys() & (accepted[0] | accepted[1] | accepted[2])
+    assert set(guesses.ARGUMENTS.values()) <= accepted[0] | accepted[2]
 
 
 @pytest.mark.parametrize("guess", ["n_jobs", "workers", "processes", "max_worker", "num_workers"])
@@ -197,7 +197,7 @@ class Sync:
     [abs, int, Sync(), Sync().method, functools.partial(Sync(), 1), functools.lru_cache(abs), Sync],
 )
 def test_other_functions_are_not(function):
-    _guesses.check_function("function", function)
+    guesses.check_function("function", function)
 
 
 @pytest.mark.parametrize(

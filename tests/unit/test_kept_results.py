@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from qmill import SerializationError, WorkerDied, serialize
-from qmill.engines import _kept, _packets as packets
-from qmill.engines._functions import Definitions
+from qmill import SerializationError, WorkerDied
+from qmill.engines.functions import Definitions
+from qmill.engines.process import kept_results, protocol as packets
+from qmill.packing import serialize
 from tests.limits import _no_test_hangs  # noqa: F401
 
 PERMIT = 7 | 3 << packets.ID_BITS
 DEATH = WorkerDied(1, -9, 9)
-CODECS = [True, False] if _kept.HAS_CODEC else [False]
+CODECS = [True, False] if kept_results.HAS_CODEC else [False]
 
 
 class Point:
@@ -48,13 +49,13 @@ class Worker:
     def __init__(self, codec: bool = True) -> None:
         self.exports = serialize.Exports()
         self.imports = Definitions()
-        self.sent: list[_kept.Part] = []
-        self.moments: list[list[_kept.Part]] = []
-        self.keeper = _kept.Keeper(self.exports, self._define, self._send, self._tell, codec)
+        self.sent: list[kept_results.Part] = []
+        self.moments: list[list[kept_results.Part]] = []
+        self.keeper = kept_results.Keeper(self.exports, self._define, self._send, self._tell, codec)
         self.keeper.begin(PERMIT)
 
     def _tell(self, descriptor: int) -> None:
-        self.memory = _kept.open_memory(os.dup(descriptor))
+        self.memory = kept_results.open_memory(os.dup(descriptor))
 
     def _define(self) -> None:
         for key, packed in list(self.exports.pending.items()):
@@ -70,8 +71,8 @@ class Worker:
     def remember(self) -> None:
         self.moments.append(self.found())
 
-    def found(self) -> list[_kept.Part]:
-        rest = _kept.rest_of(self.memory, PERMIT)
+    def found(self) -> list[kept_results.Part]:
+        rest = kept_results.rest_of(self.memory, PERMIT)
         assert rest is not None
         return [*self.sent, *rest]
 
@@ -84,7 +85,7 @@ class Worker:
             self.remember()
 
     def outcome(self, num_calls: int, death: WorkerDied | None = None) -> Any:
-        return _kept.Rebuilder(self.imports).outcome(self.found(), num_calls, death)
+        return kept_results.Rebuilder(self.imports).outcome(self.found(), num_calls, death)
 
 
 @pytest.fixture(params=CODECS, ids=lambda codec: "codec" if codec else "pickle")
@@ -159,7 +160,7 @@ def test_what_cannot_be_rebuilt_fails_by_itself(worker: Worker) -> None:
     assert "not here" in str(errors[1])
 
 
-@pytest.mark.skipif(not _kept.HAS_CODEC, reason="needs the native codec")
+@pytest.mark.skipif(not kept_results.HAS_CODEC, reason="needs the native codec")
 def test_an_instance_of_a_class_that_is_not_there_fails_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -184,11 +185,11 @@ def test_a_death_after_the_last_call_costs_nothing(worker: Worker) -> None:
 
 def test_only_the_attempt_that_was_begun_is_found(worker: Worker) -> None:
     worker.keep(1)
-    assert _kept.rest_of(worker.memory, PERMIT + 1) is None
-    assert _kept.rest_of(worker.memory, PERMIT + (1 << packets.ID_BITS)) is None
-    assert _kept.rest_of(None, PERMIT) is None
+    assert kept_results.rest_of(worker.memory, PERMIT + 1) is None
+    assert kept_results.rest_of(worker.memory, PERMIT + (1 << packets.ID_BITS)) is None
+    assert kept_results.rest_of(None, PERMIT) is None
     worker.keeper.begin(PERMIT + 1)
-    assert _kept.rest_of(worker.memory, PERMIT) is None
+    assert kept_results.rest_of(worker.memory, PERMIT) is None
 
 
 pieces = st.one_of(
@@ -208,7 +209,7 @@ def test_at_each_moment_all_results_so_far_are_found(codec: bool, given_results:
     """Also while they are being sent, and just after that, when they are there twice."""
     worker = Worker(codec)
     worker.keep(*given_results)
-    rebuilder, num_found = _kept.Rebuilder(worker.imports), 0
+    rebuilder, num_found = kept_results.Rebuilder(worker.imports), 0
     for moment in worker.moments:
         results, errors = rebuilder.outcome(moment, len(given_results), None)
         assert len(results) >= num_found
@@ -229,6 +230,6 @@ def test_damage_is_told_for_each_call_and_never_raises(worker: Worker, seed: int
         for _ in range(rng.randrange(1, 6)):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         cut = bytes(damaged[: rng.randrange(len(damaged) + 1)])
-        outcome = _kept.Rebuilder(worker.imports).outcome([(kind, cut)], 23, None)
+        outcome = kept_results.Rebuilder(worker.imports).outcome([(kind, cut)], 23, None)
         assert len(outcome[0]) <= 23
         assert all(isinstance(error, Exception) for error in outcome[1].values())

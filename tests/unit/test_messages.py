@@ -12,8 +12,16 @@ from hypothesis import given, settings, strategies as st
 
 import qmill
 from qmill import END_MSG, Msg, Q
-from qmill.queues.base import END
-from qmill.queues.mailbox import LOCAL, Client, GetCall, JoinCall, Mailbox, MailReader, PutCall
+from qmill.queues.api import END
+from qmill.queues.local.mailbox import (
+    LOCAL,
+    Client,
+    GetCall,
+    JoinCall,
+    Mailbox,
+    MailReader,
+    PutCall,
+)
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
 

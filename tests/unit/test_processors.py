@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from qmill import _processors
+from qmill.system import processors
 
 V2 = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "31 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
@@ -18,7 +18,7 @@ def quotas(folder, files):
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    return sorted(_processors.quotas(str(folder)))
+    return sorted(processors.quotas(str(folder)))
 
 
 @pytest.mark.parametrize("name", ["a/b", "a", ""])
@@ -71,5 +71,5 @@ def test_no_such_files(tmp_path):
 @pytest.mark.parametrize(("quota", "number"), [(0.1, 1), (1.5, 2), (3.0, 3), (99.0, 4)])
 def test_the_least_counts_and_is_rounded_up(monkeypatch, quota, number):
     monkeypatch.setattr(os, "process_cpu_count", lambda: 4, raising=False)
-    monkeypatch.setattr(_processors, "quotas", lambda: [8.0, quota])
-    assert _processors.count() == number
+    monkeypatch.setattr(processors, "quotas", lambda: [8.0, quota])
+    assert processors.count() == number

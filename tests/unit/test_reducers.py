@@ -24,14 +24,14 @@ import cloudpickle.cloudpickle as cp
 import pytest
 
 import qmill
-from qmill import _class_values, _reducers
-from qmill.serialize import Exports, dump_error, dumps, load_error, loads
+from qmill.packing import class_values, reductions
+from qmill.packing.serialize import Exports, dump_error, dumps, load_error, loads
 
 needs_312 = pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is of Python 3.12")
 
 READER = """
 import pickle, sys
-from qmill.serialize import InlineExports, dumps, loads
+from qmill.packing.serialize import InlineExports, dumps, loads
 while True:
     packed, source = pickle.load(sys.stdin.buffer)
     names = {"objects": [loads(one) for one in packed]}
@@ -255,7 +255,7 @@ def test_a_class_that_two_threads_rebuild_at_once_is_whole_for_both(monkeypatch)
             type(getattr(cp, f"_DYNAMIC_CLASS_TRACKER{tracker}"))(),
         )
     first_is_filling, second_is_done = threading.Event(), threading.Event()
-    fill = _class_values._fill_class
+    fill = class_values._fill_class
 
     def slow_fill(cls, state):
         if threading.current_thread() is first:
@@ -263,7 +263,7 @@ def test_a_class_that_two_threads_rebuild_at_once_is_whole_for_both(monkeypatch)
             assert second_is_done.wait(10)
         fill(cls, state)
 
-    monkeypatch.setattr(_class_values, "_fill_class", slow_fill)
+    monkeypatch.setattr(class_values, "_fill_class", slow_fill)
     built = []
     first = threading.Thread(target=lambda: built.append(loads(packed)))
     first.start()
@@ -283,7 +283,7 @@ def test_a_class_that_failed_to_fill_is_filled_the_next_time(monkeypatch):
     tracker_by_id = type(cp._DYNAMIC_CLASS_TRACKER_BY_ID)()
     monkeypatch.setattr(cp, "_DYNAMIC_CLASS_TRACKER_BY_ID", tracker_by_id)
     with monkeypatch.context() as broken:
-        broken.setattr(_class_values, "_fill_class", lambda *_: 1 / 0)
+        broken.setattr(class_values, "_fill_class", lambda *_: 1 / 0)
         with pytest.raises(qmill.SerializationError, match="ZeroDivisionError"):
             loads(packed)
     assert loads(packed).x == 4
@@ -532,7 +532,7 @@ def test_a_sentinel_has_its_state(elsewhere):
     missing = script(SENTINEL)["MISSING"]
     there = "answer = objects[0].more[0], objects[0].more[1] is objects[0]"
     assert elsewhere.run(there, missing) == ("state", True)
-    make, args, state = _reducers.reduce_sentinel(missing)
+    make, args, state = reductions.reduce_sentinel(missing)
     assert type(make(*args)) is type(missing)
     assert state is missing.__dict__ or state == missing.__dict__
 
@@ -553,7 +553,7 @@ def test_a_sentinel_with_arguments_of_new(elsewhere):
 
 def test_a_sentinel_of_a_module_goes_by_name():
     assert loads(dumps((lambda: 0, MODULE_SENTINEL)))[1] is MODULE_SENTINEL
-    assert _reducers.reduce(MODULE_SENTINEL) == "MODULE_SENTINEL"
+    assert reductions.reduce(MODULE_SENTINEL) == "MODULE_SENTINEL"
 
 
 MODULE_SENTINEL = Falsy("MODULE_SENTINEL")

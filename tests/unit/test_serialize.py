@@ -1,4 +1,4 @@
-"""What `qmill.serialize` promises: objects to bytes and back, and what is said when it can't be."""
+"""`qmill.packing.serialize`: objects to bytes and back, and the errors when that is impossible."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import qmill
-from qmill import _explain, serialize
-from qmill.serialize import Exports, InlineExports, dump_error, dumps, load_error, loads
+from qmill.packing import explain, serialize
+from qmill.packing.serialize import Exports, InlineExports, dump_error, dumps, load_error, loads
 
 LARGE = 4 * serialize.OUT_OF_BAND_BYTES
 
@@ -155,7 +155,7 @@ def test_importable_functions_and_classes_keep_their_identity():
 
 
 def test_text_that_only_looks_like_main_is_just_text():
-    obj = {"__main__": ["__mp_main__", "qmill.serialize\n_defined"]}
+    obj = {"__main__": ["__mp_main__", "qmill.packing.serialize\n_defined"]}
     assert there_and_back(obj) == obj
     assert loads(dumps(obj, Exports())) == obj
 
@@ -673,14 +673,14 @@ def test_too_deep_an_object_is_an_error_that_tells_how_deep_and_where(wrap, unwr
     let_down(deep, unwrap)
     told = str(info.value)
     assert "nested too deeply" in told
-    assert f"more than {_explain._MAX_LEVELS} levels, at obj['deep']{step}{step}" in told
+    assert f"more than {explain._MAX_LEVELS} levels, at obj['deep']{step}{step}" in told
     assert len(told) < 2000
     assert isinstance(info.value.__cause__, RecursionError)
 
 
 def test_the_levels_of_too_deep_an_object_are_counted():
     deep = nested(700, lambda x: Holder(next=x))
-    told = str(_explain.explain(deep, RecursionError("too deep")))
+    told = str(explain.explain(deep, RecursionError("too deep")))
     assert "nested too deeply (700 levels, at obj.next.next" in told
 
 
@@ -691,7 +691,7 @@ def test_too_deep_an_object_is_packed_once(monkeypatch):
         raise AssertionError("the careful way goes as deep")
 
     monkeypatch.setattr(serialize, "_dump_carefully", refuse)
-    monkeypatch.setattr(_explain, "_pack", refuse)
+    monkeypatch.setattr(explain, "_pack", refuse)
     deep = nested(100_000, lambda x: [x])
     with pytest.raises(qmill.SerializationError, match="nested too deeply"):
         dumps(deep)
@@ -734,11 +734,11 @@ def test_an_unpicklable_object_in_a_cycle():
 def count_looks(monkeypatch):
     """Count how many parts are packed, or listed, while a culprit is looked for."""
     looks = []
-    pack, parts = _explain._pack, _explain._parts
+    pack, parts = explain._pack, explain._parts
 
     def counted_pack(obj):
         packed = pack(obj)
-        looks.extend(packed or range(_explain._MAX_PARTS))
+        looks.extend(packed or range(explain._MAX_PARTS))
         return packed
 
     def counted_parts(*args):
@@ -746,8 +746,8 @@ def count_looks(monkeypatch):
             looks.append(found)
             yield found
 
-    monkeypatch.setattr(_explain, "_pack", counted_pack)
-    monkeypatch.setattr(_explain, "_parts", counted_parts)
+    monkeypatch.setattr(explain, "_pack", counted_pack)
+    monkeypatch.setattr(explain, "_parts", counted_parts)
     return looks
 
 
@@ -778,11 +778,11 @@ def test_a_culprit_at_the_bottom_is_found_without_packing_every_level(monkeypatc
 
 
 def test_of_too_large_an_object_the_search_is_bounded(monkeypatch):
-    monkeypatch.setattr(_explain, "_MAX_PARTS", 1000)
+    monkeypatch.setattr(explain, "_MAX_PARTS", 1000)
     looks = count_looks(monkeypatch)
     with pytest.raises(qmill.SerializationError, match=r"the object, a builtins\.list.*lock"):
         dumps([*range(1000, 50_000), LOCK])
-    assert len(looks) <= 2 * _explain._MAX_PARTS
+    assert len(looks) <= 2 * explain._MAX_PARTS
 
 
 def test_a_culprit_that_only_a_reduce_shows_is_told_with_what_holds_it():

@@ -22,18 +22,18 @@ import tempfile
 from collections import Counter
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from .. import _native
 from ..engines.program import Output, pieces
 from ..errors import JobTimeout, WorkerDied
-from ..job_queue import JobQueue
+from ..job_queue.queue import JobQueue
 from ..jobs.records import RecordLog, as_text, cut, read_log
 from ..observe.trace import TraceWriter
+from ..system import native
 from ._template import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ..engines.base import Engine
+    from ..engines.api import Engine
     from ..jobs.job import Job
 
 MOST_TOLD = 101
@@ -120,7 +120,7 @@ class Batch:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._window = AHEAD + 4 * plan.max_jobs
-        self._changed = _native.Condition()
+        self._changed = native.Condition()
         self._num_open = 0  # jobs that were put and whose output was not written
         self._num_told = 0
         self._num_failed = 0

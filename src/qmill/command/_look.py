@@ -10,7 +10,7 @@ from ._batch import as_usage_error, check_plot, say
 if TYPE_CHECKING:
     import argparse
 
-    from ..queues.names import Found
+    from ..queues.names.name_files import Found
 
 
 def summary(options: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def trace(options: argparse.Namespace) -> int:
 
 def queues(options: argparse.Namespace) -> int:
     """List named queues, or remove some."""
-    from ..queues import listing
+    from ..queues.names import listing
 
     if options.clean:
         for name in listing.remove_leftovers():

@@ -7,7 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..workers import NUM_CPUS
+from ..workers.api import NUM_CPUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,9 +9,9 @@ from multiprocessing import Process
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from ..job_queue import JobQueue
+from ..job_queue.queue import JobQueue
 from ..jobs.records import RecordLog
-from ..stdlib_workers import START_METHOD
+from ..workers.standard import START_METHOD
 from ._ezpq_job import KEYS, Job, record_of
 
 if TYPE_CHECKING:

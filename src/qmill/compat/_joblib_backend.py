@@ -23,8 +23,9 @@ from joblib.parallel import (
     SequentialBackend,
 )
 
-from .. import processes, serialize
 from ..errors import WorkerDied
+from ..packing import serialize
+from ..processes import launch
 from . import _joblib_pool
 from ._joblib_worker import Ended, run_batch
 from ._mapped_arrays import MappedArrays
@@ -124,7 +125,7 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
 
     def _kind_of(self, num_workers: int, options: dict[str, Any]) -> _joblib_pool.Kind:
         given = {name: value for name, value in options.items() if value is not None}
-        given["start_method"] = processes.get_start_method(given.get("start_method"))
+        given["start_method"] = launch.get_start_method(given.get("start_method"))
         return _joblib_pool.Kind(num_workers, self._variables(num_workers), **given)
 
     def _variables(self, num_workers: int) -> dict[str, str]:

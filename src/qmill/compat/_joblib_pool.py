@@ -11,7 +11,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..job_queue import JobQueue
+from ..job_queue.queue import JobQueue
 from . import _joblib_worker
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import serialize
+from ..packing import serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable

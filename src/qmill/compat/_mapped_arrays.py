@@ -19,7 +19,7 @@ import tempfile
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .. import serialize
+from ..packing import serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

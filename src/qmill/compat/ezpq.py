@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing import Process
 from typing import Any
 
-from ..workers import NUM_CPUS
+from ..workers.api import NUM_CPUS
 from . import _ezpq_queue
 from ._ezpq_job import Job as Job
 from ._ezpq_queue import or_none

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing import Process
 from typing import TYPE_CHECKING, Any
 
-from ..workers import NUM_CPUS
+from ..workers.api import NUM_CPUS
 from . import _ezpq_job, _ezpq_queue
 from ._ezpq_queue import or_none
 

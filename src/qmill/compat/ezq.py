@@ -9,10 +9,11 @@ from queue import Empty as Empty
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, Union
 
-from .. import mapping, stdlib_workers
-from ..messages import END_MSG, Msg, PlainQ
-from ..queues.base import Queue
-from ..workers import NUM_CPUS, NUM_THREADS
+from ..job_queue import mapping
+from ..queues.api import Queue
+from ..queues.messages import END_MSG, Msg, PlainQ
+from ..workers import standard
+from ..workers.api import NUM_CPUS, NUM_THREADS
 
 if TYPE_CHECKING:
     from typing import Self
@@ -87,13 +88,13 @@ class Worker:
     @staticmethod
     def process(task: Task, *args: Any, **kwargs: Any) -> Worker:
         """Run a function in its own process, which is forked if the system has `fork`."""
-        process = stdlib_workers.Process(target=task, args=args, kwargs=kwargs, daemon=True)
+        process = standard.Process(target=task, args=args, kwargs=kwargs, daemon=True)
         return Worker(process)
 
     @staticmethod
     def thread(task: Task, *args: Any, **kwargs: Any) -> Worker:
         """Run a function in its own thread."""
-        return Worker(stdlib_workers.Thread(target=task, args=args, kwargs=kwargs, daemon=False))
+        return Worker(standard.Thread(target=task, args=args, kwargs=kwargs, daemon=False))
 
 
 class Q(PlainQ):
@@ -124,9 +125,7 @@ class Q(PlainQ):
             Exception: The exception of a worker that failed; see `qmill.Q.stop`.
         """
         crew = [workers] if isinstance(workers, Worker) else workers
-        return super().stop(
-            [stdlib_workers.as_worker(getattr(each, "_worker", each)) for each in crew]
-        )
+        return super().stop([standard.as_worker(getattr(each, "_worker", each)) for each in crew])
 
 
 def run(task: Task, *args: Any, **kwargs: Any) -> Worker:
@@ -159,5 +158,5 @@ def map(
         return iter(())
     if kind == "thread":
         return mapping.map(task, *args, max_workers=num or NUM_THREADS, engine=kind)
-    method = stdlib_workers.START_METHOD
+    method = standard.START_METHOD
     return mapping.map(task, *args, max_workers=num or NUM_CPUS, start_method=method)

@@ -15,9 +15,9 @@ from queue import (
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
-from .. import stdlib_workers
-from ..messages import PlainQ, in_order, read_to_end
-from ..workers import NUM_CPUS, NUM_THREADS
+from ..queues.messages import PlainQ, in_order, read_to_end
+from ..workers import standard
+from ..workers.api import NUM_CPUS, NUM_THREADS
 from . import ezq
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Queue(PlainQ):
         Raises:
             Exception: The exception of a worker that failed; see `qmill.Q.stop`.
         """
-        return super().stop([stdlib_workers.as_worker(worker) for worker in _several(workers)])
+        return super().stop([standard.as_worker(worker) for worker in _several(workers)])
 
 
 class Q(Queue):
@@ -152,14 +152,14 @@ map_ = map
 
 def run(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Process:
     """Run a function in its own process; all further arguments are passed to the function."""
-    process = stdlib_workers.Process(target=func, args=args, kwargs=kwargs, daemon=True)
+    process = standard.Process(target=func, args=args, kwargs=kwargs, daemon=True)
     process.start()
     return process
 
 
 def run_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Thread:
     """Run a function in its own thread; all further arguments are passed to the function."""
-    thread = stdlib_workers.Thread(target=func, args=args, kwargs=kwargs, daemon=False)
+    thread = standard.Thread(target=func, args=args, kwargs=kwargs, daemon=False)
     thread.start()
     return thread
 

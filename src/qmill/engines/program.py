@@ -25,11 +25,12 @@ from functools import partial
 from time import monotonic
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from .. import _child, _native, processes
 from ..errors import NotSupported, WorkerDied
-from ._trees import EndingTrees
-from ._wake import WakePipe
-from .base import DIED, DONE, FAILED, RETURNED, Engine, Report
+from ..processes import child_main, launch
+from ..processes.trees import EndingTrees
+from ..system import native
+from .api import DIED, DONE, FAILED, RETURNED, Engine, Report
+from .wake import WakePipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +116,7 @@ class ProgramEngine(Engine):
         self._is_short = False  # of descriptors or processes, until a job ends
         self._outputs: dict[int, Output] = {}
         self._reports: list[Report] = []
-        self._selector = _native.default_selector()
+        self._selector = native.default_selector()
         self._trees = EndingTrees(self._selector)
         self._wake_pipe = WakePipe()
         self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)
@@ -175,7 +176,7 @@ class ProgramEngine(Engine):
             running.out = undo.enter_context(tempfile.TemporaryFile(buffering=0))
             running.err = undo.enter_context(tempfile.TemporaryFile(buffering=0))
             with contextlib.suppress(ImportError, AttributeError, OSError):
-                running.line = _child.armed(processes.lifeline(), 0)
+                running.line = child_main.armed(launch.lifeline(), 0)
                 undo.callback(os.close, running.line)
                 os.set_inheritable(running.line, True)
             gate, opener = os.pipe()
@@ -195,7 +196,7 @@ class ProgramEngine(Engine):
                 setsigdef=_RESET,
             )
             try:
-                sentinel = processes.open_sentinel(running.pid)
+                sentinel = launch.open_sentinel(running.pid)
                 assert sentinel is not None
                 running.pidfd = sentinel
             except OSError:  # no descriptors left: end the program that has just begun
@@ -206,7 +207,7 @@ class ProgramEngine(Engine):
             undo.pop_all()
         if running.line is not None:
             with contextlib.suppress(OSError):  # the program has ended
-                _child.set_owner(running.line, -running.pid)
+                child_main.set_owner(running.line, -running.pid)
         with contextlib.suppress(BrokenPipeError):  # likewise
             os.write(opener, b"\n")
         os.close(gate)
@@ -262,7 +263,7 @@ class ProgramEngine(Engine):
         self._selector.unregister(running.pidfd)
         os.close(running.pidfd)
         if running.line is not None:
-            _child.disarm(running.line)  # processes that the program has left running may go on
+            child_main.disarm(running.line)  # processes that the program has left running may go on
             os.close(running.line)
         del self._running[running.job.id]
         heapq.heappush(self._free_slots, running.slot)
@@ -272,7 +273,7 @@ class ProgramEngine(Engine):
         value: Exception | None = None
         if code is None:
             what, value = DIED, WorkerDied(running.pid, None, None, running.job.name)
-            code = processes.UNKNOWN_EXIT
+            code = launch.UNKNOWN_EXIT
         elif code > 0:
             what, value = FAILED, subprocess.CalledProcessError(code, running.job.name)
         elif code < 0:
@@ -312,7 +313,7 @@ def _exit_code(running: _Running) -> int | None:
     try:
         _, status = os.waitpid(running.pid, 0)
     except ChildProcessError:  # SIGCHLD is ignored, or other code here has waited for it
-        return processes.kept_exit_code(running.pidfd)
+        return launch.kept_exit_code(running.pidfd)
     return os.waitstatus_to_exitcode(status)
 
 

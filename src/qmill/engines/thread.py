@@ -13,8 +13,8 @@ from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from .. import _native
-from .base import DONE, FAILED, Engine, Report, Settings, call
+from ..system import native
+from .api import DONE, FAILED, Engine, Report, Settings, call
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,8 +40,8 @@ class ThreadEngine(Engine):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.max_workers = settings.max_workers
-        self._inbox: SimpleQueue[Job | None] = _native.simple_queue()
-        self._outbox: SimpleQueue[Report | None] = _native.simple_queue()
+        self._inbox: SimpleQueue[Job | None] = native.simple_queue()
+        self._outbox: SimpleQueue[Report | None] = native.simple_queue()
         self._accepted: list[Job] = []
         self._num_busy = 0  # jobs accepted and not reported
         self._num_threads = 0

@@ -10,7 +10,7 @@ import functools
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._explain import traceback_text
+from ..packing.explain import traceback_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

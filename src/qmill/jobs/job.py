@@ -13,8 +13,8 @@ import weakref
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from .. import _native
-from .._generic import T
+from ..system import native
+from ..system.generic import T
 from . import fields
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ HAS_WAITERS, HAS_CALLBACKS = 1, 2  # bits of `_watched`
 
 # Reentrant, as are all locks here: a garbage collection may call a `__del__` at any point, and
 # that method may use a job.
-_watch_lock = _native.RLock()
+_watch_lock = native.RLock()
 
 
 class _Late:
@@ -156,7 +156,7 @@ class Job(Future[T]):
         "worker",
     )
 
-    _condition: Any = _Late(_native.Condition, HAS_WAITERS)
+    _condition: Any = _Late(native.Condition, HAS_WAITERS)
     _waiters: Any = _Late(list, HAS_WAITERS)
     _done_callbacks: Any = _Late(list, HAS_CALLBACKS)
 
@@ -650,6 +650,6 @@ def tell_unseen() -> None:
 def after_fork_in_child() -> None:
     """Replace the lock, which a thread of the parent may hold; forget the parent's failures."""
     global _watch_lock
-    _watch_lock = _native.RLock()
+    _watch_lock = native.RLock()
     for unseen in list(_unseen):
         unseen.error = None

@@ -11,7 +11,7 @@ import sys
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .._explain import describe
+from ..packing.explain import describe
 
 if TYPE_CHECKING:
     from .job import Job

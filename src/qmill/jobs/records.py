@@ -15,7 +15,7 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
-from .. import _native
+from ..system import native
 from .fields import FIELDS, to_dict
 
 try:
@@ -200,7 +200,7 @@ class RecordLog:
         return data
 
 
-_threads_lock = _native.RLock()  # `lockf` excludes other processes only, not other threads
+_threads_lock = native.RLock()  # `lockf` excludes other processes only, not other threads
 
 
 class _Locked:
@@ -229,7 +229,7 @@ class _Locked:
 def after_fork_in_child() -> None:
     """Replace the lock, which another thread of the parent may hold."""
     global _threads_lock
-    _threads_lock = _native.RLock()
+    _threads_lock = native.RLock()
 
 
 def _is_text(data: bytes) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 def jobs_of(jobs: Any) -> Any:
     """Return the jobs that a queue still holds, if `jobs` is a queue; else `jobs`."""
-    from ..job_queue import JobQueue
+    from ..job_queue.queue import JobQueue
 
     return jobs._dispatcher.held() if isinstance(jobs, JobQueue) else jobs
 

@@ -15,7 +15,7 @@ from . import jobs_of, missing_extra
 if TYPE_CHECKING:
     import pandas
 
-    from ..job_queue import JobQueue
+    from ..job_queue.queue import JobQueue
 
 
 def frame(

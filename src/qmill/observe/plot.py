@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas
     import plotnine
 
-    from ..job_queue import JobQueue
+    from ..job_queue.queue import JobQueue
 
 THEMES = (
     "538",

@@ -13,7 +13,7 @@ from . import missing_extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .._dispatch import Dispatcher, Progress
+    from ..job_queue.dispatch import Dispatcher, Progress
 
 _PERIOD_S = 0.05  # the least time between two updates of a bar by results
 

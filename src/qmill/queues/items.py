@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ShutDown
-from .base import END
+from .api import END
 from .leases import leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from .base import Queue
+    from .api import Queue
     from .leases import Hold
 
 

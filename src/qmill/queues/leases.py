@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from typing import Any
 
-    from .base import Reader
+    from .api import Reader
 
 NOTHING: Any = object()
 """Stands for the message of a loop that has none in hand."""
@@ -214,7 +214,7 @@ def loop(messages: Generator[Any, None, None], hold: Hold) -> Iterator[Any]:
     global _loop
     if _loop is None:
         try:
-            from .._core._ring import Loop as _loop
+            from .shared.core._ring import Loop as _loop
         except ImportError:  # no native core
             from .loops import Loop as _loop  # type: ignore[assignment]
     return _loop(messages, hold)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..workers import Worker
+from ..workers.api import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import processes, workers
-from ..queues import broker, exits, folders
+from ..processes import launch
+from ..queues import exits
+from ..queues.names import folders
+from ..queues.portable import broker
+from ..workers import api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +28,8 @@ _SHARED_MEMORY = Path("/dev/shm")
 _OF_MULTIPROCESSING = ("sem.", "psm_", "pym-")  # its semaphores, `SharedMemory` and heap there
 
 _KEPT_CHILDREN = (
-    "qmill._forkserver",
-    "qmill._guard",
+    "qmill.processes.fork_server",
+    "qmill.processes.guard",
     "multiprocessing.forkserver",
     "multiprocessing.resource_tracker",
 )
@@ -59,11 +62,11 @@ def nothing_left_behind(*, descriptors: bool = True, grace_s: float = 10.0) -> I
     """
     if not os.environ.get(_MARK, "").startswith(f"{os.getpid()}-"):
         os.environ[_MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
-    processes, threads, files = _running_processes(), set(threading.enumerate()), _watched_files()
+    launch, threads, files = _running_processes(), set(threading.enumerate()), _watched_files()
     opened = _open_descriptors() if descriptors else {}
     yield
     deadline = time.monotonic() + grace_s
-    left = _left_threads(threads, deadline) + _left_processes(processes, deadline)
+    left = _left_threads(threads, deadline) + _left_processes(launch, deadline)
     left += sorted(f"file {path}" for path in _watched_files() - files)
     if descriptors:
         left += _left_descriptors(opened)
@@ -205,7 +208,7 @@ def _open_descriptors() -> dict[int, str]:
 
 
 def _left_descriptors(before: dict[int, str]) -> list[str]:
-    workers.forget_ended()
+    api.forget_ended()
     gc.collect()  # a queue that is held by a cycle still has its file
     kept = _kept_descriptors()
     return [
@@ -217,15 +220,15 @@ def _left_descriptors(before: dict[int, str]) -> list[str]:
 
 def _kept_descriptors() -> set[int]:
     """Return the known descriptors that stay open for the life of the program."""
-    of_broker, of_server = broker._broker, processes._fork_server
+    of_broker, of_server = broker._broker, launch._fork_server
     kept: list[Any] = [
-        *(processes._lifeline or ()),
+        *(launch._lifeline or ()),
         of_server._control,
-        *processes._guardian.descriptors(),
+        *launch._guardian.descriptors(),
         *(getattr(of_broker, name, None) for name in ("_listener", "_selector")),
         *(getattr(of_broker, name, None) for name in ("_wake_in", "_wake_out")),
     ]
-    if (rings := exits.loaded("qmill.queues.rings")) is not None:
+    if (rings := exits.loaded("qmill.queues.shared.rings")) is not None:
         kept += rings.kept()
     if (stdlib := exits.loaded("multiprocessing.forkserver")) is not None:
         kept.append(stdlib._forkserver._forkserver_alive_fd)

@@ -215,9 +215,9 @@ def are_threads_daemons():
 
 def leave_thread(started, permits, grace_s=0.01):
     """Leave a thread that ends when it is permitted to; the wait for it is told after so long."""
-    from qmill import _child
+    from qmill.processes import child_main
 
-    _child.EXIT_GRACE_S = grace_s
+    child_main.EXIT_GRACE_S = grace_s
     threading.Thread(target=hold_and_tell, args=(started, permits), name="saver").start()
     return os.getpid()
 

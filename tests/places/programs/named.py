@@ -5,7 +5,7 @@ import stat
 import sys
 
 import qmill
-from qmill.queues import folders
+from qmill.queues.names import folders
 
 NAME, DATA = "B\u00fccher-\u65e5\u672c", "\u00e4\u65e5"
 

@@ -5,7 +5,7 @@ import os
 import sys
 
 import qmill
-import qmill.queues.portable  # while its files may be read: a forked worker imports it too late
+import qmill.queues.portable.client  # while its files may be read
 
 NOBODY = 65534
 SIZES = (10, 4 << 20)

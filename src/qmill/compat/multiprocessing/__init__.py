@@ -25,10 +25,10 @@ from multiprocessing import context as _context
 from types import ModuleType
 from typing import Any, cast
 
-from ... import stdlib_workers
-from ..._frozen import freeze_support as freeze_support
-from ..._pool import active_workers
-from ...queues.base import Queue as _Queue
+from ...job_queue.pool import active_workers
+from ...queues.api import Queue as _Queue
+from ...system.frozen import freeze_support as freeze_support
+from ...workers import standard
 from . import pool as pool, queues as queues
 
 __all__ = list(_stdlib.__all__)  # noqa: PLE0605
@@ -38,8 +38,8 @@ def __getattr__(name: str) -> Any:
     return getattr(_stdlib, name)
 
 
-class Process(stdlib_workers.PlainProcess):
-    """A process of the default start method; see `qmill.stdlib_workers.PlainProcess`."""
+class Process(standard.PlainProcess):
+    """A process of the default start method; see `qmill.workers.standard.PlainProcess`."""
 
 
 def Queue(maxsize: int = 0) -> _Queue:  # noqa: N802

@@ -5,7 +5,7 @@ from __future__ import annotations
 from multiprocessing import pool as _stdlib
 from typing import Any
 
-from ..._pool import (
+from ...job_queue.pool import (
     ApplyResult,
     AsyncResult,
     IMapIterator,

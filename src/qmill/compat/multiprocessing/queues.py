@@ -5,7 +5,7 @@ from __future__ import annotations
 from multiprocessing import queues as _stdlib
 from typing import Any
 
-from ...queues.base import Queue as _Queue
+from ...queues.api import Queue as _Queue
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 

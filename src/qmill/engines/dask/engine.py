@@ -1,0 +1,835 @@
+"""The Dask engine: the same job queue on a cluster of `dask.distributed`.
+
+    dispatcher ── calls ──> Dask scheduler ──> Dask worker: task ──> runner ──> child process
+               <─ answers ─               <──                   <──
+               ── lessons, kills ───────────────────────────────> runner
+
+Each job is a task of Dask's, bound to one Dask worker, whose *runner* (`_runner`) runs it in a
+child process. The job queue decides which job runs next. The cluster only gets jobs that may run
+now: as many as the workers have threads, and a few more if they are short by measurement, so that
+no worker waits for a round trip.
+
+Invariants:
+- A task is for one runner: no other worker, and no later process of the same address, runs it. So
+  Dask's own reruns after the death of a worker have no effect, and the job queue decides whether a
+  job is retried.
+- The function, definitions and shared values of a call arrive before the call is sent.
+- A runner lives as long as its task's result, which Dask releases when this program is gone.
+
+Only one thread may use a `DaskEngine`, except `prepare` and `wake`. Dask's threads put functions
+into its inbox, which that thread calls. `_dask_client` is the only module that imports distributed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pickle
+import threading
+import uuid
+from functools import partial
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ...errors import WorkerDied
+from ...packing import serialize
+from ...packing.shared_values import Shares
+from ...workers import api
+from .. import calls
+from ..api import (
+    ALL,
+    CHUNK_S,
+    DIED,
+    DONE,
+    FAILED,
+    LOGGED,
+    NOT_STARTED,
+    RETURNED,
+    Engine,
+    EngineFactory,
+    Outcome,
+    Report,
+    Settings,
+    lost,
+)
+from ..functions import UNKNOWN_S, Definitions, Functions
+from ..process import kept_results, protocol as packets
+from ..process.worker_main import rebuild_record
+from . import on_worker as there
+from .client import Connection, import_distributed
+from .runner import Answer, Call, Lesson, Setup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...jobs.job import Job
+    from ..functions import Moment
+
+logger = logging.getLogger("qmill")
+
+AHEAD_S = 2.5 * CHUNK_S
+"""Seconds of work for each thread, by measurement, up to which jobs are sent ahead to a worker.
+
+A round trip to a cluster takes about 10 ms, so this is several times as long.
+"""
+
+LEAST_S = 0.005
+"""The least assumed cost of a job: Dask needs some milliseconds for each."""
+
+LONG_S = 0.25
+"""Seconds without an answer after which a worker's jobs that were sent ahead are taken back."""
+
+INLINE_BYTES = 1 << 20
+"""Larger jobs are sent to the worker directly: Dask would keep them in its scheduler."""
+
+
+# -- the public class --------------------------------------------------------------------------
+
+
+class Dask(EngineFactory):
+    """A Dask cluster as the engine of job queues: `JobQueue(engine=qmill.engines.Dask(...))`.
+
+    Args:
+        client_or_address: The scheduler's address, such as "tcp://10.0.0.1:8786"; or a
+            `distributed.Client`, whose scheduler is used; or None, which starts a cluster in this
+            process, with as many threads as the first queue has workers.
+
+    The connection is made for the first queue and closed with the last; a `with` block keeps it
+    open between queues. Workers need the same versions of Python and qmill.
+
+    Raises:
+        TypeError: `client_or_address` is none of these.
+        ImportError: distributed is not installed: `pip install 'qmill[dask]'`.
+
+    A `JobQueue` that uses it raises:
+        OSError: The scheduler cannot be reached.
+        NotSupported: The queue was given a start method.
+        SerializationError: The initializer or its arguments cannot be pickled.
+    """
+
+    def __init__(self, client_or_address: Any = None) -> None:
+        distributed = import_distributed()
+        if isinstance(client_or_address, distributed.Client):
+            self._where = client_or_address.scheduler.address
+            self._security = client_or_address.security
+        elif client_or_address is None or isinstance(client_or_address, str):
+            self._where = client_or_address
+            self._security = None
+        else:
+            raise TypeError(
+                "Dask takes a scheduler's address, a distributed.Client or None; got "
+                f"{type(client_or_address).__name__} {client_or_address!r}"
+            )
+        self._lock = threading.RLock()
+        self._connection: Connection | None = None
+        self._num_users = 0
+
+    def __repr__(self) -> str:
+        return f"qmill.engines.Dask({'' if self._where is None else repr(self._where)})"
+
+    def make(self, settings: Settings) -> Engine:
+        """Make the engine of one queue; see `EngineFactory`."""
+        connection = self._acquire(settings.max_workers)
+        try:
+            return DaskEngine(settings, connection, self._release)
+        except BaseException:
+            self._release()
+            raise
+
+    def __enter__(self) -> Dask:
+        self._acquire(ALL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def _acquire(self, max_workers: int) -> Connection:
+        with self._lock:
+            if self._connection is None:
+                num_threads = api.NUM_CPUS if max_workers == ALL else max_workers
+                self._connection = Connection(self._where, self._security, num_threads)
+            self._num_users += 1
+            return self._connection
+
+    def _release(self) -> None:
+        with self._lock:
+            self._num_users -= 1
+            if self._num_users == 0 and self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+
+# -- the engine --------------------------------------------------------------------------------
+
+_CLOSED, _OPENING, _OPEN, _CLOSING, _BAD = range(5)
+
+
+class _Sent:
+    """A job that a node has; `future` is Dask's, None until the job is sent."""
+
+    __slots__ = ("cost_s", "future", "is_taken_back", "job", "token")
+
+    def __init__(self, job: Job, token: int, cost_s: float) -> None:
+        self.job = job
+        self.token = token
+        self.cost_s = cost_s
+        self.future: Any = None
+        self.is_taken_back = False
+
+
+class _Node:
+    """The engine's view of one Dask worker.
+
+    Attributes:
+        state: _CLOSED (it has no runner), _OPENING, _OPEN, _CLOSING, or _BAD (it cannot have one).
+        runner: Its runner's name; each new runner has a new name.
+        presence: The future that keeps the runner alive.
+        sent: The jobs that it has and has not answered, by token.
+        parked: Those of `sent` that wait until a lesson has arrived.
+        num_lessons: How many lessons are under way.
+        cost_s: The expected duration of `sent`, by measurement.
+        since_s: When it was given its first job, or gave its last answer.
+        functions, shares: The keys of the functions and shared values that its runner has.
+        num_definitions, num_shares: How many definitions, and shared values, it was sent.
+        error: The reason for _BAD.
+    """
+
+    def __init__(self, address: str, threads: int) -> None:
+        self.address = address
+        self.threads = threads
+        self.answers = _Answers()
+        self.forget()
+
+    def forget(self) -> None:
+        """Reset the view: there is no runner any more."""
+        self.state = _CLOSED
+        self.runner = ""
+        self.presence: Any = None
+        self.sent: dict[int, _Sent] = {}
+        self.parked: list[_Sent] = []
+        self.num_lessons = 0
+        self.cost_s = 0.0
+        self.since_s = 0.0
+        self.functions: set[int] = set()
+        self.shares: set[int] = set()
+        self.num_definitions = 0
+        self.num_shares = 0
+        self.error: BaseException | None = None
+        self.answers = _Answers()
+
+
+class _Answers:
+    """The finished futures of one node whose values are being fetched, in order of their ends."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.done: list[tuple[Any, Callable[[Any], None]]] = []
+        self.is_fetching = False
+
+
+class DaskEngine(Engine):
+    """Runs the jobs of one queue on a Dask cluster.
+
+    Args:
+        settings: As for all engines.
+        connection: The connection to the scheduler.
+        release: Called when the connection is not needed any more.
+    """
+
+    can_kill = True
+    keeps_time = True
+
+    def __init__(
+        self, settings: Settings, connection: Connection, release: Callable[[], None]
+    ) -> None:
+        self._connection = connection
+        self._client = connection.client
+        self._release = release
+        self._limit = settings.max_workers
+        self._session = uuid.uuid4().hex
+        self._exports = serialize.Exports(serialize.Names.NEVER, apart=True)
+        self._functions = Functions(self._exports, by_name=False)
+        self._imports = Definitions()
+        self._rebuilder = kept_results.Rebuilder(self._imports)
+        self._shares = Shares(is_remote=True)
+        self._setup = self._make_setup(settings)
+        self._nodes: dict[str, _Node] = {}
+        self._hosts: dict[str, str] = {}
+        self._where: dict[int, tuple[_Node, _Sent]] = {}  # accepted jobs, by id
+        self._accepted: list[tuple[_Node, _Sent]] = []
+        self._tokens = itertools.count(1)
+        self._reports: list[Report] = []
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._has_warned = False
+        self._is_patient = True  # whether runners may wait for threads of jobs
+        self._client.subscribe_topic(self._log_topic, self._take_log)
+        connection.add(self)
+        self.wait(0)  # so that the nodes of the current workers are there
+
+    def _make_setup(self, settings: Settings) -> Setup:
+        packed = None
+        if settings.initializer is not None:
+            call = settings.initializer, settings.initargs
+            serialize.destination.is_remote = True
+            try:
+                packed = serialize.dumps(call, serialize.InlineExports(serialize.Names.NEVER))
+            finally:
+                serialize.destination.is_remote = False
+        return Setup(
+            packed,
+            settings.max_jobs_per_worker,
+            settings.max_memory_per_worker,
+            kept_results.HAS_CODEC,
+        )
+
+    @property
+    def _log_topic(self) -> str:
+        return f"qmill-{self._session}"
+
+    # -- preparing and offering ----------------------------------------------------------------
+
+    def moment_of(self, function: Callable[..., Any]) -> Moment:
+        """Return the state of a function for jobs that are prepared later; see `Engine`."""
+        with self._shares.collecting():
+            return self._functions.of(function)
+
+    def prepare(self, job: Job, moment: Moment | None = None) -> None:
+        """Pickle the arguments, and changes of the function and its globals; see `Engine`."""
+        with self._shares.collecting():
+            calls.pack(job, self._functions, self._exports, moment=moment)
+
+    def has_large_arguments(self, job: Job) -> bool:
+        """Compare the size of the packet, if it has arguments only; see `Engine`."""
+        packed_alone = calls.are_large(job)
+        return super().has_large_arguments(job) if packed_alone is None else packed_alone
+
+    def mean_of(self, function: Callable[..., Any]) -> float | None:
+        """Return the mean duration of calls of a function; see `Engine`."""
+        pace = self._functions.pace_of(function)
+        return None if pace is None else pace.mean_s
+
+    def offer(self, job: Job) -> bool:
+        """Give a job to the node with the most room, or behind short jobs; see `Engine`."""
+        subject = job._subject
+        cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.pace.cost_s * job._num_to_do)
+        node = self._find_free()
+        if node is None:
+            if not job._may_wait or cost > AHEAD_S:
+                return False
+            node = self._find_taker(cost, job)
+            if node is None:
+                return False
+        if not node.sent:
+            node.since_s = monotonic()
+        sent = _Sent(job, next(self._tokens), cost)
+        node.sent[sent.token] = sent
+        node.cost_s += cost
+        self._where[job.id] = node, sent
+        self._accepted.append((node, sent))
+        return True
+
+    def _find_free(self) -> _Node | None:
+        """Return the node with the smallest share of busy threads; None if a job may not run."""
+        best, least, num_busy = None, 1.0, 0
+        for node in self._nodes.values():
+            number = len(node.sent)
+            num_busy += min(number, node.threads)
+            if node.state == _OPEN and number < least * node.threads:
+                best, least = node, number / node.threads
+        return best if num_busy < self._limit else None
+
+    def _find_taker(self, cost: float, job: Job) -> _Node | None:
+        """Return a node on which a job may wait behind short jobs, or None."""
+        needed = {thing.number for thing in calls.needs(job)}
+        for node in self._nodes.values():
+            if (
+                node.state == _OPEN
+                and len(node.sent) >= node.threads
+                and node.cost_s + cost <= AHEAD_S * node.threads
+                and not node.num_lessons
+                and needed <= node.functions
+                and self._knows_rest(node)
+            ):
+                return node
+        return None
+
+    def _knows_rest(self, node: _Node) -> bool:
+        return (
+            node.num_definitions == len(self._exports.pending)
+            and node.num_shares == self._shares.num_added
+        )
+
+    def flush(self) -> None:
+        """Send the accepted jobs, each after the definitions that it needs; see `Engine`."""
+        accepted, self._accepted = self._accepted, []
+        for node, sent in accepted:
+            if sent.token not in node.sent:  # the node has left the cluster
+                continue
+            lesson = self._lesson_for(node, sent)
+            if lesson is not None:
+                node.num_lessons += 1
+                self._run_on(node, self._has_learnt, there.learn, lesson)
+            if node.num_lessons:
+                node.parked.append(sent)
+            else:
+                self._send(node, sent)
+
+    def _lesson_for(self, node: _Node, sent: _Sent) -> Lesson | None:
+        """Return definitions to send to a node, and those to release; None if there are none."""
+        packet = sent.job._packet
+        functions = {
+            thing.number: thing.packed
+            for thing in calls.needs(sent.job)
+            if thing.number not in node.functions
+        }
+        definitions: dict[bytes, Any] = {}
+        shares: dict[int, Any] = {}
+        if not self._knows_rest(node):
+            pending = list(self._exports.pending.items())
+            definitions.update(pending[node.num_definitions :])
+            node.num_definitions = len(pending)
+            node.num_shares = self._shares.num_added
+            shares = {
+                s.key: pickle.PickleBuffer(s.packed(is_remote=True))
+                for s in self._shares.new_for(node.shares)
+            }
+        large = {sent.token: packet} if _size(packet) > INLINE_BYTES else {}
+        gone_functions = self._functions.gone_of(node.functions)
+        gone_shares = self._shares.gone_of(node.shares)
+        node.functions.update(functions)
+        node.functions.difference_update(gone_functions)
+        node.shares.update(shares)
+        node.shares.difference_update(gone_shares)
+        lesson = Lesson(functions, definitions, shares, large, gone_functions, gone_shares)
+        return lesson if any(lesson) else None
+
+    def _has_learnt(self, node: _Node, _: Any, error: BaseException | None) -> None:
+        node.num_lessons -= 1
+        if node.num_lessons and error is None:
+            return
+        parked, node.parked = node.parked, []
+        for sent in parked:
+            if error is None:
+                self._send(node, sent)
+            else:
+                self._drop(node, sent)
+                self._reports.append(Report(FAILED, sent.job, error, exitcode=1))
+
+    def _send(self, node: _Node, sent: _Sent) -> None:
+        job = sent.job
+        options, subject, environment = job._options, job._subject, job._environment
+        packet = job._packet if _size(job._packet) <= INLINE_BYTES else None
+        call = Call(
+            sent.token,
+            job.id,
+            options.name,
+            0 if subject is None else subject.number,
+            [] if environment is None else [e.number for e in (*environment.needs, environment)],
+            packet,
+            job._is_chunk,
+            job._to_do,
+            job._version,
+            options.timeout,
+            next(iter(node.sent)),
+        )
+        try:
+            sent.future = self._submit(
+                node, there.run, sent.token, node.runner, pickle.dumps(call, 5)
+            )
+        except Exception as error:  # the client is closed
+            self._drop(node, sent)
+            self._reports.append(Report(FAILED, job, error, exitcode=1))
+            return
+        self._follow(node, sent.future, partial(self._take_answer, node, sent))
+
+    # -- Dask ----------------------------------------------------------------------------------
+
+    def _submit(self, node: _Node, function: Callable[..., Any], key: Any, *args: Any) -> Any:
+        """Submit a task that only this node may run."""
+        return self._client.submit(
+            function,
+            self._session,
+            node.address,
+            *args,
+            key=f"qmill-{self._session}-{key}",
+            api=[node.address],
+            allow_other_workers=False,
+            retries=0,
+            pure=False,
+            fifo_timeout=0,  # strictly first come, first served
+        )
+
+    def _run_on(
+        self,
+        node: _Node,
+        take: Callable[[_Node, Any, BaseException | None], None],
+        function: Callable[..., Any],
+        *args: Any,
+    ) -> None:
+        """Call a function on a node, outside its tasks.
+
+        Args:
+            node: The node.
+            take: Called by the dispatcher with the node and either the reply or the exception,
+                unless the runner is gone by then.
+            function: The function to call on the Dask worker.
+            *args: Its further arguments.
+        """
+        address, runner = node.address, node.runner
+
+        async def run() -> None:
+            reply, error = None, None
+            try:
+                replies = await self._client.run(
+                    function,
+                    self._session,
+                    address,
+                    runner,
+                    *args,
+                    api=[address],
+                    asynchronous=True,
+                )
+                reply = replies[address]
+            except Exception as why:
+                error = why
+            self.tell(partial(tell, reply, error))
+
+        def tell(reply: Any, error: BaseException | None) -> None:
+            if node.runner == runner:
+                take(node, reply, error)
+
+        self._connection.call(run())
+
+    def _follow(self, node: _Node, future: Any, take: Callable[[Any], None]) -> None:
+        """Have the dispatcher call `take` with a future's value; an exception counts as one.
+
+        Values of a node are taken in the order in which its tasks ended, since a value may need
+        definitions of an earlier one.
+        """
+        answers = node.answers
+        # A callback that refers to the engine would be kept, with the engine, by the client.
+        future.add_done_callback(partial(self._fetch, answers, take))
+
+    def _fetch(self, answers: _Answers, take: Callable[[Any], None], future: Any) -> None:
+        """Fetch the value of a finished future, and those of others that finish meanwhile."""
+        with answers.lock:
+            answers.done.append((future, take))
+            if not answers.is_fetching:
+                answers.is_fetching = True
+                self._connection.call(self._fetch_all(answers))
+
+    async def _fetch_all(self, answers: _Answers) -> None:
+        while True:
+            with answers.lock:
+                batch, answers.done = answers.done, []
+                if not batch:
+                    answers.is_fetching = False
+                    return
+            values = await self._values_of([future for future, _ in batch])
+            for (_, take), value in zip(batch, values, strict=True):
+                self.tell(partial(take, value))
+            del batch, values, take, value
+
+    async def _values_of(self, futures: list[Any]) -> list[Any]:
+        """Return the values of finished futures; None for a future whose value is lost."""
+        good = {i: future for i, future in enumerate(futures) if future.status == "finished"}
+        try:
+            values = await self._client.gather(good, errors="skip", asynchronous=True)
+            for index, future in enumerate(futures):
+                if future.status == "error":
+                    values[index] = await future.exception(asynchronous=True)
+        except OSError:  # the scheduler is gone
+            values = {}
+        return [values.get(index) for index in range(len(futures))]
+
+    # -- nodes ---------------------------------------------------------------------------------
+
+    def join(self, address: str, threads: int) -> None:
+        """Add a Dask worker that has come."""
+        node = self._nodes.get(address)
+        if node is None:
+            self._nodes[address] = _Node(address, threads)
+
+    def leave(self, address: str) -> None:
+        """Remove a Dask worker that has gone, and report its jobs as died."""
+        node = self._nodes.pop(address, None)
+        if node is None:
+            return
+        logger.debug("the cluster's worker %s has left, with %d jobs", address, len(node.sent))
+        now = monotonic()
+        for sent in list(node.sent.values()):
+            self._drop(node, sent)
+            if sent.future is None:
+                self._reports.append(Report(RETURNED, sent.job))
+                continue
+            sent.future.release()  # otherwise Dask might keep waiting for its result
+            started = sent.job._started or now
+            value = _lost(sent.job, address)
+            self._reports.append(Report(DIED, sent.job, value, started, now, None, address))
+        node.forget()
+
+    def grow(self, num_waiting: int) -> None:
+        """Open a runner on each node that has none; see `Engine`."""
+        states = {node.state for node in self._nodes.values()}
+        if self._connection.lost is not None:
+            self._reports.append(Report(NOT_STARTED, None, self._connection.lost))
+        elif states == {_BAD}:
+            error = next(iter(self._nodes.values())).error
+            self._reports.append(Report(NOT_STARTED, None, error))
+        elif not states and not self._has_warned:
+            self._has_warned = True
+            logger.warning("jobs wait for a worker: the Dask cluster has none yet")
+        for node in self._nodes.values():
+            if node.state == _CLOSED:
+                self._open(node)
+
+    def _open(self, node: _Node) -> None:
+        node.state = _OPENING
+        node.runner = uuid.uuid4().hex
+        setup = pickle.dumps((there.versions(), self._setup), 5)
+        try:
+            key = f"runner-{node.runner}"
+            node.presence = self._submit(
+                node, there.open_runner, key, node.runner, node.threads, setup
+            )
+        except Exception as error:
+            node.state, node.error = _BAD, error
+            return
+        self._follow(node, node.presence, partial(self._has_opened, node, node.runner))
+
+    def _has_opened(self, node: _Node, runner: str, value: Any) -> None:
+        if node.runner != runner or node.state != _OPENING:
+            return
+        if isinstance(value, str):
+            node.state = _OPEN
+            self._hosts[node.address] = value
+            return
+        node.state = _BAD
+        node.error = error = RuntimeError(
+            f"the Dask worker {node.address} cannot run jobs: {value}"
+        )
+        error.__cause__ = value if isinstance(value, BaseException) else None
+        logger.warning("%s", error)
+
+    @property
+    def max_workers(self) -> int:  # type: ignore[override]
+        """The number of jobs that run at a time: the threads of the cluster, up to the limit."""
+        return min(self._limit, sum(node.threads for node in list(self._nodes.values())))
+
+    @property
+    def num_workers(self) -> int:
+        """The number of nodes with a runner, or with one that is starting or ending."""
+        return sum(node.state in (_OPENING, _OPEN, _CLOSING) for node in list(self._nodes.values()))
+
+    @property
+    def num_startable(self) -> int:
+        """The number of nodes that have no runner yet."""
+        return sum(node.state == _CLOSED for node in self._nodes.values())
+
+    @property
+    def num_ahead(self) -> int:
+        """The number of jobs that wait in nodes behind other jobs."""
+        return sum(max(0, len(n.sent) - n.threads) for n in list(self._nodes.values()))
+
+    def resize(self, max_workers: int) -> None:
+        """Change how many jobs run at a time; see `Engine`."""
+        self._limit = max_workers
+
+    def stop_workers(self) -> None:
+        """End the runners that have no jobs; see `Engine`."""
+        for node in self._nodes.values():
+            if node.state == _OPENING:
+                node.forget()  # releasing its future keeps the runner from starting, or ends it
+            elif node.state == _OPEN and not node.sent:
+                node.state = _CLOSING
+                self._run_on(node, self._has_closed, there.close, self._is_patient)
+
+    def hurry(self) -> None:
+        """Stop waiting for threads of jobs; see `Engine`."""
+        self._is_patient = False
+        for node in self._nodes.values():
+            if node.state == _CLOSING:
+                self._run_on(node, self._has_closed, there.close, False)
+
+    def _has_closed(self, node: _Node, _: Any, error: BaseException | None) -> None:
+        if error is None:
+            node.forget()
+        else:  # the node is gone or cannot be reached
+            self._nodes.pop(node.address, None)
+
+    def host_of(self, worker: str | None) -> str | None:
+        """Return the name of the machine that a worker runs on; see `Engine`."""
+        if worker is None:
+            return None
+        return self._hosts.get(worker) or self._hosts.get(worker.rpartition("-")[0])
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def tell(self, what: Callable[[], None]) -> None:
+        """Have the dispatcher call a function; any thread may call this."""
+        self._inbox.put(what)
+
+    def wait(self, timeout: float | None) -> list[Report]:
+        """Wait for events from Dask; see `Engine`."""
+        if not self._reports:
+            due = min(map(_long_from, self._nodes.values()), default=None)
+            if due is not None and due < _NEVER:
+                left = max(0.0, due - monotonic())
+                timeout = left if timeout is None else min(timeout, left)
+            try:
+                self._inbox.get(timeout=timeout)()
+                while True:
+                    self._inbox.get_nowait()()
+            except Empty:
+                pass
+            now = monotonic()
+            for node in self._nodes.values():
+                if _long_from(node) <= now:
+                    self._take_back(node)
+        reports, self._reports = self._reports, []
+        return reports
+
+    def wake(self) -> None:
+        """End the wait of the dispatcher; see `Engine`."""
+        self._inbox.put(_do_nothing)
+
+    def _take_log(self, event: tuple[float, Any]) -> None:
+        self.tell(partial(self._take_record, event[1]))
+
+    def _take_record(self, packed: bytes) -> None:
+        self._reports.append(Report(LOGGED, None, rebuild_record(packed)))
+
+    def _take_answer(self, node: _Node, sent: _Sent, value: Any) -> None:
+        if node.sent.get(sent.token) is not sent:
+            return
+        self._drop(node, sent)
+        node.since_s = now = monotonic()
+        job = sent.job
+        if not isinstance(value, Answer):
+            self._take_no_answer(node, job, value)
+            return
+        for definition in value.definitions:
+            self._imports.add(definition)
+        if value.what == RETURNED:
+            self._reports.append(Report(RETURNED, job))
+            return
+        ended = now - value.age_s
+        moments = ended - value.taken_s, ended
+        what, code, result = value.what, value.exitcode, value.value
+        if value.kind == packets.SOME:
+            what, code, result = self._rebuild_chunk(job, code, result)
+        elif value.kind:
+            packed = serialize.writable(result)
+            what, _, result = calls.rebuild(self._imports, value.kind, packed)
+            what = value.what if value.what not in (DONE, FAILED) else what
+            code = int(what != DONE)
+        elif job._is_chunk and what == DIED and result.pid is None:  # the call's runner was gone
+            result = _lost(job, node.address)
+        self._reports.append(Report(what, job, result, *moments, code, value.worker))
+        if job._subject is not None and value.what in (DONE, FAILED):
+            job._subject.pace.measure(value.taken_s, job._num_to_do)
+
+    def _rebuild_chunk(
+        self, job: Job, code: int | None, packed: bytes
+    ) -> tuple[int, int | None, Outcome]:
+        parts, death = pickle.loads(packed)
+        outcome = self._rebuilder.outcome(parts, job._num_to_do, death)
+        if any(error is death for error in outcome[1].values()):
+            return DIED, code, outcome
+        return DONE, 0, outcome
+
+    def _take_no_answer(self, node: _Node, job: Job, value: Any) -> None:
+        """Report a job whose task Dask has not run, or whose answer it has lost."""
+        now = monotonic()
+        started = job._started or now
+        if isinstance(value, BaseException) and type(value).__name__ != "KilledWorker":
+            error = lost(job._num_to_do, value) if job._is_chunk else value
+            self._reports.append(Report(FAILED, job, error, started, now, 1, node.address))
+        else:
+            death = _lost(job, node.address)
+            self._reports.append(Report(DIED, job, death, started, now, None, node.address))
+
+    def _drop(self, node: _Node, sent: _Sent) -> None:
+        """Take a job off a node."""
+        del node.sent[sent.token]
+        self._where.pop(sent.job.id, None)
+        node.cost_s = max(0.0, node.cost_s - sent.cost_s) if node.sent else 0.0
+
+    # -- taking back and killing ---------------------------------------------------------------
+
+    def _take_back(self, node: _Node) -> None:
+        """Take back jobs that a node's children have not begun; they are reported as RETURNED."""
+        tokens = []
+        for sent in list(node.sent.values()):
+            if sent in node.parked:
+                self._return_parked(node, sent)
+            elif sent.future is not None and not sent.is_taken_back:
+                sent.is_taken_back = True
+                tokens.append(sent.token)
+        node.cost_s = UNKNOWN_S  # no jobs are sent ahead until the node has proved to be quick
+        if tokens:
+            self._run_on(node, self._has_revoked, there.revoke, tokens)
+
+    def _has_revoked(self, node: _Node, tokens: Any, _: BaseException | None) -> None:
+        for token in tokens or ():
+            if (sent := node.sent.get(token)) is not None:
+                self._drop(node, sent)
+                self._reports.append(Report(RETURNED, sent.job))
+
+    def _return_parked(self, node: _Node, sent: _Sent) -> None:
+        node.parked.remove(sent)
+        self._drop(node, sent)
+        self._reports.append(Report(RETURNED, sent.job))
+
+    def recall(self) -> None:
+        """Take back the jobs that no child has begun; see `Engine`."""
+        for node in self._nodes.values():
+            for sent in node.sent.values():
+                sent.is_taken_back = False
+            self._take_back(node)
+
+    def kill(self, job: Job) -> None:
+        """Begin to kill a job, unless it has ended; see `Engine`."""
+        if job.id not in self._where:
+            return
+        node, sent = self._where[job.id]
+        if sent in node.parked:
+            self._return_parked(node, sent)
+        else:
+            self._run_on(node, self._has_revoked, there.kill, sent.token)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Disconnect from the cluster; see `Engine`."""
+        self._connection.remove(self)
+        for node in self._nodes.values():
+            node.forget()
+        if self._connection.lost is None:
+            self._client.unsubscribe_topic(self._log_topic)
+        self._release()
+
+
+_NEVER = float("inf")
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _lost(job: Job, address: str) -> Any:
+    """Return the error, or for a chunk the outcome, of a job whose Dask worker is gone."""
+    death = WorkerDied(None, None, None, job.name, None, address)
+    return lost(job._num_to_do, death) if job._is_chunk else death
+
+
+def _size(packet: Any) -> int:
+    return len(packet[1]) if type(packet) is tuple else len(packet)
+
+
+def _long_from(node: _Node) -> float:
+    """Return the moment at which the jobs behind a node's running jobs have waited too long."""
+    if len(node.sent) <= node.threads or all(s.is_taken_back for s in node.sent.values()):
+        return _NEVER
+    return node.since_s + LONG_S

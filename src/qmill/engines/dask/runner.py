@@ -1,0 +1,418 @@
+"""A runner: a queue's pool of child processes on one worker of a cluster.
+
+    cluster's task ── run(call) ──> inbox ──> [ thread: ProcessEngine ] ──> child, child ...
+                  <── Answer ─────────────────────────┘
+
+The children are those of the process engine, so a kill affects one job and no other. The cluster's
+worker unpickles no part of a job: calls go to the children, and answers come back, as bytes.
+
+A call can be revoked until it has arrived: its task then ends without running it. A call that has
+arrived is killed instead. The thread of the worker's event loop decides this, so each call is
+either revoked or killed.
+
+This module knows nothing of the cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pickle
+import threading
+from collections import deque
+from concurrent.futures import Future
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...errors import WorkerDied
+from ...jobs.job import Job, Options
+from ...packing import serialize, shared_values
+from ..api import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, TIMED_OUT, Report, Settings
+from ..functions import Subject
+from ..process import kept_results, protocol as packets
+from ..process.engine import ProcessEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..process.engine import _Worker
+
+
+class Setup(NamedTuple):
+    """The settings of a new runner."""
+
+    initializer: bytes | bytearray | None  # the packed function and its arguments
+    max_jobs_per_worker: int | None
+    max_memory_per_worker: int | None
+    has_codec: bool  # whether the program has the native codec
+
+
+class Lesson(NamedTuple):
+    """Definitions that a runner has to get, or may release, before the calls that need them."""
+
+    functions: dict[int, Any] = {}
+    definitions: dict[bytes, Any] = {}
+    shares: dict[int, Any] = {}
+    packets: dict[int, Any] = {}  # of large calls, by their tokens
+    gone_functions: list[int] = []
+    gone_shares: list[int] = []
+
+
+class Call(NamedTuple):
+    """A job to run.
+
+    Attributes:
+        token: The number of this attempt; each attempt has a new one.
+        job: Its id.
+        name: Its name in messages; None for its id.
+        function: The number of its function; 0 if the function comes with the arguments.
+        environment: The numbers of the values of its globals, and last that of the environment
+            itself; empty if it needs none.
+        packet: The data for the child; None if a lesson has brought it.
+        is_chunk: Whether it is a chunk of a map.
+        to_do, version: As of a `Chunk`.
+        timeout: Seconds that it may run; None is no limit.
+        oldest: The lowest token whose answer the caller has not got.
+    """
+
+    token: int
+    job: int
+    name: Any
+    function: int
+    environment: list[int]
+    packet: Any
+    is_chunk: bool
+    to_do: list[int] | None
+    version: int
+    timeout: float | None
+    oldest: int
+
+
+class Answer(NamedTuple):
+    """The outcome of a call.
+
+    Attributes:
+        what: As of a `Report`.
+        kind: The kind of the packed answer, of `_packets`; 0 if there is none.
+        value: The packed answer; or a WorkerDied. For the kind SOME: the parts of a chunk's results
+            and a WorkerDied or None, pickled together.
+        age_s: How many seconds ago it ended.
+        taken_s: How many seconds it ran.
+        exitcode: As of a `Report`.
+        worker: The child's name.
+        definitions: The definitions that the child has made for its answer.
+    """
+
+    what: int
+    kind: int = 0
+    value: Any = None
+    age_s: float = 0.0
+    taken_s: float = 0.0
+    exitcode: int | None = None
+    worker: str | None = None
+    definitions: tuple[bytes, ...] = ()
+
+
+class _RemoteJob(Job):
+    """A call, in the form of a job of the process engine."""
+
+    __slots__ = ("answer", "deadline", "_is_chunk", "_to_do", "_version", "is_late", "is_unwanted")
+
+    def __init__(self, call: Call, packet: Any, things: dict[int, Subject], owner: Any) -> None:
+        options = Options(name=call.name, timeout=call.timeout)
+        super().__init__(call.job, _RemoteJob, (), None, 0, options, owner, 0.0)
+        self._is_chunk = call.is_chunk  # `_num_calls` stays 1, as the caller measures the calls
+        self._to_do, self._version = call.to_do, call.version
+        self.answer: Future[Answer] = Future()
+        self.deadline: float | None = None
+        self.is_late = False  # whether its timeout has expired
+        self.is_unwanted = False
+        self._packet = packet
+        self._subject = things.get(call.function)
+        if call.environment:
+            *values, environment = (things[number] for number in call.environment)
+            environment.needs = tuple(values)
+            self._environment = environment
+
+
+class _RawEngine(ProcessEngine):
+    """A process engine that passes answers on without unpickling them."""
+
+    _is_remote = True
+
+    def __init__(self, settings: Settings, has_codec: bool) -> None:
+        super().__init__(settings, "forkserver")
+        self.has_codec = has_codec and self.has_codec
+        self.defined: dict[str, list[bytes]] = {}
+
+    def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
+        if job._is_chunk and kind == packets.VALUE:
+            return super()._rebuild(worker, job, kind, data)
+        worker.parts.pop(job.id, None)
+        answer = self._answer(worker, kind, bytes(data))
+        return (DONE, 0, answer) if kind == packets.VALUE else (FAILED, 1, answer)
+
+    def _rebuild_chunk(
+        self, worker: _Worker, job: Job, parts: list[kept_results.Part], death: BaseException | None
+    ) -> tuple[int, int, Any]:
+        if isinstance(death, WorkerDied):
+            pid, exitcode, signal, name, rss_bytes, _ = death.args
+            death = WorkerDied(pid, exitcode, signal, name, rss_bytes, self._settings.name)
+        outcome = [(kind, bytes(data)) for kind, data in parts], death
+        answer = self._answer(worker, packets.SOME, pickle.dumps(outcome, 5))
+        return DONE if death is None else DIED, 0, answer
+
+    def _answer(self, worker: _Worker, kind: int, packed: bytes) -> tuple[int, bytes, Any]:
+        return kind, packed, tuple(self.defined.pop(worker.name, ()))
+
+    def _take_record(self, worker: _Worker, kind: int, data: Any) -> None:
+        if kind == packets.LOG:
+            self._reports.append(Report(LOGGED, None, bytes(data)))
+        elif kind == packets.DEFINED:
+            self.defined.setdefault(worker.name, []).append(bytes(data))
+        else:
+            super()._take_record(worker, kind, data)
+
+    def adopt(self, functions: dict[int, Subject], lesson: Lesson) -> None:
+        """Make the definitions of a lesson available to the children."""
+        self._functions.adopt(functions, lesson.gone_functions)
+        self._exports.pending.update(lesson.definitions)
+
+    @property
+    def shares(self) -> shared_values.Shares:
+        """The shared values that the children get."""
+        return self._shares
+
+
+class Runner:
+    """Runs the calls of one queue on one worker of a cluster.
+
+    Args:
+        address: The worker's address; it is part of the children's names.
+        num_slots: How many calls run at a time.
+        setup: The settings of the children.
+        log: Called with each pickled log record of a child, in a thread of the runner.
+
+    All methods are for the thread of the worker's event loop; `_Driver` has a thread of its own.
+    """
+
+    def __init__(
+        self, address: str, num_slots: int, setup: Setup, log: Callable[[bytes], None]
+    ) -> None:
+        self._address = address
+        self._driver = _Driver(address, num_slots, setup, log)
+        self._packets: dict[int, Any] = {}
+        self._functions: dict[int, Subject] = {}
+        self._shares: dict[int, shared_values.Shared] = {}
+        self._came: dict[int, None] = {}  # tokens of calls that have arrived, running or answered
+        self._here: dict[int, _RemoteJob] = {}
+        self._revoked: set[int] = set()
+
+    def learn(self, lesson: Lesson) -> None:
+        """Take in the definitions of a lesson, and release those that it names."""
+        self._packets.update(lesson.packets)
+        for key, packed in lesson.shares.items():
+            self._shares[key] = handle = shared_values.from_packed(key, packed)
+            self._driver.engine.shares.add(handle)
+        for key in lesson.gone_shares:
+            self._shares.pop(key, None)
+        functions = {key: Subject(key, packed) for key, packed in lesson.functions.items()}
+        self._functions.update(functions)
+        for number in lesson.gone_functions:
+            self._functions.pop(number, None)
+        told = lesson._replace(packets={}, shares={}, functions={})
+        self._driver.order(partial(self._driver.engine.adopt, functions, told))
+
+    def run(self, call: Call) -> Future[Answer]:
+        """Run a call; the future never has an exception."""
+        packet = self._packets.pop(call.token, None) if call.packet is None else call.packet
+        job = _RemoteJob(call, packet, self._functions, self)
+        if call.token in self._revoked or self._driver.is_closing:
+            self._revoked.discard(call.token)
+            job.answer.set_result(Answer(RETURNED))
+            return job.answer
+        if self._driver.ended.done():  # the driver's thread has failed
+            job.answer.set_result(self._driver.death(job))
+            return job.answer
+        for token in list(itertools.takewhile(call.oldest.__gt__, self._came)):
+            del self._came[token]
+        self._came[call.token] = None
+        self._here[call.token] = job
+        job.answer.add_done_callback(lambda _: self._here.pop(call.token, None))
+        self._driver.order(partial(self._driver.run_job, job))
+        return job.answer
+
+    def revoke(self, tokens: list[int]) -> list[int]:
+        """Revoke the calls that have not arrived; return their tokens."""
+        missing = [token for token in tokens if token not in self._came]
+        self._revoked.update(missing)
+        for token in missing:
+            self._packets.pop(token, None)
+        return missing
+
+    def kill(self, token: int) -> bool:
+        """Kill a call, or revoke it; return whether it was revoked."""
+        if self.revoke([token]):
+            return True
+        if (job := self._here.get(token)) is not None:
+            self._driver.order(partial(self._driver.kill_job, job))
+        return False
+
+    def close(self, *, patient: bool = False) -> Future[None]:
+        """Kill the running calls and end the children; the future is done when they have ended.
+
+        Args:
+            patient: Whether to wait for threads of calls, until `close` is called without it.
+        """
+        self._driver.close(patient)
+        return self._driver.ended
+
+
+class _Driver:
+    """The thread that drives a runner's engine."""
+
+    def __init__(
+        self, address: str, num_slots: int, setup: Setup, log: Callable[[bytes], None]
+    ) -> None:
+        packed = setup.initializer
+        settings = Settings(
+            address,
+            num_slots,
+            None if packed is None else _initialize,
+            (packed,),
+            setup.max_jobs_per_worker,
+            setup.max_memory_per_worker,
+        )
+        self.engine = _RawEngine(settings, setup.has_codec)
+        self.is_closing = False
+        self._is_patient = True
+        self.ended: Future[None] = Future()
+        self._address = address
+        self._log = log
+        self._orders: deque[Callable[[], None]] = deque()
+        self._waiting: deque[_RemoteJob] = deque()
+        self._running: dict[int, _RemoteJob] = {}
+        threading.Thread(target=self._run, name=f"qmill-runner-{address}", daemon=True).start()
+
+    def order(self, what: Callable[[], None]) -> None:
+        """Have the driver's thread call a function; any thread may call this."""
+        self._orders.append(what)
+        self.engine.wake()
+
+    def close(self, patient: bool) -> None:
+        """Kill the running calls and end; any thread may call this."""
+        self._is_patient = self._is_patient and patient
+        self.is_closing = True
+        self.engine.wake()
+
+    def _run(self) -> None:
+        try:
+            while self._dispatch():
+                for report in self.engine.wait(self._next_due()):
+                    self._take(report)
+            self.engine.close()
+        finally:  # if jobs remain, there is a fault in qmill
+            self.ended.set_result(None)
+            for job in [*self._waiting, *self._running.values()]:
+                job.answer.set_result(self.death(job))
+
+    def death(self, job: _RemoteJob) -> Answer:
+        """Return the answer for a job that cannot run here any more."""
+        return Answer(DIED, value=WorkerDied(None, None, None, job.name, None, self._address))
+
+    def _dispatch(self) -> bool:
+        """Do the orders, kill late jobs and offer waiting ones; False when all has ended."""
+        engine = self.engine
+        while self._orders:
+            self._orders.popleft()()
+        now = monotonic()
+        for job in self._running.values():
+            if job.deadline is not None and job.deadline <= now:
+                job.deadline, job.is_late = None, True
+                engine.kill(job)
+        if self.is_closing:
+            for job in [*self._waiting, *self._running.values()]:
+                if not job.is_unwanted:
+                    self.kill_job(job)
+            if not self._is_patient:
+                engine.hurry()
+            if engine.num_workers:
+                engine.stop_workers()
+            return bool(engine.num_workers)
+        while self._waiting and engine.offer(self._waiting[0]):
+            job = self._waiting.popleft()
+            self._running[job.id] = job
+            if job.timeout is not None:
+                job.deadline = now + job.timeout
+        engine.flush()
+        if self._waiting:
+            engine.grow(len(self._waiting))
+        return True
+
+    def _next_due(self) -> float | None:
+        deadlines = [job.deadline for job in self._running.values() if job.deadline is not None]
+        return max(0.0, min(deadlines) - monotonic()) if deadlines else None
+
+    def run_job(self, job: _RemoteJob) -> None:
+        """Queue a job, which runs when a child is free."""
+        self._waiting.append(job)
+
+    def kill_job(self, job: _RemoteJob) -> None:
+        """Kill a job, unless it has ended."""
+        job.is_unwanted = True
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.answer.set_result(Answer(RETURNED))
+        elif job.id in self._running:
+            self.engine.kill(job)
+
+    def _take(self, report: Report) -> None:
+        """Answer the job of a report; pass other reports on."""
+        if report.what == LOGGED:
+            with contextlib.suppress(Exception):  # the Dask worker may be ending
+                self._log(report.value)
+        elif report.what == NOT_STARTED:
+            if self._waiting:
+                self._answer(self._waiting.popleft(), report)
+        else:
+            assert isinstance(report.job, _RemoteJob)
+            job = report.job
+            del self._running[job.id]
+            if report.what == RETURNED and not job.is_unwanted:  # the child died before it began
+                job.is_late = False
+                self._waiting.appendleft(job)
+            else:
+                self._answer(job, report)
+
+    def _answer(self, job: _RemoteJob, report: Report) -> None:
+        now = monotonic()
+        started, ended = report.started_s or now, report.ended_s or now
+        what, kind, value, definitions = report.what, 0, report.value, ()
+        if isinstance(value, tuple):
+            kind, value, definitions = value
+        elif isinstance(value, WorkerDied):
+            facts = value.pid, value.exitcode, value.signal, job.name, value.rss_bytes
+            what, value = DIED, WorkerDied(*facts, self._address)
+        elif isinstance(value, BaseException):
+            what, kind, value = FAILED, packets.ERROR, serialize.dump_error(value)
+        if job.is_late and (what != DONE or ended - started >= (job.timeout or 0)):
+            what = TIMED_OUT
+        job.answer.set_result(
+            Answer(
+                what,
+                kind,
+                value,
+                now - ended,
+                ended - started,
+                report.exitcode,
+                report.worker,
+                definitions,
+            )
+        )
+
+
+def _initialize(packed: bytes) -> None:
+    """Call, in a child, an initializer that another process has pickled."""
+    function, args = serialize.loads(packed)
+    function(*args)

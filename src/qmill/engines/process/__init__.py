@@ -1,0 +1,1 @@
+"""The engine that runs jobs in processes on this machine."""

@@ -1,0 +1,825 @@
+"""The process engine: persistent worker processes, each with one private channel.
+
+    dispatcher ── jobs ────> channel ──> worker 1, its own process group
+               <─ results ─
+               ── permits ─> permits ──>
+               <──────────── sentinel: readable when the worker has ended
+               the same three for worker 2 ...
+
+A worker gets one job, or several if they are short by measurement. Before it begins a job, it takes
+a permit for it. The engine holds the reading end of the permits, too, and can take a permit back:
+when a short job turns out to be long, when a job is cancelled, when the worker dies. The kernel
+gives each permit to either the worker or the engine. So a job that was sent ahead runs once or not
+at all, and a death affects only the job whose permit was taken and that has no answer.
+
+Invariants:
+- an answer can come for every job in `worker.jobs`, and for no other;
+- a worker is in `_idle` if it is ready, has no jobs, and may get more;
+- no code here waits for a worker: bytes that its channel does not accept are sent later.
+
+Only one thread may use an engine, except `prepare` and `wake`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import pickle
+import selectors
+import signal
+from collections import deque
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ...errors import SerializationError, WorkerDied
+from ...packing import main_module, serialize
+from ...packing.shared_values import Shares
+from ...processes import launch
+from ...processes.trees import GRACE_S, SIGKILL, EndingTrees
+from ...queues.shared import core
+from ...system import lifecycle, module_path, native
+from ...workers import api
+from .. import calls
+from ..api import (
+    CHUNK_S,
+    DIED,
+    DONE,
+    FAILED,
+    LOGGED,
+    NOT_STARTED,
+    RETURNED,
+    Engine,
+    Report,
+    Settings,
+)
+from ..functions import UNKNOWN_S, Definitions, Functions
+from ..wake import WakePipe
+from . import kept_results, protocol as packets, worker_main
+from .large_payloads import Copies
+from .link import GarbledError, Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...jobs.job import Job
+    from ..functions import Moment
+
+logger = logging.getLogger("qmill")
+
+AHEAD_S = 0.010
+"""Seconds of work, by measurement, up to which jobs are sent ahead to a busy worker.
+
+Jobs that have waited in a worker for longer than this are taken back.
+"""
+
+CHUNKS_AHEAD_S = 2.5 * CHUNK_S
+"""The same for chunks of a map: one that runs, one that waits, and the error of measurement."""
+
+TINY_S = 0.0001
+"""Seconds. It takes longer to move a job to another worker than to run it, if it is this short."""
+
+AHEAD_JOBS = 64
+"""The most jobs that one worker has at a time."""
+
+START_DEATHS = 3
+"""After so many workers in a row that died before they were ready, a job fails."""
+
+EXIT_GRACE_S = 10.0
+"""Seconds in which a worker has to exit when it is asked to, unless it waits for threads."""
+
+MAX_LINGERING = 16
+"""The most workers that wait for threads of their jobs without counting towards `max_workers`. The
+limit is `max_workers` if that is larger."""
+
+launch.PRELOADED.append("qmill.engines.process.worker_main")
+
+_NEVER = float("inf")
+_new_tuple: Any = tuple.__new__  # takes a fifth of the time of calling a NamedTuple
+
+
+class _Worker:
+    """The engine's view of one worker.
+
+    Attributes:
+        link: The worker's process and its channel.
+        jobs: The jobs that it has and has not answered, by id, in the order of sending.
+        parts: The results of unfinished chunks that have arrived, by the job's id.
+        unsent: The last of `jobs`, which `flush` is going to send.
+        num_given: How many jobs it was given since its start.
+        cost_s: The expected duration of its jobs, by measurement.
+        since_s: When it was given its first job, or gave its last answer.
+        takes_more: Whether it is in the engine's `_takers`.
+        leaving: Whether it gets no more jobs.
+        told_to_leave: Whether it has no jobs and was asked to exit.
+        lingers: Whether it waits for threads of its jobs, and would otherwise exit.
+        kill_at_s: When it will be killed; None if it will not.
+        error: Why it could not start, or cannot continue.
+        is_writing: Whether the engine waits until its channel accepts more bytes.
+        is_mute: Whether its channel is not watched any more.
+        is_cut: Whether its channel is not read any more, as a part of its messages is lost.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.name = link.name
+        self.jobs: dict[int, Job] = {}
+        self.parts: dict[int, list[kept_results.Part]] = {}
+        self.unsent: list[Job] = []
+        self.num_given = 0
+        self.cost_s = 0.0
+        self.since_s = 0.0
+        self.ready = False
+        self.takes_more = False
+        self.leaving = False
+        self.told_to_leave = False
+        self.lingers = False
+        self.has_ended = False
+        self.is_writing = False
+        self.is_mute = False
+        self.is_cut = False
+        self.kill_at_s: float | None = None
+        self.error: BaseException | None = None
+
+
+class _Inherited(bytes):
+    """The message of a job that a forked worker inherits; it keeps the call alive."""
+
+    call: partial[Any]
+
+
+class ProcessEngine(Engine):
+    """Runs jobs in persistent worker processes.
+
+    Args:
+        settings: As for all engines.
+        start_method: How workers start; None for the default one.
+
+    Attributes:
+        hands_on: Whether a job that cannot be pickled is inherited by a worker that is forked for
+            it, under start_method="fork"; otherwise the job fails.
+    """
+
+    can_kill = True
+    hands_on = True
+    _is_remote = False  # whether the jobs come from a program on another machine
+    has_codec = kept_results.HAS_CODEC
+
+    def __init__(self, settings: Settings, start_method: str | None = None) -> None:
+        self._settings = settings
+        self._method = launch.usable_start_method(start_method)
+        is_fork = self._method == "fork"
+        # These import modules. The dispatcher must not do so: if another thread forks meanwhile,
+        # the modules' locks stay held in the child for ever.
+        core.why_not()
+        if not is_fork:
+            main_module.importable()
+        names = serialize.Names.FORKED if is_fork else serialize.Names.INSTEAD
+        self._exports = serialize.Exports(names, apart=True)
+        self._functions = Functions(
+            self._exports,
+            by_name=not is_fork,
+            inherit=is_fork,
+            always=settings.max_jobs_per_worker == 1,
+        )
+        self._copies = Copies()
+        self._imports = Definitions()
+        self._rebuilder = kept_results.Rebuilder(self._imports)
+        self._shares = Shares()
+        self.max_workers = settings.max_workers
+        self._workers: list[_Worker] = []
+        self._idle: list[_Worker] = []
+        self._takers: deque[_Worker] = deque()  # busy workers to which jobs may be sent ahead
+        self._to_flush: list[_Worker] = []
+        self._reports: list[Report] = []
+        self._num_start_deaths = 0  # since a worker was last ready
+        self._is_patient = True  # whether lingering workers may take their time
+        self._numbers = itertools.count(1)
+        with lifecycle.fork_lock:
+            self._selector = native.default_selector()
+            self._trees = EndingTrees(self._selector)
+            self._wake_pipe = WakePipe()
+        self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)
+
+    # -- preparing -----------------------------------------------------------------------------
+
+    def moment_of(self, function: Callable[..., Any]) -> Moment:
+        """Return the state of a function for jobs that are prepared later; see `Engine`."""
+        with self._shares.collecting():
+            return self._functions.of(function)
+
+    def prepare(self, job: Job, moment: Moment | None = None) -> None:
+        """Pickle the arguments, and changes of the function and its globals; see `Engine`."""
+        with self._shares.collecting():
+            try:
+                calls.pack(job, self._functions, self._exports, self._copies.join, moment)
+            except SerializationError:
+                if not self._hand_on(job):
+                    raise
+
+    def _hand_on(self, job: Job) -> bool:
+        """Let a forked worker inherit a job that cannot be pickled; False if that is impossible."""
+        if job._is_chunk or not self.hands_on:
+            return False
+        assert job.function is not None
+        call = partial(job.function, *(job.args or ()), **(job.kwargs or {}))
+        subject = self._functions.inherited(call)
+        if subject is None:
+            return False
+        job._subject = subject
+        named = () if job._options.name is None else (str(job._options.name),)
+        packed = pickle.dumps(((), None, *named), 5)
+        packet = _Inherited(calls.lay_out(packets.JOB, subject.number, job, packed))
+        packet.call = call
+        job._packet = packet
+        return True
+
+    def has_large_arguments(self, job: Job) -> bool:
+        """Compare the size of the packet, if it has arguments only; see `Engine`."""
+        packed_alone = calls.are_large(job)
+        return super().has_large_arguments(job) if packed_alone is None else packed_alone
+
+    def mean_of(self, function: Callable[..., Any]) -> float | None:
+        """Return the mean duration of calls of a function; see `Engine`."""
+        pace = self._functions.pace_of(function)
+        return None if pace is None else pace.mean_s
+
+    # -- offering ------------------------------------------------------------------------------
+
+    def offer(self, job: Job) -> bool:
+        """Give a job to an idle worker, or send it ahead to a busy one; see `Engine`."""
+        subject = job._subject
+        cost = UNKNOWN_S if subject is None else subject.pace.cost_s * job._num_to_do
+        if self._idle:
+            worker = self._idle.pop()
+            worker.since_s = monotonic()
+            self._let_take_more(worker)
+        elif not job._may_wait or cost > (limit := _ahead_s(job)):
+            return False
+        else:
+            found = self._find_taker(cost, limit, job)
+            if found is None:
+                return False
+            worker = found
+        if not worker.unsent:
+            self._to_flush.append(worker)
+        worker.unsent.append(job)
+        worker.jobs[job.id] = job
+        worker.num_given += 1
+        worker.cost_s += cost
+        return True
+
+    def _find_taker(self, cost: float, limit: float, job: Job) -> _Worker | None:
+        """Return a worker to which a job may be sent ahead, or None."""
+        takers = self._takers
+        function = job._subject.number
+        environment = None if job._environment is None else job._environment.number
+        while takers:
+            worker = takers[0]
+            if (
+                worker.cost_s + cost <= limit
+                and len(worker.jobs) < AHEAD_JOBS
+                and not worker.leaving
+                and not self._has_had_all(worker)
+                and function in worker.link.known
+                and (environment is None or environment in worker.link.known)
+                and worker.link.num_definitions == len(self._exports.pending)
+                and worker.link.num_shares == self._shares.num_added
+            ):
+                takers.rotate(-1)
+                return worker
+            takers.popleft().takes_more = False
+        return None
+
+    def _let_take_more(self, worker: _Worker) -> None:
+        if not worker.takes_more and not worker.leaving and not self._has_had_all(worker):
+            worker.takes_more = True
+            self._takers.append(worker)
+
+    def _has_had_all(self, worker: _Worker) -> bool:
+        """Return whether a worker has had as many jobs as `max_jobs_per_worker` allows."""
+        limit = self._settings.max_jobs_per_worker
+        return limit is not None and worker.num_given >= limit
+
+    def flush(self) -> None:
+        """Send the packets of the jobs that were accepted; see `Engine`."""
+        for worker in self._to_flush:
+            jobs, worker.unsent = worker.unsent, []
+            try:
+                # Jobs behind the first one need no definitions: `_find_taker` has checked that.
+                is_first = len(jobs) == len(worker.jobs)
+                if is_first and not self._prepare_for(worker, jobs[0]):
+                    self._give_back(worker, jobs, None)
+                    continue
+                worker.link.send(jobs)
+            except OSError as error:  # no memory or descriptors left for a large job
+                worker.link.drop({job.id for job in jobs})
+                self._give_back(worker, jobs, error)
+            self._watch_channel(worker)
+        self._to_flush.clear()
+
+    def _watch_channel(self, worker: _Worker) -> None:
+        """Watch a channel for room exactly while there are bytes to send."""
+        link = worker.link
+        if bool(link.num_outgoing) != worker.is_writing and not worker.is_mute:
+            worker.is_writing = not worker.is_writing
+            events = selectors.EVENT_READ | (worker.is_writing and selectors.EVENT_WRITE)
+            self._selector.modify(link.channel, events, partial(self._serve, worker))
+
+    def _serve(self, worker: _Worker) -> None:
+        """Write to a worker's channel if bytes wait for it, and read from it."""
+        if worker.is_writing and not worker.has_ended:
+            try:
+                worker.link.push()
+            except OSError:  # no descriptors left for a large message, which the worker needs
+                self._kill_now(worker)
+            self._watch_channel(worker)
+        self._read(worker)
+
+    def _prepare_for(self, worker: _Worker, job: Job) -> bool:
+        """Send a worker the definitions that a job needs; False if it cannot get them."""
+        link, known = worker.link, worker.link.known
+        messages = []
+        for thing in calls.needs(job):
+            if thing.number not in known:
+                if thing.packed is None:  # only workers that are forked later inherit this
+                    worker.leaving = True
+                    return False
+                messages.append(packets.message(packets.FUNCTION, thing.number, 0, thing.packed))
+                known.add(thing.number)
+        if link.num_definitions < len(self._exports.pending):
+            definitions = list(self._exports.pending.items())
+            for key, packed in definitions[link.num_definitions :]:
+                messages.append(packets.message(packets.DEFINITION, 0, 0, key, packed))
+            link.num_definitions = len(definitions)
+        files = module_path.by_file()
+        if link.num_files < len(files):
+            link.num_files = len(files)
+            messages.insert(0, packets.message(packets.FILES, 0, 0, pickle.dumps(files, 5)))
+        for number in self._functions.gone_of(link.known):
+            messages.append(packets.message(packets.FORGET, number, 0))
+            link.known.discard(number)
+        for share in self._shares.gone_of(link.known_shares):
+            messages.append(packets.message(packets.UNSHARE, 0, share))
+            link.known_shares.discard(share)
+        link.tell(messages)
+        if link.num_shares < self._shares.num_added:
+            link.num_shares = self._shares.num_added
+            for handle in self._shares.new_for(link.known_shares):
+                link.share(handle)
+        return True
+
+    def _give_back(self, worker: _Worker, jobs: list[Job], why: OSError | None) -> None:
+        """Take unsent jobs off a worker; they are reported as RETURNED.
+
+        Args:
+            worker: The worker that has them.
+            jobs: The jobs.
+            why: The reason why the first one cannot be sent at all; it is reported as FAILED.
+        """
+        for job in jobs:
+            del worker.jobs[job.id]
+        worker.num_given -= len(jobs)
+        if why is not None:
+            self._reports.append(Report(FAILED, jobs.pop(0), why, exitcode=1))
+        self._reports.extend(Report(RETURNED, job) for job in jobs)
+        if not worker.jobs:
+            self._has_no_jobs(worker)
+
+    # -- workers -------------------------------------------------------------------------------
+
+    @property
+    def num_workers(self) -> int:
+        """The number of workers, and of dead ones whose process trees have not ended yet."""
+        return len(self._workers) + len(self._trees)
+
+    def links(self) -> list[Link]:
+        """List the links of the worker processes; any thread may call this."""
+        return [worker.link for worker in list(self._workers)]
+
+    @property
+    def num_startable(self) -> int:
+        """The number of workers that may still be started."""
+        num_leaving = len(self._workers) - self._num_staying
+        num_lingering_too_many = num_leaving - max(MAX_LINGERING, self.max_workers)
+        return self.max_workers - self._num_staying - max(0, num_lingering_too_many)
+
+    @property
+    def _num_staying(self) -> int:
+        return sum(not worker.told_to_leave for worker in self._workers)
+
+    @property
+    def num_ahead(self) -> int:
+        """The number of jobs that wait in workers behind another job."""
+        return sum(len(worker.jobs) - 1 for worker in self._workers if worker.jobs)
+
+    def grow(self, num_waiting: int) -> None:
+        """Start a worker for each waiting job, up to the limit; see `Engine`."""
+        starting = sum(not worker.ready for worker in self._workers)
+        wanted = min(num_waiting - starting - len(self._idle), self.num_startable)
+        for _ in range(wanted):
+            try:
+                self._start_worker()
+            except Exception as error:  # no processes or descriptors left, or a bad initializer
+                if not self._workers:
+                    self._reports.append(Report(NOT_STARTED, None, error))
+                return
+
+    def _start_worker(self) -> None:
+        settings = self._settings
+        for_worker = worker_main.WorkerSettings(
+            f"{settings.name}-{next(self._numbers)}",
+            settings.initializer,
+            settings.initargs,
+            settings.max_memory_per_worker,
+            max(1, api.NUM_CPUS // self.max_workers),
+            worker_main.log_levels(),
+            self._functions.inheritance() if self._method == "fork" else {},
+            self._is_remote,
+            self.has_codec,
+        )
+        worker = _Worker(Link(for_worker, self._method))
+        self._workers.append(worker)
+        link = worker.link
+        self._selector.register(link.channel, selectors.EVENT_READ, partial(self._serve, worker))
+        self._selector.register(link.sentinel, selectors.EVENT_READ, partial(self._ended, worker))
+
+    def resize(self, max_workers: int) -> None:
+        """Change the number of workers; see `Engine`."""
+        self.max_workers = max_workers
+        while self._idle and self._num_staying > max_workers:
+            self._leave(self._idle[-1])
+
+    def stop_workers(self) -> None:
+        """Ask all idle workers to exit; see `Engine`."""
+        for worker in self._workers:
+            if not worker.jobs:
+                self._leave(worker)
+
+    def hurry(self) -> None:
+        """Stop waiting for threads of jobs; see `Engine`."""
+        self._is_patient = False
+        for worker in self._workers:
+            if worker.lingers:
+                self._cut_off(worker)
+            elif worker.told_to_leave and worker.kill_at_s is not None:
+                worker.kill_at_s = min(worker.kill_at_s, monotonic() + GRACE_S)
+
+    def _leave(self, worker: _Worker) -> None:
+        """Ask a worker without jobs to exit."""
+        self._get_no_more(worker)
+        if not worker.told_to_leave:
+            worker.told_to_leave = True
+            if worker.kill_at_s is None:
+                grace_s = EXIT_GRACE_S if self._is_patient else GRACE_S
+                worker.kill_at_s = monotonic() + grace_s
+            worker.link.permit([0])
+
+    def _let_linger(self, worker: _Worker) -> None:
+        """Let a worker live that was asked to exit and waits for threads of its jobs."""
+        worker.lingers = True
+        if self._is_patient:
+            worker.kill_at_s = None
+        else:
+            self._cut_off(worker)
+
+    def _cut_off(self, worker: _Worker) -> None:
+        """End a worker that waits for threads of its jobs."""
+        worker.lingers = False
+        worker.kill_at_s = monotonic() + GRACE_S
+        self._signal(worker, signal.SIGTERM)
+
+    def _get_no_more(self, worker: _Worker) -> None:
+        worker.leaving = True
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    def _has_no_jobs(self, worker: _Worker) -> None:
+        """Decide the future of a worker that has answered all its jobs: to exit, or to get more."""
+        if not worker.ready or worker.kill_at_s is not None:
+            return
+        worker.cost_s = 0.0
+        is_too_many = self._num_staying > self.max_workers
+        if worker.leaving or is_too_many or self._has_had_all(worker):
+            self._leave(worker)
+        else:
+            self._idle.append(worker)
+            self._steal_for(worker)
+
+    def _steal_for(self, idle: _Worker) -> None:
+        """Take back jobs that wait behind other workers' jobs, so that an idle worker gets them.
+
+        Otherwise a job put later would run before them. Jobs stay if they are so short that their
+        workers will have finished them sooner.
+        """
+        for worker in self._workers:
+            number = len(worker.jobs)
+            if number > 1 and not worker.unsent:
+                is_short = worker.cost_s < number * TINY_S
+                if not is_short or idle.since_s - worker.since_s > number * TINY_S:
+                    self._take_back(worker)
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> list[Report]:
+        """Wait for messages and ends of workers; see `Engine`."""
+        if not self._reports:
+            due = self._next_due()
+            if due is not None:
+                left = max(0.0, due - monotonic())
+                timeout = left if timeout is None else min(timeout, left)
+            for key, _ in self._selector.select(timeout):
+                key.data()
+            if due is not None:
+                self._do_what_is_due(monotonic())
+        reports, self._reports = self._reports, []
+        return reports
+
+    def _next_due(self) -> float | None:
+        moments = [] if (first := self._trees.next_due()) is None else [first]
+        for worker in self._workers:
+            if worker.kill_at_s is not None:
+                moments.append(worker.kill_at_s)
+            elif len(worker.jobs) > 1:
+                moments.append(_long_from(worker))
+        due = min(moments, default=_NEVER)
+        return None if due == _NEVER else due
+
+    def _do_what_is_due(self, now: float) -> None:
+        for worker in self._workers:
+            if worker.kill_at_s is not None:
+                if worker.kill_at_s <= now:
+                    self._tell_of_kill(worker)
+                    self._kill_now(worker)
+            elif len(worker.jobs) > 1 and _long_from(worker) <= now:
+                self._take_back(worker)
+        self._trees.kill_due(now)
+
+    def _tell_of_kill(self, worker: _Worker) -> None:
+        """Log that a worker is killed because it did not exit when it was asked to."""
+        if worker.told_to_leave and self._is_patient:
+            with contextlib.suppress(BaseException):  # a handler that raises
+                logger.warning(
+                    "worker %s did not end within %g s of being told to, and is killed",
+                    worker.name,
+                    EXIT_GRACE_S,
+                )
+
+    def wake(self) -> None:
+        """End the wait of the dispatcher; see `Engine`."""
+        self._wake_pipe.wake()
+
+    # -- messages of workers -------------------------------------------------------------------
+
+    def _read(self, worker: _Worker) -> bool:
+        """Take in the messages of a worker; False if there are none, or the channel is closed."""
+        if worker.has_ended or worker.is_cut:  # both its files were ready, or a message was lost
+            return False
+        try:
+            records = worker.link.read()
+            if records is None:
+                self._cannot_answer(worker)
+                return False
+            for kind, number, started, ended, data in records:
+                if kind & packets.SPENT:
+                    worker.leaving = True
+                    kind &= ~packets.SPENT
+                if packets.VALUE <= kind <= packets.UNSENT:
+                    self._take_answer(worker, kind, number, started, ended, data)
+                elif kind >= packets.SOME:
+                    self._take_part(worker, kind, number, data)
+                else:
+                    self._take_record(worker, kind, data)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # no descriptors or memory left for a large message
+            self._kill_now(worker)
+            worker.is_mute = worker.is_cut = True
+            worker.error = error
+            self._unwatch(worker.link.channel)
+            return False
+        except Exception:  # a job has written to the channel
+            self._kill_now(worker)
+            worker.is_mute = True
+            self._unwatch(worker.link.channel)
+            with contextlib.suppress(BaseException):  # a handler that raises
+                logger.exception("worker %s sent an invalid message, and is killed", worker.name)
+            return False
+        return True
+
+    def _cannot_answer(self, worker: _Worker) -> None:
+        """Give up a worker with a closed channel: it is exiting, or a job has closed the file."""
+        worker.is_mute = True
+        self._unwatch(worker.link.channel)
+        self._get_no_more(worker)
+        worker.kill_at_s = worker.kill_at_s or monotonic() + GRACE_S
+
+    def _take_record(self, worker: _Worker, kind: int, data: Any) -> None:
+        """Take in a message that is not an answer."""
+        if kind == packets.READY:
+            if worker.ready:
+                raise GarbledError("it is ready for the second time")
+            worker.ready = True
+            self._num_start_deaths = 0
+            worker.since_s = monotonic()
+            self._has_no_jobs(worker)
+        elif kind == packets.LOG:
+            self._reports.append(Report(LOGGED, None, worker_main.rebuild_record(data)))
+        elif kind == packets.DEFINED:
+            self._imports.add(data)
+        elif kind == packets.LINGERS:
+            if worker.told_to_leave:
+                self._let_linger(worker)
+        else:
+            worker.error = serialize.load_error(data)
+
+    def _take_part(self, worker: _Worker, kind: int, number: int, data: Any) -> None:
+        if number not in worker.jobs:
+            raise GarbledError(f"results for job {number}, which it does not have")
+        worker.parts.setdefault(number, []).append((kind, data))
+
+    def _take_answer(
+        self, worker: _Worker, kind: int, number: int, started: float, ended: float, data: Any
+    ) -> None:
+        job = worker.jobs.pop(number, None)
+        if job is None:
+            raise GarbledError(f"an answer for job {number}, which it does not have")
+        what, code, value = self._rebuild(worker, job, kind, data)
+        report = what, job, value, started, ended, code, worker.name
+        self._reports.append(_new_tuple(Report, report))
+        subject = job._subject
+        if subject is not None:
+            worker.cost_s -= subject.pace.cost_s * job._num_to_do
+            subject.pace.measure(ended - started, job._num_to_do)
+        worker.since_s = ended
+        if not worker.jobs:
+            self._has_no_jobs(worker)
+        elif worker.leaving:
+            self._take_back(worker)
+        elif not worker.takes_more:
+            self._let_take_more(worker)
+
+    def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
+        """Rebuild an answer: DONE or FAILED, the exit code, and the result or the exception."""
+        if job._is_chunk:
+            parts = worker.parts.pop(job.id, [])
+            if kind == packets.VALUE:
+                parts.append((packets.SOME, data))
+                return self._rebuild_chunk(worker, job, parts, None)
+        return calls.rebuild(self._imports, kind, data)
+
+    def _rebuild_chunk(
+        self, worker: _Worker, job: Job, parts: list[kept_results.Part], death: BaseException | None
+    ) -> tuple[int, int, Any]:
+        """Rebuild the outcome of a chunk; `death` is the death of its worker, or None."""
+        outcome = self._rebuilder.outcome(parts, job._num_to_do, death)
+        died = death is not None and any(error is death for error in outcome[1].values())
+        return DIED if died else DONE, 0, outcome
+
+    # -- taking back, killing, dying -----------------------------------------------------------
+
+    def _take_back(self, worker: _Worker, *, every: bool = False) -> None:
+        """Take back jobs that a worker has not begun; they are reported as RETURNED.
+
+        Args:
+            worker: The worker.
+            every: Whether to take back all; otherwise a worker that has begun none keeps one.
+        """
+        taken = [number for number in worker.link.take_back() if number in worker.jobs]
+        if not every and len(taken) == len(worker.jobs):  # it has begun none: leave it the first
+            worker.link.permit([packets.permit(worker.jobs[taken[0]])])
+            del taken[0]
+        for number in taken:
+            self._reports.append(Report(RETURNED, worker.jobs.pop(number)))
+        worker.num_given -= len(taken)
+        worker.cost_s = UNKNOWN_S
+        if not worker.jobs:
+            self._has_no_jobs(worker)
+
+    def recall(self) -> None:
+        """Take back the jobs that no worker has begun; see `Engine`."""
+        for worker in self._workers:
+            if worker.jobs:
+                self._take_back(worker, every=True)
+
+    def kill(self, job: Job) -> None:
+        """Begin to kill a job, unless it has ended; see `Engine`."""
+        for worker in self._workers:
+            if job.id in worker.jobs:
+                while self._read(worker):  # the job may have just ended
+                    pass
+                self._take_back(worker, every=True)
+                # It runs the last of the jobs that it has begun; answers of the others are coming.
+                if worker.jobs and next(reversed(worker.jobs)) == job.id:
+                    self._terminate(worker)
+                return
+
+    def _terminate(self, worker: _Worker) -> None:
+        """End a busy worker and all processes of its job: SIGTERM now, SIGKILL later."""
+        self._get_no_more(worker)
+        if worker.kill_at_s is None:
+            worker.kill_at_s = monotonic() + GRACE_S
+            self._signal(worker, signal.SIGTERM)
+
+    def _kill_now(self, worker: _Worker) -> None:
+        self._get_no_more(worker)
+        worker.kill_at_s = _NEVER  # nothing more is to be done at a later time
+        self._signal(worker, SIGKILL)
+
+    def _signal(self, worker: _Worker, number: int) -> None:
+        """Signal a worker and the processes of its jobs; the latter get SIGKILL later anyway."""
+        process = worker.link.process
+        if worker.ready:  # it leads a process group of its own
+            self._trees.end(process.pid, number)
+        process.send_signal(number)
+
+    def _ended(self, worker: _Worker) -> None:
+        """Report the jobs of a worker that has ended, and close its link."""
+        while self._read(worker):
+            pass
+        link, code = worker.link, worker.link.process.exitcode
+        self._forget(worker)
+        not_begun = set(link.take_back())
+        for number, job in worker.jobs.items():
+            if number in not_begun:
+                self._reports.append(Report(RETURNED, job))
+            else:
+                self._report_death(worker, job, code)
+        if not worker.ready and not worker.told_to_leave:
+            self._take_start_failure(worker)
+        if worker.ready and (code != 0 or worker.jobs):
+            self._trees.end(link.process.pid, signal.SIGTERM)
+        worker.jobs.clear()
+        link.close()
+
+    def _report_death(self, worker: _Worker, job: Job, code: int | None) -> None:
+        """Report the job, or the chunk with its results, that a worker ran when it died."""
+        death = _death(worker, job.name) if worker.error is None else worker.error
+        moments = worker.since_s, monotonic()
+        what, value = DIED, death
+        if job._is_chunk and (kept := worker.link.kept_of(job)) is not None:
+            parts = [*worker.parts.pop(job.id, ()), *kept]
+            what, _, value = self._rebuild_chunk(worker, job, parts, death)
+        code = code if what == DIED else 0
+        self._reports.append(Report(what, job, value, *moments, code, worker.name))
+
+    def _take_start_failure(self, worker: _Worker) -> None:
+        """Report why a worker never became ready; if it was killed, only after some in a row.
+
+        The cause of the death need not be the waiting jobs' fault, but it may occur again.
+        """
+        error = worker.error
+        if error is None:
+            self._num_start_deaths += 1
+            if self._num_start_deaths < START_DEATHS:
+                return
+            error = _death(worker, None)
+            error.add_note(f"{self._num_start_deaths} workers in a row died before they were ready")
+        self._reports.append(Report(NOT_STARTED, None, error))
+
+    def _forget(self, worker: _Worker) -> None:
+        worker.has_ended = True
+        self._workers.remove(worker)
+        self._get_no_more(worker)
+        if worker.takes_more:
+            self._takers.remove(worker)
+        self._unwatch(worker.link.channel)
+        self._unwatch(worker.link.sentinel)
+
+    def _unwatch(self, file: Any) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(file)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the engine's files; see `Engine`."""
+        self._trees.close()
+        self._selector.close()
+        self._wake_pipe.close()
+
+    def forget_in_child(self) -> None:
+        """Close the parent's files; see `Engine`."""
+        for worker in self._workers:
+            worker.link.forget_in_child()
+        self._trees.forget_in_child()
+        self._selector.close()
+        self._wake_pipe.forget_in_child()
+
+
+def _ahead_s(job: Job) -> float:
+    """Return how many seconds of work a worker may have if this job is part of it."""
+    return CHUNKS_AHEAD_S if job._is_of_map else AHEAD_S
+
+
+def _long_from(worker: _Worker) -> float:
+    """Return the moment at which the jobs behind a worker's running job have waited too long."""
+    return worker.since_s + _ahead_s(next(iter(worker.jobs.values())))
+
+
+def _death(worker: _Worker, job: Any) -> WorkerDied:
+    process = worker.link.process
+    code = process.told_exitcode
+    killer = -code if code is not None and code < 0 else None
+    return WorkerDied(process.pid, code, killer, job, process.max_rss_bytes)

@@ -1,0 +1,533 @@
+"""The worker of the process engine: it takes one permit at a time and answers each job.
+
+Each answer is sent before the next permit is taken. So when a worker dies, the one job that has no
+answer and whose permit is taken is the one that it was running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import socket
+import threading
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...packing import main_module, serialize, shared_values
+from ...packing.bindings import Bindings
+from ...packing.explain import describe
+from ...processes import child_main
+from ...system import module_path, nameless_files, streams
+from ...workers.api import exit_code, let_go
+from ..api import call_chunk
+from . import kept_results, protocol as packets
+from .large_payloads import Inbox, Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+THREADS_OF_LIBRARIES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+"""Variables that limit the threads of libraries; each worker gets its share of the processors."""
+
+_Job = tuple[int, int, int, int, "memoryview | OSError"]
+"""JOB or CHUNK, its id, the numbers of its function and environment, its packed arguments or the
+error of a shortage that kept them from being read here."""
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class WorkerSettings(NamedTuple):
+    """The settings of a new worker."""
+
+    name: str
+    initializer: Callable[..., Any] | None
+    initargs: tuple[Any, ...]
+    max_memory: int | None  # bytes of resident memory
+    num_threads: int  # the number of threads for a numerical library
+    log_levels: dict[str, int]  # of the parent's loggers; "" is the root
+    inherited: dict[int, Any]  # functions and values that only a fork can pass on
+    is_remote: bool  # whether the jobs come from another machine, so that the script is not here
+    has_codec: bool  # whether the reader of its results has the native codec
+
+
+def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
+    """Run a worker, and return its exit code."""
+    worker = _Worker(channel)
+    serialize.share_globals(is_forked=child_main.is_forked)
+    try:
+        settings = get_job()
+        if settings.is_remote:
+            main_module.adopt(None)
+        child_main.worker_name = settings.name
+        worker.set_up(settings)
+    except BaseException as error:
+        streams.flush()
+        worker.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
+        return 1
+    code = worker.run()
+    if code == 0 and child_main.left_running():
+        worker.send(packets.LINGERS, 0, [])  # so that the engine waits for its threads
+    return code
+
+
+class _Worker:
+    """The state of a worker process."""
+
+    by_value_first = True  # read by `serialize`
+
+    def __init__(self, channel: socket.socket) -> None:
+        # In a group of its own, the processes that jobs start can be killed with it, and Ctrl-C
+        # reaches the parent only.
+        child_main.lead_group()
+        self._channel = channel
+        self._sending = threading.RLock()  # a job's threads may log
+        self._records: list[tuple[int, int, list[Any], float, float]] = []  # frames to be sent
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork_in_child)
+        _, (permits, *_), _, _ = socket.recv_fds(channel, 1, 1)
+        os.set_inheritable(permits, False)
+        self._permits = socket.socket(fileno=permits)
+        self._jobs: deque[_Job] = deque()  # those that have come and were not run
+        self._stream = bytearray()  # the beginning of a message, from the channel
+        self._files: deque[int] = deque()
+        self._outbox, self._inbox = Outbox(), Inbox(copies=False)
+        self._things: dict[int, Any] = {}  # functions, environments, values
+        self._packed: dict[int, bytearray] = {}  # functions and values that no job has needed yet
+        self._bindings = Bindings(self._thing)
+        self._definitions: dict[bytes, bytes] = {}
+        self._built: dict[bytes, Any] = {}
+        self._exports = serialize.Exports(serialize.Names.INSTEAD)
+        self._max_memory: int | None = None
+        self._to_do: dict[int, list[int]] = {}  # calls to make of a chunk run before, by permit
+        self._permit = 0  # the last one
+        self._to_do_now: list[int] | None = None  # the calls to make of the present chunk
+        self._has_codec = False
+        self._keeper: kept_results.Keeper | None = None  # made for the first chunk
+        self.job_name: Any = None
+
+    def set_up(self, settings: WorkerSettings) -> None:
+        """Apply the settings, and report that the worker is ready for jobs."""
+        self._max_memory = settings.max_memory
+        self._has_codec = settings.has_codec
+        self._things.update(settings.inherited)
+        if child_main.is_forked:
+            self._exports = serialize.Exports(serialize.Names.FORKED)
+        for variable in THREADS_OF_LIBRARIES:
+            os.environ.setdefault(variable, str(settings.num_threads))
+        _forward_logging(self, settings)
+        if settings.initializer is not None:
+            _initialize(settings.initializer, settings.initargs)
+        self.send(packets.READY, 0, [])
+
+    def _after_fork_in_child(self) -> None:
+        """Make a new lock in a process that a job forks, which may log; the old may be held."""
+        self._sending = threading.RLock()
+        self._records = []
+        self._outbox.forget_in_child()
+
+    # -- definitions: called by serialize ------------------------------------------------------
+
+    def fetch(self, key: bytes) -> bytes:
+        """Return a packed definition, or raise KeyError."""
+        return self._definitions[key]
+
+    def keep(self, key: bytes, built: Any) -> None:
+        """Keep a definition alive that has been built."""
+        self._built[key] = built
+        self._definitions.pop(key, None)
+
+    def value_of(self, sent: tuple[int, int]) -> Any:
+        """Return a value that was sent before, by its number and place."""
+        number, place = sent
+        return self._thing(number)[place]
+
+    # -- permits -------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run the jobs of permits until the permit to end; return the exit code."""
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            return child_main.INTERRUPTED
+        except (OSError, MemoryError) as error:
+            if nameless_files.is_shortage(error):
+                self._tell_end(error)
+            # Else a job has closed our descriptors, or the parent is gone.
+            return int(_end_now(1))
+
+    def _tell_end(self, error: BaseException) -> None:
+        """Send the error for which this worker cannot go on."""
+        with contextlib.suppress(OSError, MemoryError):
+            self.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
+
+    def _run(self) -> int:
+        permit_bytes, unpack = packets.PERMIT.size, packets.PERMIT.unpack
+        jobs, receive = self._jobs, self._permits.recv
+        while permit := receive(permit_bytes):
+            (number,) = unpack(permit)
+            if number == 0:
+                break
+            self._permit, self._to_do_now = number, None
+            if number > packets.ID:
+                number = self._take_to_do(number)
+            while True:
+                while not jobs:
+                    self._receive()
+                job = jobs.popleft()
+                if job[1] == number:
+                    break  # those before it were taken back
+            self._do(*job)
+            del job
+        return 0
+
+    def _take_to_do(self, number: int) -> int:
+        """Note the calls of a chunk that a permit is for, and return the chunk's id."""
+        while number not in self._to_do:
+            self._receive()
+        to_do, job = self._to_do[number], number & packets.ID
+        for other in [n for n in self._to_do if n & packets.ID == job]:
+            del self._to_do[other]  # the permits were taken back
+        self._to_do_now = to_do
+        return job
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        """Read once from the channel, and handle the messages that are complete."""
+        data, ancillary, _, _ = self._channel.recvmsg(
+            packets.BESIDE_BYTES, packets.FDS_SPACE, packets.CLOSE_ON_EXEC
+        )
+        if not data:
+            raise ConnectionResetError("the parent is gone")
+        if ancillary:
+            self._files.extend(packets.descriptors(ancillary))
+        self._stream += data
+        del self._stream[: self._take_messages(memoryview(bytes(self._stream)))]
+
+    def _take_messages(self, data: memoryview) -> int:
+        """Handle the messages that are complete, and return their number of bytes."""
+        start, head_bytes = 0, packets.MESSAGE.size
+        while start + head_bytes <= len(data):
+            kind, function, environment, job, size = packets.MESSAGE.unpack_from(data, start)
+            end = start + head_bytes + size
+            if end > len(data):
+                break
+            payload: memoryview | OSError = data[start + head_bytes : end]
+            start = end
+            if kind & packets.BESIDE:
+                kind &= packets.KIND
+                if kind == packets.SHARE:
+                    shared_values.receive(job, self._next_file())
+                    continue
+                payload = self._take_file(kind)
+            elif kind & packets.SHARED:
+                payload = self._inbox.take(bytes(data[start - size : start]))
+                kind &= packets.KIND
+            if kind in (packets.JOB, packets.CHUNK):
+                self._jobs.append((kind, job, function, environment, payload))
+            else:
+                assert isinstance(payload, memoryview)
+                self._learn(kind, function, job, payload)
+        return start
+
+    def _take_file(self, kind: int) -> memoryview | OSError:
+        """Return the payload of a file; for a job without room for it, the error that fails it.
+
+        Raises:
+            OSError: There is no room for the payload of another message: the worker cannot go on.
+        """
+        try:
+            return packets.take_file(self._files)
+        except OSError as error:
+            if kind in (packets.JOB, packets.CHUNK):
+                return error
+            raise
+
+    def _next_file(self) -> int:
+        if not self._files:
+            raise nameless_files.file_lost()
+        return self._files.popleft()
+
+    def _learn(self, kind: int, function: int, share: int, payload: memoryview) -> None:
+        if kind == packets.BUNDLE:
+            self._take_messages(payload)
+        elif kind == packets.MEMORY:
+            self._inbox.open(self._next_file())
+        elif kind == packets.FUNCTION:
+            self._packed[function] = bytearray(payload)
+        elif kind == packets.FORGET:
+            self._things.pop(function, None)
+            self._packed.pop(function, None)
+        elif kind == packets.UNSHARE:
+            shared_values.forget(share)
+        elif kind == packets.TO_DO:
+            self._to_do[share] = pickle.loads(payload)
+        elif kind == packets.FILES:
+            module_path.learn(pickle.loads(payload))
+        else:
+            key = bytes(payload[: packets.KEY_BYTES])
+            self._definitions[key] = bytes(payload[packets.KEY_BYTES :])
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def _do(
+        self, kind: int, job: int, number: int, environment: int, data: memoryview | OSError
+    ) -> None:
+        """Run a job, and send its answer."""
+        started = ended = monotonic()
+        value: Any
+        try:
+            if environment:
+                self._bindings.set(environment)
+            function, args, kwargs = self._unpack(number, job, data)
+            del data
+            started = monotonic()
+            if kind == packets.CHUNK:
+                value = None
+                self._run_chunk(function, *args)
+            else:
+                value = function(*args, **kwargs) if kwargs else function(*args)
+            ended = monotonic()
+            del function, args, kwargs  # objects of a job are freed before the wait for the next
+        except SystemExit as error:
+            if error.code:
+                _end_now(exit_code(error))
+            value, ended = None, monotonic()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            ended = monotonic()
+            answer = packets.ERROR, [serialize.dump_error(error)]
+            let_go(error)
+            del error
+            self._answer(answer, job, started, ended)
+            return
+        answer = self._pack(value) if kind == packets.JOB else self._pack_rest()
+        del value
+        self._answer(answer, job, started, ended)
+
+    def _unpack(
+        self, number: int, job: int, data: memoryview | OSError
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
+        if isinstance(data, OSError):
+            raise data
+        packed = serialize.writable(data)
+        if number:
+            args, kwargs, *name = serialize.loads(packed, self)
+            function = self._things.get(number) or self._thing(number)
+        else:
+            function, args, kwargs, *name = serialize.loads(packed, self)
+        self.job_name = name[0] if name else job
+        return function, args, kwargs
+
+    def _thing(self, number: int) -> Any:
+        """Return the function or value of a number; it is rebuilt when it is first needed."""
+        if number not in self._things:
+            self._things[number] = serialize.loads(self._packed[number], self)
+            del self._packed[number]
+        return self._things[number]
+
+    def _pack(self, value: Any) -> tuple[int, list[Any]]:
+        try:
+            return packets.VALUE, serialize.dump_result(value, self._exports)
+        except Exception as error:
+            return packets.UNSENT, [serialize.dump_error(error)]
+
+    def _run_chunk(
+        self, function: Callable[..., Any], items: list[Any], unpack: bool, go_on: bool
+    ) -> None:
+        """Make the calls of a chunk, and keep their results and errors."""
+        if self._keeper is None:
+            self._keeper = kept_results.Keeper(
+                self._exports, self._send_definitions, self.send, self._tell_kept, self._has_codec
+            )
+        keeper, to_do = self._keeper, self._to_do_now
+        keeper.begin(self._permit)
+        try:
+            call_chunk(function, items, unpack, go_on, to_do, keeper.keep, keeper.fail)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # no memory for more results; the parent finds those already kept
+            _end_now(1)
+
+    def _pack_rest(self) -> tuple[int, list[Any]]:
+        assert self._keeper is not None
+        return packets.VALUE, [self._keeper.rest()]
+
+    def _tell_kept(self, descriptor: int) -> None:
+        with self._sending:
+            self._tell_descriptor(packets.SENT_KEPT, descriptor)
+
+    def _answer(
+        self, answer: tuple[int, list[Any]], job: int, started: float, ended: float
+    ) -> None:
+        kind, parts = answer
+        if self._exports.pending:
+            self._send_definitions()
+        streams.flush()
+        spent = self._max_memory is not None and _resident_bytes() > self._max_memory
+        spent_bit = packets.SPENT if spent else 0
+        try:
+            self.send(kind | spent_bit, job, parts, started, ended)
+        except (OSError, MemoryError) as error:  # before anything was sent
+            if not nameless_files.is_shortage(error):
+                raise
+            packed = serialize.dump_error(error)
+            self.send(packets.UNSENT | spent_bit, job, [packed], started, ended)
+        self.job_name = None
+
+    def _send_definitions(self) -> None:
+        """Send the definitions that results refer to, before the results."""
+        if self._exports.pending:
+            for key, packed in list(self._exports.pending.items()):
+                self.send(packets.DEFINED, 0, [key, packed])
+                self._exports.sent([key])
+
+    def send(
+        self, kind: int, job: int, parts: list[Any], started: float = 0.0, ended: float = 0.0
+    ) -> None:
+        """Send an answer or another frame; a large payload goes beside the channel."""
+        with self._sending:
+            self._records.append((kind, job, parts, started, ended))
+            if len(self._records) > 1:
+                return  # a signal handler or a `__del__`, in the middle of sending another one
+            while self._records:
+                try:
+                    self._write(*self._records[0])
+                finally:
+                    del self._records[0]
+
+    def _write(self, kind: int, job: int, parts: list[Any], started: float, ended: float) -> None:
+        size = sum(map(len, parts))
+        if size <= packets.RECORD_BYTES:
+            record = packets.RECORD.pack(kind, job, started, ended, size) + b"".join(parts)
+            self._channel.sendall(record)
+            return
+        ticket = self._outbox.put(parts, self._tell_memory)
+        if ticket is not None:
+            head = packets.RECORD.pack(kind | packets.SHARED, job, started, ended, len(ticket))
+            self._channel.sendall(head + ticket)
+            return
+        descriptor = nameless_files.write_file(parts)
+        try:
+            head = packets.RECORD.pack(kind | packets.BESIDE, job, started, ended, 0)
+            socket.send_fds(self._channel, [head], [descriptor])
+        finally:
+            os.close(descriptor)
+
+    def _tell_memory(self, descriptor: int) -> None:
+        self._tell_descriptor(packets.SENT_MEMORY, descriptor)
+
+    def _tell_descriptor(self, kind: int, descriptor: int) -> None:
+        head = packets.RECORD.pack(kind, 0, 0.0, 0.0, 0)
+        socket.send_fds(self._channel, [head], [descriptor])
+
+
+def _end_now(code: int) -> Any:
+    """End the process without waiting for threads of its jobs."""
+    streams.flush()
+    os._exit(code)
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# -- logging -----------------------------------------------------------------------------------
+
+
+class _Forwarder(logging.Handler):
+    """Sends log records to the parent, whose handlers handle them."""
+
+    def __init__(self, worker: _Worker, name: str) -> None:
+        super().__init__()
+        self._worker = worker
+        self._name = name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a log record with its message as text: its arguments need not be sendable."""
+        try:
+            fields = dict(vars(record))
+            fields["msg"] = record.getMessage()
+            fields["args"] = None
+            if record.exc_info:
+                fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
+            fields["exc_info"] = None
+            fields["processName"] = self._name
+            fields["jobName"] = self._worker.job_name
+            self._worker.send(packets.LOG, 0, [_sendable(fields)])
+        except OSError:
+            pass  # the parent is gone, or a job has closed our descriptors
+        except Exception:
+            self.handleError(record)
+
+
+def _sendable(fields: dict[str, Any]) -> bytes:
+    """Pack a log record's fields; one that is no plain value separately, and as text, too."""
+    plain = {name: value for name, value in fields.items() if type(value) in _PLAIN}
+    others: dict[str, tuple[bytes | bytearray | None, str]] = {}
+    for name in fields.keys() - plain.keys():
+        text = describe(fields[name])
+        try:
+            others[name] = serialize.dumps(fields[name]), text
+        except Exception:  # an `extra` field that cannot be pickled
+            others[name] = None, text
+    return pickle.dumps((plain, others), 5)
+
+
+def rebuild_record(data: bytes | memoryview) -> logging.LogRecord:
+    """Rebuild a log record in the parent."""
+    fields, others = pickle.loads(data)
+    for name, (packed, text) in others.items():
+        fields[name] = text
+        if packed is not None:
+            with contextlib.suppress(BaseException):  # rebuilding may raise anything
+                fields[name] = serialize.loads(packed)
+    return logging.makeLogRecord(fields)
+
+
+def _initialize(initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> None:
+    """Call the initializer, and keep its changes of the worker's global names."""
+    from ...packing.environment import Contents
+
+    contents = Contents((initializer, *initargs))
+    initializer(*initargs)
+    contents.keep_changed()
+
+
+def _forward_logging(worker: _Worker, settings: WorkerSettings) -> None:
+    root = logging.getLogger()
+    for logger in [root, *logging.root.manager.loggerDict.values()]:
+        if isinstance(logger, logging.Logger):  # after a fork, the parent's handlers are here, too
+            logger.handlers.clear()
+            logger.propagate = True
+    root.addHandler(_Forwarder(worker, settings.name))
+    for name, level in settings.log_levels.items():
+        logging.getLogger(name or None).setLevel(level)
+
+
+def log_levels() -> dict[str, int]:
+    """Return the levels that were set for this process's loggers."""
+    levels = {"": logging.getLogger().level}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level:
+            levels[name] = logger.level
+    return levels

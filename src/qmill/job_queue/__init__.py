@@ -1,0 +1,1 @@
+"""The job queue, and `map`, `parallel` and pools, which stand on it."""

@@ -1,0 +1,902 @@
+"""The dispatcher of a job queue: the thread that passes jobs from the scheduler to the engine.
+
+    callers ── put, cancel, ... ──> [ lock: scheduler ] <── dispatcher ──> engine
+                                                               │
+                                          finished jobs ───────┴──> reporter ──> completed queue
+
+The dispatcher is the only thread that uses the engine. It never calls functions of the user:
+callbacks, and handlers of log records from workers, run on the reporter, a thread that starts when
+they are first needed. However long they take, jobs are dispatched and killed in time.
+
+One lock guards the scheduler and the state of every job. `changed`, the condition of that lock, is
+notified when jobs have ended, and when the queue shuts down.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread  # noqa: F401 (its exit hook then runs after `_end_all`)
+import contextlib
+import logging
+import math
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from ..engines.api import (
+    DIED,
+    DONE,
+    FAILED,
+    LOGGED,
+    NOT_STARTED,
+    RETURNED,
+    TIMED_OUT,
+    Outcome,
+    Report,
+    lost,
+)
+from ..errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
+from ..jobs import job as jobs_job, records
+from ..jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job
+from ..jobs.records import RecordLog
+from ..jobs.scheduler import Scheduler
+from ..jobs.totals import Totals
+from ..system import native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+    from queue import SimpleQueue
+
+    from ..engines.api import Engine
+
+logger = logging.getLogger("qmill")
+
+_Outcome = tuple[Job, str, Any, BaseException | None]  # a job, its state, result and exception
+
+
+class Progress(NamedTuple):
+    """Counts of jobs: completed, failed (some not completed yet), not completed, working."""
+
+    completed: int
+    failed: int
+    left: int
+    working: int
+
+
+class Dispatcher:
+    """Runs the jobs of one queue.
+
+    Attributes:
+        waits_at_exit: Whether the program ends only when all jobs are done. Otherwise the jobs
+            that remain when the interpreter exits are cancelled or killed.
+        is_of_parent: Whether this is a forked child, and the queue belongs to its parent.
+
+    Args:
+        engine: The engine that runs the jobs; no other object may use it from now on.
+        qid: The name of the queue.
+        maxsize: The most jobs that may wait or work; 0 is no limit.
+        log: The file for the records of the jobs.
+        auto_stop_s: Seconds from the end of the last job until the workers end; inf: they stay.
+        auto_remove: Whether completed jobs are discarded.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        qid: str,
+        maxsize: int,
+        log: RecordLog | None,
+        auto_stop_s: float,
+        auto_remove: bool,
+    ) -> None:
+        self.qid = qid
+        self.engine = engine
+        self.maxsize = maxsize
+        self.paused = True
+        self.shut = False  # whether no more jobs are accepted
+        self.waits_at_exit = True
+        self._log = log
+        self._auto_stop_s = auto_stop_s
+        self._auto_remove = auto_remove
+        self._scheduler = Scheduler()
+        self._totals = Totals()
+        self.changed = self._lock = native.Condition()
+        self._anchor = datetime.now(), monotonic()
+        self._kills: deque[Job] = deque()  # jobs that the engine has to kill
+        self._timed_out: set[int] = set()
+        self._unwanted: set[int] = set()  # cancelled if the engine returns them as not begun
+        self.is_of_parent = False
+        self._closed = False
+        self._orders: deque[Callable[[], None]] = deque()  # calls of the engine, from other threads
+        self._num_unprocessed = 0  # finished jobs that are not completed
+        self._wake_on_put = False
+        self._thread: threading.Thread | None = None
+        self._reporter = _Reporter(self)
+        _all.add(self)
+
+    def wall_time(self, moment_s: float) -> datetime:
+        """Return the date and time of a moment of the monotonic clock."""
+        at, anchor_s = self._anchor
+        return at + timedelta(seconds=moment_s - anchor_s)
+
+    def host_of(self, worker: str | None) -> str | None:
+        """Return the name of the machine that a worker runs on."""
+        return self.engine.host_of(worker)
+
+    # -- for callers ---------------------------------------------------------------------------
+
+    def put(self, job: Job, block: bool) -> None:
+        """Add a job.
+
+        Raises:
+            RuntimeError: The queue was shut down.
+            Full: The queue is full, and `block` is false.
+        """
+        with self._lock:
+            self._check_open()
+            if self.maxsize > 0:
+                self._wait_for_room(block)
+            self._scheduler.add(job)
+            if self._thread is None and not self.paused:
+                self._start_thread()
+            if self._wake_on_put:
+                self.engine.wake()
+                self._wake_on_put = False
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Queued job: '%s'", job.name)
+
+    def _check_open(self) -> None:
+        self.check_is_ours()
+        if self.shut:
+            raise RuntimeError(
+                "cannot schedule new futures after shutdown: this queue has ended, by shutdown() "
+                "or with its `with` block; put jobs before that, or make another queue"
+            )
+        if _exiting and self.waits_at_exit:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    def check_is_ours(self) -> None:
+        """Raise RuntimeError in a forked child, which cannot use its parent's queue."""
+        if self.is_of_parent:
+            raise RuntimeError("this JobQueue belongs to the parent process; make one of your own")
+
+    def _wait_for_room(self, block: bool) -> None:
+        while self._num_pending() - self._num_unprocessed >= self.maxsize:
+            if not block:
+                raise Full(f"{self.maxsize} jobs wait or work, as many as maxsize allows")
+            self.changed.wait()
+            self._check_open()
+
+    def _num_pending(self) -> int:
+        scheduler = self._scheduler
+        return scheduler.num_waiting + scheduler.num_working + self._num_unprocessed
+
+    def num_left(self) -> int:
+        """Count the jobs that are not completed."""
+        with self._lock:
+            return self._num_pending()
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Count the jobs that wait, that work, and that are completed."""
+        with self._lock:
+            # The engine goes on meanwhile, so its count may be slightly out of date.
+            engine, begun = self.engine, self._scheduler.num_working
+            limit = max(engine.max_workers, engine.num_workers)
+            ahead = min(begun, max(engine.num_ahead, begun - limit))
+            working = begun - ahead + self._num_unprocessed
+            return self._scheduler.num_waiting + ahead, working, self._scheduler.num_completed
+
+    def progress(self) -> Progress:
+        """Count the jobs as a progress bar shows them."""
+        with self._lock:
+            totals, (_, working, _) = self._totals, self.sizes()
+            completed = totals.num_ended - self._num_unprocessed
+            return Progress(completed, totals.num_failed, self._num_pending(), working)
+
+    def snapshot(self) -> tuple[Totals, dict[str, int], float]:
+        """Return a copy of the totals, how many jobs wait and work, and the elapsed seconds."""
+        with self._lock:
+            totals = self._totals.copy()
+            waiting, working, _ = self.sizes()
+            last_s = monotonic() if self._num_pending() else totals.last_ended_s
+            firsts = [job._submitted for job in self._scheduler.working.values()]
+            first_s = min([totals.first_submitted_s, *firsts])
+            return totals, {"waiting": waiting, "working": working}, max(0.0, last_s - first_s)
+
+    def held(self) -> list[Job]:
+        """List the jobs that were not fetched: waiting, working and completed."""
+        with self._lock:
+            return self._scheduler.held()
+
+    def pop_completed(self) -> Job | None:
+        """Return a completed job, or None; the caller holds the lock of `changed`."""
+        return self._scheduler.pop_completed()
+
+    def give_back(self, jobs: Iterable[Job]) -> None:
+        """Make completed jobs available to `pop_completed` again."""
+        with self._lock:
+            for job in jobs:
+                self._scheduler.complete(job)
+
+    def cancel(self, job: Job) -> bool:
+        """Cancel a job; see `Job.cancel`."""
+        with self._lock:
+            if job._state in (FINISHED, CANCELLED):
+                return job._state == CANCELLED
+            if self._scheduler.is_waiting(job):
+                self._cancel([job])
+                return True
+            if not self.engine.can_kill:
+                return False
+            job._settle(CANCELLED, None, None)
+            self._kills.append(job)
+        self.engine.wake()
+        if job._watched:
+            self._reporter.put(("callbacks", job))
+        return True
+
+    def _leave_none_waiting(self, jobs: Iterable[Job]) -> None:
+        """Settle the jobs that are lost because a signal handler raised during `_cancel`."""
+        for job in jobs:
+            if job.id not in self._scheduler.working and not self._scheduler.is_waiting(job):
+                job._settle(CANCELLED, None, None)
+        self.changed.notify_all()
+
+    def cancel_waiting(self) -> None:
+        """Cancel the jobs that have not begun."""
+        with self._lock:
+            self._cancel(self._scheduler.waiting())
+            self._unwanted.update(self._scheduler.working)
+        self._order(self.engine.recall)
+
+    def cancel_waiting_of(self, jobs: Iterable[Job]) -> None:
+        """Cancel those of these jobs that have not begun."""
+        with self._lock:
+            self._cancel(jobs)
+            sent = [job.id for job in jobs if job.id in self._scheduler.working]
+            self._unwanted.update(sent)
+        if sent:
+            self._order(self.engine.recall)
+
+    def _cancel(self, jobs: Iterable[Job]) -> None:
+        """Cancel those of these jobs that wait in the scheduler."""
+        jobs = list(jobs)
+        try:
+            waiting = [job for job in jobs if self._scheduler.remove(job)]
+            self._finish([(job, CANCELLED, None, None) for job in waiting])
+        except BaseException:
+            self._leave_none_waiting(jobs)
+            raise
+
+    def cancel_and_wait(self, jobs: Collection[Job]) -> None:
+        """Cancel jobs, first those that have not begun, and wait until no process runs them."""
+        self.cancel_waiting_of(jobs)
+        for job in jobs:
+            self.cancel(job)
+        with self.changed:
+            while self._thread not in (None, native.current_thread()) and any(
+                job.id in self._scheduler.working for job in jobs
+            ):
+                self.changed.wait()
+
+    def cancel_all(self) -> None:
+        """Cancel the waiting jobs, and kill the running ones if the engine can."""
+        self.cancel_waiting()
+        self.cancel_working()
+
+    def abort(self) -> None:
+        """Cancel the waiting jobs, kill the running ones, and wait for no leftovers of jobs."""
+        self.cancel_all()
+        self._order(self.engine.hurry)
+
+    def cancel_working(self) -> None:
+        """Kill the running jobs if the engine can."""
+        with self._lock:
+            working = list(self._scheduler.working.values())
+        for job in working:
+            self.cancel(job)
+
+    def reprioritise(self, job: Job, priority: float) -> bool:
+        """Change the priority of a job; False if it has begun."""
+        with self._lock:
+            return self._scheduler.reprioritise(job, priority)
+
+    def resize(self, max_workers: int) -> None:
+        """Change the number of workers."""
+        self._order(lambda: self.engine.resize(max_workers))
+
+    def resume(self) -> None:
+        """Run jobs: from the first call on, or again after `pause`."""
+        with self._lock:
+            self.paused = False
+            if self._thread is None and self._scheduler.num_waiting:
+                self._start_thread()
+        self._order(None)
+
+    def pause(self) -> None:
+        """Start no more jobs."""
+        with self._lock:
+            self.paused = True
+        self._order(self.engine.recall)
+
+    def _order(self, order: Callable[[], None] | None) -> None:
+        """Have the dispatcher's thread call a function of the engine."""
+        with self._lock:
+            if self._thread is None:
+                if order is not None:
+                    order()
+                return
+            if order is not None:
+                self._orders.append(order)
+        self.engine.wake()
+
+    def start_workers(self) -> None:
+        """Start all workers in this thread, before there are jobs for them."""
+        with self._lock:
+            self._check_open()
+            if self._thread is None:
+                self.engine.grow(self.engine.max_workers)
+                self._start_thread()
+
+    def wait_for_few(self, num_waiting: int) -> None:
+        """Wait until fewer than `num_waiting` jobs wait, or the queue is shut down."""
+        with self._lock:
+            while self._scheduler.num_waiting >= num_waiting and not self.shut:
+                self.changed.wait()
+
+    def shut_down(self, *, wait: bool, cancel_waiting: bool) -> None:
+        """Accept no more jobs; those in the queue still run. See `JobQueue.shutdown`."""
+        with self._lock:
+            self.shut = True
+            self.changed.notify_all()
+        if cancel_waiting:
+            self.cancel_waiting()
+        self.resume()
+        with self._lock:
+            if self._thread is None:
+                self._close()
+        if wait:
+            self.join()
+
+    def join(self) -> None:
+        """Wait until the threads of a queue that was shut down have ended."""
+        if native.current_thread() not in (self._thread, self._reporter.thread):
+            with self._lock:
+                while self._thread is not None:
+                    self.changed.wait()
+            self._reporter.join()
+
+    # -- the thread ----------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        thread = native.Thread(self.run, f"qmill-dispatcher-{self.qid}")
+        try:
+            self._thread = thread
+            if not _started(thread):
+                self._thread = native.current_thread()
+        except BaseException:  # Ctrl-C; if the thread has started after all, `run` notices and ends
+            self._thread = None
+            raise
+
+    def is_run_by(self, thread: threading.Thread) -> bool:
+        """Return whether this thread runs the queue, as no thread could be started for it."""
+        return self._thread is thread
+
+    def run(self) -> None:
+        """Dispatch jobs until the thread is not needed any more."""
+        with self._lock:
+            if not self.is_run_by(native.current_thread()):
+                return
+        try:
+            while (timeout := self._dispatch()) is None or timeout >= 0:
+                self._take_reports(self.engine.wait(timeout))
+        except BaseException as error:  # a fault in qmill: log it, and let no caller wait for ever
+            self._give_up(error)
+            logger.critical("the dispatcher of %s has failed", self.qid, exc_info=error)
+
+    def _dispatch(self) -> float | None:
+        """Offer jobs to the engine until it has no room for more.
+
+        Returns:
+            Seconds until the next deadline or retry; None if there is none; -1 at the end.
+        """
+        engine, scheduler = self.engine, self._scheduler
+        if self._orders or self._kills:
+            while self._orders:
+                self._orders.popleft()()
+            while self._kills:
+                engine.kill(self._kills.popleft())
+            self._take_reports(engine.wait(0))  # jobs taken back go before jobs put later
+        with self._lock:
+            now = monotonic()
+            expired = scheduler.due(now)
+            num_refused = 0 if self.paused else self._offer_jobs(now)
+        for job in expired:
+            self._timed_out.add(job.id)
+            engine.kill(job)
+        engine.flush()
+        if num_refused:
+            engine.grow(num_refused)
+        with self._lock:
+            if self._is_over():
+                return -1.0
+            # Until the next round, a put has to wake this thread only if the engine has room.
+            has_room = not num_refused or engine.num_startable > 0
+            self._wake_on_put = has_room and not self.paused
+            news = not self.paused and not num_refused and scheduler.first() is not None
+            if news or self._orders or self._kills:
+                return 0.0
+            due = scheduler.next_due()
+            if due is None and self._has_no_jobs() and (left_s := self._stay_s()) > 0:
+                return None if left_s == math.inf else min(left_s, native.LONGEST_WAIT_S)
+            return None if due is None else min(max(0.0, due - monotonic()), native.LONGEST_WAIT_S)
+
+    def _offer_jobs(self, now: float) -> int:
+        """Offer jobs to the engine until it refuses one; return how many then wait."""
+        engine, scheduler = self.engine, self._scheduler
+        debug = logger.isEnabledFor(logging.DEBUG)
+        while (job := scheduler.first()) is not None:
+            sendable = not isinstance(job._packet, SerializationError)
+            if sendable and not engine.offer(job):
+                return scheduler.num_waiting
+            scheduler.take(now, keep_time=not engine.keeps_time)
+            job._state = RUNNING
+            job._started = now
+            job.attempts += 1
+            if not sendable:
+                job._ended, job.exitcode = now, 1
+                self._take_failure(Report(FAILED, job, job._packet, now, now, 1), "failed", False)
+            elif debug:
+                self._reporter.say("Started job: '%s'", job.name)
+        return 0
+
+    def _is_over(self) -> bool:
+        """Return whether this thread is not needed any more; end the workers before that."""
+        if self._orders or not self._has_no_jobs() or self._stay_s() > 0:
+            return False
+        if self.engine.num_workers:
+            self.engine.stop_workers()
+            return False
+        self._thread = None
+        self._unwanted.clear()
+        if self.shut:
+            self._close()
+        self.changed.notify_all()
+        return True
+
+    def _has_no_jobs(self) -> bool:
+        return not (self._scheduler.num_waiting or self._scheduler.num_working)
+
+    def _stay_s(self) -> float:
+        """Return for how many more seconds idle workers have to stay."""
+        if self.shut or self._auto_stop_s == math.inf:
+            return 0.0 if self.shut else math.inf
+        return self._totals.last_ended_s + self._auto_stop_s - monotonic()
+
+    def _close(self) -> None:
+        """Close the engine and the log; there are no jobs and no workers."""
+        if self._closed:
+            return
+        self._closed = True
+        self.engine.close()
+        if logger.isEnabledFor(logging.DEBUG):
+            self._reporter.say("Stopped queue: '%s'", self.qid)
+        self._reporter.end()
+
+    def _give_up(self, error: BaseException) -> None:
+        with self._lock:
+            self.shut = True
+            jobs = [*self._scheduler.remove_all(), *self._scheduler.working.values()]
+            failure = RuntimeError(f"the queue {self.qid} has failed")
+            failure.__cause__ = error
+            for job in jobs:
+                job._failure = "failed"
+            self._finish([(job, FINISHED, None, failure) for job in jobs])
+            for job in list(self._scheduler.working.values()):
+                self._scheduler.finish(job, failed=False)
+            self._thread = None
+            self._reporter.end()
+            self.changed.notify_all()
+
+    # -- reports of the engine -----------------------------------------------------------------
+
+    def _take_reports(self, reports: list[Report]) -> None:
+        finished: list[_Outcome] = []
+        with self._lock:
+            for report in reports:
+                what, job, value, started, ended, _, _ = report
+                if (
+                    what == DONE
+                    and job is not None
+                    and not self._is_late(job, started, ended)
+                    and (not job._is_chunk or cast("Chunk", job).is_whole(value))
+                ):
+                    job._started, job._ended = started, ended
+                    job.exitcode, job.worker = report.exitcode, report.worker
+                    self._scheduler.finish(job, failed=False)
+                    self._timed_out.discard(job.id)
+                    finished.append((job, FINISHED, value, None))
+                else:
+                    self._take_other(report)
+            if finished:
+                self._finish(finished)
+            if not self._scheduler.num_working:
+                self._unwanted.clear()
+
+    def _is_late(self, job: Job, started: float | None, ended: float | None) -> bool:
+        """Return whether a job has ended after its deadline, while it was being killed."""
+        if job.id not in self._timed_out or started is None or ended is None:
+            return False
+        timeout = job._options.timeout
+        begun = job._started  # the start that the dispatcher recorded; the deadline counts from it
+        return timeout is not None and begun is not None and ended >= begun + timeout
+
+    def _take_other(self, report: Report) -> None:
+        what, job = report.what, report.job
+        if what == LOGGED:
+            self._reporter.put(("record", report.value))
+        elif what == NOT_STARTED:
+            self._take_start_failure(report)
+        elif job is None:
+            raise AssertionError(report)
+        elif what == RETURNED:
+            self._take_returned(job)
+        else:
+            job._started = report.started_s or job._started
+            job._ended = report.ended_s or monotonic()
+            job.exitcode, job.worker = report.exitcode, report.worker
+            if what == TIMED_OUT:
+                self._timed_out.add(job.id)
+            if isinstance(job, Chunk) and isinstance(report.value, tuple):
+                self._take_chunk(job, report.value)
+                return
+            self._take_failure(report, "died" if what == DIED else "failed", True)
+
+    def _take_start_failure(self, report: Report) -> None:
+        """Fail the job for which a worker could not be started."""
+        job = None if self.paused else self._scheduler.first()
+        if job is None:
+            with contextlib.suppress(BaseException):  # a handler that raises
+                logger.warning("a worker of %s could not start", self.qid, exc_info=report.value)
+            return
+        now = monotonic()
+        self._scheduler.take(now)
+        job.attempts += 1
+        job._started = job._ended = now
+        failure = "died" if isinstance(report.value, WorkerDied) else "failed"
+        self._take_failure(report._replace(job=job), failure, True)
+
+    def _take_returned(self, job: Job) -> None:
+        """Put back a job that a worker has returned without beginning it, or cancel it."""
+        if job._state == CANCELLED or job.id in self._unwanted:
+            self._drop(job)
+            return
+        self._timed_out.discard(job.id)
+        job._state = PENDING
+        job._started = None
+        job.attempts -= 1
+        self._scheduler.put_back(job)
+
+    def _drop(self, job: Job) -> None:
+        """Cancel a job that was dispatched; the next job of its lane may run."""
+        self._scheduler.finish(job, failed=False)
+        self._finish([(job, CANCELLED, None, None)])
+
+    def _take_chunk(self, chunk: Chunk, outcome: Outcome) -> None:
+        """Take in the results of a chunk's attempt; the next attempt makes the remaining calls."""
+        if chunk._state == CANCELLED:
+            self._drop(chunk)
+            return
+        num_again = chunk.add(outcome)
+        if chunk._to_do and chunk.id in self._unwanted:
+            self._drop(chunk)
+            return
+        if chunk._to_do:
+            self._totals.add_retry(chunk, num_again)
+            chunk._state = PENDING
+            self._scheduler.retry(chunk, monotonic(), backs_off=num_again > 0)
+            return
+        results, errors = chunk.outcome()
+        if errors:
+            chunk._failure = "died" if _all_died(errors) else "failed"
+        self._end(chunk, (results, errors), None, bool(errors))
+
+    def _take_failure(self, report: Report, failure: str, retryable: bool) -> None:
+        job, error = report.job, report.value
+        assert job is not None
+        if job._state == CANCELLED:
+            self._drop(job)
+            return
+        options = job._options
+        if isinstance(job, Chunk) and job._to_do is not None:
+            # No call of this attempt was made. As for a single call, the first one counts as tried.
+            self._take_chunk(job, lost(1, error))
+            return
+        if job.id in self._timed_out:
+            self._timed_out.discard(job.id)
+            failure = "timed out"
+            retryable = options.retry_timeouts
+            error = JobTimeout(
+                f"{job._title} ran longer than its timeout of {options.timeout:g} s and was killed"
+            )
+        if retryable and job.attempts <= options.retries:
+            self._totals.add_retry(job)
+            job._state = PENDING
+            delay = self._scheduler.retry(job, monotonic())
+            if logger.isEnabledFor(logging.DEBUG):
+                self._reporter.say("Retrying job: '%s' in %.3f s: %r", job.name, delay, error)
+            return
+        job._failure = failure
+        jobs_job.explain_failure(job, error)
+        self._end(job, None, error, True)
+
+    def _end(self, job: Job, result: Any, error: BaseException | None, failed: bool) -> None:
+        """Settle a job that has failed, or a chunk, and the jobs that it stops in its lane."""
+        stopped = self._scheduler.finish(job, failed=failed)
+        finished: list[_Outcome] = [(job, FINISHED, result, error)]
+        for follower in stopped:
+            why = f"{follower._title} was cancelled: {job._title}, before it in lane "
+            why += f"{follower.lane!r}, {jobs_job.HOW[job._failure]}"
+            follower.exitcode = job.exitcode
+            finished.append((follower, CANCELLED, None, LaneError(why)))
+        self._finish(finished)
+
+    def _finish(self, finished: list[_Outcome]) -> None:
+        """Settle and complete jobs, through the reporter if callbacks or log files need it."""
+        debug = logger.isEnabledFor(logging.DEBUG)
+        telling = self._log is not None or debug
+        now = monotonic()
+        self._totals.add(finished, now)
+        for job, state, result, error in finished:
+            if job._ended is None:
+                job._ended = now
+            if job._failure and job._kept and not job._options.suppress_errors:
+                job._fail_loudly(error)
+            job._settle(state, result, error)
+            if job._sink is not None:
+                job._sink.append(job)
+            job._packet = job._environment = None
+            if (
+                job._kept and (telling or job._callback is not None)
+            ) or job._watched & jobs_job.HAS_CALLBACKS:
+                self._num_unprocessed += 1
+                self._reporter.put(("job", job))
+            else:
+                self._complete(job, now)
+        self.changed.notify_all()
+
+    def _complete(self, job: Job, now: float) -> None:
+        job._processed = now
+        if not job._kept:
+            job._let_go()
+            return
+        job._let_go_of_much()
+        if not self._auto_remove:
+            self._scheduler.complete(job)
+
+    # -- for the reporter ----------------------------------------------------------------------
+
+    def process(self, job: Job) -> None:
+        """Call a job's callbacks, write its record, and complete it."""
+        now = monotonic()
+        try:
+            job._call_back()
+            if job._callback is not None:
+                self._call_callback(job)
+            job._processed = now = monotonic()
+            if job._kept and self._log is not None:
+                self._write_record(self._log, job)
+            logger.debug("Completed job: '%s'", job.name)
+        finally:
+            with self._lock:
+                self._num_unprocessed -= 1
+                self._complete(job, now)
+                self.changed.notify_all()
+
+    def _call_callback(self, job: Job) -> None:
+        try:
+            job._callback = job._callback(job)
+        except BaseException as error:
+            job._callback = error
+            logger.exception("the callback of %s failed for job %s", self.qid, job.name)
+
+    def _write_record(self, log: RecordLog, job: Job) -> None:
+        try:
+            log.write([log.record_of(job)])
+        except Exception:  # the disk is full; or `str` of a lane or a name raises
+            logger.exception("the record of job %s could not be written", job.name)
+
+    def log_later(self, what: str, error: BaseException) -> None:
+        """Have the reporter log a failure that no caller has looked at."""
+        if self._reporter.is_over:
+            jobs_job.log_unseen(what, error)
+        else:
+            self._reporter.put(("unseen", (what, error)))
+
+    def close_log(self) -> None:
+        """Close the file of records."""
+        if self._log is not None:
+            self._log.close()
+
+    def forget_in_child(self) -> None:
+        """Release, in a forked child, all that belongs to the parent; its jobs never end here."""
+        self.changed = self._lock = native.Condition()
+        self.engine.forget_in_child()
+        self.shut = self.is_of_parent = True
+        self._thread = None
+        self._reporter = _Reporter(self)
+        scheduler = self._scheduler
+        for job in [*scheduler.remove_all(), *scheduler.working.values()]:
+            if job._watched:
+                job._condition = native.Condition()
+                job._done_callbacks = []
+            job._settle(FINISHED, None, RuntimeError("this job belongs to the parent process"))
+            if job._sink is not None:
+                job._sink.append(job)
+        self._scheduler = Scheduler()
+        self._num_unprocessed = 0
+
+
+class _Reporter:
+    """The thread that calls functions of the user: callbacks, and handlers of log records."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._inbox: SimpleQueue[tuple[str, Any] | None] = native.simple_queue()
+        self._start_lock = native.RLock()
+        self.is_over = False
+        self.thread: threading.Thread | None = None
+
+    def put(self, item: tuple[str, Any]) -> None:
+        """Add a task of the reporter; tasks are done in the order of `put`."""
+        self._inbox.put(item)
+        with self._start_lock:
+            if self.thread is None:
+                thread = native.Thread(self._run, f"qmill-reporter-{self._dispatcher.qid}")
+                try:
+                    self.thread = thread
+                    if _started(thread):
+                        return
+                except BaseException:  # as in `Dispatcher._start_thread`
+                    self.thread = None
+                    raise
+                self.thread = native.current_thread()
+                self._inbox.put(None)
+                self._run()
+                self.thread = None
+
+    def say(self, message: str, *args: Any) -> None:
+        """Log a line at DEBUG."""
+        self.put(("line", (message, args)))
+
+    def end(self) -> None:
+        """End the thread after the tasks that it has."""
+        with self._start_lock:
+            if self.is_over:
+                return
+            self.is_over = True
+            if self.thread is not None:
+                self._inbox.put(None)
+            else:
+                self._dispatcher.close_log()
+
+    def join(self) -> None:
+        """Wait until the thread has ended, after `end`."""
+        if self.thread is not None:
+            self.thread.join()
+
+    def _run(self) -> None:
+        with self._start_lock:
+            if self.thread is not native.current_thread():
+                return
+        # Threads that a callback starts inherit `daemon`; they are not to be daemons.
+        self.thread._daemonic = False  # type: ignore[attr-defined]
+        while (item := self._inbox.get()) is not None:
+            # If a handler or a callback raises anything, even SystemExit, the next task still runs.
+            with contextlib.suppress(BaseException):
+                self._tell(*item)
+            del item
+        self._dispatcher.close_log()
+
+    def _tell(self, what: str, value: Any) -> None:
+        if what == "job":
+            self._dispatcher.process(value)
+        elif what == "callbacks":
+            value._call_back()
+        elif what == "record":
+            _handle_record(value)
+        elif what == "unseen":
+            jobs_job.log_unseen(*value)
+        else:
+            message, args = value
+            logger.debug(message, *args)
+
+
+def _all_died(errors: dict[int, BaseException]) -> bool:
+    return all(isinstance(error, WorkerDied) for error in errors.values())
+
+
+def _started(thread: threading.Thread) -> bool:
+    """Start a thread; False if the interpreter is exiting and starts none (Python 3.12)."""
+    try:
+        thread.start()
+    except RuntimeError:
+        if not _exiting:
+            raise
+        return False
+    return True
+
+
+def _handle_record(record: logging.LogRecord) -> None:
+    """Give a worker's log record to this process's handlers."""
+    receiver = logging.getLogger(record.name)
+    try:
+        if receiver.isEnabledFor(record.levelno):
+            receiver.handle(record)
+    except BaseException:
+        logger.exception("a handler failed for a record of %s", record.processName)
+
+
+# -- exit and fork of this process --------------------------------------------------------------
+
+_all: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+_exiting = False
+
+
+def _end_all() -> None:
+    """Run the pending jobs and end; after Ctrl-C, cancel and kill them instead."""
+    global _exiting
+    _exiting = True
+    dispatchers = [dispatcher for dispatcher in _all if dispatcher.waits_at_exit]
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    for dispatcher in dispatchers:
+        if interrupted:
+            dispatcher.abort()
+        dispatcher.shut_down(wait=False, cancel_waiting=False)
+    for dispatcher in dispatchers:
+        try:
+            if dispatcher.is_run_by(native.current_thread()):
+                dispatcher.run()
+            dispatcher.join()
+        except KeyboardInterrupt:
+            for each in dispatchers:
+                each.abort()
+            dispatcher.join()
+    if not interrupted:
+        jobs_job.tell_unseen()
+
+
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+
+
+def end_others() -> None:
+    """End the queues with `waits_at_exit` false, after all threads of the program have ended."""
+    dispatchers = list(_all)
+    for dispatcher in dispatchers:
+        dispatcher.abort()
+        dispatcher.shut_down(wait=False, cancel_waiting=True)
+    for dispatcher in dispatchers:
+        if dispatcher.engine.can_kill:  # otherwise a job may run for ever
+            dispatcher.join()
+
+
+atexit.register(end_others)
+
+
+def _after_fork_in_child() -> None:
+    global _exiting
+    jobs_job.after_fork_in_child()
+    records.after_fork_in_child()
+    for dispatcher in list(_all):
+        dispatcher.forget_in_child()
+    _all.clear()
+    _exiting = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,1 @@
+"""Processes: how they start, what they inherit, what ends with them."""

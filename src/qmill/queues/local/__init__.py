@@ -1,0 +1,1 @@
+"""Queues between the threads of one process."""

@@ -1,0 +1,1 @@
+"""Names of queues: their folders, their files, the list of them."""

@@ -1,0 +1,1 @@
+"""Queues in a broker's process, where there is no native core."""

@@ -1,0 +1,943 @@
+"""The broker: one thread that serves this process's mailboxes to other processes.
+
+    other process                          this process
+    ─────────────                          ────────────
+    anchor ──────────────────────────────> "this client lives"
+    connection ── request ───────────────> broker thread ──> Mailbox
+               <─ reply ────────────────── the thread that answers the call: the broker
+                                           thread, or a thread of this process that puts
+
+A client is a process. It has one *anchor*, a connection that carries only notes on the queues it
+holds and its good-bye, and any number of connections with one request under way each. Its messages
+are settled when the anchor ends: those under a lease go back, and without a good-bye with one more
+death; those that it took otherwise count as done, and without a good-bye as lost.
+
+The broker never waits for one client: sockets do not block, the rest of a reply that does not fit
+waits in its connection, and a client that is stopped or slow keeps only itself waiting.
+
+A mailbox lives as long as it can be reached: from a handle in this process; from a client, whose
+notes on its anchor say which queues it holds; or from a pickle that has not been loaded yet (see
+`Kept`). A child that is forked has an anchor from birth, which holds the queues of this process.
+
+Invariants:
+- a reply is written by the thread that answers the call, and a connection has one call at most, so
+  no two threads write to one socket;
+- a connection ends for the mailbox before its socket is closed, whose number may be used again;
+- records sent in a reply are given back unless the client acknowledges that they have come.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import selectors
+import socket
+import threading
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
+
+from ...errors import ShutDown
+from ...packing.serialize import shown
+from ...system import frames, lifecycle, native
+from ...system.alive import Alive
+from ..api import END
+from ..leases import log_set_aside
+from ..local.mailbox import Client, GetCall, JoinCall, Mailbox, MailReader, PutCall, Record
+from . import addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+_RETRY_S = 0.1  # how soon to try again to accept, without a free descriptor
+_END_GRACE_S = 1.0  # the broker's thread needs microseconds, unless the machine is starved
+
+
+_KEPT_SENT = 256
+_KEPT_PICKLED = 16
+
+
+class Kept:
+    """Mailboxes that are kept for pickles of one process until each pickle was loaded once.
+
+    As some pickles are never loaded, only the last few are kept: 256 that went into messages and
+    jobs, which are read as a rule, and 16 that `pickle.dumps` itself made.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a collection of garbage may pickle a queue meanwhile
+        self._sent: dict[int, Mailbox] = {}  # by number of the pickle, the older ones first
+        self._pickled: dict[int, Mailbox] = {}
+        self._last = 0
+        self._early: set[int] = set()  # pickles loaded before the note of their sender has come
+
+    def add(self, pickle: int, mailbox: Mailbox, is_sent: bool) -> None:
+        """Keep a mailbox for a pickle with this number; the numbers of a process ascend."""
+        line, limit = (self._sent, _KEPT_SENT) if is_sent else (self._pickled, _KEPT_PICKLED)
+        with self._lock:
+            self._last = max(self._last, pickle)
+            if pickle in self._early:
+                self._early.remove(pickle)
+                return
+            line[pickle] = mailbox
+            while len(line) > limit:
+                line.pop(next(iter(line)), None)
+
+    def loaded(self, pickle: int) -> None:
+        """Release the mailbox that was kept for a pickle."""
+        with self._lock:
+            if pickle > self._last:
+                self._early.add(pickle)
+            self._sent.pop(pickle, None)
+            self._pickled.pop(pickle, None)
+
+    def __len__(self) -> int:
+        return len(self._sent) + len(self._pickled)
+
+
+class RemoteClient(Client):
+    """A process at the other end of sockets, with the mailboxes and leases that it holds here."""
+
+    __slots__ = ("anchored", "connections", "held", "kept", "mailboxes", "readers")
+
+    def __init__(self) -> None:
+        self.anchored = False
+        self.connections: set[Connection] = set()
+        self.held: dict[int, Mailbox] = {}  # by number of the hold
+        self.kept = Kept()
+        self.mailboxes = Alive()  # those that it has used
+        self.readers: dict[tuple[int, int], tuple[Mailbox, MailReader]] = {}
+
+
+class Born(NamedTuple):
+    """The state of the parent's broker in a forked child."""
+
+    address: addresses.Address
+    identity: bytes  # the child's
+    queues: tuple[int, ...]  # that it holds
+    anchor: socket.socket
+
+
+class Broker:
+    """Serves mailboxes by number.
+
+    Args:
+        place: The address to listen at; None for a private one.
+        secret: The bytes with which a connection begins; None for random ones.
+    """
+
+    def __init__(
+        self, place: str | tuple[str, int] | None = None, secret: bytes | None = None
+    ) -> None:
+        self._identity = os.urandom(16)
+        self._place = place
+        self._secret = secret or os.urandom(addresses.SECRET_BYTES)
+        self._numbers = itertools.count()
+        self._mailboxes: dict[int, ref[Mailbox]] = {}
+        self._kept = Kept()  # for pickles that this process has made
+        self._pickles = itertools.count(1)
+        self._clients: dict[bytes, RemoteClient] = {}
+        self._calls: deque[Callable[[], None]] = deque()
+        self.greeting: set[Connection] = set()  # of no client yet; and all anchors
+        self._settled: list[Callable[[], None]] = []  # called after the present round of events
+        self._delaying: set[ref[Mailbox]] = set()  # those in which something may be delayed
+        self._accepting = True
+        self._starved = False  # of descriptors, at the last try to accept
+        self._listener: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._running = False
+        self.address: addresses.Address | None = None
+        self.name: str | None = None
+
+    def add(self, mailbox: Mailbox) -> int:
+        """Give a mailbox a number; the caller keeps it alive."""
+        number = next(self._numbers)
+        # The callback is no Python function: a signal handler could run in one.
+        self._mailboxes[number] = ref(mailbox, partial(self._mailboxes.pop, number))
+        self._watch_delays(mailbox)
+        return number
+
+    def replace(self, number: int, mailbox: Mailbox) -> None:
+        """Put another mailbox in the place of one."""
+        self._mailboxes[number] = ref(mailbox)
+        self._watch_delays(mailbox)
+
+    def _watch_delays(self, mailbox: Mailbox) -> None:
+        weak = ref(mailbox)
+
+        def on_delay() -> None:
+            self._delaying.add(weak)
+            if self._running:  # its thread may just be about to forget it
+                self.call_soon(lambda: self._delaying.add(weak))
+
+        mailbox.on_delay = on_delay
+
+    def find(self, number: int) -> Mailbox | None:
+        """Return a mailbox by its number, if it still exists."""
+        found = self._mailboxes.get(number)
+        return found() if found is not None else None
+
+    def publish(self) -> addresses.Address:
+        """Let other processes reach the mailboxes here."""
+        with lifecycle.fork_lock:
+            address = self._listen()
+            self._start_thread()
+            return address
+
+    def keep(self, mailbox: Mailbox, is_sent: bool) -> tuple[bytes, int]:
+        """Keep a mailbox for a new pickle of this process; return the argument for `loaded`."""
+        number = next(self._pickles)
+        self._kept.add(number, mailbox, is_sent)
+        return b"", number
+
+    def loaded(self, pickle: tuple[bytes, int]) -> None:
+        """Release the mailbox that was kept for a pickle: the pickle was loaded.
+
+        Args:
+            pickle: The identity of the client that made it, empty for this process; its number.
+        """
+        identity, number = pickle
+        if not identity:
+            self._kept.loaded(number)
+        elif (client := self._clients.get(identity)) is not None:
+            client.kept.loaded(number)
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def _listen(self) -> addresses.Address:
+        if self.address is None:
+            place = self._place or addresses.private_place(self._identity.hex())
+            self._listener = addresses.listen(place)
+            self._listener.setblocking(False)
+            if not isinstance(place, str):
+                place = self._listener.getsockname()
+            native.check_threads("a queue that is not in shared memory")
+            self._selector = native.default_selector()
+            self._wake_in, self._wake_out = native.socketpair()
+            self._wake_in.setblocking(False)
+            self._wake_out.setblocking(False)
+            self._selector.register(self._wake_in, selectors.EVENT_READ, self._on_wake)
+            self._selector.register(self._listener, selectors.EVENT_READ, self._on_connect)
+            self.address = addresses.Address(place, self._secret, self._identity)
+        return self.address
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = native.Thread(self.run, "qmill-broker")
+            self._thread.start()
+
+    def run(self) -> None:
+        """Serve until `stop`; clients whose requests are not answered then get an end of stream."""
+        self._running = True
+        try:
+            while self._running:
+                for key, events in self._selector.select(self._patience()):
+                    try:
+                        key.data(events)
+                    except Exception:  # no error with one client may stop the others
+                        _complain("the queue broker met an error")
+                self._accept_again()
+                self._admit_due()
+                while self._settled:
+                    self._settled.pop()()
+                self.on_settled()
+        finally:
+            self._close_sockets()
+
+    def _admit_due(self) -> None:
+        for weak in list(self._delaying):
+            if (mailbox := weak()) is not None:
+                mailbox.admit_due()
+
+    def _patience(self) -> float | None:
+        """Return the most seconds to wait for events: until a delay is over or a retry is due."""
+        least = None if self._accepting else _RETRY_S
+        for weak in list(self._delaying):
+            mailbox = weak()
+            due = mailbox.next_due() if mailbox is not None else None
+            if due is None:
+                self._delaying.discard(weak)
+            elif least is None or due < least:
+                least = due
+        return least
+
+    def stop(self) -> None:
+        """Make `run` return; called by its own thread."""
+        self._running = False
+
+    def on_settled(self) -> None:
+        """Called after each round of events; a named broker ends itself here."""
+
+    def on_unlink(self) -> None:
+        """Called when a client gives up the queue's name."""
+        raise ValueError("the queue has no name to unlink")
+
+    def end(self) -> None:
+        """Finish the present round of events, and stop: answers under way still arrive."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            self.call_soon(self.stop)
+            thread.join(_END_GRACE_S)
+
+    def settle(self) -> None:
+        """Wait until the broker has handled all requests that have come to its sockets."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            done = threading.Event()
+            self.call_soon(lambda: self.when_settled(done.set))
+            while not done.wait(_END_GRACE_S) and thread.is_alive():
+                pass
+
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """Make a call after this round of events; by the broker's thread."""
+        self._settled.append(call)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have the broker's thread make a call."""
+        self._calls.append(call)
+        try:
+            self._wake_out.send(b"\0")
+        except BlockingIOError:
+            pass  # it has been woken often enough
+
+    def _on_wake(self, events: int) -> None:
+        self._wake_in.recv(4096)
+        while self._calls:
+            self._calls.popleft()()
+
+    def _on_connect(self, events: int) -> None:
+        assert self._listener is not None
+        with lifecycle.fork_lock:  # a child must find the socket among those to close
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError:  # no more file descriptors: try again when one may be free
+                if not self._starved:
+                    _complain("the queue broker cannot accept a connection until this ends")
+                self._selector.unregister(self._listener)
+                self._accepting, self._starved = False, True
+                return
+            self._starved = False
+            if not any(self._secret) and not addresses.same_user(sock):  # the name is no secret
+                sock.close()
+                return
+            sock.setblocking(False)
+            connection = Connection(self, sock)
+        connection.watch()
+
+    def _accept_again(self) -> None:
+        if not self._accepting and self._listener is not None:
+            self._accepting = True
+            self._selector.register(self._listener, selectors.EVENT_READ, self._on_connect)
+
+    def watch(self, connection: Connection) -> None:
+        """Call the connection when something has come."""
+        self._selector.register(connection.sock, selectors.EVENT_READ, connection.on_event)
+
+    def forget(self, sock: socket.socket) -> None:
+        """Stop watching a socket, which is about to be closed."""
+        self._selector.unregister(sock)
+
+    def watch_writing(self, connection: Connection, wanted: bool) -> None:
+        """Call the connection also when its socket takes more."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+        self._selector.modify(connection.sock, events, connection.on_event)
+
+    # -- clients --------------------------------------------------------------------------------
+
+    def before_open(self, opener: Connection, maxsize: int | None, persistent: bool) -> None:
+        """Called when a client opens the queue by its name."""
+        raise ValueError("the queue has no name to open it by")
+
+    def inspect(self) -> tuple[Any, ...]:
+        """Called when a process lists named queues; a named broker returns facts on its queue."""
+        raise ValueError("the queue has no name to list it by")
+
+    def holders(self) -> list[int]:
+        """List the processes that have a queue of this broker open, if the platform knows them."""
+        pids = (addresses.peer_pid(each.sock) for each in self.greeting if each.is_anchor)
+        return sorted(pid for pid in pids if pid is not None)
+
+    def is_secret(self, secret: bytes) -> bool:
+        """Whether these bytes are the secret of this broker."""
+        return addresses.secrets_equal(secret, self._secret)
+
+    def is_called(self, identity: bytes) -> bool:
+        """Whether a client means this broker; when it opens a name, it does not know the identity.
+
+        Args:
+            identity: The broker's identity as the client knows it, or empty.
+        """
+        return not identity or identity == self._identity
+
+    def client(self, identity: bytes) -> RemoteClient:
+        """Return the client of this identity, new or known."""
+        found = self._clients.get(identity)
+        if found is None:
+            found = self._clients[identity] = RemoteClient()
+        return found
+
+    def client_ended(self, identity: bytes, clean: bool) -> None:
+        """Settle a process's messages, after all requests that it has sent were handled."""
+        client = self._clients.pop(identity, None)
+        if client is None:
+            return
+        for connection in list(client.connections):
+            connection.drain_and_close()
+        for mailbox in client.mailboxes:
+            readers = [reader for box, reader in client.readers.values() if box is mailbox]
+            for record in mailbox.client_gone(client, readers, clean):
+                log_set_aside(self.name, shown(record.payload), record.deaths)
+        client.held, client.kept = {}, Kept()  # its last connection may be in hand for a while
+
+    @property
+    def client_count(self) -> int:
+        """The number of processes that have a queue of this broker open."""
+        return len(self._clients)
+
+    # -- fork -----------------------------------------------------------------------------------
+
+    def before_fork(self) -> Born | None:
+        """Register the child as a client that holds every mailbox; None if there is no mailbox."""
+        held = {-1 - n: box for n in self._mailboxes.copy() if (box := self.find(n)) is not None}
+        if not held:
+            return None
+        address, identity = self._listen(), os.urandom(16)
+        ours, theirs = native.socketpair()
+        ours.setblocking(False)
+        connection = Connection(self, ours, identity)
+        self.client(identity).held = held
+        self.call_soon(connection.watch)
+        return Born(address, identity, tuple(-1 - hold for hold in held), theirs)
+
+    def after_fork_in_parent(self) -> None:
+        """Start the thread that the child may need."""
+        if self.address is not None:
+            self._start_thread()
+
+    def after_fork_in_child(self) -> None:
+        """Close the parent's sockets here; `address` stays, by which the parent is reached."""
+        self._thread = None
+        if self.address is not None:
+            self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        self._selector.close()
+        for sock in (self._listener, self._wake_in, self._wake_out):
+            if sock is not None:
+                sock.close()
+        connections = [c for client in self._clients.values() for c in client.connections]
+        for connection in [*connections, *self.greeting]:
+            connection.sock.close()
+
+
+class Connection:
+    """One socket of a client: reads requests, and keeps bytes that could not be written yet."""
+
+    def __init__(self, broker: Broker, sock: socket.socket, heir: bytes = b"") -> None:
+        self.sock = sock
+        self._broker = broker
+        self._frames = frames.FrameReader()
+        self._secret = b""
+        self._identity: bytes | None = None
+        self._client: RemoteClient | None = None
+        self.is_anchor = False
+        self._clean = False
+        self._pending: tuple[Mailbox, GetCall | PutCall | JoinCall] | None = None
+        self._unsent: list[frames.Blob] = []
+        self._open = True
+        broker.greeting.add(self)
+        if heir:
+            self._secret = bytes(addresses.SECRET_BYTES)
+            self._join(heir, True)
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Begin to read."""
+        self._broker.watch(self)
+
+    def on_event(self, events: int) -> None:
+        """Write the rest of a reply if the socket takes it, and handle the requests that came."""
+        if not self._open:
+            return
+        if events & selectors.EVENT_WRITE:
+            self._write_rest()
+        if events & selectors.EVENT_READ:
+            self.drain()  # handle all of them, so that one round of events settles a death
+
+    def _read(self) -> bool:
+        """Handle up to one frame; False when there is nothing more to read now."""
+        try:
+            if len(self._secret) < addresses.SECRET_BYTES:
+                return self._read_secret()
+            while (frame := self._frames.receive(self.sock)) is None:
+                pass
+            self._handle(*frame)
+            return self._open
+        except BlockingIOError:
+            return False
+        except frames.TooLargeError:
+            self._fail(MemoryError("no memory for the message in the process of the queue"))
+            return True
+        except (EOFError, OSError):
+            pass
+        except Exception:
+            _complain("the queue broker drops a connection that it cannot make sense of")
+        self.close()
+        return False
+
+    def _read_secret(self) -> bool:
+        got = self.sock.recv(addresses.SECRET_BYTES - len(self._secret))
+        if not got:
+            raise EOFError
+        self._secret += got
+        if len(self._secret) == addresses.SECRET_BYTES and not self._broker.is_secret(self._secret):
+            raise EOFError
+        return True
+
+    def drain(self) -> None:
+        """Handle all requests that have come."""
+        while self._open and self._read():
+            pass
+
+    def drain_and_close(self) -> None:
+        """Handle all requests that have come before the end, and close."""
+        self.drain()
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; with an anchor, the client, too."""
+        if not self._open:
+            return
+        self._open = False
+        # First abandon the call: the thread that answers it would write to this socket, whose
+        # number the next connection may get.
+        if self._pending is not None:
+            mailbox, call = self._pending
+            self._pending = None
+            mailbox.abandon(call)
+        self._broker.greeting.discard(self)
+        self._broker.forget(self.sock)
+        self.sock.close()
+        client = self._client
+        if client is None or self._identity is None:
+            return
+        client.connections.discard(self)
+        if self.is_anchor:
+            self._broker.client_ended(self._identity, self._clean)
+        elif not client.anchored and not client.connections:
+            # The client's anchor had ended before this connection came.
+            self._broker.client_ended(self._identity, False)
+
+    def _is_there(self) -> bool:
+        """Whether the other side still has its end open; called by any thread."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def _reply(self, *head: Any, blobs: list[frames.Blob] | None = None) -> None:
+        """Send a reply; called by any thread, never blocks."""
+        parts = frames.encode(head, blobs or [])
+        try:
+            while parts:
+                parts = frames.send_some(self.sock, parts)
+        except BlockingIOError:
+            self._unsent = parts
+            self._broker.call_soon(self._write_rest)
+        except OSError:
+            pass  # its end is read in its turn
+
+    def _write_rest(self) -> None:
+        if not self._open:
+            return
+        try:
+            while self._unsent:
+                self._unsent = frames.send_some(self.sock, self._unsent)
+        except BlockingIOError:
+            self._broker.watch_writing(self, True)
+        except OSError:
+            self.close()
+        else:
+            self._broker.watch_writing(self, False)
+
+    def _fail(self, error: Exception) -> None:
+        self._reply("error", type(error).__name__, str(error))
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def _handle(self, head: tuple[Any, ...], blobs: list[frames.Blob]) -> None:
+        request, *arguments = head
+        if request == "hello":
+            self._hello(*arguments)
+        elif self._client is None:
+            raise frames.FrameError(f"{request!r} before 'hello'")
+        elif request == "bye":
+            self._clean = True
+        elif request == "cancel":
+            self._cancel()
+        elif request in ("hold", "drop", "keep", "loaded", "ping"):
+            getattr(self, f"_on_{request}")(self._client, *arguments)
+        elif request == "received":
+            self._pending = None
+        else:
+            self._pending = None
+            number, *arguments = arguments
+            mailbox = self._broker.find(number)
+            if mailbox is None:
+                self._reply("error", "QueueGone", "the queue no longer exists")
+                return
+            self._client.mailboxes.add(mailbox)
+            try:
+                getattr(self, f"_on_{request}")(mailbox, blobs, number, *arguments)
+            except (ShutDown, ValueError) as error:
+                self._fail(error)
+
+    def _hello(self, identity: bytes, is_anchor: bool, broker: bytes) -> None:
+        if not self._broker.is_called(broker):
+            raise EOFError  # an old handle of a name under which there is a new queue
+        self._join(identity, is_anchor)
+
+    def _join(self, identity: bytes, is_anchor: bool) -> None:
+        self._identity = identity
+        self._client = self._broker.client(identity)
+        self.is_anchor = is_anchor
+        if is_anchor:
+            self._client.anchored = True
+        else:
+            self._client.connections.add(self)
+            self._broker.greeting.discard(self)
+
+    def _on_hold(self, client: RemoteClient, number: int, hold: int) -> None:
+        if (mailbox := self._broker.find(number)) is not None:
+            client.held[hold] = mailbox
+
+    def _on_drop(self, client: RemoteClient, hold: int) -> None:
+        client.held.pop(hold, None)
+
+    def _on_keep(self, client: RemoteClient, number: int, pickle: int, is_sent: bool) -> None:
+        if (mailbox := self._broker.find(number)) is not None:
+            client.kept.add(pickle, mailbox, is_sent)
+
+    def _on_loaded(self, client: RemoteClient, pickle: tuple[bytes, int]) -> None:
+        self._broker.loaded(pickle)
+
+    def _on_ping(self, client: RemoteClient) -> None:
+        self._reply("ok", None)
+
+    def _cancel(self) -> None:
+        if self._pending is not None:
+            mailbox, call = self._pending
+            if mailbox.withdraw(call):
+                self._reply("ok", call.admitted if isinstance(call, PutCall) else None)
+
+    def _on_put(
+        self,
+        mailbox: Mailbox,
+        blobs: list[frames.Blob],
+        number: int,
+        wait: bool,
+        timed: bool = False,
+    ) -> None:
+        if timed and not self._is_there():
+            return  # time was up while this process was stopped
+        call = PutCall(blobs, self._answer_admitted if wait else None, self._is_there)
+        self._pending = mailbox, call
+        mailbox.put(call)
+        if not call.pending:
+            self._reply("ok", call.admitted)
+
+    def _answer_admitted(self, admitted: int, error: Exception | None) -> None:
+        if error is not None:
+            self._fail(error)
+        else:
+            self._reply("ok", admitted)
+
+    def _on_get(
+        self,
+        mailbox: Mailbox,
+        blobs: list[frames.Blob],
+        number: int,
+        limit: int,
+        wait: bool,
+        peek: bool,
+    ) -> None:
+        assert self._client is not None
+        answer = self._answer_records if wait else None
+        call = GetCall(self._client, answer, limit, None, peek, self._is_there)
+        self._pending = mailbox, call
+        mailbox.get(call)
+        if not call.pending:
+            self._answer_records(call.value, None)
+
+    def _on_take(
+        self,
+        mailbox: Mailbox,
+        blobs: list[frames.Blob],
+        number: int,
+        reader_number: int,
+        done: int,
+    ) -> None:
+        assert self._client is not None
+        reader = self._reader(mailbox, number, reader_number)
+        if done:
+            mailbox.lease_done(reader, done)
+        call = GetCall(self._client, self._answer_records, reader=reader, is_alive=self._is_there)
+        self._pending = mailbox, call
+        mailbox.get(call)
+        if not call.pending:
+            self._answer_records(call.value, None)
+
+    def _answer_records(self, taken: list[tuple[int, Record]], error: Exception | None) -> None:
+        if error is not None:
+            self._fail(error)
+        elif taken and taken[0][1].payload is END:
+            self._reply("end")
+        else:
+            lease = taken[0][0] if taken else None
+            self._reply("ok", lease, blobs=[record.payload for _, record in taken])
+
+    def _reader(self, mailbox: Mailbox, number: int, reader_number: int) -> MailReader:
+        assert self._client is not None
+        reader = self._known_reader(number, reader_number)
+        if reader is None:
+            reader = MailReader(self._client)
+            self._client.readers[number, reader_number] = mailbox, reader
+        return reader
+
+    def _known_reader(self, number: int, reader_number: int) -> MailReader | None:
+        assert self._client is not None
+        found = self._client.readers.get((number, reader_number))
+        return found[1] if found is not None else None
+
+    def _on_lease_done(
+        self,
+        mailbox: Mailbox,
+        blobs: list[frames.Blob],
+        number: int,
+        reader_number: int,
+        lease: int,
+    ) -> None:
+        reader = self._known_reader(number, reader_number)
+        if reader is not None:
+            mailbox.lease_done(reader, lease)
+        self._reply("ok", None)
+
+    def _on_close_reader(
+        self,
+        mailbox: Mailbox,
+        blobs: list[frames.Blob],
+        number: int,
+        reader_number: int,
+        done: tuple[int, ...],
+    ) -> None:
+        assert self._client is not None
+        found = self._client.readers.pop((number, reader_number), None)
+        if found is not None:
+            mailbox.close_reader(found[1], done)
+
+    def _on_release(
+        self,
+        mailbox: Mailbox,
+        blobs: list[frames.Blob],
+        number: int,
+        reader_number: int,
+        lease: int,
+        delay: float,
+    ) -> None:
+        reader = self._known_reader(number, reader_number)
+        self._reply("ok", reader is not None and mailbox.release(reader, lease, delay))
+
+    def _on_put_back(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        assert self._client is not None
+        mailbox.put_back(self._client, list(blobs))
+        self._reply("ok", None)
+
+    def _on_define(
+        self, mailbox: Mailbox, blobs: list[frames.Blob], number: int, keys: list[bytes]
+    ) -> None:
+        for key, blob in zip(keys, blobs, strict=True):
+            mailbox.definitions.setdefault(key, bytes(blob))
+        self._reply("ok", None)
+
+    def _on_fetch(
+        self, mailbox: Mailbox, blobs: list[frames.Blob], number: int, key: bytes
+    ) -> None:
+        definition = mailbox.definitions.get(key)
+        if definition is None:
+            self._reply("error", "KeyError", key.hex())
+        else:
+            self._reply("ok", None, blobs=[definition])
+
+    def _on_end(
+        self, mailbox: Mailbox, blobs: list[frames.Blob], number: int, ends: int, tag: bytes
+    ) -> None:
+        assert self._client is not None
+        mailbox.end(ends, tag, self._client)
+        self._reply("ok", None)
+
+    def _on_withdraw_ends(
+        self, mailbox: Mailbox, blobs: list[frames.Blob], number: int, tag: bytes
+    ) -> None:
+        self._reply("ok", mailbox.withdraw_ends(tag))
+
+    def _on_task_done(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        assert self._client is not None
+        mailbox.task_done(self._client)
+        self._reply("ok", None)
+
+    def _on_join(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        call = JoinCall(self._answer_joined)
+        self._pending = mailbox, call
+        mailbox.join(call)
+        if not call.pending:
+            self._reply("ok", None)
+
+    def _answer_joined(self, value: Any, error: Exception | None) -> None:
+        self._reply("ok", None)
+
+    def _on_settle(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        self._broker.when_settled(lambda: self._reply("ok", None))
+
+    def _on_shutdown(
+        self, mailbox: Mailbox, blobs: list[frames.Blob], number: int, immediate: bool
+    ) -> None:
+        mailbox.shutdown(immediate)
+        self._reply("ok", None)
+
+    def _on_is_shutdown(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        self._reply("ok", mailbox.is_shutdown())
+
+    def _on_set_maxsize(
+        self, mailbox: Mailbox, blobs: list[frames.Blob], number: int, maxsize: int
+    ) -> None:
+        mailbox.set_maxsize(maxsize)
+        self._reply("ok", None)
+
+    def _on_full(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        self._reply("ok", mailbox.full())
+
+    def _on_statistics(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        self._reply("ok", tuple(mailbox.statistics()))
+
+    def _on_set_aside(
+        self, mailbox: Mailbox, blobs: list[frames.Blob], number: int, only_new: bool
+    ) -> None:
+        found = mailbox.set_aside(only_new)
+        numbers = [aside for aside, _ in found]
+        self._reply("ok", numbers, blobs=[payload for _, payload in found])
+
+    def _on_requeue(
+        self, mailbox: Mailbox, blobs: list[frames.Blob], number: int, aside: int
+    ) -> None:
+        self._reply("ok", mailbox.requeue(aside))
+
+    def _on_open(
+        self,
+        mailbox: Mailbox,
+        blobs: list[frames.Blob],
+        number: int,
+        maxsize: int | None,
+        persistent: bool,
+    ) -> None:
+        self._broker.before_open(self, maxsize, persistent)
+        assert self._broker.address is not None
+        self._reply("ok", self._broker.address.broker)
+
+    def _on_inspect(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        self._reply("ok", self._broker.inspect())
+
+    def _on_unlink(self, mailbox: Mailbox, blobs: list[frames.Blob], number: int) -> None:
+        self._broker.on_unlink()
+        self._reply("ok", None)
+
+
+def _complain(message: str) -> None:
+    """Log the exception that is being handled, if that can be done."""
+    try:
+        import logging  # takes as long to import as all of this, and is hardly ever needed
+
+        logging.getLogger("qmill").exception(message)
+    except Exception:
+        pass  # no descriptor is left to import it with
+
+
+# -- this process's broker ---------------------------------------------------------------------
+
+_broker: Broker | None = None
+_broker_lock = native.Lock()
+_born: Born | None = None
+"""Of the fork under way."""
+
+
+def this_broker() -> Broker:
+    """Return the broker of this process, which does nothing until something is published."""
+    global _broker
+    with _broker_lock:
+        if _broker is None:
+            _broker = Broker()
+        return _broker
+
+
+def end_broker() -> None:
+    """End this process's broker; for processes that end without `atexit`."""
+    if _broker is not None:
+        _broker.end()
+
+
+def hosted_here(address: addresses.Address) -> Broker | None:
+    """Return this process's broker if the address is its own."""
+    if _broker is not None and _broker.address == address:
+        return _broker
+    return None
+
+
+def take_born() -> Born | None:
+    """Return a forked child's share in its parent's broker; None when called again."""
+    global _born
+    born, _born = _born, None
+    return born
+
+
+def _before_fork() -> None:
+    global _born
+    lifecycle.fork_lock.acquire()
+    if _broker is not None:
+        _born = _broker.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    try:
+        if (born := take_born()) is not None:
+            born.anchor.close()
+        if _broker is not None:
+            _broker.after_fork_in_parent()
+    finally:
+        lifecycle.fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _broker, _broker_lock
+    _broker_lock = native.Lock()
+    broker, _broker = _broker, None
+    try:
+        if broker is not None:
+            broker.after_fork_in_child()
+    finally:
+        lifecycle.fork_lock.release()  # this thread, the only one in the child, has acquired it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,1 @@
+"""Workers: a function in a process or a thread of its own."""
