@@ -851,7 +851,11 @@ class JobQueue(Executor):
         """
         from ..observe.frame import frame
 
-        return frame(self._dispatcher.held())
+        return frame(self._held())
+
+    def _held(self) -> list[Job[Any]]:
+        """List the jobs that were not fetched: waiting, working and completed."""
+        return self._dispatcher.held()
 
     # -- control -------------------------------------------------------------------------------
 

@@ -10,9 +10,8 @@ from typing import Any
 
 def jobs_of(jobs: Any) -> Any:
     """Return the jobs that a queue still holds, if `jobs` is a queue; else `jobs`."""
-    from ..job_queue.queue import JobQueue
-
-    return jobs._dispatcher.held() if isinstance(jobs, JobQueue) else jobs
+    held = getattr(type(jobs), "_held", None)  # a JobQueue, of a package above this one
+    return jobs if held is None else held(jobs)
 
 
 def missing_extra(what: str, extra: str, error: ImportError) -> ImportError:

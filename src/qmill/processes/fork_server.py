@@ -18,7 +18,6 @@ Source: prctl(2) PR_SET_CHILD_SUBREAPER.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import selectors
@@ -143,7 +142,9 @@ def _adopt_orphans() -> None:
 
     Systems without subreapers do not have that.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes  # which takes milliseconds, and only the server needs it
+
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotSupported
 from ..packing import main_module, serialize
+from ..queues.shared.core import core_info
 from ..system import frames, frozen, interpreter, lifecycle, module_path, native, streams
 from ..system.alive import Alive
 from . import child_main, fork_server, guard, inherited, likeness
@@ -50,8 +51,15 @@ if TYPE_CHECKING:
 METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
 """The start methods of this platform; the first is the default."""
 
-PRELOADED = ["qmill.workers.api", "qmill.queues.portable.client"]
-"""Modules that the fork server imports once, for all children; those above this one add theirs."""
+PRELOADED = ["qmill.workers.api"]
+"""Modules that the fork server imports once, for all children; those above this one add theirs.
+
+It also imports the module of the transport that new queues use.
+"""
+_TRANSPORTS = {
+    "portable": ["qmill.queues.portable.client"],
+    "shared": ["qmill.queues.shared.queue"],
+}
 
 SERVER_TRIES = 3
 """A start fails after this number of fork servers in a row that ended before they answered."""
@@ -600,8 +608,9 @@ class _ForkServer:
         self._identity = _identity()
         with theirs:
             fds = [theirs.fileno(), lifeline()]
+            modules = [*PRELOADED, *_TRANSPORTS.get(core_info().transport or "", ())]
             try:
-                self._server = _start_interpreter(fork_server.main, (*fds, PRELOADED), fds)
+                self._server = _start_interpreter(fork_server.main, (*fds, modules), fds)
             except BaseException:
                 self._drop()
                 raise

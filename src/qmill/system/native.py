@@ -15,7 +15,6 @@ Source: `gevent.monkey.get_original`, `eventlet.patcher.original`.
 
 from __future__ import annotations
 
-import _socket
 import _thread
 import os
 import sys
@@ -170,6 +169,8 @@ def simple_queue() -> queue.SimpleQueue[Any]:
 
 def socketpair() -> tuple[socket.socket, socket.socket]:
     """Return two connected sockets, as `socket.socketpair`."""
+    import _socket  # in which nothing is replaced
+
     ours, theirs = _socket.socketpair()
     make: Any = original("socket", "socket")
     return make(fileno=ours.detach()), make(fileno=theirs.detach())

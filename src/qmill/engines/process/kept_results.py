@@ -33,7 +33,6 @@ from ...errors import SerializationError
 from ...packing import serialize
 from ...packing.explain import describe
 from ...system import nameless_files
-from .. import calls
 from ..api import DONE, Outcome
 from . import protocol as packets
 
@@ -191,7 +190,10 @@ class Rebuilder:
     """
 
     def __init__(self, imports: serialize.Imports) -> None:
+        from ..calls import rebuild  # which loads what no worker needs
+
         self._imports = imports
+        self._rebuild_alone = rebuild
         self._has_failed = False
         self._read: Callable[[Any, Callable[[int, Any], Any]], list[Any]] = _read_packed
         if HAS_CODEC:
@@ -244,7 +246,7 @@ class Rebuilder:
             value: Any = SerializationError(f"the result could not be rebuilt here: {why}")
         else:
             kind = packets.ERROR if tag == _ERROR else packets.VALUE
-            what, _, value = calls.rebuild(self._imports, kind, data)
+            what, _, value = self._rebuild_alone(self._imports, kind, data)
             if what == DONE:
                 return value
         self._has_failed = True

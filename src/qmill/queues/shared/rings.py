@@ -12,7 +12,6 @@ were loaded. As some pickles are never loaded, a process keeps the last few queu
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from weakref import ref
@@ -225,12 +224,17 @@ def find(number: bytes, pid: int, file: Any) -> Any:
         if not process.isdigit():
             continue
         folder = f"/proc/{process}/fd"
-        with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
-            for name in os.listdir(folder):
-                path = f"{folder}/{name}"
-                with contextlib.suppress(OSError, QueueGone):
-                    if os.readlink(path).startswith(wanted):
-                        return open_path(path, number)
+        try:
+            names = os.listdir(folder)
+        except OSError:  # the process has ended, or belongs to another user
+            continue
+        for name in names:
+            path = f"{folder}/{name}"
+            try:
+                if os.readlink(path).startswith(wanted):
+                    return open_path(path, number)
+            except (OSError, QueueGone):
+                pass
     raise QueueGone(why)
 
 
