@@ -62,7 +62,8 @@ def test_two_other_processes_share_a_queue(start, process_queue):
     assert taker.result() == list(range(20))
 
 
-def test_pains_11_counts_are_exact_in_every_process(start, make_own_queue):
+def test_counts_are_exact_in_every_process(start, make_own_queue):
+    """PAINS 11: `Empty` from a queue that is not; no `qsize` on macOS."""
     queue = make_own_queue(maxsize=2)
     queue.put(1)
     assert start(children.look, queue).result() == (1, False, False)
@@ -71,7 +72,8 @@ def test_pains_11_counts_are_exact_in_every_process(start, make_own_queue):
     assert start(children.look, queue).result() == (2, False, True)
 
 
-def test_pains_11_what_was_put_is_there_at_once_for_others(start, own_queue):
+def test_what_was_put_is_there_at_once_for_others(start, own_queue):
+    """PAINS 11: `Empty` from a queue that is not; no `qsize` on macOS."""
     for number in range(20):
         own_queue.put(number)
     own_queue.shutdown()
@@ -116,26 +118,30 @@ def test_a_process_learns_that_the_queue_is_shut_down_and_what_is_unfinished(sta
     assert (process_queue.is_shutdown, process_queue.unfinished_tasks) == (True, 2)
 
 
-def test_pains_13_queue_as_pool_argument(context, own_queue):
+def test_queue_as_pool_argument(context, own_queue):
+    """PAINS 13: "should only be shared through inheritance"."""
     with children.pool_of(context, 2) as pool:
         pool.map(children.put_one, [(own_queue, number) for number in range(8)])
     assert sorted(drain(own_queue)) == list(range(8))
 
 
-def test_pains_13_pool_workers_read_from_a_queue(context, own_queue):
+def test_pool_workers_read_from_a_queue(context, own_queue):
+    """PAINS 13: "should only be shared through inheritance"."""
     own_queue.put_many(range(6))
     with children.pool_of(context, 2) as pool:
         assert sorted(pool.map(children.get_one, [own_queue] * 6)) == list(range(6))
 
 
-def test_pains_13_queue_as_executor_argument(context, own_queue):
+def test_queue_as_executor_argument(context, own_queue):
+    """PAINS 13: "should only be shared through inheritance"."""
     with ProcessPoolExecutor(2, mp_context=context) as executor:
         list(executor.map(children.put_one, [(own_queue, number) for number in range(8)]))
         assert executor.submit(children.get_one, own_queue).result(LIMIT_S) in range(8)
     assert own_queue.qsize() == 7
 
 
-def test_pains_13_queue_inside_a_message_on_another_queue(start, make_own_queue):
+def test_queue_inside_a_message_on_another_queue(start, make_own_queue):
+    """PAINS 13: "should only be shared through inheritance"."""
     inbox, reply = make_own_queue(), make_own_queue()
     child = start(children.answer, inbox)
     inbox.put({"question": "are you there", "reply": reply})
@@ -223,7 +229,8 @@ def test_task_done_may_be_said_by_another_process_than_the_taker(start, process_
 
 @pytest.mark.parametrize("immediate", [False, True])
 @pytest.mark.parametrize("method", ["get", "peek"])
-def test_pains_12_shutdown_wakes_processes_that_wait(start, make_own_queue, method, immediate):
+def test_shutdown_wakes_processes_that_wait(start, make_own_queue, method, immediate):
+    """PAINS 12: multiprocessing's queues have no `shutdown()`."""
     queue = make_own_queue()
     waiting = start(children.use, queue, method).wait_until_blocked()
     queue.shutdown(immediate)
@@ -231,7 +238,8 @@ def test_pains_12_shutdown_wakes_processes_that_wait(start, make_own_queue, meth
         waiting.result()
 
 
-def test_pains_12_shutdown_by_one_process_wakes_the_others(start, make_process_queue):
+def test_shutdown_by_one_process_wakes_the_others(start, make_process_queue):
+    """PAINS 12: multiprocessing's queues have no `shutdown()`."""
     queue = make_process_queue(maxsize=1)
     queue.put("there")
     putter = start(children.use, queue, "put", "more").wait_until_blocked()
@@ -327,7 +335,8 @@ def closure_of(held_back):
 
 
 @pytest.mark.parametrize(("make", "words"), UNPICKLABLE.values(), ids=UNPICKLABLE)
-def test_pains_6_what_cannot_be_pickled_raises_from_put(process_queue, make, words):
+def test_what_cannot_be_pickled_raises_from_put(process_queue, make, words):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     with pytest.raises(qmill.SerializationError) as caught:
         process_queue.put(make())
     assert isinstance(caught.value, pickle.PicklingError)
@@ -339,14 +348,16 @@ def test_pains_6_what_cannot_be_pickled_raises_from_put(process_queue, make, wor
     assert process_queue.get_nowait() == "the queue goes on"
 
 
-def test_pains_6_put_does_not_wait_for_room_to_say_so(make_process_queue):
+def test_put_refuses_what_cannot_be_pickled_without_waiting_for_room(make_process_queue):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     queue = make_process_queue(maxsize=1)
     queue.put("full")
     with pytest.raises(qmill.SerializationError):
         queue.put(threading.Lock())
 
 
-def test_pains_6_what_cannot_be_unpickled_raises_from_that_get_only(process_queue):
+def test_what_cannot_be_unpickled_raises_from_that_get_only(process_queue):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     process_queue.put_many(["before", Unrebuildable(), "after"])
     assert process_queue.get() == "before"
     with pytest.raises(qmill.SerializationError, match="Unrebuildable.*refused to come back"):
@@ -354,13 +365,15 @@ def test_pains_6_what_cannot_be_unpickled_raises_from_that_get_only(process_queu
     assert process_queue.get() == "after"
 
 
-def test_pains_6_its_type_is_named_even_if_it_is_made_by_a_function(process_queue):
+def test_the_type_of_what_cannot_be_unpickled_is_named_even_if_a_function_makes_it(process_queue):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     process_queue.put(Unmakeable())
     with pytest.raises(qmill.SerializationError, match="Unmakeable"):
         process_queue.get()
 
 
-def test_pains_6_a_class_that_the_reader_lacks_is_named(start, own_queue):
+def test_a_class_that_the_reader_lacks_is_named(start, own_queue):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     start(children.put_a_stranger, own_queue).result()
     own_queue.put("after")
     with pytest.raises(qmill.SerializationError, match=r"nowhere_to_be_found\.Stranger"):
@@ -434,7 +447,8 @@ def test_a_large_object_is_there_even_if_the_process_ends_on_the_next_line(start
 
 @pytest.mark.parametrize("method", ["get", "peek"])
 @forked_and_fresh
-def test_pains_1_a_killed_reader_swallows_nothing(start, process_queue, method):
+def test_a_killed_reader_swallows_nothing(start, process_queue, method):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     start(children.use, process_queue, method).wait_until_blocked().kill()
     process_queue.put("kept")
     assert get(process_queue) == "kept"
@@ -444,7 +458,8 @@ def test_pains_1_a_killed_reader_swallows_nothing(start, process_queue, method):
 
 @forked_and_fresh
 @pytest.mark.parametrize("method", ["get", "peek"])
-def test_pains_1_what_a_reader_did_not_live_to_see_goes_back(start, process_queue, method):
+def test_what_a_reader_did_not_live_to_see_goes_back(start, process_queue, method):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     reader = start(children.use, process_queue, method).wait_until_blocked()
     reader.signal(signal.SIGSTOP)
     process_queue.put("on its way to the reader")
@@ -470,7 +485,8 @@ def test_a_stopped_reader_keeps_nobody_else_waiting(start, process_queue):
 
 
 @forked_and_fresh
-def test_pains_1_a_killed_reader_does_not_keep_a_message_from_other_readers(start, process_queue):
+def test_a_killed_reader_does_not_keep_a_message_from_other_readers(start, process_queue):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     doomed = start(children.use, process_queue, "get").wait_until_blocked()
     other = start(children.use, process_queue, "get").wait_until_blocked()
     doomed.kill()
@@ -479,7 +495,8 @@ def test_pains_1_a_killed_reader_does_not_keep_a_message_from_other_readers(star
 
 
 @forked_and_fresh
-def test_pains_1_a_reader_killed_beside_its_forked_child_swallows_nothing(start, process_queue):
+def test_a_reader_killed_beside_its_forked_child_swallows_nothing(start, process_queue):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     doomed = start(children.get_beside_a_forked_process, process_queue).wait_until_blocked()
     doomed.kill()
     process_queue.put("kept")
@@ -488,7 +505,8 @@ def test_pains_1_a_reader_killed_beside_its_forked_child_swallows_nothing(start,
 
 
 @forked_and_fresh
-def test_pains_1_a_killed_writer_costs_nobody_anything(start, make_process_queue):
+def test_a_killed_writer_costs_nobody_anything(start, make_process_queue):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     queue = make_process_queue(maxsize=1)
     queue.put("first")
     start(children.use, queue, "put", "never returned").wait_until_blocked().kill()
@@ -501,7 +519,8 @@ def test_pains_1_a_killed_writer_costs_nobody_anything(start, make_process_queue
 
 
 @forked_and_fresh
-def test_pains_1_a_killed_joiner_costs_nobody_anything(start, process_queue):
+def test_a_killed_joiner_costs_nobody_anything(start, process_queue):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     process_queue.put("task")
     start(children.use, process_queue, "join").wait_until_blocked().kill()
     process_queue.get()
@@ -511,7 +530,8 @@ def test_pains_1_a_killed_joiner_costs_nobody_anything(start, process_queue):
 
 @each_death
 @forked_and_fresh
-def test_pains_1_join_does_not_wait_for_the_tasks_of_the_dead(start, process_queue, how):
+def test_join_does_not_wait_for_the_tasks_of_the_dead(start, process_queue, how):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     process_queue.put_many(range(5))
     start(children.take_and_end, process_queue, 3, how).exitcode()
     for _ in range(2):
@@ -523,7 +543,8 @@ def test_pains_1_join_does_not_wait_for_the_tasks_of_the_dead(start, process_que
 
 
 @forked_and_fresh
-def test_pains_1_the_death_of_the_last_worker_releases_whoever_joins(start, process_queue):
+def test_the_death_of_the_last_worker_releases_whoever_joins(start, process_queue):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     process_queue.put("task")
     taker = start(children.get_and_hold, process_queue)
     assert taker.hear() == "task"
@@ -555,7 +576,8 @@ def test_join_does_not_wait_for_a_process_that_ended_well(start, process_queue):
 
 
 @forked_and_fresh
-def test_pains_1_random_deaths_lose_no_message_that_nobody_took(start, process_queue):
+def test_random_deaths_lose_no_message_that_nobody_took(start, process_queue):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     process_queue.put_many(range(10))
     for _ in range(3):
         start(children.take_and_end, process_queue, 1, "SIGKILL").exitcode()
@@ -563,7 +585,8 @@ def test_pains_1_random_deaths_lose_no_message_that_nobody_took(start, process_q
     assert drain(process_queue) == [*range(3, 10), "put", "put", "put"]
 
 
-def test_pains_2_a_job_that_dies_with_a_message_in_hand_costs_that_job(process_transport):
+def test_a_job_that_dies_with_a_message_in_hand_costs_that_job(process_transport):
+    """PAINS 2: the pool hangs after a worker is killed."""
     inbox, outbox = qmill.Queue(), qmill.Queue()
     inbox.put_many(range(8))
     with qmill.JobQueue(2) as jobs:
@@ -574,7 +597,8 @@ def test_pains_2_a_job_that_dies_with_a_message_in_hand_costs_that_job(process_t
     assert inbox.statistics().lost == 1
 
 
-def test_pains_4_a_process_is_joined_before_its_results_are_read(start, own_queue):
+def test_a_process_is_joined_before_its_results_are_read(start, own_queue):
+    """PAINS 4: join before drain deadlocks."""
     results = [bytes([number]) * 200_000 for number in range(8)]
     start(children.put_each, own_queue, results).result()
     assert drain(own_queue) == results
@@ -582,9 +606,8 @@ def test_pains_4_a_process_is_joined_before_its_results_are_read(start, own_queu
 
 @forked_and_fresh
 @pytest.mark.parametrize("maxsize", [0, 1])
-def test_pains_8_a_process_killed_while_it_sends_much_costs_nobody_anything(
-    start, make_own_queue, maxsize
-):
+def test_a_process_killed_while_it_sends_much_costs_nobody_anything(start, make_own_queue, maxsize):
+    """PAINS 8: a crash during a large send hangs."""
     queue = make_own_queue(maxsize)
     item = os.urandom(1000) * 5000
     for number in range(5):
@@ -614,7 +637,8 @@ print(sorted(queue.get_many(10)))
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs /dev/shm")
-def test_pains_19_nobody_tracks_or_unlinks_a_queues_memory(process_transport):
+def test_nobody_tracks_or_unlinks_a_queues_memory(process_transport):
+    """PAINS 19: resource_tracker warns, or unlinks the memory of others."""
     before = set(os.listdir("/dev/shm"))
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", WATCHED],
@@ -814,18 +838,21 @@ def test_a_closed_handle_can_be_sent_anew_by_others(start, process_queue):
 # -- the end of a process with unread data --------------------------------------------------------
 
 
-def test_pains_5_unread_data_does_not_keep_a_process_from_ending(start, own_queue):
+def test_unread_data_does_not_keep_a_process_from_ending(start, own_queue):
+    """PAINS 5: unread data keeps a process from exiting."""
     start(children.put_each, own_queue, [b"x" * 5_000_000] * 2).result()
     assert own_queue.qsize() == 2
 
 
-def test_pains_5_unread_data_does_not_keep_its_maker_from_ending(process_transport, start_program):
+def test_unread_data_does_not_keep_its_maker_from_ending(process_transport, start_program):
+    """PAINS 5: unread data keeps a process from exiting."""
     start_program("queue = qmill.Queue(); queue.put(b'x' * 20_000_000)").finish()
 
 
-def test_pains_5_a_forgotten_reader_thread_does_not_keep_a_process_from_ending(
+def test_a_forgotten_reader_thread_does_not_keep_a_process_from_ending(
     start_program, process_queue
 ):
+    """PAINS 5: unread data keeps a process from exiting."""
     program = start_program(
         "queue = hear(); threading.Thread(target=queue.get, daemon=True).start(); tell('started')"
     )

@@ -356,7 +356,8 @@ def test_the_repr_of_queues_and_jobs(make):
     assert "done" in repr(job)
 
 
-def test_pains_28_a_job_has_the_variables_of_the_moment_of_its_put():
+def test_a_job_has_the_variables_of_the_moment_of_its_put():
+    """PAINS 28: yesterday's helper is used, silently."""
     factor = 2
 
     def scale(number):
@@ -1762,7 +1763,8 @@ def test_threads_need_no_pickle():
 
 
 @pytest.mark.parametrize("how", ["put", "submit"])
-def test_pains_6_what_cannot_be_pickled_fails_only_its_job(how):
+def test_what_cannot_be_pickled_fails_only_its_job(how):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     with qmill.JobQueue(1) as jobs:
         add = getattr(jobs, how)
         before, after = jobs.put(os.getpid), None
@@ -1775,20 +1777,24 @@ def test_pains_6_what_cannot_be_pickled_fails_only_its_job(how):
         assert before.result() == after.result()
 
 
-def test_pains_4_large_results_that_nobody_reads_keep_no_one(engine):
+def test_large_results_that_nobody_reads_keep_no_one(engine):
+    """PAINS 4: join before drain deadlocks."""
     with qmill.JobQueue(2, engine=engine) as jobs:
         for _ in range(8):
             jobs.put(bytes, 200_000)
     assert [len(job.output) for job in jobs.collect()] == [200_000] * 8
 
 
-def test_pains_4_large_arguments_and_results_cross(make):
+def test_large_arguments_and_results_cross(make):
+    """PAINS 4: join before drain deadlocks."""
     jobs = make(2)
     some = [jobs.put(bytes.upper, [b"x" * 3_000_000]) for _ in range(8)]
     assert all(job.result() == b"X" * 3_000_000 for job in some)
 
 
-def test_pains_24_an_error_is_raised_and_kept_with_its_traceback(jobs):
+def test_an_error_is_raised_and_kept_with_its_traceback(jobs):
+    """PAINS 24: a task that raises makes `map` return 3 of 8 results, silently."""
+
     def fail_at_three(number):
         if number == 3:
             raise ZeroDivisionError(number)

@@ -184,7 +184,8 @@ def test_the_number_of_workers_is_chosen(engine):
     assert list(qmill.map(operator.neg, range(20), engine=engine)) == [-n for n in range(20)]
 
 
-def test_pains_4_large_results(map_):
+def test_large_results_of_a_map_arrive(map_):
+    """PAINS 4: join before drain deadlocks."""
     results = map_(lambda number: bytes([number]) * 200_000, range(8))
     assert [(len(one), one[0]) for one in results] == [(200_000, number) for number in range(8)]
 
@@ -194,7 +195,8 @@ def test_large_items_and_results(map_):
     assert list(map_(lambda item: item, items)) == items
 
 
-def test_pains_4_large_results_that_nobody_takes(engine):
+def test_large_results_that_nobody_takes(engine):
+    """PAINS 4: join before drain deadlocks."""
     results = qmill.map(lambda _: bytes(200_000), range(8), max_workers=2, engine=engine)
     assert len(next(results)) == 200_000
     results.close()
@@ -240,7 +242,8 @@ def test_nothing_is_read_before_the_first_result_is_asked_for(map_):
     assert list(results) == [0, 1, 2, 3, 4]
 
 
-def test_pains_14_the_sixth_of_ten_slow_inputs_is_not_read_for_the_first_result(map_, gates):
+def test_the_sixth_of_ten_slow_inputs_is_not_read_for_the_first_result(map_, gates):
+    """PAINS 14: `map` reads its whole input, and memory grows."""
     source = Source(range(10))
     results = map_(get_permit_slowly, source, gates)
     gates[0].put("first")
@@ -252,8 +255,11 @@ def test_pains_14_the_sixth_of_ten_slow_inputs_is_not_read_for_the_first_result(
     assert source.num_read == 10
 
 
-def test_pains_14_slow_inputs_are_read_a_little_ahead_of_the_results(map_, gates):
-    """With two workers, four are under way."""
+def test_slow_inputs_are_read_a_little_ahead_of_the_results(map_, gates):
+    """PAINS 14: `map` reads its whole input, and memory grows.
+
+    With two workers, four are under way.
+    """
     source = Source(range(10))
     results = map_(get_permit_slowly, source, gates)
     for number, permits in enumerate(gates):
@@ -262,7 +268,8 @@ def test_pains_14_slow_inputs_are_read_a_little_ahead_of_the_results(map_, gates
         assert source.num_read <= number + 1 + 4
 
 
-def test_pains_14_an_endless_input(map_):
+def test_a_map_of_an_endless_input_gives_results(map_):
+    """PAINS 14: `map` reads its whole input, and memory grows."""
     source = Source(itertools.count())
     results = map_(operator.neg, source)
     assert list(itertools.islice(results, 300)) == [-number for number in range(300)]
@@ -344,7 +351,8 @@ def test_unordered_results_are_all_there(map_):
 
 
 @pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"chunksize": 5}, {"buffersize": 2}])
-def test_pains_24_an_error_comes_after_the_results_before_it(map_, options):
+def test_an_error_comes_after_the_results_before_it(map_, options):
+    """PAINS 24: a task that raises makes `map` return 3 of 8 results, silently."""
     results = map_(fail_at_three, range(8), **options)
     taken, error = take_until_error(results, ZeroDivisionError)
     assert taken == [0, 1, 2]
@@ -353,14 +361,16 @@ def test_pains_24_an_error_comes_after_the_results_before_it(map_, options):
         next(results)
 
 
-def test_pains_24_an_error_shows_where_the_task_failed():
+def test_an_error_shows_where_the_task_failed():
+    """PAINS 24: a task that raises makes `map` return 3 of 8 results, silently."""
     _, error = take_until_error(
         qmill.map(fail_at_three, range(8), max_workers=2), ZeroDivisionError
     )
     assert "in fail_at_three" in str(error.__cause__)
 
 
-def test_pains_24_unordered_errors_are_raised_too(map_):
+def test_unordered_errors_are_raised_too(map_):
+    """PAINS 24: a task that raises makes `map` return 3 of 8 results, silently."""
     taken, _ = take_until_error(map_(fail_at_three, range(8), ordered=False), ZeroDivisionError)
     assert 3 not in taken
 
@@ -378,7 +388,8 @@ def test_an_error_does_not_wait_for_slow_items_after_it(gate):
     assert take_until_error(results, ZeroDivisionError)[0] == []
 
 
-def test_pains_24_a_stop_iteration_of_a_task_is_no_silent_end(map_, jobs):
+def test_a_stop_iteration_of_a_task_is_no_silent_end(map_, jobs):
+    """PAINS 24: a task that raises makes `map` return 3 of 8 results, silently."""
     for results in (
         map_(stop_iteration_at_three, range(8)),
         jobs.map(stop_iteration_at_three, range(8)),
@@ -408,7 +419,8 @@ def test_an_error_of_the_input_ends_an_unordered_map(map_):
 
 @pytest.mark.parametrize("how", ["item", "result"])
 @pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"chunksize": 3}])
-def test_pains_6_what_cannot_be_pickled_in_the_middle(how, options):
+def test_what_cannot_be_pickled_in_the_middle(how, options):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     items = [1, 2, threading.Lock(), 4] if how == "item" else [1, 2, 3, 4]
 
     def function(item):
@@ -420,7 +432,8 @@ def test_pains_6_what_cannot_be_pickled_in_the_middle(how, options):
     assert "lock" in str(error)
 
 
-def test_pains_6_a_function_that_cannot_be_pickled():
+def test_a_function_that_cannot_be_pickled():
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     lock = threading.Lock()
     with pytest.raises(qmill.SerializationError, match="lock"):
         list(qmill.map(lambda _: lock, [1, 2], max_workers=2))
@@ -1034,7 +1047,8 @@ def test_jobs_of_a_map_run_before_anybody_asks(jobs, gate):
 
 
 @pytest.mark.parametrize("options", [{}, {"buffersize": 3}, {"chunksize": 1}, {"chunksize": 5}])
-def test_pains_24_an_error_of_a_queues_map_comes_after_the_results_before_it(jobs, options):
+def test_an_error_of_a_queues_map_comes_after_the_results_before_it(jobs, options):
+    """PAINS 24: a task that raises makes `map` return 3 of 8 results, silently."""
     results = jobs.map(fail_at_three, range(8), **options)
     taken, error = take_until_error(results, ZeroDivisionError)
     assert taken == [0, 1, 2]
@@ -1045,7 +1059,8 @@ def test_pains_24_an_error_of_a_queues_map_comes_after_the_results_before_it(job
 
 
 @pytest.mark.parametrize("how", ["item", "result"])
-def test_pains_6_what_cannot_be_pickled_in_the_middle_of_a_queues_map(how):
+def test_what_cannot_be_pickled_in_the_middle_of_a_queues_map(how):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     items = [1, 2, threading.Lock(), 4] if how == "item" else [1, 2, 3, 4]
 
     def function(item):

@@ -249,7 +249,8 @@ def test_a_killed_creator_takes_nothing_with_it(start_program):
     queue.close()
 
 
-def test_pains_1_a_killed_reader_of_a_named_queue_costs_nobody_anything(start_program):
+def test_a_killed_reader_of_a_named_queue_costs_nobody_anything(start_program):
+    """PAINS 1: a killed process held the queue's lock: everyone hangs."""
     queue = qmill.Queue(name="orders")
     queue.put_many([1, 2])
     reader = open_in(start_program(SERVANT), "orders")

@@ -260,7 +260,8 @@ def test_no_maxsize_is_no_limit(make_queue, maxsize):
     assert queue.qsize() == 1000
 
 
-def test_pains_11_counts_are_exact_after_each_call(make_queue):
+def test_counts_are_exact_after_each_call(make_queue):
+    """PAINS 11: `Empty` from a queue that is not; no `qsize` on macOS."""
     queue = make_queue(maxsize=2)
     counts = [(queue.qsize(), queue.empty(), queue.full())]
     for step in (partial(queue.put, 1), partial(queue.put, 2), queue.get, queue.get):
@@ -275,7 +276,8 @@ def test_pains_11_counts_are_exact_after_each_call(make_queue):
     ]
 
 
-def test_pains_11_no_empty_from_a_queue_that_is_not(queue):
+def test_no_empty_from_a_queue_that_is_not(queue):
+    """PAINS 11: `Empty` from a queue that is not; no `qsize` on macOS."""
     for number in range(200):
         queue.put(number)
         assert queue.get_nowait() == number
@@ -572,7 +574,8 @@ def test_a_failing_generator_leaves_the_queue_as_it_was(queue):
     assert drain(queue) == [0]
 
 
-def test_pains_6_put_many_with_an_unpicklable_item_leaves_the_queue_as_it_was(process_queue):
+def test_put_many_with_an_unpicklable_item_leaves_the_queue_as_it_was(process_queue):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     process_queue.put(0)
     with pytest.raises(qmill.SerializationError):
         process_queue.put_many([1, threading.Lock(), 3])
@@ -727,7 +730,8 @@ each_get = pytest.mark.parametrize("get", GETS.values(), ids=GETS)
 
 
 @each_put
-def test_pains_12_a_queue_that_is_shut_down_refuses_puts(make_queue, put):
+def test_a_queue_that_is_shut_down_refuses_puts(make_queue, put):
+    """PAINS 12: multiprocessing's queues have no `shutdown()`."""
     queue = make_queue(maxsize=5)
     queue.shutdown()
     with pytest.raises(qmill.ShutDown):
@@ -744,14 +748,16 @@ def test_a_full_queue_that_is_shut_down_says_so(make_queue, put):
 
 
 @each_get
-def test_pains_12_what_is_left_can_be_taken_after_shutdown(queue, get):
+def test_what_is_left_can_be_taken_after_shutdown(queue, get):
+    """PAINS 12: multiprocessing's queues have no `shutdown()`."""
     fill(queue, ["left", "over"])
     queue.shutdown()
     assert get(queue) in ("left", ["left", "over"])
 
 
 @each_get
-def test_pains_12_a_queue_shut_down_and_empty_says_so(queue, get):
+def test_a_queue_shut_down_and_empty_says_so(queue, get):
+    """PAINS 12: multiprocessing's queues have no `shutdown()`."""
     fill(queue, ["left"])
     queue.shutdown()
     queue.get()

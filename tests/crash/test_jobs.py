@@ -244,7 +244,8 @@ def test_a_function_of_a_module_that_a_worker_does_not_have(method, monkeypatch)
         check_healthy(jobs)
 
 
-def test_pains_7_an_exception_that_cannot_be_rebuilt_arrives_wrapped(quick_method):
+def test_an_exception_that_cannot_be_rebuilt_arrives_wrapped(quick_method):
+    """PAINS 7: an exception that cannot be unpickled hangs the pool."""
     with qmill.JobQueue(1) as jobs:
         for function in (functions.fail_oddly, functions.fail_with_a_lock):
             error = outcome(jobs.put(function, suppress_errors=True))
@@ -735,7 +736,8 @@ def test_a_job_that_leaves_politely_at_its_timeout_has_timed_out(quick_method):
         check_healthy(jobs)
 
 
-def test_pains_23_a_job_that_ignores_sigterm_holds_up_nobody(quick_method):
+def test_a_job_that_ignores_sigterm_holds_up_nobody(quick_method):
+    """PAINS 23: a job that ignores SIGTERM freezes the queue."""
     told = qmill.Queue()
     with qmill.JobQueue(2) as jobs:
         timeout = 0.2
@@ -753,7 +755,8 @@ def test_pains_23_a_job_that_ignores_sigterm_holds_up_nobody(quick_method):
         assert still_there([told.get()]) == []
 
 
-def test_pains_23_many_timeouts_at_once(quick_method):
+def test_many_timeouts_at_once(quick_method):
+    """PAINS 23: a job that ignores SIGTERM freezes the queue."""
     with qmill.JobQueue(4) as jobs:
         stuck = [
             jobs.put(functions.wait_for, [qmill.Queue()], timeout=0.05, suppress_errors=True)
@@ -767,7 +770,8 @@ def test_pains_23_many_timeouts_at_once(quick_method):
 # -- deaths without end ---------------------------------------------------------------------------
 
 
-def test_pains_2_what_has_lost_its_worker_is_told(quick_method):
+def test_what_has_lost_its_worker_is_told(quick_method):
+    """PAINS 2: the pool hangs after a worker is killed."""
     with qmill.JobQueue(2) as jobs:
         some = [
             jobs.put(functions.die, "os._exit(3)", suppress_errors=True)
@@ -784,7 +788,8 @@ def test_pains_2_what_has_lost_its_worker_is_told(quick_method):
 
 
 @pytest.mark.parametrize("num_deaths", [200])
-def test_pains_3_the_queue_outlives_all_its_workers(quick_method, num_deaths, tmp_path):
+def test_the_queue_outlives_all_its_workers(quick_method, num_deaths, tmp_path):
+    """PAINS 3: one crash breaks the pool for ever."""
     file = tmp_path / "marks"
     with qmill.JobQueue(2) as jobs:
         deaths, others = [], []
@@ -932,7 +937,9 @@ def test_workers_killed_at_random(method, num_workers, worker_pids, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_pains_9_recycling_under_load(quick_method, limit):
+def test_recycling_under_load(quick_method, limit):
+    """PAINS 9: recycling workers deadlocks."""
+
     def submit(jobs, first):
         some = [jobs.submit(functions.echo, first + number) for number in range(20)]
         pids = [jobs.submit(functions.pid) for _ in range(20)]
@@ -1144,7 +1151,8 @@ def test_cancel_races_with_the_end(quick_method, num_workers, tmp_path):
 # -- cancel, stop, callbacks ----------------------------------------------------------------------
 
 
-def test_pains_15_cancel_kills_what_runs(method):
+def test_cancel_kills_what_runs(method):
+    """PAINS 15: a running task cannot be cancelled."""
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
         jobs.submit(functions.nothing).result()
@@ -1550,7 +1558,8 @@ def test_large_arguments_and_results(method):
         check_healthy(jobs)
 
 
-def test_pains_8_a_worker_that_dies_while_it_packs_much(quick_method):
+def test_a_worker_that_dies_while_it_packs_much(quick_method):
+    """PAINS 8: a crash during a large send hangs."""
     with qmill.JobQueue(1) as jobs:
         for size in (10, 60_000, 5 << 20):
             job = jobs.put(functions.give_laden, size, suppress_errors=True)
@@ -1569,7 +1578,8 @@ def busy_parent(quick_method):
         check_healthy(jobs)
 
 
-def test_pains_8_a_worker_that_is_killed_while_it_sends(busy_parent):
+def test_a_worker_that_is_killed_while_it_sends(busy_parent):
+    """PAINS 8: a crash during a large send hangs."""
     jobs, reading, go_on = busy_parent
     told, gate = qmill.Queue(), qmill.Queue()
     sends = jobs.put(functions.fill_channel, (told, gate, 50_000), suppress_errors=True)
@@ -1585,7 +1595,8 @@ def test_pains_8_a_worker_that_is_killed_while_it_sends(busy_parent):
 
 
 @pytest.mark.parametrize("size", [10, 60_000, 5 << 20])
-def test_pains_8_a_worker_that_is_killed_while_it_is_sent_something(quick_method, size):
+def test_a_worker_that_is_killed_while_it_is_sent_something(quick_method, size):
+    """PAINS 8: a crash during a large send hangs."""
     with qmill.JobQueue(1) as jobs:
         for _ in range(3):
             pid = jobs.submit(functions.pid).result()
@@ -1600,7 +1611,8 @@ def test_pains_8_a_worker_that_is_killed_while_it_is_sent_something(quick_method
 
 
 @pytest.mark.parametrize("size", [1_000, 60_000])
-def test_pains_8_a_worker_that_is_killed_while_it_is_told_of_classes(monkeypatch, size):
+def test_a_worker_that_is_killed_while_it_is_told_of_classes(monkeypatch, size):
+    """PAINS 8: a crash during a large send hangs."""
     monkeypatch.setenv("QMILL_START_METHOD", "forkserver")
     with qmill.JobQueue(1) as jobs:
         pid = jobs.submit(functions.pid).result()
@@ -1614,8 +1626,11 @@ def test_pains_8_a_worker_that_is_killed_while_it_is_told_of_classes(monkeypatch
         check_healthy(jobs)
 
 
-def test_pains_25_a_worker_that_is_stuck_holds_up_no_other(quick_method):
-    """Each has a channel of its own, so what one does not read or finish is not in the way."""
+def test_a_worker_that_is_stuck_holds_up_no_other(quick_method):
+    """PAINS 25: a shared pipe and its lock strand the next task.
+
+    Each has a channel of its own, so what one does not read or finish is not in the way.
+    """
     told = qmill.Queue()
     with qmill.JobQueue(2) as jobs:
         stopped = jobs.put(functions.tell_and_stop, [told], suppress_errors=True)
@@ -1666,7 +1681,8 @@ def test_a_job_that_has_just_ended_can_be_cancelled_at_no_others_cost(busy_paren
 # -- what a death tells ---------------------------------------------------------------------------
 
 
-def test_pains_22_a_death_names_pid_signal_exit_code_job_and_memory(method):
+def test_a_death_names_pid_signal_exit_code_job_and_memory(method):
+    """PAINS 22: "timeout or memory leak": a vague death."""
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
         job = jobs.put(functions.tell_and_wait, [told, qmill.Queue()], name="a long one")
@@ -1691,7 +1707,8 @@ def test_pains_22_a_death_names_pid_signal_exit_code_job_and_memory(method):
 # -- logging --------------------------------------------------------------------------------------
 
 
-def test_pains_21_what_workers_log_reaches_the_parents_handlers(method, caplog):
+def test_what_workers_log_reaches_the_parents_handlers(method, caplog):
+    """PAINS 21: logs of workers are lost."""
     name = f"test.{method}"
     logging.getLogger(name).setLevel(logging.INFO)  # the root's is WARNING
     with qmill.JobQueue(1, name="logs") as jobs:
@@ -1710,7 +1727,9 @@ def test_pains_21_what_workers_log_reaches_the_parents_handlers(method, caplog):
     assert "in fail" in caplog.handler.format(records[-2])
 
 
-def test_pains_21_a_logger_with_a_handler_of_its_own(method):
+def test_a_logger_with_a_handler_of_its_own(method):
+    """PAINS 21: logs of workers are lost."""
+
     class Keeps(logging.Handler):
         def emit(self, record):
             kept.append(record.getMessage())
@@ -1736,7 +1755,8 @@ EXTRAS = {
 
 
 @pytest.mark.parametrize("what", EXTRAS)
-def test_pains_21_an_extra_that(quick_method, what, caplog):
+def test_a_log_record_with_an_extra_that(quick_method, what, caplog):
+    """PAINS 21: logs of workers are lost."""
     with qmill.JobQueue(1) as jobs:
         pid = jobs.submit(functions.pid).result()
         job = jobs.submit(functions.log_with, EXTRAS[what])
@@ -1753,7 +1773,8 @@ def test_a_long_record(method, caplog):
 
 
 @pytest.mark.parametrize("size", [100, 40_000])
-def test_pains_21_processes_of_a_job_may_log(quick_method, size, caplog):
+def test_processes_of_a_job_may_log(quick_method, size, caplog):
+    """PAINS 21: logs of workers are lost."""
     with qmill.JobQueue(1) as jobs:
         job = jobs.submit(functions.log_in_processes, 4, 15, size)
         assert outcome(job) == [0] * 4
@@ -1844,7 +1865,8 @@ RUNNING = {
 
 
 @pytest.mark.parametrize("what", RUNNING)
-def test_pains_16_no_worker_outlives_a_killed_parent(start_program, what):
+def test_no_worker_outlives_a_killed_parent(start_program, what):
+    """PAINS 16: orphans live on after the parent is killed."""
     start = RUNNING[what]
     if what == "idle":
         start = "some = [jobs.submit(functions.tell_and_wait, told, gate) for _ in range(3)]"
@@ -1866,7 +1888,8 @@ threading.Event().wait()
     assert watch.wait() == []
 
 
-def test_pains_16_not_even_those_of_nested_queues_or_of_recycling(start_program):
+def test_no_worker_of_nested_queues_or_of_recycling_outlives_a_killed_parent(start_program):
+    """PAINS 16: orphans live on after the parent is killed."""
     program = start_program(
         """
 jobs = qmill.JobQueue(3, max_jobs_per_worker=1)
@@ -1931,7 +1954,8 @@ for _ in qmill.map(functools.partial(functions.tell_and_wait, gate=gate), items(
 
 
 @pytest.mark.parametrize("where", INTERRUPTED)
-def test_pains_17_ctrl_c_ends_everything_with_one_traceback(start_program, where):
+def test_ctrl_c_ends_everything_with_one_traceback(start_program, where):
+    """PAINS 17: Ctrl-C hangs, and prints a page for each worker."""
     source = READY + INTERRUPTED[where]
     if where == "in map":
         source = source.replace("for _ in qmill", "Call(ready, 2)\nfor _ in qmill")
@@ -1985,7 +2009,8 @@ with qmill.JobQueue(2) as jobs:
 
 
 @pytest.mark.parametrize("load", LOADS)
-def test_pains_17_ctrl_c_under_load(start_program, load):
+def test_ctrl_c_under_load(start_program, load):
+    """PAINS 17: Ctrl-C hangs, and prints a page for each worker."""
     program = start_program("import itertools\n" + LOADS[load])
     assert program.hear() == ["go"]
     program.interrupt_group()
@@ -2241,7 +2266,8 @@ def test_ctrl_c_waits_for_no_thread(start_program, where):
 # -- very many ------------------------------------------------------------------------------------
 
 
-def test_pains_10_a_hundred_thousand_jobs():
+def test_a_hundred_thousand_jobs():
+    """PAINS 10: submitting very many jobs deadlocks."""
     with qmill.JobQueue(2) as jobs:
         for job in [jobs.submit(functions.nothing) for _ in range(100_000)]:
             assert job.result() is None

@@ -374,7 +374,8 @@ tell(os.fstat(queue._ring.fileno()).st_size)
 
 @pytest.mark.parametrize("size", [10_000, 900_000, 9_000_000])
 @pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_FSIZE"])
-def test_pains_20_a_limit_is_an_error_and_not_the_end(program, kind, size):
+def test_a_limit_is_an_error_and_not_the_end(program, kind, size):
+    """PAINS 20: a small /dev/shm ends in a bus error."""
     limited = program(LIMITED.format(kind=kind, size=size))
     for _ in range(2):
         (held,) = limited.hear_pids()
@@ -386,7 +387,8 @@ def test_pains_20_a_limit_is_an_error_and_not_the_end(program, kind, size):
     assert limited.exitcode == 0
 
 
-def test_pains_20_a_reader_without_memory_is_told_so_and_loses_nothing(program):
+def test_a_reader_without_memory_is_told_so_and_loses_nothing(program):
+    """PAINS 20: a small /dev/shm ends in a bus error."""
     queue = qmill.Queue()
     item = os.urandom(20_000_000)
     queue.put(item)
@@ -451,7 +453,8 @@ tell("passed", 20 * 8_000_000)
 
 
 @pytest.mark.parametrize("how", ["size=1m", "ro"])
-def test_pains_20_a_small_dev_shm_does_not_matter(how):
+def test_a_small_dev_shm_does_not_matter(how):
+    """PAINS 20: a small /dev/shm ends in a bus error."""
     mount = f"mount -t tmpfs -o {how} none /dev/shm"
     command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"]
     if not shutil.which("unshare") or subprocess.run([*command, "true"], check=False).returncode:

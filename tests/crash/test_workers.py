@@ -149,13 +149,15 @@ def test_notes_are_kept(method, run):
 
 
 @pytest.mark.parametrize("function", [functions.fail_oddly, functions.fail_without_text])
-def test_pains_7_an_exception_that_cannot_be_rebuilt_arrives_wrapped(method, run, function):
+def test_an_exception_that_cannot_be_rebuilt_arrives_wrapped(method, run, function):
+    """PAINS 7: an exception that cannot be unpickled hangs the pool."""
     error = run(function).exception()
     assert not isinstance(error, qmill.WorkerDied)
     assert f"in {function.__name__}" in str(error.__cause__)
 
 
-def test_pains_6_a_result_that_cannot_be_pickled(method, run):
+def test_a_result_that_cannot_be_pickled_raises(method, run):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     worker = run(functions.a_lock)
     with pytest.raises(qmill.SerializationError, match=r"_thread\.lock"):
         worker.result()
@@ -164,7 +166,8 @@ def test_pains_6_a_result_that_cannot_be_pickled(method, run):
         worker.result()
 
 
-def test_pains_6_a_result_that_cannot_be_rebuilt(method, run):
+def test_a_result_that_cannot_be_rebuilt_raises(method, run):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     with pytest.raises(qmill.SerializationError, match="Unrebuildable"):
         run(functions.a_thing_that_cannot_be_rebuilt).result()
 
@@ -175,20 +178,23 @@ def test_the_result_and_the_exception_agree_about_a_result_that_cannot_be_pickle
 
 
 @pytest.mark.parametrize("size", [0, 32_000, 33_000, 250_000, 50_000_000])
-def test_pains_4_a_result_of_any_size_can_be_joined_before_it_is_read(method, run, size):
+def test_a_result_of_any_size_can_be_joined_before_it_is_read(method, run, size):
+    """PAINS 4: join before drain deadlocks."""
     worker = run(functions.many_bytes, size)
     worker.join(LIMIT_S)
     assert worker.exitcode == 0
     assert len(worker.result()) == size
 
 
-def test_pains_4_a_large_result_that_somebody_waits_for(method, run):
+def test_large_results_arrive_while_they_are_waited_for(method, run):
+    """PAINS 4: join before drain deadlocks."""
     calls = [run(functions.many_bytes, 100_000) for _ in range(4)]
     assert [len(worker.result()) for worker in calls] == [100_000] * 4
 
 
 @pytest.mark.parametrize("timeout", [None, LIMIT_S])
-def test_pains_4_a_large_result_that_comes_in_two_pieces(run, timeout):
+def test_a_large_result_that_comes_in_two_pieces(run, timeout):
+    """PAINS 4: join before drain deadlocks."""
     # The parent sees the first piece before the worker has sent the second.
     gate = qmill.Queue()
     worker = run(functions.slow_to_send, 1_000_000, gate)
@@ -278,19 +284,22 @@ def test_bad_timeouts(timeout):
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-def test_pains_18_arguments_that_cannot_be_pickled_raise_from_run(start_method, monkeypatch):
+def test_arguments_that_cannot_be_pickled_raise_from_run(start_method, monkeypatch):
+    """PAINS 18: forkserver and spawn cannot pickle; functions of notebooks hang."""
     monkeypatch.setenv("QMILL_START_METHOD", start_method)
     with pytest.raises(qmill.SerializationError, match=r"lock.*start_method='fork'"):
         qmill.run(functions.add, {"lock": threading.Lock()})
 
 
-def test_pains_18_what_cannot_be_pickled_is_shared_under_fork(workers):
+def test_what_cannot_be_pickled_is_shared_under_fork(workers):
+    """PAINS 18: forkserver and spawn cannot pickle; functions of notebooks hang."""
     lock = threading.Lock()
     workers.append(qmill.Worker(lambda: lock.acquire(False), start_method="fork"))
     assert workers[0].result() is True
 
 
-def test_pains_18_lambdas_and_closures(method, run):
+def test_lambdas_and_closures_run_in_workers(method, run):
+    """PAINS 18: forkserver and spawn cannot pickle; functions of notebooks hang."""
     factor = 3
     assert run(lambda number: factor * number, 4).result() == 12
 
@@ -445,7 +454,8 @@ print("worker has ended", flush=True)
         ("abort", -6, 6, "SIGABRT"),
     ],
 )
-def test_pains_22_a_death_is_told_with_all_that_is_known(method, run, how, exitcode, number, told):
+def test_a_death_is_told_with_all_that_is_known(method, run, how, exitcode, number, told):
+    """PAINS 22: "timeout or memory leak": a vague death."""
     worker = run(functions.die, how)
     with pytest.raises(qmill.WorkerDied) as info:
         worker.result()
@@ -741,7 +751,8 @@ def test_stop_needs_no_room_in_a_full_queue(method, run):
     assert data_of(out.items()) == [0, 1]
 
 
-def test_pains_4_stop_joins_workers_that_have_put_much(method, run):
+def test_stop_joins_workers_that_have_put_much(method, run):
+    """PAINS 4: join before drain deadlocks."""
     q, out = qmill.Q(), qmill.Q()
     q.stop([run(functions.put_large, out, 8, 200_000)])
     assert sum(len(message.data) for message in out.items()) == 1_600_000
@@ -1219,7 +1230,8 @@ signal.pause()
 # -- the parent's death ---------------------------------------------------------------------------
 
 
-def test_pains_16_no_worker_outlives_a_killed_parent(start_program):
+def test_no_worker_outlives_a_killed_parent(start_program):
+    """PAINS 16: orphans live on after the parent is killed."""
     program = start_program(
         """
 ready, gate = qmill.Queue(), qmill.Queue()
@@ -1234,7 +1246,8 @@ gate.get()
 
 
 @pytest.mark.parametrize("how", functions.STUCK)
-def test_pains_16_not_even_one_that_is_stuck_in_c(start_program, how):
+def test_a_worker_that_is_stuck_in_c_dies_with_its_parent(start_program, how):
+    """PAINS 16: orphans live on after the parent is killed."""
     program = start_program(
         f"""
 pids = qmill.Queue()
@@ -1251,7 +1264,8 @@ worker.join()
     assert watch.wait() == []
 
 
-def test_pains_16_not_even_workers_of_workers(start_program):
+def test_workers_of_workers_die_with_a_killed_parent(start_program):
+    """PAINS 16: orphans live on after the parent is killed."""
     program = start_program(
         """
 pids, gate = qmill.Queue(), qmill.Queue()
@@ -1265,7 +1279,8 @@ worker.join()
     assert watch.wait() == []
 
 
-def test_pains_16_not_even_one_that_ignores_signals(start_program):
+def test_a_worker_that_ignores_signals_dies_with_its_parent(start_program):
+    """PAINS 16: orphans live on after the parent is killed."""
     program = start_program(
         """
 ready, gate = qmill.Queue(), qmill.Queue()
@@ -1280,7 +1295,8 @@ worker.join()
     assert watch.wait() == []
 
 
-def test_pains_16_a_worker_that_is_starting(start_program):
+def test_a_worker_that_is_starting_dies_with_its_parent(start_program):
+    """PAINS 16: orphans live on after the parent is killed."""
     program = start_program(
         """
 crew = [qmill.run(functions.stick, "sleep", qmill.Queue()) for _ in range(5)]
@@ -1294,7 +1310,8 @@ crew[0].join()
 
 
 @pytest.mark.parametrize("fork", ["os.fork()", "multiprocessing", "subprocess"])
-def test_pains_16_workers_die_although_a_child_of_their_parent_lives(start_program, fork):
+def test_workers_die_although_a_child_of_their_parent_lives(start_program, fork):
+    """PAINS 16: orphans live on after the parent is killed."""
     program = start_program(
         f"""
 import multiprocessing, subprocess
@@ -1417,7 +1434,8 @@ WAITS = {
 
 
 @pytest.mark.parametrize("where", WAITS)
-def test_pains_17_ctrl_c_ends_everything_with_one_traceback(start_program, where):
+def test_ctrl_c_ends_everything_with_one_traceback(start_program, where):
+    """PAINS 17: Ctrl-C hangs, and prints a page for each worker."""
     program = start_program(
         f"""
 q, other, out, ready, gate = qmill.Q(), qmill.Q(), qmill.Q(), qmill.Queue(), qmill.Queue()
@@ -1441,7 +1459,8 @@ tell(*[ready.get() for _ in crew])
     assert program.exitcode == -signal.SIGINT
 
 
-def test_pains_17_ctrl_c_that_the_program_handles(start_program):
+def test_ctrl_c_that_the_program_handles(start_program):
+    """PAINS 17: Ctrl-C hangs, and prints a page for each worker."""
     program = start_program(
         """
 q, out, ready = qmill.Q(), qmill.Q(), qmill.Queue()
@@ -1465,7 +1484,8 @@ except KeyboardInterrupt:
     assert (program.exitcode, errors) == (0, "")
 
 
-def test_pains_17_ctrl_c_while_workers_start(start_program, method):
+def test_ctrl_c_while_workers_start(start_program, method):
+    """PAINS 17: Ctrl-C hangs, and prints a page for each worker."""
     program = start_program(
         """
 gate = qmill.Queue()

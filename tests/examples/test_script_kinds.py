@@ -28,7 +28,8 @@ def test_all_kinds_were_tried(outcomes):
     assert len(outcomes) >= 180
 
 
-def test_pains_27_what_can_go_gives_the_right_result(outcomes, way):
+def test_what_can_go_gives_the_right_result(outcomes, way):
+    """PAINS 27: slots, caches and singledispatch of `__main__` cannot be sent."""
     wrong = {
         name: outcome.wrong
         for name, outcome in outcomes.items()

@@ -124,7 +124,8 @@ def test_a_queue_for_processes_carries_copies():
     assert q.get().data == [1]
 
 
-def test_pains_6_what_cannot_be_pickled_raises_from_put():
+def test_what_cannot_be_pickled_raises_from_put():
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     q = Q()
     with pytest.raises(qmill.SerializationError, match=r"lock"):
         q.put({"lock": threading.Lock()})

@@ -610,7 +610,8 @@ class WithHostileSlot(Refused):
     ],
     ids=lambda value: None if isinstance(value, list) else type(value).__name__,
 )
-def test_pains_6_the_error_names_the_object_and_the_path(obj, told):
+def test_the_error_names_the_object_and_the_path(obj, told):
+    """PAINS 6: an item that cannot be pickled vanishes or hangs."""
     with pytest.raises(qmill.SerializationError) as info:
         dumps(obj)
     for piece in told:
@@ -979,7 +980,8 @@ def test_an_exception_group_crosses():
     [OddInit(3, "odd"), Unpicklable("odd"), BrokenReduce("odd"), RebuiltAsText("odd")],
     ids=lambda error: type(error).__name__,
 )
-def test_pains_7_an_exception_that_cannot_cross_comes_wrapped(error):
+def test_an_exception_that_cannot_cross_comes_wrapped(error):
+    """PAINS 7: an exception that cannot be unpickled hangs the pool."""
     same = crossed(error)
     assert isinstance(same, qmill.SerializationError)
     assert type(error).__name__ in str(same)
@@ -1006,12 +1008,14 @@ def test_an_error_travels_without_its_frames_whatever_copyreg_is_told(monkeypatc
 
 
 @pytest.mark.parametrize("error", [BrokenStr("odd"), Unpicklable(Unprintable())])
-def test_pains_7_dump_error_never_fails(error):
+def test_dump_error_never_fails(error):
+    """PAINS 7: an exception that cannot be unpickled hangs the pool."""
     same = crossed(error)
     assert type(error).__name__ in f"{type(same).__name__} {same.__cause__}"
 
 
-def test_pains_7_an_exception_whose_rebuilding_exits_does_not_end_the_reader():
+def test_an_exception_whose_rebuilding_exits_does_not_end_the_reader():
+    """PAINS 7: an exception that cannot be unpickled hangs the pool."""
     assert isinstance(crossed(RebuildExits()), Exception)
 
 
