@@ -16,7 +16,6 @@ import math
 import operator
 import os
 import traceback
-import uuid
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -166,7 +165,7 @@ class JobQueue(Executor):
         _bar_type(progress)
         if max_workers is None:
             max_workers = _default_workers(engine)
-        self.name = uuid.uuid4().hex[:8] if name is None else str(name)
+        self.name = os.urandom(4).hex() if name is None else str(name)
         self._max_workers = _check_workers(max_workers)
         settings = Settings(
             self.name,

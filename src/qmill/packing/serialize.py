@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import copyreg
 import io
+import os
 import struct
 import sys
 import threading
@@ -768,13 +769,11 @@ def _identify(obj: Any) -> Definition:
 
 def renew(obj: Any) -> Definition:
     """Give a class or function a new key. Readers keep the definition that has the old key."""
-    from uuid import uuid4
-
     definition: Definition
     if isinstance(obj, (type, FunctionType)):
-        definition = uuid4().bytes, obj.__qualname__, isinstance(obj, type)
+        definition = os.urandom(16), obj.__qualname__, isinstance(obj, type)
     else:
-        definition = uuid4().bytes, main_name(obj) or "", None
+        definition = os.urandom(16), main_name(obj) or "", None
     _remember(definition, obj)
     return definition
 

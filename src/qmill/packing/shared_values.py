@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -50,7 +49,7 @@ def shared(value: T) -> Shared[T]:
     first job reads it and kept for later jobs. Large buffers in the copy, such as those of NumPy
     arrays, are shared by all processes of a machine, and are read-only.
     """
-    return Shared(secrets.randbits(63), value)
+    return Shared(int.from_bytes(os.urandom(8), "big") >> 1, value)
 
 
 class Shared(Generic[T]):

@@ -7,6 +7,7 @@ object that has arrived once is not made or filled a second time.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from cloudpickle import cloudpickle
@@ -53,9 +54,7 @@ def tracker_id(obj: Any) -> str:
     """Return the id under which an object is found in each process."""
     if _is_tracked_weakly(obj):
         return cloudpickle._get_or_create_tracker_id(obj)  # type: ignore[no-any-return]
-    from uuid import uuid4
-
-    key = _strong_ids.setdefault(id(obj), uuid4().hex)
+    key = _strong_ids.setdefault(id(obj), os.urandom(16).hex())
     _strong[key] = obj
     return key
 
