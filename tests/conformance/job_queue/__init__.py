@@ -1,0 +1,1 @@
+"""Promises of `qmill.JobQueue` beyond those of an executor."""
