@@ -923,7 +923,7 @@ def test_those_that_are_stopped_leave_the_lane_to_who_follows(bench):
 
 def test_an_empty_heap():
     heap = JobHeap()
-    assert len(heap) == 0
+    assert heap.size == 0
     assert list(heap) == []
     assert heap.first() is None
     assert heap.first_key() is None
@@ -934,12 +934,12 @@ def test_a_heap_gives_jobs_by_key_then_by_number(bench):
     jobs = [bench.make(name) for name in "abcdef"]
     for key, job in zip([3, 1, 3, 2, 1, 2], jobs, strict=True):
         heap.push(key, job)
-    assert len(heap) == 6
+    assert heap.size == 6
     assert heap.first().name == "b"
     assert heap.first_key() == 1
-    assert len(heap) == 6
+    assert heap.size == 6
     assert [heap.pop().name for _ in range(6)] == list("bedfac")
-    assert len(heap) == 0
+    assert heap.size == 0
 
 
 def test_any_job_can_be_taken_out_of_a_heap(bench):
@@ -952,7 +952,7 @@ def test_any_job_can_be_taken_out_of_a_heap(bench):
             if not keep:
                 heap.discard(job)
         left = [job for keep, job in zip(kept, jobs, strict=True) if keep]
-        assert len(heap) == len(left)
+        assert heap.size == len(left)
         assert [job in heap for job in jobs] == list(kept)
         assert set(heap) == set(left)
         assert heap.first() is (left[0] if left else None)
@@ -980,7 +980,7 @@ def test_a_job_that_comes_back_to_a_heap_counts_once(bench):
     heap.push(5, other)
     for key in [9, 1, 7, 1, 9]:
         heap.push(key, job)
-        assert len(heap) == 2
+        assert heap.size == 2
         assert heap.first() is (job if key < 5 else other)
         heap.discard(job)
     heap.push(1, job)
@@ -1235,7 +1235,7 @@ def footprint(thing):
             continue
         seen.add(id(one))
         if isinstance(one, CONTAINERS):
-            count += len(one)
+            count += one.size
         elif type(one).__module__ != scheduler_module.__name__:
             continue
         todo += gc.get_referents(one)

@@ -39,9 +39,10 @@ class JobHeap:
     Most jobs are added in the order in which they will run. They are kept in a *run*, a deque in
     which each key is larger than the one before, at a tenth of the cost of the heap. All other jobs
     are in the heap. `_entry` of a job is this object if the job is in the run, or its entry in the
-    heap. A place in the run or the heap that disagrees with `_entry` is abandoned.
+    heap. A place in the run or the heap that disagrees with `_entry` is abandoned. `size` is the
+    number of jobs.
 
-    A signal handler may raise after any call. So the assignments of `_entry` and `_size`, which
+    A signal handler may raise after any call. So the assignments of `_entry` and `size`, which
     make a change effective, have no call between them.
     """
 
@@ -49,10 +50,7 @@ class JobHeap:
         self._run: deque[Job] = deque()
         self._run_end: tuple[Any, int] | None = None  # key and id of the last job of the run
         self._heap: list[tuple[Any, int, Job, JobHeap]] = []
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        self.size = 0
 
     def __contains__(self, job: Job) -> bool:
         entry = job._entry
@@ -70,7 +68,7 @@ class JobHeap:
             self._run_end = key
             self._run.append(job)
             job._entry = self
-            self._size += 1
+            self.size += 1
         else:
             self.push(job.priority, job)
 
@@ -79,7 +77,7 @@ class JobHeap:
         entry = key, job.id, job, self
         heapq.heappush(self._heap, entry)
         job._entry = entry
-        self._size += 1
+        self.size += 1
 
     def first(self) -> Job | None:
         """Return the first job without removing it, or None."""
@@ -107,7 +105,7 @@ class JobHeap:
         assert job is not None
         is_in_run = job._entry is self
         job._entry = None
-        self._size -= 1
+        self.size -= 1
         if is_in_run:
             self._run.popleft()
         else:
@@ -117,8 +115,8 @@ class JobHeap:
     def discard(self, job: Job) -> None:
         """Remove a job, which must be in this object."""
         job._entry = None
-        self._size -= 1
-        if len(self._heap) + len(self._run) > 2 * self._size:
+        self.size -= 1
+        if len(self._heap) + len(self._run) > 2 * self.size:
             heap = [entry for entry in self._heap if entry[2]._entry is entry]
             heapq.heapify(heap)
             self._heap = heap
@@ -164,7 +162,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """The number of jobs that have not begun, or wait for their next attempt."""
-        return len(self._heads) + self._in_rest + len(self._backing_off)
+        return self._heads.size + self._in_rest + self._backing_off.size
 
     @property
     def num_working(self) -> int:
@@ -174,7 +172,7 @@ class Scheduler:
     @property
     def num_completed(self) -> int:
         """The number of completed jobs that were not fetched."""
-        return len(self._completed)
+        return self._completed.size
 
     def is_waiting(self, job: Job) -> bool:
         """Return whether a job waits for its first or its next attempt."""
@@ -295,7 +293,7 @@ class Scheduler:
             lane.busy.id in self.working or self.is_waiting(lane.busy)
         ):
             lane.busy = None
-        self._in_rest = sum(len(each.rest) for each in self._lanes.values())
+        self._in_rest = sum(each.rest.size for each in self._lanes.values())
         self._go_on(key, lane)
 
     def remove_all(self) -> list[Job]:
@@ -382,7 +380,7 @@ class Scheduler:
 
     def _go_on(self, key: Any, lane: _Lane) -> None:
         self._choose_head(lane)
-        if lane.head is None and lane.busy is None and not len(lane.rest):
+        if lane.head is None and lane.busy is None and not lane.rest.size:
             del self._lanes[key]
 
     def retry(self, job: Job, now: float, *, backs_off: bool = True) -> float:
@@ -426,10 +424,12 @@ class Scheduler:
     def next_due(self) -> float | None:
         """Return the moment of the next deadline or end of a backoff, or None."""
         deadlines = self._deadlines
+        if not (deadlines or self._backing_off.size):
+            return None
         while deadlines and self._deadline_of.get(deadlines[0][1]) != deadlines[0][0]:
             heapq.heappop(deadlines)
         moments = [deadlines[0][0]] if deadlines else []
-        if len(self._backing_off):
+        if self._backing_off.size:
             moments.append(self._backing_off.first_key())
         return min(moments, default=None)
 
@@ -438,7 +438,9 @@ class Scheduler:
 
         Each job is returned once; it works until it is finished.
         """
-        while len(self._backing_off) and self._backing_off.first_key() <= now:
+        if not (self._deadlines or self._backing_off.size):
+            return []
+        while self._backing_off.size and self._backing_off.first_key() <= now:
             job = self._backing_off.pop()
             if (key := job._options.lane) is not None:
                 self._lanes[key].busy = None
