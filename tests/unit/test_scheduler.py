@@ -1235,7 +1235,7 @@ def footprint(thing):
             continue
         seen.add(id(one))
         if isinstance(one, CONTAINERS):
-            count += one.size
+            count += len(one)
         elif type(one).__module__ != scheduler_module.__name__:
             continue
         todo += gc.get_referents(one)
