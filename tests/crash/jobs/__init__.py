@@ -1,0 +1,1 @@
+"""Jobs that break their worker, their pool or their parent."""
