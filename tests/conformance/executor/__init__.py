@@ -1,0 +1,1 @@
+"""`qmill.JobQueue` as a `concurrent.futures.Executor`."""

@@ -1,0 +1,1 @@
+"""`jobs.scheduler`: which job runs next, and when something is due."""
