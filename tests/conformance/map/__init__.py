@@ -1,0 +1,1 @@
+"""A function over many items: `qmill.map`, `JobQueue.map` and `qmill.parallel`."""

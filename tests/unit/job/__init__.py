@@ -1,0 +1,1 @@
+"""A job as a `concurrent.futures.Future`: outcome, waiters and costs."""

@@ -1,0 +1,1 @@
+"""`Q`, `Msg` and the mailbox."""
