@@ -23,7 +23,7 @@ from engine_support import ENGINES, KILLING, LIMIT_S
 
 import qmill
 from qmill import JobTimeout, LaneError, NotSupported, SerializationError, WorkerDied
-from qmill.packing.serialize import RemoteTraceback
+from qmill.packing.remote_errors import RemoteTraceback
 
 
 def on(*engines):

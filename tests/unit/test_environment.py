@@ -14,7 +14,7 @@ import pytest
 
 import qmill
 from qmill.engines.functions import Functions
-from qmill.packing import serialize
+from qmill.packing import definitions, serialize
 from qmill.packing.watch import CONTENT_BYTES
 
 
@@ -28,7 +28,7 @@ def main(monkeypatch):
 
 @pytest.fixture
 def functions():
-    return Functions(serialize.Exports(serialize.Names.INSTEAD, apart=True), by_name=True)
+    return Functions(serialize.Exports(definitions.Names.INSTEAD, apart=True), by_name=True)
 
 
 def define(main, source):

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from qmill import SerializationError, WorkerDied
 from qmill.engines.functions import Definitions
 from qmill.engines.process import kept_results, protocol as packets
-from qmill.packing import serialize
+from qmill.packing import remote_errors, serialize
 from tests.limits import _no_test_hangs  # noqa: F401
 
 PERMIT = 7 | 3 << packets.ID_BITS
@@ -142,7 +142,7 @@ def test_failed_calls_are_told_by_their_places(worker: Worker) -> None:
     results, errors = worker.outcome(5)
     assert results == [1, None, 3, None, 5]
     assert (errors[1].args, len(errors[3].args[0])) == (("no",), 400_000)
-    assert type(errors[1].__cause__) is serialize.RemoteTraceback
+    assert type(errors[1].__cause__) is remote_errors.RemoteTraceback
 
 
 def test_what_cannot_be_packed_is_refused_and_leaves_nothing(worker: Worker) -> None:

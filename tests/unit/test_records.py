@@ -21,7 +21,7 @@ from qmill.errors import LaneError
 from qmill.jobs.fields import FIELDS, SCHEMA, exception_text, function_name, to_dict
 from qmill.jobs.job import CANCELLED, FINISHED, Job, Options
 from qmill.jobs.records import RecordLog, read_log
-from qmill.packing.serialize import RemoteTraceback
+from qmill.packing.remote_errors import RemoteTraceback
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
 

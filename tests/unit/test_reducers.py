@@ -25,7 +25,8 @@ import pytest
 
 import qmill
 from qmill.packing import class_values, reductions
-from qmill.packing.serialize import Exports, dump_error, dumps, load_error, loads
+from qmill.packing.remote_errors import dump_error, load_error
+from qmill.packing.serialize import Exports, dumps, loads
 
 needs_312 = pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is of Python 3.12")
 

@@ -24,7 +24,7 @@ from joblib.parallel import (
 )
 
 from ..errors import WorkerDied
-from ..packing import serialize
+from ..packing import remote_errors
 from ..processes import launch
 from . import _joblib_pool
 from ._joblib_worker import Ended, run_batch
@@ -176,7 +176,7 @@ class QmillBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
         except WorkerDied as error:
             raise TaskWorkerDied(*error.args) from error.__cause__
         if isinstance(result, Ended):
-            raise serialize.load_error(result.packed)
+            raise remote_errors.load_error(result.packed)
         return result
 
     def abort_everything(self, ensure_ready: bool = True) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..packing import serialize
+from ..packing import remote_errors, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ def run_batch(batch: Callable[[], Any]) -> Any:
     try:
         result = batch()
     except (SystemExit, KeyboardInterrupt) as error:
-        return Ended(serialize.dump_error(error))
+        return Ended(remote_errors.dump_error(error))
     if serialize.destination.reducers is None and "numpy" in sys.modules:
         from . import _mapped_arrays
 

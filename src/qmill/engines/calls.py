@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SerializationError
 from ..jobs.job import DEFAULT_OPTIONS
-from ..packing import serialize
+from ..packing import remote_errors, serialize
 from .api import DONE, FAILED
 from .process import protocol as packets
 
@@ -115,7 +115,7 @@ def rebuild(imports: serialize.Imports, kind: int, data: Any) -> tuple[int, int,
     """Rebuild an answer: DONE or FAILED, the exit code, and the result or the exception."""
     try:
         if kind != packets.VALUE:
-            return FAILED, 1, serialize.load_error(data)
+            return FAILED, 1, remote_errors.load_error(data)
         return DONE, 0, serialize.loads(data, imports)
     except SerializationError as error:
         return FAILED, 1, error

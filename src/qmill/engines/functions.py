@@ -9,7 +9,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 from ..errors import SerializationError
-from ..packing import serialize
+from ..packing import definitions, serialize
 from ..packing.environment import Environment, Globals, Numbered, Values
 from ..packing.watch import Watch
 from ..system import native
@@ -206,7 +206,7 @@ class Functions:
                 return None
             raise
         nameless = self._exports.nameless
-        if nameless and any(serialize.key_of(obj) in nameless for obj in touched):
+        if nameless and any(definitions.key_of(obj) in nameless for obj in touched):
             return None
         return packed
 

@@ -27,7 +27,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SerializationError
-from ..packing import serialize
+from ..packing import remote_errors
 from ..processes import child_main
 from ..system import native
 from .queue import JobQueue
@@ -767,7 +767,7 @@ def _as_raised(error: BaseException, in_threads: bool) -> Any:
         return multiprocessing.ProcessError("the pool was terminated before this call had returned")
     cause = error.__cause__
     if isinstance(error, SerializationError):
-        is_raised = isinstance(cause, serialize.RemoteTraceback)
+        is_raised = isinstance(cause, remote_errors.RemoteTraceback)
         if error.is_of_result or is_raised:
             what = "the exception" if is_raised else "the result"
             encoding = stdlib_pool.MaybeEncodingError(error, what)  # type: ignore[attr-defined]
@@ -776,7 +776,7 @@ def _as_raised(error: BaseException, in_threads: bool) -> Any:
         if cause is not None:
             cause.add_note(str(error))
             return cause
-    if isinstance(cause, serialize.RemoteTraceback) and not in_threads:
+    if isinstance(cause, remote_errors.RemoteTraceback) and not in_threads:
         text = f'\n"""\n{cause.text}"""'
         told = stdlib_pool.RemoteTraceback(text)  # type: ignore[attr-defined]
         BaseException.__setattr__(error, "__cause__", told)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import serialize
+from . import function_globals, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ def loads_in_process(packed: bytes | bytearray | memoryview, names: Any) -> Any:
         return serialize.loads(packed, sent)
 
     sent = _Sent(thing)
-    return serialize.with_shared_globals(rebuild)
+    return function_globals.with_shared_globals(rebuild)
 
 
 class _Sent:
@@ -86,10 +86,12 @@ class Bindings:
             if before != (number, place):
                 values = self._thing(number)
                 self._bound[label, name] = number, place
-                if label.startswith(serialize.CLASS):
+                if label.startswith(function_globals.CLASS):
                     cls, value = values[place]
-                    serialize.set_attribute(cls, name, value)
+                    function_globals.set_attribute(cls, name, value)
                     continue
                 # Later values that refer to this one get the object that is bound.
-                values[place] = serialize.bind(label, name, values[place], is_first=before is None)
+                values[place] = function_globals.bind(
+                    label, name, values[place], is_first=before is None
+                )
         self._current = environment

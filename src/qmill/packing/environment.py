@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ..errors import SerializationError
-from . import main_module, serialize
+from . import definitions, function_globals, main_module, serialize
 from .explain import describe
 from .watch import (
     ABSENT,
@@ -223,8 +223,8 @@ class Globals:
         except TypeError:  # it cannot be hashed
             return None
         if state is None or not state.watch.is_unchanged(self.pack):
-            if state is not None and type(code) is FunctionType and serialize.has_key(code):
-                serialize.renew(code)
+            if state is not None and type(code) is FunctionType and definitions.has_key(code):
+                definitions.renew(code)
             state = _State(watch_code(code, self.pack, by_name=self.by_name))
             try:
                 self._states[code] = state
@@ -462,7 +462,7 @@ class _Slot:
 
     def __init__(self, names: Any, name: str, value: Any, path: str) -> None:
         self.names = names
-        self.label = serialize.label_of(names)
+        self.label = function_globals.label_of(names)
         self.name = name
         self.value = value
         self.path = path
@@ -514,7 +514,7 @@ class _Search:
             self._take_names(obj, path)
         elif isinstance(obj, (FunctionType, type)) and not is_ours(obj):
             return
-        for part in (*parts_of(obj), *serialize.parts_of(obj)):
+        for part in (*parts_of(obj), *definitions.parts_of(obj)):
             self._follow(part, path)
         if isinstance(obj, type):
             for name in self._owner.changed_attributes(obj):
@@ -531,10 +531,10 @@ class _Search:
             self._left.append((cls, path))
 
     def _take_names(self, function: FunctionType, path: str) -> None:
-        if serialize.uses_globals_of(function) is not None:
+        if function_globals.uses_globals_of(function) is not None:
             return
         names = function.__globals__
-        for name in serialize.global_names(function.__code__):
+        for name in function_globals.global_names(function.__code__):
             if name not in _OF_MODULES:
                 self._take_name(names, name, path)
 
@@ -575,7 +575,7 @@ def _name_of(obj: Any) -> str:
 
 
 def _to_send(slot: _Slot) -> Any:
-    value = serialize.UNBOUND if slot.value is ABSENT else slot.value
+    value = function_globals.UNBOUND if slot.value is ABSENT else slot.value
     if isinstance(slot.names, type):
         return slot.names, value
     if slot.module is not None:
@@ -694,7 +694,7 @@ class Contents:
         """Mark the objects that have changed since as the worker's own."""
         for slot in self._slots:
             if not isinstance(slot.names, type) and self._has_changed(slot):
-                serialize.keep_own(slot.label, slot.name)
+                function_globals.keep_own(slot.label, slot.name)
 
     def _has_changed(self, slot: _Slot) -> bool:
         assert slot.content is not None

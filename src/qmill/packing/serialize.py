@@ -32,23 +32,33 @@ from __future__ import annotations
 
 import copyreg
 import io
-import os
 import struct
-import sys
 import threading
 from functools import partial
 from types import CodeType, FunctionType
-from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from ..errors import LocalQueueSent, SerializationError
 from ..system import pickling as pickle
 from ..system.interrupts import let_interrupt_through
-from . import main_module, standard_library
-from .explain import describe, explain, traceback_text
+from . import function_globals, main_module, standard_library
+from .definitions import (
+    Definition,
+    Names,
+    has_key,
+    identify,
+    is_definition,
+    look_up_definition,
+    look_up_definition_of,
+    main_name,
+    packed_by_value,
+    renew,
+)
+from .explain import describe, explain
+from .function_globals import SHARING, reduce_code_object, settle_globals
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Protocol
 
     class Imports(Protocol):
@@ -73,23 +83,6 @@ _BUFFERS = 2
 _ALIGNMENT = 64
 _U32 = struct.Struct("!I")
 
-Definition = tuple[bytes, str, "bool | None"]
-"""A definition's key, its qualified name, and True for a class, False for a function, None else."""
-
-
-class Names:
-    """Ways in which a channel's reader gets the names that this program's script defines.
-
-    INSTEAD: the reader imports the script, so their definitions are not sent.
-    ELSE: the reader may be another program, so a definition goes by value, and by name only if it
-        cannot be packed by value.
-    NEVER: the reader does not have the script.
-    FORKED: the reader has all objects that existed when it was forked. A definition goes by value
-        if it can be packed; else the reader uses the one that it inherited.
-    """
-
-    INSTEAD, ELSE, NEVER, FORKED = range(4)
-
 
 class InlineExports:
     """Puts each definition inside the object that refers to it: for objects that are sent once."""
@@ -100,7 +93,7 @@ class InlineExports:
 
     def add(self, obj: Any) -> tuple[bytes, str, bool | None, bytes | None]:
         """Return a reference to a class or function that includes its definition."""
-        return *_identify(obj), _body(obj, self._names, self.apart)
+        return *identify(obj), packed_by_value(obj, self._names, self.apart)
 
 
 class Exports:
@@ -129,12 +122,12 @@ class Exports:
 
             if has_changed(obj):
                 renew(obj)
-        definition = _identify(obj)
+        definition = identify(obj)
         key = definition[0]
         if key not in self.done and key not in self.pending:
             packing.num_kept += 1
             try:
-                body = _body(obj, self._names, self.apart)
+                body = packed_by_value(obj, self._names, self.apart)
             finally:
                 packing.num_kept -= 1
             if body is None:
@@ -330,7 +323,7 @@ def _dump_carefully(
 ) -> bytes:
     apart = exports is not None and exports.apart
     try:
-        return _pack(obj, exports, keep, touched, sent, apart, reducers=reducers)
+        return pickle_parts(obj, exports, keep, touched, sent, apart, reducers=reducers)
     except SerializationError:
         raise
     except BaseException as error:
@@ -403,7 +396,7 @@ def _dump_limited(
     return data
 
 
-def _pack(
+def pickle_parts(
     obj: Any,
     exports: Exports | InlineExports | None,
     keep: Callable[[pickle.PickleBuffer], bool] | None,
@@ -413,6 +406,7 @@ def _pack(
     whole: Any = None,
     reducers: Mapping[type, Callable[[Any], Any]] | None = None,
 ) -> bytes:
+    """Pickle an object by the careful pickler; see `_careful_picklers` for the arguments."""
     file = io.BytesIO()
     plain, looking_up = _careful_picklers()
     pickler = (looking_up if sent else plain)(file, exports, keep, touched, apart)
@@ -471,22 +465,22 @@ def _careful_picklers() -> Any:
                 if isinstance(obj, (type, FunctionType)):
                     return self._reduce_code(obj)
                 if isinstance(obj, CodeType):
-                    return _reduce_code_object(obj)
+                    return reduce_code_object(obj)
                 if standard_library.reducer_of(type(obj)) is not None:
                     return NotImplemented  # it is in the dispatch table
                 if obj is not self.whole and main_name(obj) is not None:
                     exports = self._exports or InlineExports(Names.NEVER, apart=self._apart)
                     if self._touched is not None and main_module.is_main(type(obj).__module__):
                         self._touched.append(type(obj))
-                    return _defined, exports.add(obj)
+                    return look_up_definition, exports.add(obj)
                 return reductions.reduce(obj)
 
             def _reduce_code(self, obj: Any) -> Any:
                 """Reduce a function or a class."""
                 exports = self._exports
-                by_key = exports is not None and _is_definition(obj)
+                by_key = exports is not None and is_definition(obj)
                 if exports is not None and by_key:
-                    reduced: Any = _defined, exports.add(obj)
+                    reduced: Any = look_up_definition, exports.add(obj)
                 else:
                     reduced = reductions.reduce(obj)
                     if reduced is NotImplemented:
@@ -496,7 +490,7 @@ def _careful_picklers() -> Any:
                 if self._touched is not None:
                     self._touched.append(obj)
                 is_function = not by_key and type(obj) is FunctionType
-                return _settle_globals(obj, reduced, self._apart) if is_function else reduced
+                return settle_globals(obj, reduced, self._apart) if is_function else reduced
 
         class LookingUp(CarefulPickler):
             """Packs references to objects that the reader already has; set `sent` before `dump`."""
@@ -552,7 +546,7 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
     flags = data[0]
     try:
         if flags == 0x80:
-            return pickle.loads(data) if _globals is None else _unpickle(data)
+            return pickle.loads(data) if function_globals.shared_globals is None else unpickle(data)
         view = memoryview(data)
         buffers: list[memoryview] = []
         if flags & _BUFFERS:
@@ -560,7 +554,7 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
         else:
             view = view[1:]
         if not flags & _DEFINITIONS:
-            return _unpickle(view, buffers)
+            return unpickle(view, buffers)
         unpickler = _DefinitionUnpickler(io.BytesIO(view), buffers=buffers)
         unpickler.imports = imports
         return unpickler.load()
@@ -615,17 +609,24 @@ def _split(view: memoryview) -> list[memoryview]:
     ]
 
 
+_LOOK_UP = look_up_definition  # the function that a careful pickler names
+
+
 class _DefinitionUnpickler(pickle.Unpickler):
     """Unpickles with references to definitions; `imports` is set before `load`."""
 
     imports: Imports | None = None
 
     def find_class(self, module: str, name: str) -> Any:
-        if name == "_defined" and module == __name__:
+        if name == _LOOK_UP.__name__ and module == _LOOK_UP.__module__:
             # Not a bound method: that would be a cycle, and keep the data until a collection.
-            return partial(_defined_by, self.imports)
-        if _globals is not None and module == "cloudpickle.cloudpickle" and name in _SHARING:
-            return _SHARING[name]
+            return partial(look_up_definition_of, self.imports)
+        if (
+            function_globals.shared_globals is not None
+            and module == "cloudpickle.cloudpickle"
+            and name in SHARING
+        ):
+            return SHARING[name]
         return super().find_class(module, name)
 
     def persistent_load(self, sent: Any) -> Any:
@@ -634,9 +635,9 @@ class _DefinitionUnpickler(pickle.Unpickler):
         return imports.value_of(sent)
 
 
-def _unpickle(data: bytes | bytearray | memoryview, buffers: list[memoryview] | None = None) -> Any:
+def unpickle(data: bytes | bytearray | memoryview, buffers: list[memoryview] | None = None) -> Any:
     """Rebuild a pickle without references to definitions."""
-    if _globals is None or not _find_cloudpickle(data):
+    if function_globals.shared_globals is None or not function_globals.find_cloudpickle(data):
         return pickle.loads(data, buffers=buffers)
     return _DefinitionUnpickler(io.BytesIO(data), buffers=buffers).load()
 
@@ -663,570 +664,6 @@ def _type_name(data: bytes | bytearray | memoryview) -> str:
     return "unknown (the data is damaged)"
 
 
-# -- definitions -------------------------------------------------------------------------------
-
-_keys: WeakKeyDictionary[Any, Definition] = WeakKeyDictionary()
-_known: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
-# The same tables for objects that pickle as a name of `__main__`. Such objects may be neither
-# hashable nor weakly referable, so these tables keep them alive.
-_objects: dict[int, tuple[Any, Definition]] = {}
-_known_objects: dict[bytes, Any] = {}
-
-
-def _defined(key: bytes, name: str, is_class: bool | None, packed: bytes | None = None) -> Any:
-    """Resolve a reference in a pickle. `_DefinitionUnpickler` calls `_defined_by` in its place."""
-    return _resolve((key, name, is_class), None, packed)
-
-
-def _defined_by(
-    imports: Imports | None,
-    key: bytes,
-    name: str,
-    is_class: bool | None,
-    packed: bytes | None = None,
-) -> Any:
-    """Resolve a reference in a pickle, with a place in which to find its definition."""
-    return _resolve((key, name, is_class), imports, packed)
-
-
-def know_namespace(namespace: dict[str, Any]) -> None:
-    """Search also this dict for names of `__main__`: the globals of a console, say."""
-    known = any(namespace is one for one in _namespaces)
-    if not known and namespace.get("__name__", "__main__") not in sys.modules:
-        _namespaces.append(namespace)
-
-
-_namespaces: list[dict[str, Any]] = []
-
-
-def _is_definition(obj: Any) -> bool:
-    """Whether to refer to an object by key: a class or a global function of `__main__`."""
-    if isinstance(obj, type):
-        return main_module.is_main(obj.__module__)
-    if type(obj) is not FunctionType:
-        return False
-    return obj in _keys or (
-        main_module.is_main(obj.__module__) and _find_in_mains(obj.__qualname__) is obj
-    )
-
-
-def main_name(obj: Any) -> str | None:
-    """Return the name of `__main__` as which an object pickles; None if it pickles otherwise."""
-    cls: Any = type(obj)
-    if cls in copyreg.dispatch_table:
-        return None
-    if cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__:
-        return _name_of_sentinel(obj)
-    try:
-        name = obj.__reduce_ex__(5)
-    except Exception as error:  # the pickler will raise it again
-        let_interrupt_through(error)
-        return None
-    if not isinstance(name, str):
-        return None
-    module = getattr(obj, "__module__", None)
-    if module is None:
-        return name if _look_up(name) is obj else None
-    return name if main_module.is_main(module) else None
-
-
-def _name_of_sentinel(obj: Any) -> str | None:
-    """Return the global name of a sentinel: an object without state, which is compared by `is`."""
-    cls: Any = type(obj)
-    if cls is not object:
-        if not main_module.is_main(cls.__module__) or cls.__basicsize__ > _Plain.__basicsize__:
-            return None
-        if getattr(obj, "__dict__", None) or cls.__getstate__ is not object.__getstate__:
-            return None
-    for names in main_module.namespaces():
-        for name, value in names.items():
-            if value is obj:
-                return name
-    return None
-
-
-def goes_by_name(obj: Any) -> bool:
-    """Whether a process that imports this program's script gets this object, unchanged."""
-    script = main_module.importable()
-    if script is None:
-        return False
-    if not isinstance(obj, (type, FunctionType)):
-        own = main_name(obj)
-        return own is not None and script.has(own) and _look_up(own) is obj
-    name = obj.__qualname__
-    return script.has(name) and _find_in_mains(name) is obj
-
-
-def _identify(obj: Any) -> Definition:
-    if isinstance(obj, (type, FunctionType)):
-        found = _keys.get(obj)
-    else:
-        found = _objects[id(obj)][1] if id(obj) in _objects else None
-    if found is None:
-        found = renew(obj)
-    return found
-
-
-def renew(obj: Any) -> Definition:
-    """Give a class or function a new key. Readers keep the definition that has the old key."""
-    definition: Definition
-    if isinstance(obj, (type, FunctionType)):
-        definition = os.urandom(16), obj.__qualname__, isinstance(obj, type)
-    else:
-        definition = os.urandom(16), main_name(obj) or "", None
-    _remember(definition, obj)
-    return definition
-
-
-def _remember(definition: Definition, obj: Any) -> None:
-    if definition[2] is None:
-        _objects[id(obj)] = obj, definition
-        _known_objects[definition[0]] = obj
-    else:
-        _keys[obj] = definition
-        _known[definition[0]] = obj
-
-
-def know_mains() -> None:
-    """Give keys to the definitions of `__main__`, so that a child forked now knows them by key."""
-    for names in [*main_module.namespaces(), *_namespaces]:
-        for name, obj in list(names.items()):
-            is_code = isinstance(obj, (type, FunctionType))
-            if is_code and main_module.is_main(obj.__module__) and obj.__qualname__ == name:
-                _know_with_parts(obj)
-
-
-def _know_with_parts(obj: Any) -> None:
-    try:
-        _identify(obj)
-    except TypeError:  # a metaclass whose classes cannot be hashed
-        return
-    if isinstance(obj, type):
-        for part in list(vars(obj).values()):
-            if isinstance(part, type) and part.__qualname__.startswith(f"{obj.__qualname__}."):
-                _know_with_parts(part)
-
-
-def _body(obj: Any, names: int, apart: bool) -> bytes | None:
-    """Pack a definition by value; return None if readers are to find it by name."""
-    by_name = names in (Names.INSTEAD, Names.ELSE) and goes_by_name(obj)
-    if by_name and names == Names.INSTEAD:
-        return None
-    try:
-        return _by_value(obj, apart)
-    except SerializationError:
-        if by_name or names == Names.FORKED:
-            return None
-        raise
-
-
-def key_of(obj: Any) -> bytes | None:
-    """Return the key by which readers know a function or class; None if it has no key."""
-    return _keys[obj][0] if has_key(obj) else None
-
-
-def has_key(obj: Any) -> bool:
-    """Whether readers know a function or class by a key."""
-    try:
-        return obj in _keys
-    except TypeError:
-        return False
-
-
-def _by_value(obj: Any, apart: bool) -> bytes:
-    touched: list[Any] = []
-    try:
-        packed = _pack(obj, None, None, touched, None, apart, whole=obj)
-    except BaseException as error:
-        let_interrupt_through(error)
-        raise explain(obj, error) from error
-    if apart and isinstance(obj, (type, FunctionType)):
-        _parts[obj] = [ref(part) for part in touched if part is not obj]
-    return packed
-
-
-_parts: WeakKeyDictionary[Any, list[ref[Any]]] = WeakKeyDictionary()
-
-
-def parts_of(obj: Any) -> list[Any]:
-    """List the functions and classes that were packed inside a definition without their globals."""
-    if not has_key(obj):
-        return []
-    return [part for each in _parts.get(obj, ()) if (part := each()) is not None]
-
-
-def _resolve(definition: Definition, imports: Imports | None, packed: bytes | None) -> Any:
-    """Find a definition: the original, this program's own of that name, or one built from bytes."""
-    key, name, is_class = definition
-    found = _known_objects.get(key) if is_class is None else _known.get(key)
-    if found is not None:
-        return found
-    # A definition that was sent by value differs from the one of that name in the script.
-    by_value_first = packed is not None or getattr(imports, "by_value_first", False)
-    found = None if by_value_first else _find_by_name(name, is_class)
-    if found is None:
-        packed = packed or _fetch(key, imports)
-        if packed is not None:
-            found = _unpickle(packed)
-            if imports is not None:
-                imports.keep(key, found)
-        elif by_value_first:
-            found = _find_by_name(name, is_class)
-    if found is None:
-        raise SerializationError(f"__main__.{name} is not defined in this process")
-    _remember(definition, found)
-    return found
-
-
-def _fetch(key: bytes, imports: Imports | None) -> bytes | None:
-    try:
-        return None if imports is None else imports.fetch(key)
-    except KeyError:
-        return None
-
-
-def _find_by_name(name: str, is_class: bool | None) -> Any:
-    """Return this program's own object of a name that another process sent, or None."""
-    script = main_module.importable()
-    if main_module.is_stand_in():
-        if script is None or not script.has(name):
-            return None
-        main_module.import_main()
-    found = _look_up(name) if is_class is None else _find_in_mains(name)
-    if is_class is None or isinstance(found, type if is_class else FunctionType):
-        return found
-    return None
-
-
-def _find_in_mains(qualname: str) -> Any:
-    """Return this program's own class or function of that name, or None."""
-    # A fork server's __main__ also holds functions of other modules: those do not count.
-    return _look_up(
-        qualname,
-        lambda found: (
-            isinstance(found, (type, FunctionType)) and main_module.is_main(found.__module__)
-        ),
-    )
-
-
-def _look_up(qualname: str, is_wanted: Callable[[Any], bool] | None = None) -> Any:
-    """Return this program's own object of that name, or None."""
-    first, *rest = qualname.split(".")
-    for names in [*main_module.namespaces(), *_namespaces]:
-        found = names.get(first)
-        for part in rest:
-            found = getattr(found, part, None)
-        if found is not None and (is_wanted is None or is_wanted(found)):
-            return found
-    return None
-
-
-# -- plain instances ---------------------------------------------------------------------------
-#
-# If a class does not change how it is pickled, its instance is packed as the class and the
-# attributes. The native codec (`_core/_codec.c`) writes such instances itself.
-
-
-class _Plain:
-    pass
-
-
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
-
-
-def plan_of(cls: type) -> tuple[bytes, dict[str, Any] | None, str, bytes | None] | None:
-    """Return the name by which a reader finds a class, if its instances are plain.
-
-    An instance is plain if its attributes are its whole state.
-
-    Returns:
-        A tuple, or None if the instances are not plain:
-
-        - the packed name, for `class_of`;
-        - a namespace and a name in it: the plan is valid as long as the class is found there. The
-          namespace is None for a class of `__main__`;
-        - for a class of `__main__` the key of its definition, else None.
-    """
-    name, module = cls.__qualname__, cls.__module__
-    if (
-        type(cls) is not type
-        or cls.__basicsize__ != _Plain.__basicsize__
-        or not all(base is object or base.__flags__ & _HEAP_TYPE for base in cls.__mro__)
-        or any(
-            getattr(cls, method) is not getattr(object, method)
-            for method in ("__reduce_ex__", "__reduce__", "__getstate__", "__getattribute__")
-        )
-        or any(hasattr(cls, one) for one in ("__getnewargs__", "__getnewargs_ex__", "__setstate__"))
-        or "." in name
-        or cls in copyreg.dispatch_table
-        or standard_library.reducer_of(cls) is not None
-    ):
-        return None
-    if main_module.is_main(module):
-        key = _identify(cls)[0]
-        packed, namespace = b"K" + key + name.encode(), None
-    else:
-        key, packed, namespace = None, f"M{module}\n{name}".encode(), vars(sys.modules[module])
-    return (packed, namespace, name, key) if len(packed) < 256 else None
-
-
-def class_of(packed: bytes, imports: Imports | None) -> tuple[type, dict[str, Any] | None, str]:
-    """Find the class that has a packed name of `plan_of`.
-
-    Returns:
-        The class, a namespace or None, and a name. As long as the namespace has the class under
-        that name, the answer is valid.
-
-    Raises:
-        TypeError: The class defines in this process how it is unpickled.
-    """
-    if packed[:1] == b"K":
-        name = packed[17:].decode()
-        found = _resolve((packed[1:17], name, True), imports, None)
-        namespaces = [space for space in main_module.namespaces() if space.get(name) is found]
-        namespace = namespaces[0] if namespaces else None
-    else:
-        module, _, name = packed[1:].decode().partition("\n")
-        __import__(module)
-        found = getattr(sys.modules[module], name)
-        namespace = vars(sys.modules[module])
-    if plan_of(found) is None:
-        raise TypeError(
-            f"{found!r} defines in this process how it is unpickled, but did not do so where its "
-            "instance was packed: use the same version of the class in both processes"
-        )
-    return found, namespace, name
-
-
-# -- functions and their globals ---------------------------------------------------------------
-#
-# cloudpickle gives each function that it rebuilds globals of its own. That would be wrong in a
-# worker: the functions of jobs must see the global names that an initializer binds. So in a worker
-# all functions of one module share one dict, and a name that the worker's code has bound keeps
-# its value.
-
-_globals: dict[str, dict[str, Any]] | None = None  # by module's name; None: not shared
-_find_cloudpickle: Any = None  # searches a pickle; set once globals are shared
-_from_sender: dict[str, dict[str, Any]] = {}  # the values that the sender last bound, by label
-
-
-def share_globals(*, is_forked: bool) -> None:
-    """Let all functions that this process rebuilds from now on share globals, one dict a module.
-
-    Args:
-        is_forked: Whether this process has inherited its parent's `__main__`.
-    """
-    global _globals, _find_cloudpickle
-    if _find_cloudpickle is None:
-        import re  # imported here, since a process that only uses queues does not need it
-
-        _find_cloudpickle = re.compile(rb"cloudpickle\.cloudpickle").search
-    _globals = {}
-    if is_forked:
-        _from_sender["__main__"] = dict(vars(sys.modules["__main__"]))
-
-
-def with_shared_globals(call: Callable[[], Any]) -> Any:
-    """Call a function. Functions that are rebuilt during the call share globals by module."""
-    global _globals
-    if _globals is not None:
-        return call()
-    share_globals(is_forked=False)
-    try:
-        return call()
-    finally:
-        _globals = None
-
-
-CLASS = "class "
-"""The first characters of a class's label."""
-
-
-def label_of(names: dict[str, Any] | type) -> str:
-    """Return the label of a module's globals, for `namespace` in a worker; or that of a class."""
-    if isinstance(names, type):
-        return CLASS + _identify(names)[0].hex()
-    name = names.get("__name__")
-    return "__main__" if name in main_module.MAINS or not isinstance(name, str) else name
-
-
-def namespace(label: str) -> dict[str, Any]:
-    """Return, in a job worker, the dict of globals that the functions of one module share.
-
-    Raises:
-        ImportError: The module is the script, and the script cannot be imported.
-    """
-    assert _globals is not None
-    if label != "__main__":
-        return _globals.setdefault(label, {"__name__": label})
-    main_module.import_main()
-    return vars(sys.modules["__main__"])
-
-
-def _sent_to(label: str) -> dict[str, Any]:
-    """Return the names of a namespace that came from the sender or from importing its script."""
-    sent = _from_sender.setdefault(label, {})
-    if label == "__main__":
-        for name, value in main_module.take_imported().items():
-            sent.setdefault(name, value)
-    return sent
-
-
-def bind(label: str, name: str, value: Any, *, is_first: bool) -> Any:
-    """Bind a global name in a job worker for its functions.
-
-    Args:
-        label: The label of the namespace.
-        name: The name.
-        value: The value; `UNBOUND` deletes the name.
-        is_first: Whether the sender binds the name here for the first time. Then a value that the
-            worker's own code has bound stays, and so does an equal value from an import.
-
-    Returns:
-        The object that represents the value here: the value itself, or the import's equal one.
-    """
-    names = namespace(label)
-    before = _sent_to(label)
-    if is_first and name in names:
-        if name not in before or names[name] is not before[name]:
-            return value
-        if names[name] is value or _are_equal(names[name], value):
-            return names[name]
-    if value is UNBOUND:
-        names.pop(name, None)
-    else:
-        names[name] = before[name] = value
-    return value
-
-
-def keep_own(label: str, name: str) -> None:
-    """Treat the value of a worker's global name as if the worker's own code had bound it."""
-    _sent_to(label).pop(name, None)
-
-
-def set_attribute(cls: type, name: str, value: Any) -> None:
-    """Set or delete an attribute of a class, without calling its metaclass's methods."""
-    if value is not UNBOUND:
-        type.__setattr__(cls, name, value)
-    elif name in vars(cls):
-        type.__delattr__(cls, name)
-
-
-class _Unbound:
-    """The type of `UNBOUND`, which stands for the value of a name that is not bound."""
-
-    def __reduce__(self) -> str:
-        return "UNBOUND"
-
-
-UNBOUND = _Unbound()
-
-
-def _are_equal(one: Any, other: Any) -> bool:
-    """Whether two objects have the same content, so that one can replace the other."""
-    if type(one) is not type(other):
-        return False
-    try:
-        return dumps(one, InlineExports()) == dumps(other, InlineExports())
-    except SerializationError:
-        return False
-
-
-def _make_function(code: Any, own: dict[str, Any], *rest: Any) -> Any:
-    """Make a function as cloudpickle does, but with the shared globals of its module."""
-    from cloudpickle import cloudpickle
-
-    shared = namespace(label_of(own))
-    for name, value in own.items():
-        shared.setdefault(name, value)
-    return cloudpickle._make_function(code, shared, *rest)
-
-
-def _set_function_state(function: FunctionType, state: Any) -> None:
-    """Set a function's state as cloudpickle does; globals that this worker has bound stay."""
-    from cloudpickle import cloudpickle
-
-    attributes, slots = state
-    shared = function.__globals__
-    sent = _sent_to(label_of(shared))
-    for name, value in slots["__globals__"].items():
-        if name not in shared or (name in sent and shared[name] is sent[name]):
-            shared[name] = sent[name] = value
-    cloudpickle._function_setstate(function, (attributes, {**slots, "__globals__": {}}))
-
-
-_SHARING: dict[str, Any] = {
-    "_make_function": _make_function,
-    "_function_setstate": _set_function_state,
-}
-
-
-def uses_globals_of(function: FunctionType) -> str | None:
-    """Return the name of the importable module whose globals a function uses, or None."""
-    names = function.__globals__
-    module: Any = names.get("__name__")
-    if main_module.is_main(module) or vars(sys.modules[module]) is not names:
-        return None
-    uses = any(name in names for name in global_names(function.__code__))
-    return module if uses and main_module.can_import(module) else None
-
-
-def global_names(code: CodeType) -> Iterable[str]:
-    """List the global names that code uses, also those of functions and classes inside it."""
-    from cloudpickle import cloudpickle
-
-    from . import reductions
-
-    names = cloudpickle._extract_code_globals(code)
-    return [*names, *reductions.names_in_class_bodies(code)]
-
-
-def _settle_globals(function: FunctionType, reduced: Any, apart: bool) -> Any:
-    """Omit from a packed function the globals that its reader has or gets in another way."""
-    from cloudpickle import cloudpickle
-
-    make, args, *rest = reduced
-    if make is not cloudpickle._make_function:
-        return reduced
-    module = uses_globals_of(function)
-    attributes, slots = rest[0]
-    if slots["__module__"] in main_module.MAINS:  # the script has another name where it is imported
-        slots["__module__"] = args[1]["__name__"] = "__main__"
-    if module is None and not apart:
-        return reduced
-    rest[0] = attributes, {**slots, "__globals__": {}}
-    if module is not None:
-        return _make_function_of, (args[0], module, args[4]), *rest
-    return make, args, *rest
-
-
-def _make_function_of(code: CodeType, module: str, closure: Any) -> FunctionType:
-    """Make a function whose globals are those of a module."""
-    from importlib import import_module
-
-    return FunctionType(code, vars(import_module(module)), None, None, closure)
-
-
-def _reduce_code_object(code: CodeType) -> Any:
-    """Reduce code as cloudpickle does, but keep its file's path, or its source without a file."""
-    from cloudpickle import cloudpickle
-
-    _, args = cloudpickle._code_reduce(code)
-    # Checks the type first: under `python -bb`, comparing bytes with a str raises.
-    place = [isinstance(arg, str) and arg == "<dynamic-code>" for arg in args].index(True)
-    path, lines = main_module.source_of(code.co_filename)
-    return _make_code, ((*args[:place], path, *args[place + 1 :]), path, lines)
-
-
-def _make_code(args: Any, path: str, lines: list[str] | None) -> CodeType:
-    """Make a code object, and register its source for tracebacks."""
-    if lines is not None:
-        import linecache
-
-        linecache.cache.setdefault(path, (sum(map(len, lines)), None, lines, path))
-    return CodeType(*args)
-
-
 def dump_result(value: Any, exports: Exports) -> list[Any]:
     """Pack the result of a call, as `dump_parts`; mark an error as one of a result."""
     try:
@@ -1234,77 +671,3 @@ def dump_result(value: Any, exports: Exports) -> list[Any]:
     except SerializationError as error:
         error.is_of_result = True
         raise
-
-
-# -- errors that cross -------------------------------------------------------------------------
-
-
-class RemoteTraceback(Exception):
-    """The text of a traceback in another process: the cause of the exception raised there."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f"\n\n{self.text}"
-
-
-def dump_error(error: BaseException) -> bytes:
-    """Pack an exception with the text of its traceback; never raises for an odd exception."""
-    text = traceback_text(error)
-    described = f"{type(error).__module__}.{type(error).__qualname__}: {describe(error, str)}"
-    _drop_tracebacks(error)
-    try:
-        packed: bytes | bytearray | None = dumps(error, InlineExports())
-    except BaseException as why:
-        let_interrupt_through(why)
-        packed = None
-    return pickle.dumps((packed, described, text), 5)
-
-
-def _drop_tracebacks(error: BaseException) -> None:
-    """Remove the tracebacks of an exception and of its causes and parts.
-
-    pickle ignores tracebacks, unless tblib, which comes with distributed, has registered a reducer
-    for them. That packs each frame, which fails after a deep recursion.
-    """
-    seen, left = set(), [error]
-    while left:
-        each = left.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        # Through the base class, since an exception's own class may override attributes.
-        BaseException.with_traceback(each, None)
-        links: tuple[Any, ...] = BaseException.__cause__, BaseException.__context__
-        for link in links:
-            if (other := link.__get__(each)) is not None:
-                left.append(other)
-        if issubclass(type(each), BaseExceptionGroup):
-            left += BaseExceptionGroup.exceptions.__get__(each)
-
-
-def load_error(data: bytes | bytearray | memoryview) -> BaseException:
-    """Rebuild an exception, with its remote traceback as its cause.
-
-    Returns:
-        The exception. If it cannot be rebuilt here, a `SerializationError` that names its type and
-        text.
-    """
-    packed, described, text = pickle.loads(data)
-    error: BaseException
-    try:
-        if packed is None:
-            raise SerializationError("it could not be pickled")
-        error = loads(packed)
-        if not isinstance(error, BaseException):
-            raise SerializationError(f"it was rebuilt as {type(error).__name__}")
-    except BaseException as why:
-        let_interrupt_through(why)
-        error = SerializationError(
-            f"an exception was raised that cannot be rebuilt in this process ({why}): {described}"
-        )
-    # Not by assignment, which an exception's class may refuse.
-    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
-    return error

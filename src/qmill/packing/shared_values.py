@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from ..errors import SerializationError
 from ..system import nameless_files, native
 from ..system.generic import Generic, T
-from . import serialize
+from . import definitions, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,7 @@ class Shared(Generic[T]):
             if is_remote not in self._files:
                 before = serialize.destination.shares
                 serialize.destination.shares = None  # so that a handle inside the value is refused
-                names = serialize.Names.NEVER if is_remote else serialize.Names.INSTEAD
+                names = definitions.Names.NEVER if is_remote else definitions.Names.INSTEAD
                 try:
                     parts = serialize.dump_parts(self._value, serialize.InlineExports(names))
                 finally:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ..errors import SerializationError
-from . import main_module, serialize
+from . import definitions, main_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -264,7 +264,7 @@ def watch_code(code: Any, pack: Pack, *, by_name: bool) -> Watch:
     left = [code]
     while left:
         obj = left.pop()
-        if id(obj) in seen or not is_code(obj) or (by_name and serialize.goes_by_name(obj)):
+        if id(obj) in seen or not is_code(obj) or (by_name and definitions.goes_by_name(obj)):
             continue
         seen.add(id(obj))
         watch.code(obj)

@@ -38,7 +38,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NotSupported
-from ..packing import main_module, serialize
+from ..packing import definitions, main_module
 from ..queues.shared.core import core_info
 from ..system import frames, frozen, interpreter, lifecycle, module_path, native, streams
 from ..system.alive import Alive
@@ -415,7 +415,7 @@ def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket, line:
     # Signals are blocked: an exception that a handler raises in the middle of a fork is lost in an
     # at-fork handler, or makes the child go on with the parent's code.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    serialize.know_mains()
+    definitions.know_mains()
     try:
         pid = native.fork()
         if pid == 0:

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SerializationError, WorkerDied
-from ..packing import serialize
+from ..packing import definitions, remote_errors, serialize
 from ..packing.environment import dumps_for_process
 from ..packing.explain import describe
 from ..packing.guesses import check_function
@@ -427,7 +427,7 @@ class _ProcessRunner:
         """Start the process."""
         if method == "fork":
             _check_sendable(job)
-            serialize.know_namespace(getattr(job[0], "__globals__", {}))
+            definitions.know_namespace(getattr(job[0], "__globals__", {}))
         named = (*job, self._name)
         self._process = launch.start(
             "qmill.workers.api:_work", named, method, dumps_for_process, leads_group=False
@@ -506,9 +506,9 @@ class _ProcessRunner:
                 self._outcome = "unsent", error
             return  # else nothing more is there now, or it died in the middle
         if kind == "error":
-            self._outcome = "error", serialize.load_error(data)
+            self._outcome = "error", remote_errors.load_error(data)
         elif kind == "unsent":
-            self._outcome = "unsent", serialize.load_error(data)
+            self._outcome = "unsent", remote_errors.load_error(data)
         else:
             try:
                 self._outcome = "result", serialize.loads(data)
@@ -566,13 +566,13 @@ def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int
         return code
     except BaseException as error:
         leases.give_back()
-        _send(channel, "error", serialize.dump_error(error))
+        _send(channel, "error", remote_errors.dump_error(error))
         let_go(error)
         return 1
     try:
         packed = serialize.dumps(value, serialize.InlineExports())
     except Exception as error:
-        _send(channel, "unsent", serialize.dump_error(error))
+        _send(channel, "unsent", remote_errors.dump_error(error))
     else:
         _send(channel, "result", packed)
     return 0
@@ -597,7 +597,7 @@ def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
         try:
             descriptor = nameless_files.write_file([data])
         except OSError as error:
-            kind, data = "unsent", serialize.dump_error(error)
+            kind, data = "unsent", remote_errors.dump_error(error)
     try:
         _send_all(
             channel, frames.encode((kind, descriptor >= 0), [data if descriptor < 0 else b""])

@@ -12,7 +12,7 @@ import pytest
 
 import qmill
 from qmill import SerializationError, WorkerDied
-from qmill.packing.serialize import RemoteTraceback
+from qmill.packing.remote_errors import RemoteTraceback
 
 from .. import functions
 from ..functions import Troubled

@@ -11,7 +11,7 @@ import traceback
 import pytest
 
 import qmill
-from qmill.packing.serialize import RemoteTraceback
+from qmill.packing.remote_errors import RemoteTraceback
 from qmill.processes import launch
 
 from .. import functions

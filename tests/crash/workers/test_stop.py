@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import qmill
-from qmill.packing.serialize import RemoteTraceback
+from qmill.packing.remote_errors import RemoteTraceback
 
 from .. import functions
 from ..programs import LIMIT_S, Call, wait_until

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import cloudpickle.cloudpickle as cp
 
-from qmill.packing import serialize
+from qmill.packing import definitions, serialize
 from qmill.packing.serialize import Exports, dumps, loads
 
 LARGE = 4 * serialize.OUT_OF_BAND_BYTES
@@ -29,8 +29,8 @@ class Process:
         self.main = types.ModuleType("__main__")
         self._attributes = [
             (sys.modules, "__main__", self.main),
-            (serialize.__dict__, "_keys", WeakKeyDictionary()),
-            (serialize.__dict__, "_known", WeakValueDictionary()),
+            (definitions.__dict__, "_keys", WeakKeyDictionary()),
+            (definitions.__dict__, "_known", WeakValueDictionary()),
             (cp.__dict__, "_DYNAMIC_CLASS_TRACKER_BY_CLASS", WeakKeyDictionary()),
             (cp.__dict__, "_DYNAMIC_CLASS_TRACKER_BY_ID", WeakValueDictionary()),
         ]

@@ -11,8 +11,9 @@ import numpy
 import pytest
 
 import qmill
-from qmill.packing import serialize
-from qmill.packing.serialize import dump_error, dumps, load_error, loads
+from qmill.packing import remote_errors
+from qmill.packing.remote_errors import dump_error, load_error
+from qmill.packing.serialize import dumps, loads
 
 from .channel import LARGE, LOCK, Unprintable
 
@@ -137,7 +138,7 @@ def test_an_exception_crosses(error):
 
 def test_the_remote_traceback_is_the_cause():
     cause = crossed(ValueError("text")).__cause__
-    assert isinstance(cause, serialize.RemoteTraceback)
+    assert isinstance(cause, remote_errors.RemoteTraceback)
     assert "in raised" in str(cause)
     assert "ValueError: text" in str(cause)
 

@@ -33,7 +33,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDied
-from ...packing import serialize
+from ...packing import definitions, serialize
 from ...packing.shared_values import Shares
 from ...workers import api
 from .. import calls
@@ -248,7 +248,7 @@ class DaskEngine(Engine):
         self._release = release
         self._limit = settings.max_workers
         self._session = uuid.uuid4().hex
-        self._exports = serialize.Exports(serialize.Names.NEVER, apart=True)
+        self._exports = serialize.Exports(definitions.Names.NEVER, apart=True)
         self._functions = Functions(self._exports, by_name=False)
         self._imports = Definitions()
         self._rebuilder = kept_results.Rebuilder(self._imports)
@@ -273,7 +273,7 @@ class DaskEngine(Engine):
             call = settings.initializer, settings.initargs
             serialize.destination.is_remote = True
             try:
-                packed = serialize.dumps(call, serialize.InlineExports(serialize.Names.NEVER))
+                packed = serialize.dumps(call, serialize.InlineExports(definitions.Names.NEVER))
             finally:
                 serialize.destination.is_remote = False
         return Setup(

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import WorkerDied
 from ...jobs.job import Job, Options
-from ...packing import serialize, shared_values
+from ...packing import remote_errors, serialize, shared_values
 from ..api import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, TIMED_OUT, Report, Settings
 from ..functions import Subject
 from ..process import kept_results, protocol as packets
@@ -395,7 +395,7 @@ class _Driver:
             facts = value.pid, value.exitcode, value.signal, job.name, value.rss_bytes
             what, value = DIED, WorkerDied(*facts, self._address)
         elif isinstance(value, BaseException):
-            what, kind, value = FAILED, packets.ERROR, serialize.dump_error(value)
+            what, kind, value = FAILED, packets.ERROR, remote_errors.dump_error(value)
         if job.is_late and (what != DONE or ended - started >= (job.timeout or 0)):
             what = TIMED_OUT
         job.answer.set_result(

@@ -34,7 +34,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SerializationError, WorkerDied
-from ...packing import main_module, serialize
+from ...packing import definitions, main_module, remote_errors, serialize
 from ...packing.shared_values import Shares
 from ...processes import launch
 from ...processes.trees import GRACE_S, SIGKILL, EndingTrees
@@ -175,7 +175,7 @@ class ProcessEngine(Engine):
         core.why_not()
         if not is_fork:
             main_module.importable()
-        names = serialize.Names.FORKED if is_fork else serialize.Names.INSTEAD
+        names = definitions.Names.FORKED if is_fork else definitions.Names.INSTEAD
         self._exports = serialize.Exports(names, apart=True)
         self._functions = Functions(
             self._exports,
@@ -632,7 +632,7 @@ class ProcessEngine(Engine):
             if worker.told_to_leave:
                 self._let_linger(worker)
         else:
-            worker.error = serialize.load_error(data)
+            worker.error = remote_errors.load_error(data)
 
     def _take_part(self, worker: _Worker, kind: int, number: int, data: Any) -> None:
         if number not in worker.jobs:

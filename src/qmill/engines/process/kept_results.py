@@ -30,7 +30,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SerializationError
-from ...packing import serialize
+from ...packing import definitions, remote_errors, serialize
 from ...packing.explain import describe
 from ...system import nameless_files
 from ..api import DONE, Outcome
@@ -114,7 +114,7 @@ class Keeper:
 
     def fail(self, error: BaseException) -> None:
         """Keep the exception of a call."""
-        self._write(_ERROR, serialize.dump_error(error))
+        self._write(_ERROR, remote_errors.dump_error(error))
 
     def rest(self) -> memoryview:
         """Return the part that was not sent; `begin` overwrites it."""
@@ -255,7 +255,7 @@ class Rebuilder:
 
 def _resolver(classes: dict[bytes, Any], imports: serialize.Imports) -> Callable[[bytes], type]:
     def resolve(name: bytes) -> type:
-        classes[name] = found = serialize.class_of(name, imports)
+        classes[name] = found = definitions.class_of(name, imports)
         return found[0]
 
     return resolve

@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Empty, QueueGone
-from ...packing import serialize
+from ...packing import remote_errors
 from ...packing.environment import dumps_for_process
 from ...packing.shared_values import Shared
 from ...processes import launch
@@ -251,7 +251,7 @@ class Link:
         except OSError as error:
             if not packets.VALUE <= kind & packets.KIND <= packets.UNSENT:
                 raise
-            return kind & packets.SPENT | packets.UNSENT, serialize.dump_error(error)
+            return kind & packets.SPENT | packets.UNSENT, remote_errors.dump_error(error)
 
     def _check_files(self) -> None:
         if not (self._files or self._has_lost_files):

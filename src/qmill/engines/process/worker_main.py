@@ -16,7 +16,14 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...packing import main_module, serialize, shared_values
+from ...packing import (
+    definitions,
+    function_globals,
+    main_module,
+    remote_errors,
+    serialize,
+    shared_values,
+)
 from ...packing.bindings import Bindings
 from ...packing.explain import describe
 from ...processes import child_main
@@ -65,7 +72,7 @@ class WorkerSettings(NamedTuple):
 def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
     """Run a worker, and return its exit code."""
     worker = _Worker(channel)
-    serialize.share_globals(is_forked=child_main.is_forked)
+    function_globals.share_globals(is_forked=child_main.is_forked)
     try:
         settings = get_job()
         if settings.is_remote:
@@ -74,7 +81,7 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
         worker.set_up(settings)
     except BaseException as error:
         streams.flush()
-        worker.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
+        worker.send(packets.NOT_READY, 0, [remote_errors.dump_error(error)])
         return 1
     code = worker.run()
     if code == 0 and child_main.left_running():
@@ -108,7 +115,7 @@ class _Worker:
         self._bindings = Bindings(self._thing)
         self._definitions: dict[bytes, bytes] = {}
         self._built: dict[bytes, Any] = {}
-        self._exports = serialize.Exports(serialize.Names.INSTEAD)
+        self._exports = serialize.Exports(definitions.Names.INSTEAD)
         self._max_memory: int | None = None
         self._to_do: dict[int, list[int]] = {}  # calls to make of a chunk run before, by permit
         self._permit = 0  # the last one
@@ -123,7 +130,7 @@ class _Worker:
         self._has_codec = settings.has_codec
         self._things.update(settings.inherited)
         if child_main.is_forked:
-            self._exports = serialize.Exports(serialize.Names.FORKED)
+            self._exports = serialize.Exports(definitions.Names.FORKED)
         for variable in THREADS_OF_LIBRARIES:
             os.environ.setdefault(variable, str(settings.num_threads))
         _forward_logging(self, settings)
@@ -170,7 +177,7 @@ class _Worker:
     def _tell_end(self, error: BaseException) -> None:
         """Send the error for which this worker cannot go on."""
         with contextlib.suppress(OSError, MemoryError):
-            self.send(packets.NOT_READY, 0, [serialize.dump_error(error)])
+            self.send(packets.NOT_READY, 0, [remote_errors.dump_error(error)])
 
     def _run(self) -> int:
         permit_bytes, unpack = packets.PERMIT.size, packets.PERMIT.unpack
@@ -309,7 +316,7 @@ class _Worker:
             raise
         except BaseException as error:
             ended = monotonic()
-            answer = packets.ERROR, [serialize.dump_error(error)]
+            answer = packets.ERROR, [remote_errors.dump_error(error)]
             let_go(error)
             del error
             self._answer(answer, job, started, ended)
@@ -343,7 +350,7 @@ class _Worker:
         try:
             return packets.VALUE, serialize.dump_result(value, self._exports)
         except Exception as error:
-            return packets.UNSENT, [serialize.dump_error(error)]
+            return packets.UNSENT, [remote_errors.dump_error(error)]
 
     def _run_chunk(
         self, function: Callable[..., Any], items: list[Any], unpack: bool, go_on: bool
@@ -384,7 +391,7 @@ class _Worker:
         except (OSError, MemoryError) as error:  # before anything was sent
             if not nameless_files.is_shortage(error):
                 raise
-            packed = serialize.dump_error(error)
+            packed = remote_errors.dump_error(error)
             self.send(packets.UNSENT | spent_bit, job, [packed], started, ended)
         self.job_name = None
 

@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ....packing import serialize
+from ....packing import definitions, serialize
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -130,7 +130,7 @@ cdef class Writer:
         while after == NULL and self.codec.missing != NULL and tries < MAX_CLASSES:
             missing = self.codec.missing
             cls = <object>missing
-            if not codec_learn(self.codec, missing, serialize.plan_of(cls)):
+            if not codec_learn(self.codec, missing, definitions.plan_of(cls)):
                 break
             after = codec_write(self.codec, at, self.end, obj)
             tries += 1

@@ -33,7 +33,7 @@ from libc.string cimport memcmp, memcpy
 
 cimport cython
 
-from ....packing import serialize, standard_library
+from ....packing import definitions, function_globals, serialize, standard_library
 from ....packing.explain import describe
 from ....system import pickling
 from ....system.interrupts import is_interrupt
@@ -584,7 +584,7 @@ cdef class Ring:
         while after == NULL and self.codec.missing != NULL and tries < 8:
             missing = self.codec.missing
             cls = <object>missing
-            if not codec_learn(self.codec, missing, serialize.plan_of(cls)):
+            if not codec_learn(self.codec, missing, definitions.plan_of(cls)):
                 break
             after = codec_write(self.codec, at, end, obj)
             tries += 1
@@ -1001,7 +1001,7 @@ cdef class Ring:
             if size < 3 or data[1] > size - 1:
                 raise RuntimeError("the queue's shared memory is damaged: an empty message")
             return self._with_kind(item, skip, self._unpack(item, False, skip + data[1]))
-        if tag < 4 or (tag == 0x80 and (item.kind != Q_INLINE or serialize._globals is not None)):
+        if tag < 4 or (tag == 0x80 and (item.kind != Q_INLINE or function_globals.shared_globals is not None)):
             return serialize.loads(self._copy_of(item, skip), self)
         if tag == 0x80:
             view = PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
@@ -1550,7 +1550,7 @@ cdef class _Resolver:
         self.classes = classes
 
     def __call__(self, name):
-        found = serialize.class_of(name, self.ring())
+        found = definitions.class_of(name, self.ring())
         self.classes[name] = found
         return found[0]
 
