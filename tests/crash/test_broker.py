@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import qmill
+from qmill.packing import definitions
 from qmill.queues.portable import addresses, broker, client
 from qmill.system import frames
 
@@ -310,7 +311,7 @@ def test_a_definition_is_fetched_once_by_each_reader():
     sender.put_many([Point() for _ in range(20)])
     reader = client.PortableQueue._attach(sender._published(), sender._number, None)
     reader._reached = client.RemoteAccess(client.endpoint(sender._published()), sender._number)
-    client.serialize._known.clear()  # as in a process that has not made the class
+    definitions._known.clear()  # as in a process that has not made the class
     fetched = []
     fetch = reader._reached.fetch
     reader._reached.fetch = lambda key: fetched.append(key) or fetch(key)
