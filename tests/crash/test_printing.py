@@ -150,8 +150,8 @@ writer = threading.Thread(target=sys.stdout.flush)
 writer.start()
 begun.wait()
 os.register_at_fork(after_in_child=go_on.set)
-from qmill import _streams
-_streams.flush = lambda: None  # the parent's would wait for that thread
+from qmill.system import streams
+streams.flush = lambda: None  # the parent's would wait for that thread
 worker = qmill.run(functions.say_and_flush, "one; ")
 worker.join()
 go_on.set()
