@@ -32,7 +32,7 @@ from ..jobs.records import RecordLog
 from ..packing.explain import describe
 from ..packing.guesses import check_function, explain_arguments, explain_engine
 from ..processes import inherited, launch
-from ..queues.api import check_wait
+from ..queues.checks import check_wait
 from ..system import native
 from ..system.generic import T
 from ..workers import api

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Poisoned, ShutDown
 from ..system.generic import Generic, T
-from .api import END, Queue, Reader, check_items
+from .api import END, Queue, Reader
+from .checks import check_items
 from .leases import Hold, leave, loop
 
 if TYPE_CHECKING:

@@ -323,7 +323,7 @@ def _next_number() -> int:
 
 
 def _check_timeout(timeout: float | None) -> float | None:
-    from ..queues.api import check_wait
+    from ..queues.checks import check_wait
 
     return check_wait(True, timeout)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from multiprocessing import pool as _stdlib
 from typing import Any
 
-from ...job_queue.pool import (
+from ...job_queue.pool import Pool, ThreadPool
+from ...job_queue.pool_results import (
     ApplyResult,
     AsyncResult,
     IMapIterator,
     IMapUnorderedIterator,
     MapResult,
-    Pool,
-    ThreadPool,
 )
 
 __all__ = [

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...errors import Empty, Full, ShutDown
 from ...system.interrupts import is_interrupt
 from .. import leases
-from ..api import END, Queue, Reader, check_items, check_max_items, check_maxsize, check_wait
+from ..api import END, Queue, Reader
+from ..checks import check_items, check_max_items, check_maxsize, check_wait
 from .mailbox import LOCAL, GetCall, JoinCall, LocalAnswer, Mailbox, MailReader, PutCall
 
 if TYPE_CHECKING:

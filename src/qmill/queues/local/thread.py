@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from ...errors import ThreadQueueSent
 from ...packing.serialize import check_stays_here
-from ..api import check_new_maxsize
+from ..checks import check_new_maxsize
 from .access import LocalAccess, MailboxQueue
 from .mailbox import Mailbox
 

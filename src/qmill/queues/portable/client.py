@@ -32,7 +32,8 @@ from ...packing import serialize
 from ...packing.standard_library import starting
 from ...system import frames, lifecycle, native
 from .. import exits
-from ..api import END, Statistics, check_name, check_new_maxsize
+from ..api import END, Statistics
+from ..checks import check_name, check_new_maxsize
 from ..local.access import Access, LocalAccess, MailboxQueue, _UnpackingReader
 from ..local.mailbox import Mailbox
 from . import addresses

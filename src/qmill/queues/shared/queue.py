@@ -8,7 +8,8 @@ one in the folder of the named queues. It is gone when the last process that has
 from __future__ import annotations
 
 from ...errors import QueueGone
-from ..api import Queue, Reader, check_maxsize, check_memory, check_name, check_new_maxsize
+from ..api import Queue, Reader
+from ..checks import check_maxsize, check_memory, check_name, check_new_maxsize
 from . import rings
 from .core._ring import Messages
 

@@ -38,7 +38,8 @@ from ....packing.explain import describe
 from ....system import pickling
 from ....system.interrupts import is_interrupt
 from ....errors import Empty, Full, QueueGone, SerializationError, ShutDown
-from ...api import END, Statistics, check_items, check_max_items, check_wait
+from ...api import END, Statistics
+from ...checks import check_items, check_max_items, check_wait
 from ...leases import NOTHING, acknowledge, begin, leave, task_done
 
 cdef extern from "Python.h":
