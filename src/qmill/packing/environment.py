@@ -21,30 +21,23 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections import deque
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ..errors import SerializationError
 from . import definitions, function_globals, main_module, serialize
 from .explain import describe
+from .search import Attributes, Search, Slot, State, is_imported
 from .watch import (
     ABSENT,
-    ATOMS,
     CONTENT_BYTES,
     Content,
     Watch,
     is_code,
     is_fixed,
-    is_ours,
     is_wrapper,
-    own_of,
-    parts_of,
-    refers_to,
     watch_code,
-    watch_content,
-    weak,
 )
 
 if TYPE_CHECKING:
@@ -52,11 +45,6 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     _Thing = TypeVar("_Thing", bound="Numbered")
-
-_OF_MODULES = frozenset(
-    ("__builtins__", "__name__", "__file__", "__spec__", "__loader__", "__package__", "__doc__")
-    + ("__path__", "__annotations__", "__cached__", "__qualname__", "__module__")
-)
 
 
 class Numbered:
@@ -153,9 +141,9 @@ class Globals:
         self._exports = exports
         self.by_name = by_name
         self._inherit = inherit
-        self._slots: dict[tuple[int, str], _Slot] = {}
-        self._states: WeakKeyDictionary[Any, _State] = WeakKeyDictionary()
-        self._classes: WeakKeyDictionary[type, _Attributes] = WeakKeyDictionary()
+        self._slots: dict[tuple[int, str], Slot] = {}
+        self._states: WeakKeyDictionary[Any, State] = WeakKeyDictionary()
+        self._classes: WeakKeyDictionary[type, Attributes] = WeakKeyDictionary()
         self._merged: WeakValueDictionary[tuple[int, int], Environment] = WeakValueDictionary()
 
     def pack(self, value: Any) -> bytes | None:
@@ -174,12 +162,12 @@ class Globals:
         Raises:
             SerializationError: A value cannot be packed, and workers do not get it by an import.
         """
-        search = _Search(self, roots)
+        search = Search(self, roots)
         search.run()
         slots = [slot for slot in search.slots.values() if slot.values is not None]
         return self._make(slots) if slots else None, search.watch
 
-    def _make(self, slots: Iterable[_Slot]) -> Environment:
+    def _make(self, slots: Iterable[Slot]) -> Environment:
         bindings = {}
         needs: dict[int, Values] = {}
         for slot in slots:
@@ -213,7 +201,7 @@ class Globals:
             self._merged[first.number, second.number] = merged
         return merged
 
-    def state_of(self, code: Any) -> _State | None:
+    def state_of(self, code: Any) -> State | None:
         """Return the state of a function, a class or a wrapper; after a change it is a new object.
 
         Workers know functions by a key, so a function that has changed gets a new key.
@@ -225,7 +213,7 @@ class Globals:
         if state is None or not state.watch.is_unchanged(self.pack):
             if state is not None and type(code) is FunctionType and definitions.has_key(code):
                 definitions.renew(code)
-            state = _State(watch_code(code, self.pack, by_name=self.by_name))
+            state = State(watch_code(code, self.pack, by_name=self.by_name))
             try:
                 self._states[code] = state
             except TypeError:  # it cannot be referred to weakly
@@ -237,12 +225,12 @@ class Globals:
         try:
             known = self._classes.get(cls)
             if known is None:
-                known = self._classes[cls] = _Attributes(cls, self)
+                known = self._classes[cls] = Attributes(cls, self)
         except TypeError:  # it cannot be hashed
             return set()
         return known.changed(cls, self.pack)
 
-    def slot_of(self, names: Any, name: str, value: Any) -> _Slot | None:
+    def slot_of(self, names: Any, name: str, value: Any) -> Slot | None:
         """Return the known slot of a name, or None if there is none or its value has changed."""
         slot = self._slots.get((id(names), name))
         if slot is None or slot.names is not names or slot.value is not value:
@@ -258,7 +246,7 @@ class Globals:
                 return None
         return slot
 
-    def send(self, slots: list[_Slot], sent: dict[int, _Slot], touched: list[Any]) -> None:
+    def send(self, slots: list[Slot], sent: dict[int, Slot], touched: list[Any]) -> None:
         """Pack the values of new slots.
 
         Args:
@@ -279,9 +267,7 @@ class Globals:
                 self._place(group, self._numbered(Values(0, data, needs=known.used())))
                 sent.update((id(slot.value), slot) for slot in group if slot.can_be_referred_to)
 
-    def _pack_group(
-        self, slots: list[_Slot], sent: _Known, touched: list[Any]
-    ) -> bytes | bytearray:
+    def _pack_group(self, slots: list[Slot], sent: _Known, touched: list[Any]) -> bytes | bytearray:
         """Pack values together. Remove slots whose values cannot be packed but come by an import.
 
         Raises:
@@ -298,23 +284,23 @@ class Globals:
                 self.keep(slot)
             return self._pack_group(slots, sent, touched)
 
-    def _can_pack(self, slot: _Slot, sent: _Known) -> bool:
+    def _can_pack(self, slot: Slot, sent: _Known) -> bool:
         try:
             _pack_values([_to_send(slot)], self._exports, [], sent)
         except SerializationError:
             return False
         return True
 
-    def _comes_otherwise(self, slot: _Slot) -> bool:
+    def _comes_otherwise(self, slot: Slot) -> bool:
         """Whether workers get the value by an import of the script, if it cannot be sent."""
         script = self._script_of(slot)
-        return script is not None and _is_imported(script, slot.name)
+        return script is not None and is_imported(script, slot.name)
 
-    def _script_of(self, slot: _Slot) -> main_module.Script | None:
+    def _script_of(self, slot: Slot) -> main_module.Script | None:
         """Return the script whose import binds a name in workers."""
         return main_module.importable() if self.by_name and slot.label == "__main__" else None
 
-    def _groups(self, slots: list[_Slot]) -> Iterable[list[_Slot]]:
+    def _groups(self, slots: list[Slot]) -> Iterable[list[Slot]]:
         """Split slots into groups that are packed together, in the order of packing.
 
         A forked worker, or one that imports the script, has values of its own, and may keep some
@@ -324,22 +310,22 @@ class Globals:
         """
         if self._inherit or (self.by_name and main_module.importable() is not None):
             code = [slot for slot in slots if slot.state is not None]
-            others = sorted((slot for slot in slots if slot.state is None), key=_Slot.size)
+            others = sorted((slot for slot in slots if slot.state is None), key=Slot.size)
             return [group for group in (code, *([slot] for slot in others)) if group]
         small = [slot for slot in slots if not slot.is_large]
         large = [[slot] for slot in slots if slot.is_large]
         return [small, *large] if small else large
 
-    def _place(self, slots: list[_Slot], values: Values) -> None:
+    def _place(self, slots: list[Slot], values: Values) -> None:
         for place, slot in enumerate(slots):
             slot.values, slot.place = values, place
             self.keep(slot)
 
-    def keep(self, slot: _Slot) -> None:
+    def keep(self, slot: Slot) -> None:
         """Remember the slot of a name."""
         self._slots[id(slot.names), slot.name] = slot
 
-    def judge(self, slot: _Slot) -> bool:
+    def judge(self, slot: Slot) -> bool:
         """Examine the value of a new slot, and return whether it must be sent.
 
         Raises:
@@ -372,209 +358,7 @@ class Globals:
         return True
 
 
-class _State:
-    """The state of a function or class, apart from the values of its global names."""
-
-    __slots__ = ("watch",)
-
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-
-
-class _Attributes:
-    """The attributes of a class, as they were when it was sent."""
-
-    def __init__(self, cls: type, owner: Globals) -> None:
-        self._before: dict[str, tuple[Any, Content | None]] = {}
-        self._changed: set[str] = set()
-        for name, value in own_of(cls):
-            watch = Watch()
-            if not is_fixed(value) and not is_code(value):
-                watch_content(value, watch, owner.pack)
-            self._before[name] = weak(value), watch.first_content()
-
-    def changed(self, cls: type, pack: Callable[[Any], bytes | None]) -> set[str]:
-        """Return the names of the attributes that have changed at any time since."""
-        now = dict(own_of(cls))
-        for name in now.keys() | self._before.keys():
-            value = now.get(name, ABSENT)
-            before, content = self._before.get(name, (ABSENT, None))
-            is_same = value is before or refers_to(before, value)
-            if not is_same or (content is not None and not content.is_unchanged(pack)):
-                self._changed.add(name)
-        return self._changed
-
-
-class _Slot:
-    """A global name, and its value when it was last examined.
-
-    Attributes:
-        names: The namespace; or a class, if the name is one of its attributes.
-        label: The label of the namespace or class in workers.
-        name: The name.
-        value: The object.
-        path: The path from a function to the name, for error messages.
-        state: The value's state, if it is a function, a class or a wrapper.
-        module: An importable module that also has the object under this name.
-        content: The packed content of the value, if it may change.
-        touched: The functions and classes in the value.
-        is_inherited: Whether workers can only inherit the value by fork.
-        values: The `Values` in which the value was sent; None if it is not sent.
-        place: Its index there.
-    """
-
-    __slots__ = (
-        "content",
-        "is_inherited",
-        "label",
-        "module",
-        "name",
-        "names",
-        "path",
-        "place",
-        "state",
-        "touched",
-        "value",
-        "values",
-    )
-
-    def size(self) -> int:
-        """Return the least number of bytes that the packed value has."""
-        if self.content is None or self.content.data is None:
-            return (CONTENT_BYTES + 1) * self.is_large
-        return len(self.content.data)
-
-    @property
-    def is_large(self) -> bool:
-        """Whether the packed value is too large for its content to be compared."""
-        return self.content is not None and self.content.data is None
-
-    @property
-    def where(self) -> tuple[int, int]:
-        """The place of the value in workers: the number of its `Values`, and its index there."""
-        assert self.values is not None
-        return self.values.number, self.place
-
-    @property
-    def can_be_referred_to(self) -> bool:
-        """Whether other values may refer to this one, once workers have it."""
-        return self.content is not None and not isinstance(self.names, type)
-
-    def __init__(self, names: Any, name: str, value: Any, path: str) -> None:
-        self.names = names
-        self.label = function_globals.label_of(names)
-        self.name = name
-        self.value = value
-        self.path = path
-        self.state: _State | None = None
-        self.module: str | None = None
-        self.content: Content | None = None
-        self.touched: list[Any] = []
-        self.is_inherited = False
-        self.values: Values | None = None
-        self.place = 0
-
-
-class _Search:
-    """One search for all globals that some functions use."""
-
-    def __init__(self, owner: Globals, roots: Iterable[Any]) -> None:
-        self.watch = Watch()
-        self.slots: dict[tuple[int, str], _Slot] = {}
-        self._owner = owner
-        self._new: list[_Slot] = []
-        self._seen: dict[int, Any] = {}
-        self._left: deque[tuple[Any, str]] = deque((root, _name_of(root)) for root in roots)
-
-    def run(self) -> None:
-        """Find all names, and pack those of their values that are new."""
-        while self._left:
-            while self._left:
-                obj, path = self._left.popleft()
-                if id(obj) not in self._seen:
-                    self._seen[id(obj)] = obj
-                    self._visit(obj, path)
-            if self._new:
-                new, self._new = self._new, []
-                touched: list[Any] = []
-                self._owner.send(new, self._sent(), touched)
-                self._left.extend((obj, _name_of(obj)) for obj in touched)
-
-    def _sent(self) -> dict[int, _Slot]:
-        """Return the slots of the objects that workers have, by the objects' id."""
-        return {
-            id(slot.value): slot
-            for slot in self.slots.values()
-            if slot.values is not None and slot.can_be_referred_to
-        }
-
-    def _visit(self, obj: Any, path: str) -> None:
-        """Examine an object that may use globals: a function, a class, or a wrapper of one."""
-        if isinstance(obj, FunctionType) and is_ours(obj):
-            self._take_names(obj, path)
-        elif isinstance(obj, (FunctionType, type)) and not is_ours(obj):
-            return
-        for part in (*parts_of(obj), *definitions.parts_of(obj)):
-            self._follow(part, path)
-        if isinstance(obj, type):
-            for name in self._owner.changed_attributes(obj):
-                value = vars(obj).get(name, ABSENT)
-                self._take(obj, name, value, f"{path} -> attribute {name!r}")
-
-    def _follow(self, value: Any, path: str) -> None:
-        """Queue a value to be visited, and its class if that is of `__main__`."""
-        cls = type(value)
-        if cls in ATOMS or isinstance(value, ModuleType):
-            return
-        self._left.append((value, path))
-        if not isinstance(value, (FunctionType, type)) and main_module.is_main(cls.__module__):
-            self._left.append((cls, path))
-
-    def _take_names(self, function: FunctionType, path: str) -> None:
-        if function_globals.uses_globals_of(function) is not None:
-            return
-        names = function.__globals__
-        for name in function_globals.global_names(function.__code__):
-            if name not in _OF_MODULES:
-                self._take_name(names, name, path)
-
-    def _take_name(self, names: dict[str, Any], name: str, path: str) -> None:
-        where = id(names), name
-        if where in self.slots:
-            return
-        value = names.get(name, ABSENT)
-        self.watch.name(names, name, value)
-        if value is not ABSENT or where in self._owner._slots:
-            self._take(names, name, value, f"{path} -> global {name!r}")
-
-    def _take(self, names: Any, name: str, value: Any, path: str) -> None:
-        owner = self._owner
-        slot = owner.slot_of(names, name, value)
-        if slot is None:
-            slot = _Slot(names, name, value, path)
-            if owner.judge(slot):
-                self._new.append(slot)
-            else:
-                owner.keep(slot)
-        self._left.extend((obj, path) for obj in slot.touched)
-        self.slots[id(names), name] = slot
-        if slot.content is not None:
-            self.watch.content(slot.content)
-        if slot.state is not None:
-            self.watch.include(slot.state.watch)
-        self._follow(value, path)
-
-
-def _is_imported(script: main_module.Script, name: str) -> bool:
-    """Whether an import of the script gives a name a value that can replace the one here."""
-    return name in script.declared or (name in script.bound and name not in script.guarded)
-
-
-def _name_of(obj: Any) -> str:
-    return getattr(obj, "__qualname__", None) or describe(obj)
-
-
-def _to_send(slot: _Slot) -> Any:
+def _to_send(slot: Slot) -> Any:
     value = function_globals.UNBOUND if slot.value is ABSENT else slot.value
     if isinstance(slot.names, type):
         return slot.names, value
@@ -599,7 +383,7 @@ def _get_of_module(module: str, name: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _refusal(slot: _Slot, error: SerializationError) -> SerializationError:
+def _refusal(slot: Slot, error: SerializationError) -> SerializationError:
     """Return an error that says by which path the job needs a value, and what to do instead."""
     if isinstance(error, _Refusal):
         return error
@@ -630,19 +414,19 @@ _Refusal.__module__ = SerializationError.__module__
 class _Watcher(Globals):
     """Finds the globals that functions use, but packs none of them for sending."""
 
-    def send(self, slots: list[_Slot], sent: dict[int, _Slot], touched: list[Any]) -> None:
+    def send(self, slots: list[Slot], sent: dict[int, Slot], touched: list[Any]) -> None:
         """Send nothing."""
 
 
-class _Known(dict[int, "_Slot"]):
+class _Known(dict[int, "Slot"]):
     """The slots of objects that readers have, by the objects' id; notes which of them are used."""
 
-    def __init__(self, slots: Mapping[int, _Slot] | None = None) -> None:
+    def __init__(self, slots: Mapping[int, Slot] | None = None) -> None:
         super().__init__(slots or {})
         self._used: dict[int, Values] = {}
 
     def get(self, key: int, default: Any = None) -> Any:
-        """Return the place of an object in readers (see `_Slot.where`), and note its use."""
+        """Return the place of an object in readers (see `Slot.where`), and note its use."""
         slot = super().get(key)
         if slot is None or slot.values is None:
             return default
@@ -685,7 +469,7 @@ class Contents:
 
     def __init__(self, call: Iterable[Any]) -> None:
         watcher = _Watcher(lambda _: None, serialize.InlineExports(), by_name=False, inherit=True)
-        search = _Search(watcher, [each for each in call if callable(each)])
+        search = Search(watcher, [each for each in call if callable(each)])
         search.run()
         self._pack = watcher.pack
         self._slots = [slot for slot in search.slots.values() if slot.content is not None]
@@ -696,7 +480,7 @@ class Contents:
             if not isinstance(slot.names, type) and self._has_changed(slot):
                 function_globals.keep_own(slot.label, slot.name)
 
-    def _has_changed(self, slot: _Slot) -> bool:
+    def _has_changed(self, slot: Slot) -> bool:
         assert slot.content is not None
         try:
             return slot.content.data not in (None, self._pack(slot.value))
