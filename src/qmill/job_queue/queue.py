@@ -29,7 +29,6 @@ from ..errors import NotSupported, SerializationError
 from ..jobs.job import DEFAULT_OPTIONS, Chunk, Job, MapCall, Options
 from ..jobs.kept import BOUND, remains_of
 from ..jobs.records import RecordLog
-from ..packing.explain import describe
 from ..packing.guesses import check_function, explain_arguments, explain_engine
 from ..processes import inherited, launch
 from ..queues.checks import check_wait
@@ -37,6 +36,16 @@ from ..system import native
 from ..system.generic import T
 from ..workers import api
 from . import dispatch
+from .checks import (
+    as_args,
+    as_kwargs,
+    check_auto_stop,
+    check_callable,
+    check_count,
+    check_int,
+    check_number,
+    check_workers,
+)
 from .chunks import ChunkedMap
 from .map_calls import MapCalls
 
@@ -160,28 +169,28 @@ class JobQueue(Executor):
         progress: Any = False,
     ) -> None:
         native.check_threads("a JobQueue")
-        _check_callable("initializer", initializer)
-        _check_callable("callback", callback)
+        check_callable("initializer", initializer)
+        check_callable("callback", callback)
         _bar_type(progress)
         if max_workers is None:
             max_workers = _default_workers(engine)
         self.name = os.urandom(4).hex() if name is None else str(name)
-        self._max_workers = _check_workers(max_workers)
+        self._max_workers = check_workers(max_workers)
         settings = Settings(
             self.name,
             self._max_workers,
             initializer,
             api.as_tuple("initargs", initargs),
-            _check_count("max_jobs_per_worker", max_jobs_per_worker, or_none=True),
-            _check_count(
+            check_count("max_jobs_per_worker", max_jobs_per_worker, or_none=True),
+            check_count(
                 "max_memory_per_worker",
                 max_memory_per_worker,
                 or_none=True,
                 unit=" of bytes, such as 1 << 30",
             ),
         )
-        maxsize = _check_int("maxsize", maxsize)
-        auto_stop_s = _check_auto_stop(auto_stop)
+        maxsize = check_int("maxsize", maxsize)
+        auto_stop_s = check_auto_stop(auto_stop)
         self._engine = _make_engine(engine, settings, start_method, mp_context)
         try:
             log = _open_log(log_file)
@@ -297,9 +306,9 @@ class JobQueue(Executor):
                 )
             )
         if kwargs is not None:
-            kwargs = _as_kwargs(kwargs)
+            kwargs = as_kwargs(kwargs)
         job: Job[T] = self._put(
-            Job, function, _as_args(args), kwargs, priority, options, True, block
+            Job, function, as_args(args), kwargs, priority, options, True, block
         )
         return job
 
@@ -349,7 +358,7 @@ class JobQueue(Executor):
             bool(suppress_errors),
             bool(stop_on_lane_error),
         )
-        return WithOptions(self, _check_number("priority", priority), self._check_options(options))
+        return WithOptions(self, check_number("priority", priority), self._check_options(options))
 
     def _check_options(self, options: Options, timeout_argument: str = "timeout") -> Options:
         try:
@@ -360,14 +369,14 @@ class JobQueue(Executor):
                 f"{type(options.lane).__name__} {options.lane!r}"
             ) from None
         if options.timeout is not None:
-            _check_number(timeout_argument, options.timeout, above_0=True, unit=" of seconds")
+            check_number(timeout_argument, options.timeout, above_0=True, unit=" of seconds")
             if not self._engine.can_kill:
                 raise NotSupported(
                     f"{timeout_argument}={options.timeout!r}: this engine cannot kill a running "
                     "job, engine='process' can; to wait for a limited time use job.result(timeout)"
                 )
-        _check_int("retries", options.retries)
-        _check_number("backoff", options.backoff, from_0=True, unit=" of seconds")
+        check_int("retries", options.retries)
+        check_number("backoff", options.backoff, from_0=True, unit=" of seconds")
         return options
 
     def _put(
@@ -384,7 +393,7 @@ class JobQueue(Executor):
     ) -> Any:
         check_function("function", function)
         if type(priority) is not int:
-            _check_number("priority", priority)
+            check_number("priority", priority)
         dispatcher = self._dispatcher
         job = kind(
             next(self._ids), function, args, kwargs, priority, options, dispatcher, monotonic()
@@ -655,8 +664,8 @@ class JobQueue(Executor):
             if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
                 raise TypeError(f"map needs iterables; got {type(iterable).__name__} {iterable!r}")
         check_wait(True, limits.timeout)
-        _check_count("chunksize", limits.chunksize, or_none=True)
-        _check_count("buffersize", limits.buffersize, or_none=True)
+        check_count("chunksize", limits.chunksize, or_none=True)
+        check_count("buffersize", limits.buffersize, or_none=True)
         if limits.job_timeout is not None:
             self._check_options(Options(timeout=limits.job_timeout), "job_timeout")
             if limits.chunksize not in (None, 1):
@@ -727,7 +736,7 @@ class JobQueue(Executor):
             How many jobs still wait or work: 0 unless the timeout expired or `n` was given.
         """
         if n is not None:
-            _check_int("n", n)
+            check_int("n", n)
         check_wait(True, timeout)
         deadline = None if timeout is None else monotonic() + timeout
         dispatcher = self._dispatcher
@@ -812,7 +821,7 @@ class JobQueue(Executor):
             The jobs, by priority number, the lowest first; equal ones by age, the oldest first.
         """
         if n is not None:
-            _check_int("n", n)
+            check_int("n", n)
         jobs: list[Job] = []
         self._dispatcher.check_is_ours()
         try:
@@ -872,7 +881,7 @@ class JobQueue(Executor):
         Args:
             n: 1 or more.
         """
-        self._max_workers = _check_count("n", n)
+        self._max_workers = check_count("n", n)
         self._dispatcher.resize(self._max_workers)
 
     def reprioritize(self, job: Job, priority: float) -> bool:
@@ -889,7 +898,7 @@ class JobQueue(Executor):
             raise TypeError(f"job must be a Job, not {type(job).__name__} {job!r}")
         if job._owner is not self._dispatcher:
             raise ValueError(f"{job!r} is a job of another queue")
-        return self._dispatcher.reprioritise(job, _check_number("priority", priority))
+        return self._dispatcher.reprioritise(job, check_number("priority", priority))
 
     def clear_waiting(self) -> None:
         """Cancel the jobs that have not begun."""
@@ -1058,7 +1067,7 @@ class WithOptions:
 def map_options(retries: int) -> Options:
     """Return the options of a map's jobs."""
     return (
-        DEFAULT_OPTIONS._replace(retries=_check_int("retries", retries))
+        DEFAULT_OPTIONS._replace(retries=check_int("retries", retries))
         if retries
         else DEFAULT_OPTIONS
     )
@@ -1153,35 +1162,6 @@ def _default_workers(engine: object) -> int:
     return api.NUM_THREADS if engine == "thread" else api.NUM_CPUS
 
 
-# -- checks ------------------------------------------------------------------------------------
-
-
-def _as_args(args: Any) -> tuple[Any, ...]:
-    if type(args) is tuple:
-        return args
-    if type(args) is list:
-        return tuple(args)
-    if args is None:
-        return ()
-    is_spread = isinstance(args, (list, tuple)) and not _is_record(args)
-    return tuple(args) if is_spread else (args,)
-
-
-def _is_record(value: Any) -> bool:
-    """Return whether a tuple is one value: a named tuple, an `os.stat_result` or the like."""
-    return hasattr(value, "_fields") or hasattr(value, "n_sequence_fields")
-
-
-def _as_kwargs(kwargs: Any) -> dict[str, Any] | None:
-    if not isinstance(kwargs, Mapping):
-        raise TypeError(
-            f"kwargs must be a mapping or None, not {type(kwargs).__name__} {describe(kwargs)}: "
-            "put takes positional arguments as one tuple, as in put(pow, (2, 3)); submit takes "
-            "them one by one, as in submit(pow, 2, 3)"
-        )
-    return dict(kwargs) or None
-
-
 def _without_frames(error: SerializationError) -> SerializationError:
     """Remove the frames of an error's traceback: they keep the arguments of all callers alive."""
     if (cause := error.__cause__) is not None and cause.__traceback__ is not None:
@@ -1203,60 +1183,3 @@ def _open_log(log_file: Any) -> RecordLog | None:
     if not isinstance(log_file, (str, os.PathLike)):
         raise TypeError(f"log_file must be a path, not {type(log_file).__name__} {log_file!r}")
     return RecordLog(log_file)
-
-
-def _check_callable(argument: str, value: Any) -> None:
-    if value is None:
-        return
-    if not callable(value):
-        raise TypeError(
-            f"{argument} must be callable or None, not {type(value).__name__} {value!r}"
-        )
-    check_function(argument, value)
-
-
-def _check_workers(value: Any) -> int:
-    if _check_int("max_workers", value, signed=True) < 1:
-        raise ValueError(
-            f"max_workers must be greater than 0; got {value!r} (None is as many as there are "
-            "processors)"
-        )
-    return int(value)
-
-
-def _check_auto_stop(value: Any) -> float:
-    """Return for how many seconds idle workers stay when all jobs are done."""
-    if isinstance(value, bool):
-        return 0.0 if value else math.inf
-    return float(_check_number("auto_stop", value, from_0=True, unit=" of seconds or a bool"))
-
-
-def _check_int(
-    argument: str, value: Any, *, unit: str = "", above_0: bool = False, signed: bool = False
-) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{argument} must be an int{unit}, not {type(value).__name__} {value!r}")
-    if not signed and value.__index__() < above_0:
-        least = "greater than 0" if above_0 else "0 or more"  # "greater ..." is executors' wording
-        raise ValueError(f"{argument} must be {least}; got {value!r}")
-    return int(value)
-
-
-def _check_count(argument: str, value: Any, *, or_none: bool = False, unit: str = "") -> Any:
-    if value is None and or_none:
-        return None
-    return _check_int(argument, value, above_0=True, unit=unit)
-
-
-def _check_number(
-    argument: str, value: Any, *, from_0: bool = False, above_0: bool = False, unit: str = ""
-) -> Any:
-    if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
-        raise TypeError(f"{argument} must be a number{unit}, not {type(value).__name__} {value!r}")
-    if value != value:
-        raise ValueError(f"{argument} must be a number; got {value!r}")
-    if (from_0 and value < 0) or (above_0 and value <= 0):
-        raise ValueError(
-            f"{argument} must be {'0 or more' if from_0 else 'more than 0'}; got {value!r}"
-        )
-    return value
