@@ -1,0 +1,1 @@
+"""Queues between processes: sent, shared, and outliving processes that die."""

@@ -1,0 +1,1 @@
+"""Promises of a queue on any transport, whichever process made it."""

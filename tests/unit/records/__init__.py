@@ -1,0 +1,1 @@
+"""The record of a job, and the file to which programs append records, killed or not."""
