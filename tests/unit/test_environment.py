@@ -173,8 +173,8 @@ def test_a_class_in_arguments_brings_what_its_methods_use(main, functions):
 
 
 def things_in_worker():
-    (worker,) = (each for each in gc.get_objects() if type(each).__name__ == "_Worker")
-    return len(worker._things), len(worker._packed), len(worker._definitions)
+    (learnt,) = (each for each in gc.get_objects() if type(each).__name__ == "Learnt")
+    return len(learnt._things), len(learnt._packed), len(learnt.packed)
 
 
 def test_a_worker_keeps_nothing_of_versions_that_are_gone():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from qmill import SerializationError, WorkerDied
-from qmill.engines.functions import Definitions
+from qmill.engines.learnt import Definitions
 from qmill.engines.process import kept_results, protocol as packets
 from qmill.packing import remote_errors, serialize
 from tests.limits import _no_test_hangs  # noqa: F401

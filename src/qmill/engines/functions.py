@@ -13,7 +13,6 @@ from ..packing import definitions, serialize
 from ..packing.environment import Environment, Globals, Numbered, Values
 from ..packing.watch import Watch
 from ..system import native
-from .process import protocol as packets
 
 UNKNOWN_S = 1.0
 """The assumed duration of a call of an unknown function, so long that no job waits behind it."""
@@ -250,26 +249,3 @@ class _Touched(NamedTuple):
     objects: list[Any]  # kept alive, so that their ids are not reused
     environment: Environment | None
     watch: Watch
-
-
-class Definitions:
-    """Definitions by workers, in which `serialize` looks up the classes of results."""
-
-    by_value_first = True
-
-    def __init__(self) -> None:
-        self.packed: dict[bytes, bytes] = {}
-        self._built: dict[bytes, Any] = {}
-
-    def fetch(self, key: bytes) -> bytes:
-        """Return a packed definition, or raise KeyError."""
-        return self.packed[key]
-
-    def add(self, data: bytes | memoryview) -> None:
-        """Store a definition: its key, and the pickled object."""
-        self.packed[bytes(data[: packets.KEY_BYTES])] = bytes(data[packets.KEY_BYTES :])
-
-    def keep(self, key: bytes, built: Any) -> None:
-        """Keep a rebuilt definition alive."""
-        self._built[key] = built
-        self.packed.pop(key, None)

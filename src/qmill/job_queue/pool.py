@@ -106,7 +106,7 @@ class Pool:
             name="pool",
         )
         engine: Any = jobs._engine
-        engine.hands_on = False
+        engine.codec.hands_on = False
         return jobs
 
     def __del__(self) -> None:

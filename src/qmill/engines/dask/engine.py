@@ -34,9 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDied
 from ...packing import definitions, serialize
-from ...packing.shared_values import Shares
 from ...workers import api
-from .. import calls
 from ..api import (
     ALL,
     CHUNK_S,
@@ -48,23 +46,22 @@ from ..api import (
     RETURNED,
     Engine,
     EngineFactory,
-    Outcome,
     Report,
     Settings,
     lost,
 )
-from ..functions import UNKNOWN_S, Definitions, Functions
-from ..process import kept_results, protocol as packets
-from ..process.worker_main import rebuild_record
+from ..codec import Codec, PackingEngine
+from ..functions import UNKNOWN_S
+from ..knowledge import Knowledge
+from ..process import protocol as packets
 from . import on_worker as there
 from .client import Connection, import_distributed
-from .runner import Answer, Call, Lesson, Setup
+from .runner import Answer, Call, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...jobs.job import Job
-    from ..functions import Moment
 
 logger = logging.getLogger("qmill")
 
@@ -190,14 +187,14 @@ class _Node:
         num_lessons: How many lessons are under way.
         cost_s: The expected duration of `sent`, by measurement.
         since_s: When it was given its first job, or gave its last answer.
-        functions, shares: The keys of the functions and shared values that its runner has.
-        num_definitions, num_shares: How many definitions, and shared values, it was sent.
+        knowledge: The definitions that its runner has.
         error: The reason for _BAD.
     """
 
-    def __init__(self, address: str, threads: int) -> None:
+    def __init__(self, address: str, threads: int, codec: Codec) -> None:
         self.address = address
         self.threads = threads
+        self._codec = codec
         self.answers = _Answers()
         self.forget()
 
@@ -211,10 +208,7 @@ class _Node:
         self.num_lessons = 0
         self.cost_s = 0.0
         self.since_s = 0.0
-        self.functions: set[int] = set()
-        self.shares: set[int] = set()
-        self.num_definitions = 0
-        self.num_shares = 0
+        self.knowledge = Knowledge(self._codec)
         self.error: BaseException | None = None
         self.answers = _Answers()
 
@@ -228,7 +222,7 @@ class _Answers:
         self.is_fetching = False
 
 
-class DaskEngine(Engine):
+class DaskEngine(PackingEngine):
     """Runs the jobs of one queue on a Dask cluster.
 
     Args:
@@ -248,11 +242,7 @@ class DaskEngine(Engine):
         self._release = release
         self._limit = settings.max_workers
         self._session = uuid.uuid4().hex
-        self._exports = serialize.Exports(definitions.Names.NEVER, apart=True)
-        self._functions = Functions(self._exports, by_name=False)
-        self._imports = Definitions()
-        self._rebuilder = kept_results.Rebuilder(self._imports)
-        self._shares = Shares(is_remote=True)
+        self.codec = Codec(definitions.Names.NEVER, is_remote=True)
         self._setup = self._make_setup(settings)
         self._nodes: dict[str, _Node] = {}
         self._hosts: dict[str, str] = {}
@@ -280,34 +270,14 @@ class DaskEngine(Engine):
             packed,
             settings.max_jobs_per_worker,
             settings.max_memory_per_worker,
-            kept_results.HAS_CODEC,
+            self.codec.has_codec,
         )
 
     @property
     def _log_topic(self) -> str:
         return f"qmill-{self._session}"
 
-    # -- preparing and offering ----------------------------------------------------------------
-
-    def moment_of(self, function: Callable[..., Any]) -> Moment:
-        """Return the state of a function for jobs that are prepared later; see `Engine`."""
-        with self._shares.collecting():
-            return self._functions.of(function)
-
-    def prepare(self, job: Job, moment: Moment | None = None) -> None:
-        """Pickle the arguments, and changes of the function and its globals; see `Engine`."""
-        with self._shares.collecting():
-            calls.pack(job, self._functions, self._exports, moment=moment)
-
-    def has_large_arguments(self, job: Job) -> bool:
-        """Compare the size of the packet, if it has arguments only; see `Engine`."""
-        packed_alone = calls.are_large(job)
-        return super().has_large_arguments(job) if packed_alone is None else packed_alone
-
-    def mean_of(self, function: Callable[..., Any]) -> float | None:
-        """Return the mean duration of calls of a function; see `Engine`."""
-        pace = self._functions.pace_of(function)
-        return None if pace is None else pace.mean_s
+    # -- offering ------------------------------------------------------------------------------
 
     def offer(self, job: Job) -> bool:
         """Give a job to the node with the most room, or behind short jobs; see `Engine`."""
@@ -341,24 +311,16 @@ class DaskEngine(Engine):
 
     def _find_taker(self, cost: float, job: Job) -> _Node | None:
         """Return a node on which a job may wait behind short jobs, or None."""
-        needed = {thing.number for thing in calls.needs(job)}
         for node in self._nodes.values():
             if (
                 node.state == _OPEN
                 and len(node.sent) >= node.threads
                 and node.cost_s + cost <= AHEAD_S * node.threads
                 and not node.num_lessons
-                and needed <= node.functions
-                and self._knows_rest(node)
+                and node.knowledge.suffices_for(job)
             ):
                 return node
         return None
-
-    def _knows_rest(self, node: _Node) -> bool:
-        return (
-            node.num_definitions == len(self._exports.pending)
-            and node.num_shares == self._shares.num_added
-        )
 
     def flush(self) -> None:
         """Send the accepted jobs, each after the definitions that it needs; see `Engine`."""
@@ -366,43 +328,23 @@ class DaskEngine(Engine):
         for node, sent in accepted:
             if sent.token not in node.sent:  # the node has left the cluster
                 continue
-            lesson = self._lesson_for(node, sent)
-            if lesson is not None:
-                node.num_lessons += 1
-                self._run_on(node, self._has_learnt, there.learn, lesson)
+            self._teach(node, sent)
             if node.num_lessons:
                 node.parked.append(sent)
             else:
                 self._send(node, sent)
 
-    def _lesson_for(self, node: _Node, sent: _Sent) -> Lesson | None:
-        """Return definitions to send to a node, and those to release; None if there are none."""
-        packet = sent.job._packet
-        functions = {
-            thing.number: thing.packed
-            for thing in calls.needs(sent.job)
-            if thing.number not in node.functions
-        }
-        definitions: dict[bytes, Any] = {}
-        shares: dict[int, Any] = {}
-        if not self._knows_rest(node):
-            pending = list(self._exports.pending.items())
-            definitions.update(pending[node.num_definitions :])
-            node.num_definitions = len(pending)
-            node.num_shares = self._shares.num_added
-            shares = {
-                s.key: pickle.PickleBuffer(s.packed(is_remote=True))
-                for s in self._shares.new_for(node.shares)
-            }
-        large = {sent.token: packet} if _size(packet) > INLINE_BYTES else {}
-        gone_functions = self._functions.gone_of(node.functions)
-        gone_shares = self._shares.gone_of(node.shares)
-        node.functions.update(functions)
-        node.functions.difference_update(gone_functions)
-        node.shares.update(shares)
-        node.shares.difference_update(gone_shares)
-        lesson = Lesson(functions, definitions, shares, large, gone_functions, gone_shares)
-        return lesson if any(lesson) else None
+    def _teach(self, node: _Node, sent: _Sent) -> None:
+        """Send a node what a job needs, and the job's packet if that is large."""
+        lesson = node.knowledge.lesson_for(sent.job)
+        assert lesson is not None  # nothing is inherited here
+        large = {sent.token: packet} if _size(packet := sent.job._packet) > INLINE_BYTES else {}
+        if large or any(lesson):
+            shares = lesson.shares.items()
+            packed = {key: pickle.PickleBuffer(s.packed(is_remote=True)) for key, s in shares}
+            node.num_lessons += 1
+            lesson = lesson._replace(shares=packed)
+            self._run_on(node, self._has_learnt, there.learn, lesson, large)
 
     def _has_learnt(self, node: _Node, _: Any, error: BaseException | None) -> None:
         node.num_lessons -= 1
@@ -549,7 +491,7 @@ class DaskEngine(Engine):
         """Add a Dask worker that has come."""
         node = self._nodes.get(address)
         if node is None:
-            self._nodes[address] = _Node(address, threads)
+            self._nodes[address] = _Node(address, threads, self.codec)
 
     def leave(self, address: str) -> None:
         """Remove a Dask worker that has gone, and report its jobs as died."""
@@ -698,7 +640,7 @@ class DaskEngine(Engine):
         self.tell(partial(self._take_record, event[1]))
 
     def _take_record(self, packed: bytes) -> None:
-        self._reports.append(Report(LOGGED, None, rebuild_record(packed)))
+        self._reports.append(Report(LOGGED, None, self.codec.log_record(packed)))
 
     def _take_answer(self, node: _Node, sent: _Sent, value: Any) -> None:
         if node.sent.get(sent.token) is not sent:
@@ -710,7 +652,7 @@ class DaskEngine(Engine):
             self._take_no_answer(node, job, value)
             return
         for definition in value.definitions:
-            self._imports.add(definition)
+            self.codec.define(node.address, definition)
         if value.what == RETURNED:
             self._reports.append(Report(RETURNED, job))
             return
@@ -718,10 +660,12 @@ class DaskEngine(Engine):
         moments = ended - value.taken_s, ended
         what, code, result = value.what, value.exitcode, value.value
         if value.kind == packets.SOME:
-            what, code, result = self._rebuild_chunk(job, code, result)
+            parts, death = pickle.loads(result)
+            what, _, result = self.codec.rebuild_chunk(node.address, job, parts, death)
+            code = code if what == DIED else 0
         elif value.kind:
             packed = serialize.writable(result)
-            what, _, result = calls.rebuild(self._imports, value.kind, packed)
+            what, _, result = self.codec.rebuild(node.address, job, value.kind, packed, [])
             what = value.what if value.what not in (DONE, FAILED) else what
             code = int(what != DONE)
         elif job._is_chunk and what == DIED and result.pid is None:  # the call's runner was gone
@@ -729,15 +673,6 @@ class DaskEngine(Engine):
         self._reports.append(Report(what, job, result, *moments, code, value.worker))
         if job._subject is not None and value.what in (DONE, FAILED):
             job._subject.pace.measure(value.taken_s, job._num_to_do)
-
-    def _rebuild_chunk(
-        self, job: Job, code: int | None, packed: bytes
-    ) -> tuple[int, int | None, Outcome]:
-        parts, death = pickle.loads(packed)
-        outcome = self._rebuilder.outcome(parts, job._num_to_do, death)
-        if any(error is death for error in outcome[1].values()):
-            return DIED, code, outcome
-        return DONE, 0, outcome
 
     def _take_no_answer(self, node: _Node, job: Job, value: Any) -> None:
         """Report a job whose task Dask has not run, or whose answer it has lost."""

@@ -21,7 +21,7 @@ from .client import import_distributed
 from .runner import Answer, Runner
 
 if TYPE_CHECKING:
-    from .runner import Lesson
+    from ..knowledge import Lesson
 
 
 def versions() -> tuple[str, tuple[int, int]]:
@@ -95,10 +95,12 @@ async def run(session: str, address: str, name: str, packed: bytes) -> Answer:
     return await asyncio.wrap_future(runner.run(pickle.loads(packed)))
 
 
-async def learn(session: str, address: str, name: str, lesson: Lesson) -> None:
-    """Pass a lesson to a runner."""
+async def learn(
+    session: str, address: str, name: str, lesson: Lesson, large: dict[int, Any]
+) -> None:
+    """Pass a lesson, and the packets of large calls, to a runner."""
     if (runner := _find(session, address, name)) is not None:
-        runner.learn(lesson)
+        runner.learn(lesson, large)
 
 
 async def revoke(session: str, address: str, name: str, tokens: list[int]) -> list[int]:

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import WorkerDied
 from ...jobs.job import Job, Options
-from ...packing import remote_errors, serialize, shared_values
+from ...packing import definitions, remote_errors, serialize, shared_values
 from ..api import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, TIMED_OUT, Report, Settings
+from ..codec import Codec
 from ..functions import Subject
 from ..process import kept_results, protocol as packets
 from ..process.engine import ProcessEngine
@@ -36,7 +37,7 @@ from ..process.engine import ProcessEngine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..process.engine import _Worker
+    from ..knowledge import Lesson
 
 
 class Setup(NamedTuple):
@@ -46,17 +47,6 @@ class Setup(NamedTuple):
     max_jobs_per_worker: int | None
     max_memory_per_worker: int | None
     has_codec: bool  # whether the program has the native codec
-
-
-class Lesson(NamedTuple):
-    """Definitions that a runner has to get, or may release, before the calls that need them."""
-
-    functions: dict[int, Any] = {}
-    definitions: dict[bytes, Any] = {}
-    shares: dict[int, Any] = {}
-    packets: dict[int, Any] = {}  # of large calls, by their tokens
-    gone_functions: list[int] = []
-    gone_shares: list[int] = []
 
 
 class Call(NamedTuple):
@@ -136,53 +126,50 @@ class _RemoteJob(Job):
             self._environment = environment
 
 
-class _RawEngine(ProcessEngine):
-    """A process engine that passes answers on without unpickling them."""
+class _RawCodec(Codec):
+    """A codec that passes answers on without unpickling them."""
 
-    _is_remote = True
-
-    def __init__(self, settings: Settings, has_codec: bool) -> None:
-        super().__init__(settings, "forkserver")
+    def __init__(self, address: str, has_codec: bool) -> None:
+        super().__init__(definitions.Names.INSTEAD)
         self.has_codec = has_codec and self.has_codec
-        self.defined: dict[str, list[bytes]] = {}
+        self._address = address
+        self._defined: dict[str, list[bytes]] = {}
 
-    def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
+    def define(self, worker: str, data: bytes | memoryview) -> None:
+        """Keep a definition for the next answer of the same child."""
+        self._defined.setdefault(worker, []).append(bytes(data))
+
+    def log_record(self, data: bytes | memoryview) -> bytes:
+        """Return the record as it is."""
+        return bytes(data)
+
+    def rebuild(
+        self, worker: str, job: Job, kind: int, data: Any, parts: list[kept_results.Part]
+    ) -> tuple[int, int | None, Any]:
+        """Pass on an answer; the parts of a chunk's results go together."""
         if job._is_chunk and kind == packets.VALUE:
-            return super()._rebuild(worker, job, kind, data)
-        worker.parts.pop(job.id, None)
-        answer = self._answer(worker, kind, bytes(data))
+            return super().rebuild(worker, job, kind, data, parts)
+        answer = self._pass_on(worker, kind, bytes(data))
         return (DONE, 0, answer) if kind == packets.VALUE else (FAILED, 1, answer)
 
-    def _rebuild_chunk(
-        self, worker: _Worker, job: Job, parts: list[kept_results.Part], death: BaseException | None
-    ) -> tuple[int, int, Any]:
+    def rebuild_chunk(
+        self, worker: str, job: Job, parts: list[kept_results.Part], death: BaseException | None
+    ) -> tuple[int, int | None, Any]:
+        """Pass on the parts of a chunk's results, and the death of its child."""
         if isinstance(death, WorkerDied):
             pid, exitcode, signal, name, rss_bytes, _ = death.args
-            death = WorkerDied(pid, exitcode, signal, name, rss_bytes, self._settings.name)
+            death = WorkerDied(pid, exitcode, signal, name, rss_bytes, self._address)
         outcome = [(kind, bytes(data)) for kind, data in parts], death
-        answer = self._answer(worker, packets.SOME, pickle.dumps(outcome, 5))
+        answer = self._pass_on(worker, packets.SOME, pickle.dumps(outcome, 5))
         return DONE if death is None else DIED, 0, answer
 
-    def _answer(self, worker: _Worker, kind: int, packed: bytes) -> tuple[int, bytes, Any]:
-        return kind, packed, tuple(self.defined.pop(worker.name, ()))
-
-    def _take_record(self, worker: _Worker, kind: int, data: Any) -> None:
-        if kind == packets.LOG:
-            self._reports.append(Report(LOGGED, None, bytes(data)))
-        elif kind == packets.DEFINED:
-            self.defined.setdefault(worker.name, []).append(bytes(data))
-        else:
-            super()._take_record(worker, kind, data)
+    def _pass_on(self, worker: str, kind: int, packed: bytes) -> tuple[int, bytes, Any]:
+        return kind, packed, tuple(self._defined.pop(worker, ()))
 
     def adopt(self, functions: dict[int, Subject], lesson: Lesson) -> None:
         """Make the definitions of a lesson available to the children."""
-        self._functions.adopt(functions, lesson.gone_functions)
-        self._exports.pending.update(lesson.definitions)
-
-    @property
-    def shares(self) -> shared_values.Shares:
-        """The shared values that the children get."""
-        return self._shares
+        self.functions.adopt(functions, lesson.gone_functions)
+        self.exports.pending.update(lesson.definitions)
 
 
 class Runner:
@@ -209,20 +196,22 @@ class Runner:
         self._here: dict[int, _RemoteJob] = {}
         self._revoked: set[int] = set()
 
-    def learn(self, lesson: Lesson) -> None:
-        """Take in the definitions of a lesson, and release those that it names."""
-        self._packets.update(lesson.packets)
+    def learn(self, lesson: Lesson, large: dict[int, Any]) -> None:
+        """Take in a lesson, and the packets of large calls by their tokens."""
+        codec = self._driver.engine.codec
+        self._packets.update(large)
         for key, packed in lesson.shares.items():
             self._shares[key] = handle = shared_values.from_packed(key, packed)
-            self._driver.engine.shares.add(handle)
+            codec.shares.add(handle)
         for key in lesson.gone_shares:
             self._shares.pop(key, None)
         functions = {key: Subject(key, packed) for key, packed in lesson.functions.items()}
         self._functions.update(functions)
         for number in lesson.gone_functions:
             self._functions.pop(number, None)
-        told = lesson._replace(packets={}, shares={}, functions={})
-        self._driver.order(partial(self._driver.engine.adopt, functions, told))
+        assert isinstance(codec, _RawCodec)
+        told = lesson._replace(shares={}, functions={})
+        self._driver.order(partial(codec.adopt, functions, told))
 
     def run(self, call: Call) -> Future[Answer]:
         """Run a call; the future never has an exception."""
@@ -284,7 +273,8 @@ class _Driver:
             setup.max_jobs_per_worker,
             setup.max_memory_per_worker,
         )
-        self.engine = _RawEngine(settings, setup.has_codec)
+        codec = _RawCodec(address, setup.has_codec)
+        self.engine = ProcessEngine(settings, "forkserver", codec)
         self.is_closing = False
         self._is_patient = True
         self.ended: Future[None] = Future()

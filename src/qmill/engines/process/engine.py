@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import pickle
 import selectors
 import signal
 from collections import deque
@@ -33,38 +32,35 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ...errors import SerializationError, WorkerDied
-from ...packing import definitions, main_module, remote_errors, serialize
-from ...packing.shared_values import Shares
+from ...errors import WorkerDied
+from ...packing import definitions, main_module, remote_errors
 from ...processes import launch
 from ...processes.trees import GRACE_S, SIGKILL, EndingTrees
 from ...queues.shared import core
-from ...system import lifecycle, module_path, native
+from ...system import lifecycle, native
 from ...workers import api
-from .. import calls
+from .. import log_records
 from ..api import (
     CHUNK_S,
     DIED,
-    DONE,
     FAILED,
     LOGGED,
     NOT_STARTED,
     RETURNED,
-    Engine,
     Report,
     Settings,
 )
-from ..functions import UNKNOWN_S, Definitions, Functions
+from ..codec import Codec, PackingEngine
+from ..functions import UNKNOWN_S
+from ..knowledge import Knowledge
 from ..wake import WakePipe
-from . import kept_results, protocol as packets, worker_main
+from . import protocol as packets, worker_main
 from .large_payloads import Copies
 from .link import GarbledError, Link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ...jobs.job import Job
-    from ..functions import Moment
+    from . import kept_results
 
 logger = logging.getLogger("qmill")
 
@@ -104,6 +100,7 @@ class _Worker:
 
     Attributes:
         link: The worker's process and its channel.
+        knowledge: The definitions that it has.
         jobs: The jobs that it has and has not answered, by id, in the order of sending.
         parts: The results of unfinished chunks that have arrived, by the job's id.
         unsent: The last of `jobs`, which `flush` is going to send.
@@ -121,8 +118,9 @@ class _Worker:
         is_cut: Whether its channel is not read any more, as a part of its messages is lost.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, knowledge: Knowledge) -> None:
         self.link = link
+        self.knowledge = knowledge
         self.name = link.name
         self.jobs: dict[int, Job] = {}
         self.parts: dict[int, list[kept_results.Part]] = {}
@@ -143,30 +141,24 @@ class _Worker:
         self.error: BaseException | None = None
 
 
-class _Inherited(bytes):
-    """The message of a job that a forked worker inherits; it keeps the call alive."""
-
-    call: partial[Any]
-
-
-class ProcessEngine(Engine):
+class ProcessEngine(PackingEngine):
     """Runs jobs in persistent worker processes.
 
     Args:
         settings: As for all engines.
         start_method: How workers start; None for the default one.
-
-    Attributes:
-        hands_on: Whether a job that cannot be pickled is inherited by a worker that is forked for
-            it, under start_method="fork"; otherwise the job fails.
+        codec: Packs jobs and rebuilds answers, if the jobs come from another machine; None is one
+            for the jobs of this program.
     """
 
     can_kill = True
-    hands_on = True
-    _is_remote = False  # whether the jobs come from a program on another machine
-    has_codec = kept_results.HAS_CODEC
 
-    def __init__(self, settings: Settings, start_method: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        start_method: str | None = None,
+        codec: Codec | None = None,
+    ) -> None:
         self._settings = settings
         self._method = launch.usable_start_method(start_method)
         is_fork = self._method == "fork"
@@ -175,18 +167,12 @@ class ProcessEngine(Engine):
         core.why_not()
         if not is_fork:
             main_module.importable()
-        names = definitions.Names.FORKED if is_fork else definitions.Names.INSTEAD
-        self._exports = serialize.Exports(names, apart=True)
-        self._functions = Functions(
-            self._exports,
-            by_name=not is_fork,
-            inherit=is_fork,
-            always=settings.max_jobs_per_worker == 1,
+        self._is_remote = codec is not None
+        self.codec = codec or Codec(
+            definitions.Names.FORKED if is_fork else definitions.Names.INSTEAD,
+            always_inherit=settings.max_jobs_per_worker == 1,
+            join=Copies().join,
         )
-        self._copies = Copies()
-        self._imports = Definitions()
-        self._rebuilder = kept_results.Rebuilder(self._imports)
-        self._shares = Shares()
         self.max_workers = settings.max_workers
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
@@ -201,49 +187,6 @@ class ProcessEngine(Engine):
             self._trees = EndingTrees(self._selector)
             self._wake_pipe = WakePipe()
         self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)
-
-    # -- preparing -----------------------------------------------------------------------------
-
-    def moment_of(self, function: Callable[..., Any]) -> Moment:
-        """Return the state of a function for jobs that are prepared later; see `Engine`."""
-        with self._shares.collecting():
-            return self._functions.of(function)
-
-    def prepare(self, job: Job, moment: Moment | None = None) -> None:
-        """Pickle the arguments, and changes of the function and its globals; see `Engine`."""
-        with self._shares.collecting():
-            try:
-                calls.pack(job, self._functions, self._exports, self._copies.join, moment)
-            except SerializationError:
-                if not self._hand_on(job):
-                    raise
-
-    def _hand_on(self, job: Job) -> bool:
-        """Let a forked worker inherit a job that cannot be pickled; False if that is impossible."""
-        if job._is_chunk or not self.hands_on:
-            return False
-        assert job.function is not None
-        call = partial(job.function, *(job.args or ()), **(job.kwargs or {}))
-        subject = self._functions.inherited(call)
-        if subject is None:
-            return False
-        job._subject = subject
-        named = () if job._options.name is None else (str(job._options.name),)
-        packed = pickle.dumps(((), None, *named), 5)
-        packet = _Inherited(calls.lay_out(packets.JOB, subject.number, job, packed))
-        packet.call = call
-        job._packet = packet
-        return True
-
-    def has_large_arguments(self, job: Job) -> bool:
-        """Compare the size of the packet, if it has arguments only; see `Engine`."""
-        packed_alone = calls.are_large(job)
-        return super().has_large_arguments(job) if packed_alone is None else packed_alone
-
-    def mean_of(self, function: Callable[..., Any]) -> float | None:
-        """Return the mean duration of calls of a function; see `Engine`."""
-        pace = self._functions.pace_of(function)
-        return None if pace is None else pace.mean_s
 
     # -- offering ------------------------------------------------------------------------------
 
@@ -273,8 +216,6 @@ class ProcessEngine(Engine):
     def _find_taker(self, cost: float, limit: float, job: Job) -> _Worker | None:
         """Return a worker to which a job may be sent ahead, or None."""
         takers = self._takers
-        function = job._subject.number
-        environment = None if job._environment is None else job._environment.number
         while takers:
             worker = takers[0]
             if (
@@ -282,10 +223,7 @@ class ProcessEngine(Engine):
                 and len(worker.jobs) < AHEAD_JOBS
                 and not worker.leaving
                 and not self._has_had_all(worker)
-                and function in worker.link.known
-                and (environment is None or environment in worker.link.known)
-                and worker.link.num_definitions == len(self._exports.pending)
-                and worker.link.num_shares == self._shares.num_added
+                and worker.knowledge.suffices_for(job)
             ):
                 takers.rotate(-1)
                 return worker
@@ -338,36 +276,12 @@ class ProcessEngine(Engine):
         self._read(worker)
 
     def _prepare_for(self, worker: _Worker, job: Job) -> bool:
-        """Send a worker the definitions that a job needs; False if it cannot get them."""
-        link, known = worker.link, worker.link.known
-        messages = []
-        for thing in calls.needs(job):
-            if thing.number not in known:
-                if thing.packed is None:  # only workers that are forked later inherit this
-                    worker.leaving = True
-                    return False
-                messages.append(packets.message(packets.FUNCTION, thing.number, 0, thing.packed))
-                known.add(thing.number)
-        if link.num_definitions < len(self._exports.pending):
-            definitions = list(self._exports.pending.items())
-            for key, packed in definitions[link.num_definitions :]:
-                messages.append(packets.message(packets.DEFINITION, 0, 0, key, packed))
-            link.num_definitions = len(definitions)
-        files = module_path.by_file()
-        if link.num_files < len(files):
-            link.num_files = len(files)
-            messages.insert(0, packets.message(packets.FILES, 0, 0, pickle.dumps(files, 5)))
-        for number in self._functions.gone_of(link.known):
-            messages.append(packets.message(packets.FORGET, number, 0))
-            link.known.discard(number)
-        for share in self._shares.gone_of(link.known_shares):
-            messages.append(packets.message(packets.UNSHARE, 0, share))
-            link.known_shares.discard(share)
-        link.tell(messages)
-        if link.num_shares < self._shares.num_added:
-            link.num_shares = self._shares.num_added
-            for handle in self._shares.new_for(link.known_shares):
-                link.share(handle)
+        """Send a worker the lesson that a job needs; False if it cannot get it."""
+        lesson = worker.knowledge.lesson_for(job)
+        if lesson is None:
+            worker.leaving = True
+            return False
+        worker.link.teach(lesson)
         return True
 
     def _give_back(self, worker: _Worker, jobs: list[Job], why: OSError | None) -> None:
@@ -434,12 +348,13 @@ class ProcessEngine(Engine):
             settings.initargs,
             settings.max_memory_per_worker,
             max(1, api.NUM_CPUS // self.max_workers),
-            worker_main.log_levels(),
-            self._functions.inheritance() if self._method == "fork" else {},
+            log_records.log_levels(),
+            self.codec.functions.inheritance() if self._method == "fork" else {},
             self._is_remote,
-            self.has_codec,
+            self.codec.has_codec,
         )
-        worker = _Worker(Link(for_worker, self._method))
+        knowledge = Knowledge(self.codec, for_worker.inherited, len(self.codec.files()))
+        worker = _Worker(Link(for_worker, self._method), knowledge)
         self._workers.append(worker)
         link = worker.link
         self._selector.register(link.channel, selectors.EVENT_READ, partial(self._serve, worker))
@@ -625,9 +540,9 @@ class ProcessEngine(Engine):
             worker.since_s = monotonic()
             self._has_no_jobs(worker)
         elif kind == packets.LOG:
-            self._reports.append(Report(LOGGED, None, worker_main.rebuild_record(data)))
+            self._reports.append(Report(LOGGED, None, self.codec.log_record(data)))
         elif kind == packets.DEFINED:
-            self._imports.add(data)
+            self.codec.define(worker.name, data)
         elif kind == packets.LINGERS:
             if worker.told_to_leave:
                 self._let_linger(worker)
@@ -645,7 +560,8 @@ class ProcessEngine(Engine):
         job = worker.jobs.pop(number, None)
         if job is None:
             raise GarbledError(f"an answer for job {number}, which it does not have")
-        what, code, value = self._rebuild(worker, job, kind, data)
+        parts = worker.parts.pop(number, []) if job._is_chunk else []
+        what, code, value = self.codec.rebuild(worker.name, job, kind, data, parts)
         report = what, job, value, started, ended, code, worker.name
         self._reports.append(_new_tuple(Report, report))
         subject = job._subject
@@ -659,23 +575,6 @@ class ProcessEngine(Engine):
             self._take_back(worker)
         elif not worker.takes_more:
             self._let_take_more(worker)
-
-    def _rebuild(self, worker: _Worker, job: Job, kind: int, data: Any) -> tuple[int, int, Any]:
-        """Rebuild an answer: DONE or FAILED, the exit code, and the result or the exception."""
-        if job._is_chunk:
-            parts = worker.parts.pop(job.id, [])
-            if kind == packets.VALUE:
-                parts.append((packets.SOME, data))
-                return self._rebuild_chunk(worker, job, parts, None)
-        return calls.rebuild(self._imports, kind, data)
-
-    def _rebuild_chunk(
-        self, worker: _Worker, job: Job, parts: list[kept_results.Part], death: BaseException | None
-    ) -> tuple[int, int, Any]:
-        """Rebuild the outcome of a chunk; `death` is the death of its worker, or None."""
-        outcome = self._rebuilder.outcome(parts, job._num_to_do, death)
-        died = death is not None and any(error is death for error in outcome[1].values())
-        return DIED if died else DONE, 0, outcome
 
     # -- taking back, killing, dying -----------------------------------------------------------
 
@@ -760,7 +659,7 @@ class ProcessEngine(Engine):
         what, value = DIED, death
         if job._is_chunk and (kept := worker.link.kept_of(job)) is not None:
             parts = [*worker.parts.pop(job.id, ()), *kept]
-            what, _, value = self._rebuild_chunk(worker, job, parts, death)
+            what, _, value = self.codec.rebuild_chunk(worker.name, job, parts, death)
         code = code if what == DIED else 0
         self._reports.append(Report(what, job, value, *moments, code, worker.name))
 

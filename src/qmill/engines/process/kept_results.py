@@ -44,6 +44,7 @@ except ImportError:  # no native core: each result is pickled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..learnt import Definitions
 
 HAS_CODEC = native is not None
 
@@ -189,11 +190,8 @@ class Rebuilder:
         imports: The definitions to which results refer.
     """
 
-    def __init__(self, imports: serialize.Imports) -> None:
-        from ..calls import rebuild  # which loads what no worker needs
-
+    def __init__(self, imports: Definitions) -> None:
         self._imports = imports
-        self._rebuild_alone = rebuild
         self._has_failed = False
         self._read: Callable[[Any, Callable[[int, Any], Any]], list[Any]] = _read_packed
         if HAS_CODEC:
@@ -246,7 +244,7 @@ class Rebuilder:
             value: Any = SerializationError(f"the result could not be rebuilt here: {why}")
         else:
             kind = packets.ERROR if tag == _ERROR else packets.VALUE
-            what, _, value = self._rebuild_alone(self._imports, kind, data)
+            what, _, value = self._imports.rebuild(kind, data)
             if what == DONE:
                 return value
         self._has_failed = True

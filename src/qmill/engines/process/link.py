@@ -19,12 +19,13 @@ from ...packing import remote_errors
 from ...packing.environment import dumps_for_process
 from ...packing.shared_values import Shared
 from ...processes import launch
-from ...system import lifecycle, module_path, nameless_files, native
+from ...system import lifecycle, nameless_files, native
 from . import kept_results, protocol as packets, worker_main
 from .large_payloads import Inbox, Outbox
 
 if TYPE_CHECKING:
     from ...jobs.job import Job
+    from ..knowledge import Lesson
 
 _READ_BYTES = 1 << 16
 _READ_FLAGS = int(socket.MSG_DONTWAIT | packets.CLOSE_ON_EXEC)
@@ -45,11 +46,7 @@ class Link:
         method: The start method of its process.
 
     Attributes:
-        known: The numbers of the functions, environments and values that were sent to it.
-        known_shares: The keys of the shared values that were sent to it.
-        num_shares: How many shared values the pool had when they were last sent to it.
-        num_definitions: How many of the pool's definitions were sent to it.
-        num_files: How many modules that are loaded by their files were sent to it.
+        process: The process.
 
     Raises:
         OSError: The system refuses another process, or has no descriptors left.
@@ -58,11 +55,6 @@ class Link:
 
     def __init__(self, settings: worker_main.WorkerSettings, method: str) -> None:
         self.name = settings.name
-        self.known = set(settings.inherited)
-        self.known_shares: set[int] = set()
-        self.num_shares = 0
-        self.num_definitions = 0
-        self.num_files = len(module_path.by_file())
         self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, payload beside it
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
         self._data = b""  # the beginning of an answer
@@ -89,19 +81,19 @@ class Link:
 
     # -- to the worker -------------------------------------------------------------------------
 
-    def tell(self, messages: list[bytes]) -> None:
-        """Send messages that are no jobs."""
-        if sum(map(len, messages)) > packets.CONTROL_BYTES:
-            head = packets.MESSAGE.pack(packets.BUNDLE | packets.BESIDE, 0, 0, 0, 0)
-            self._outgoing.append((0, head, b"".join(messages)))
-        else:
-            self._outgoing += [(0, message, None) for message in messages]
-
-    def share(self, handle: Shared) -> None:
-        """Send the file of a shared value."""
-        head = packets.MESSAGE.pack(packets.SHARE | packets.BESIDE, 0, 0, handle.key, 0)
-        self._outgoing.append((0, head, handle))
-        self.known_shares.add(handle.key)
+    def teach(self, lesson: Lesson) -> None:
+        """Send a lesson; shared values as files of their own."""
+        shares, lesson = lesson.shares, lesson._replace(shares={})
+        if any(lesson):
+            packed = pickle.dumps(lesson, 5)
+            if len(packed) > packets.LESSON_BYTES:
+                head = packets.MESSAGE.pack(packets.LESSON | packets.BESIDE, 0, 0, 0, 0)
+                self._outgoing.append((0, head, packed))
+            else:
+                self._outgoing.append((0, packets.message(packets.LESSON, 0, 0, packed), None))
+        for key, handle in shares.items():
+            head = packets.MESSAGE.pack(packets.SHARE | packets.BESIDE, 0, 0, key, 0)
+            self._outgoing.append((0, head, handle))
 
     def send(self, jobs: list[Job]) -> None:
         """Send jobs, and the permits for them.

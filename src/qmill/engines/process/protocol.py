@@ -33,14 +33,12 @@ MESSAGE = struct.Struct("<BIIQI")
 """The head of a message to the worker: kind; number of the function (0: it comes with the
 arguments); number of the environment (0: none is needed); id of the job; bytes that follow."""
 
-JOB, CHUNK, FUNCTION, FORGET, DEFINITION, BUNDLE, SHARE, UNSHARE, MEMORY, TO_DO, FILES = range(11)
+JOB, CHUNK, LESSON, SHARE, MEMORY, TO_DO = range(6)
 """The kinds of messages to the worker:
 
-JOB, CHUNK: the arguments of a job, or of a chunk. FUNCTION: a pickled function, environment, or
-tuple of values that environments refer to; FORGET: release it. DEFINITION: a key, and the object
-that it stands for. BUNDLE: messages, in a file. SHARE: a shared value, in a file, with its key in
-the place of the job's id; UNSHARE: release it. MEMORY: the shared memory for large payloads. TO_DO:
-the calls of a chunk that are to be made. FILES: modules that are loaded from their files."""
+JOB, CHUNK: the arguments of a job, or of a chunk. LESSON: see `knowledge`. SHARE: a shared value,
+in a file, with its key in the place of the job's id. MEMORY: the shared memory for large payloads.
+TO_DO: the calls of a chunk that are to be made."""
 
 PERMIT = struct.Struct("<Q")
 """The id of the job that may begin; above it, for a chunk, the version of its list of calls, which
@@ -64,7 +62,7 @@ SHARED = 0x20  # bit of a kind: the payload is in shared memory
 KIND = 0x1F
 
 BESIDE_BYTES = 1 << 16
-CONTROL_BYTES = 1 << 12  # messages other than jobs are bundled in a file if they exceed this
+LESSON_BYTES = 1 << 12  # larger lessons go beside the channel
 RECORD_BYTES = 1 << 14  # one `send` of up to this is not mixed with writes of a job's children
 KEY_BYTES = 16  # of a definition
 

@@ -7,29 +7,20 @@ answer and whose permit is taken is the one that it was running.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pickle
 import socket
 import threading
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...packing import (
-    definitions,
-    function_globals,
-    main_module,
-    remote_errors,
-    serialize,
-    shared_values,
-)
-from ...packing.bindings import Bindings
-from ...packing.explain import describe
+from ...packing import function_globals, main_module, remote_errors, shared_values
 from ...processes import child_main
-from ...system import module_path, nameless_files, streams
-from ...workers.api import exit_code, let_go
+from ...system import nameless_files, streams
+from ...workers.api import exit_code
+from .. import log_records
 from ..api import call_chunk
+from ..learnt import Learnt
 from . import kept_results, protocol as packets
 from .large_payloads import Inbox, Outbox
 
@@ -52,7 +43,6 @@ _Job = tuple[int, int, int, int, "memoryview | OSError"]
 error of a shortage that kept them from being read here."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-_PLAIN = (str, int, float, bool, type(None))
 
 
 class WorkerSettings(NamedTuple):
@@ -92,8 +82,6 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
 class _Worker:
     """The state of a worker process."""
 
-    by_value_first = True  # read by `serialize`
-
     def __init__(self, channel: socket.socket) -> None:
         # In a group of its own, the processes that jobs start can be killed with it, and Ctrl-C
         # reaches the parent only.
@@ -110,30 +98,23 @@ class _Worker:
         self._stream = bytearray()  # the beginning of a message, from the channel
         self._files: deque[int] = deque()
         self._outbox, self._inbox = Outbox(), Inbox(copies=False)
-        self._things: dict[int, Any] = {}  # functions, environments, values
-        self._packed: dict[int, bytearray] = {}  # functions and values that no job has needed yet
-        self._bindings = Bindings(self._thing)
-        self._definitions: dict[bytes, bytes] = {}
-        self._built: dict[bytes, Any] = {}
-        self._exports = serialize.Exports(definitions.Names.INSTEAD)
+        self._learnt = Learnt()
         self._max_memory: int | None = None
         self._to_do: dict[int, list[int]] = {}  # calls to make of a chunk run before, by permit
         self._permit = 0  # the last one
         self._to_do_now: list[int] | None = None  # the calls to make of the present chunk
         self._has_codec = False
         self._keeper: kept_results.Keeper | None = None  # made for the first chunk
-        self.job_name: Any = None
 
     def set_up(self, settings: WorkerSettings) -> None:
         """Apply the settings, and report that the worker is ready for jobs."""
         self._max_memory = settings.max_memory
         self._has_codec = settings.has_codec
-        self._things.update(settings.inherited)
         if child_main.is_forked:
-            self._exports = serialize.Exports(definitions.Names.FORKED)
+            self._learnt.inherit(settings.inherited)
         for variable in THREADS_OF_LIBRARIES:
             os.environ.setdefault(variable, str(settings.num_threads))
-        _forward_logging(self, settings)
+        log_records.forward(self._send_log, self._learnt, settings.name, settings.log_levels)
         if settings.initializer is not None:
             _initialize(settings.initializer, settings.initargs)
         self.send(packets.READY, 0, [])
@@ -143,22 +124,6 @@ class _Worker:
         self._sending = threading.RLock()
         self._records = []
         self._outbox.forget_in_child()
-
-    # -- definitions: called by serialize ------------------------------------------------------
-
-    def fetch(self, key: bytes) -> bytes:
-        """Return a packed definition, or raise KeyError."""
-        return self._definitions[key]
-
-    def keep(self, key: bytes, built: Any) -> None:
-        """Keep a definition alive that has been built."""
-        self._built[key] = built
-        self._definitions.pop(key, None)
-
-    def value_of(self, sent: tuple[int, int]) -> Any:
-        """Return a value that was sent before, by its number and place."""
-        number, place = sent
-        return self._thing(number)[place]
 
     # -- permits -------------------------------------------------------------------------------
 
@@ -244,9 +209,15 @@ class _Worker:
                 kind &= packets.KIND
             if kind in (packets.JOB, packets.CHUNK):
                 self._jobs.append((kind, job, function, environment, payload))
+            elif kind == packets.MEMORY:
+                self._inbox.open(self._next_file())
             else:
                 assert isinstance(payload, memoryview)
-                self._learn(kind, function, job, payload)
+                told = pickle.loads(payload)
+                if kind == packets.TO_DO:
+                    self._to_do[job] = told
+                else:
+                    self._learnt.learn(told)
         return start
 
     def _take_file(self, kind: int) -> memoryview | OSError:
@@ -267,98 +238,27 @@ class _Worker:
             raise nameless_files.file_lost()
         return self._files.popleft()
 
-    def _learn(self, kind: int, function: int, share: int, payload: memoryview) -> None:
-        if kind == packets.BUNDLE:
-            self._take_messages(payload)
-        elif kind == packets.MEMORY:
-            self._inbox.open(self._next_file())
-        elif kind == packets.FUNCTION:
-            self._packed[function] = bytearray(payload)
-        elif kind == packets.FORGET:
-            self._things.pop(function, None)
-            self._packed.pop(function, None)
-        elif kind == packets.UNSHARE:
-            shared_values.forget(share)
-        elif kind == packets.TO_DO:
-            self._to_do[share] = pickle.loads(payload)
-        elif kind == packets.FILES:
-            module_path.learn(pickle.loads(payload))
-        else:
-            key = bytes(payload[: packets.KEY_BYTES])
-            self._definitions[key] = bytes(payload[packets.KEY_BYTES :])
-
     # -- jobs ----------------------------------------------------------------------------------
 
     def _do(
         self, kind: int, job: int, number: int, environment: int, data: memoryview | OSError
     ) -> None:
         """Run a job, and send its answer."""
-        started = ended = monotonic()
-        value: Any
+        call_chunk = self._call_chunk if kind == packets.CHUNK else None
         try:
-            if environment:
-                self._bindings.set(environment)
-            function, args, kwargs = self._unpack(number, job, data)
-            del data
-            started = monotonic()
-            if kind == packets.CHUNK:
-                value = None
-                self._run_chunk(function, *args)
-            else:
-                value = function(*args, **kwargs) if kwargs else function(*args)
-            ended = monotonic()
-            del function, args, kwargs  # objects of a job are freed before the wait for the next
+            answer = self._learnt.call(job, number, environment, data, call_chunk)
         except SystemExit as error:
-            if error.code:
-                _end_now(exit_code(error))
-            value, ended = None, monotonic()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            ended = monotonic()
-            answer = packets.ERROR, [remote_errors.dump_error(error)]
-            let_go(error)
-            del error
-            self._answer(answer, job, started, ended)
-            return
-        answer = self._pack(value) if kind == packets.JOB else self._pack_rest()
-        del value
-        self._answer(answer, job, started, ended)
+            _end_now(exit_code(error))
+        self._answer(job, *answer)
 
-    def _unpack(
-        self, number: int, job: int, data: memoryview | OSError
-    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
-        if isinstance(data, OSError):
-            raise data
-        packed = serialize.writable(data)
-        if number:
-            args, kwargs, *name = serialize.loads(packed, self)
-            function = self._things.get(number) or self._thing(number)
-        else:
-            function, args, kwargs, *name = serialize.loads(packed, self)
-        self.job_name = name[0] if name else job
-        return function, args, kwargs
-
-    def _thing(self, number: int) -> Any:
-        """Return the function or value of a number; it is rebuilt when it is first needed."""
-        if number not in self._things:
-            self._things[number] = serialize.loads(self._packed[number], self)
-            del self._packed[number]
-        return self._things[number]
-
-    def _pack(self, value: Any) -> tuple[int, list[Any]]:
-        try:
-            return packets.VALUE, serialize.dump_result(value, self._exports)
-        except Exception as error:
-            return packets.UNSENT, [remote_errors.dump_error(error)]
-
-    def _run_chunk(
+    def _call_chunk(
         self, function: Callable[..., Any], items: list[Any], unpack: bool, go_on: bool
-    ) -> None:
-        """Make the calls of a chunk, and keep their results and errors."""
+    ) -> list[Any]:
+        """Make the calls of a chunk, and keep their results and errors; return the last part."""
+        exports = self._learnt.exports
         if self._keeper is None:
             self._keeper = kept_results.Keeper(
-                self._exports, self._send_definitions, self.send, self._tell_kept, self._has_codec
+                exports, self._send_definitions, self.send, self._tell_kept, self._has_codec
             )
         keeper, to_do = self._keeper, self._to_do_now
         keeper.begin(self._permit)
@@ -368,20 +268,14 @@ class _Worker:
             raise
         except BaseException:  # no memory for more results; the parent finds those already kept
             _end_now(1)
-
-    def _pack_rest(self) -> tuple[int, list[Any]]:
-        assert self._keeper is not None
-        return packets.VALUE, [self._keeper.rest()]
+        return [keeper.rest()]
 
     def _tell_kept(self, descriptor: int) -> None:
         with self._sending:
             self._tell_descriptor(packets.SENT_KEPT, descriptor)
 
-    def _answer(
-        self, answer: tuple[int, list[Any]], job: int, started: float, ended: float
-    ) -> None:
-        kind, parts = answer
-        if self._exports.pending:
+    def _answer(self, job: int, kind: int, parts: list[Any], started: float, ended: float) -> None:
+        if self._learnt.exports.pending:
             self._send_definitions()
         streams.flush()
         spent = self._max_memory is not None and _resident_bytes() > self._max_memory
@@ -393,14 +287,15 @@ class _Worker:
                 raise
             packed = remote_errors.dump_error(error)
             self.send(packets.UNSENT | spent_bit, job, [packed], started, ended)
-        self.job_name = None
+        self._learnt.job_name = None
 
     def _send_definitions(self) -> None:
         """Send the definitions that results refer to, before the results."""
-        if self._exports.pending:
-            for key, packed in list(self._exports.pending.items()):
-                self.send(packets.DEFINED, 0, [key, packed])
-                self._exports.sent([key])
+        for definition in self._learnt.new_definitions():
+            self.send(packets.DEFINED, 0, definition)
+
+    def _send_log(self, packed: bytes) -> None:
+        self.send(packets.LOG, 0, [packed])
 
     def send(
         self, kind: int, job: int, parts: list[Any], started: float = 0.0, ended: float = 0.0
@@ -458,59 +353,6 @@ def _resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# -- logging -----------------------------------------------------------------------------------
-
-
-class _Forwarder(logging.Handler):
-    """Sends log records to the parent, whose handlers handle them."""
-
-    def __init__(self, worker: _Worker, name: str) -> None:
-        super().__init__()
-        self._worker = worker
-        self._name = name
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send a log record with its message as text: its arguments need not be sendable."""
-        try:
-            fields = dict(vars(record))
-            fields["msg"] = record.getMessage()
-            fields["args"] = None
-            if record.exc_info:
-                fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
-            fields["exc_info"] = None
-            fields["processName"] = self._name
-            fields["jobName"] = self._worker.job_name
-            self._worker.send(packets.LOG, 0, [_sendable(fields)])
-        except OSError:
-            pass  # the parent is gone, or a job has closed our descriptors
-        except Exception:
-            self.handleError(record)
-
-
-def _sendable(fields: dict[str, Any]) -> bytes:
-    """Pack a log record's fields; one that is no plain value separately, and as text, too."""
-    plain = {name: value for name, value in fields.items() if type(value) in _PLAIN}
-    others: dict[str, tuple[bytes | bytearray | None, str]] = {}
-    for name in fields.keys() - plain.keys():
-        text = describe(fields[name])
-        try:
-            others[name] = serialize.dumps(fields[name]), text
-        except Exception:  # an `extra` field that cannot be pickled
-            others[name] = None, text
-    return pickle.dumps((plain, others), 5)
-
-
-def rebuild_record(data: bytes | memoryview) -> logging.LogRecord:
-    """Rebuild a log record in the parent."""
-    fields, others = pickle.loads(data)
-    for name, (packed, text) in others.items():
-        fields[name] = text
-        if packed is not None:
-            with contextlib.suppress(BaseException):  # rebuilding may raise anything
-                fields[name] = serialize.loads(packed)
-    return logging.makeLogRecord(fields)
-
-
 def _initialize(initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> None:
     """Call the initializer, and keep its changes of the worker's global names."""
     from ...packing.environment import Contents
@@ -518,23 +360,3 @@ def _initialize(initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> N
     contents = Contents((initializer, *initargs))
     initializer(*initargs)
     contents.keep_changed()
-
-
-def _forward_logging(worker: _Worker, settings: WorkerSettings) -> None:
-    root = logging.getLogger()
-    for logger in [root, *logging.root.manager.loggerDict.values()]:
-        if isinstance(logger, logging.Logger):  # after a fork, the parent's handlers are here, too
-            logger.handlers.clear()
-            logger.propagate = True
-    root.addHandler(_Forwarder(worker, settings.name))
-    for name, level in settings.log_levels.items():
-        logging.getLogger(name or None).setLevel(level)
-
-
-def log_levels() -> dict[str, int]:
-    """Return the levels that were set for this process's loggers."""
-    levels = {"": logging.getLogger().level}
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and logger.level:
-            levels[name] = logger.level
-    return levels
