@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import signal
 import sys
@@ -255,12 +256,23 @@ class MakerOn:
             jobs.shutdown()
 
 
+def example(name):
+    """Import a program of examples/."""
+    file = Path(__file__).parents[2] / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"example_{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def target(request):
     """An engine's name, and what a job queue is given for it."""
-    if request.param != "dask":
-        return request.param, request.param
-    return "dask", qmill.engines.Dask(request.getfixturevalue("cluster").address)
+    if request.param == "dask":
+        return "dask", qmill.engines.Dask(request.getfixturevalue("cluster").address)
+    if request.param == "subprocess":
+        return "subprocess", example("subprocess_engine").Subprocesses()
+    return request.param, request.param
 
 
 @pytest.fixture

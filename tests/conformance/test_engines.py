@@ -1,4 +1,4 @@
-"""What a job queue owes to its users on every engine: threads, processes and a cluster.
+"""What a job queue owes to its users on every engine, that of examples/subprocess_engine.py, too.
 
 What an engine cannot do it has to refuse; so each test says what it does instead.
 """
@@ -152,7 +152,7 @@ def test_a_death_in_a_map_costs_the_one_item(make_on, tmp_path, chunksize, how):
     assert taken == list(range(41))
     assert (type(error), error.index, error.job) == (WorkerDied, 41, "item 41 (41)")
     assert "running item 41 (41)" in repr(error)
-    assert (error.address is None) == (jobs.kind == "process")
+    assert (error.address is None) == (jobs.kind != "dask")
     assert max(Counter(lines(tmp_path / "marks")).values()) == 1
     check_healthy(jobs)
 
@@ -198,7 +198,7 @@ def test_a_death_costs_the_one_job(make_on, engine_gate, how):
     assert type(error) is WorkerDied
     assert (dead.state, dead.exitcode, error.exitcode) == ("died", DEATHS[how], DEATHS[how])
     assert (error.job, error.pid is None) == ("victim", False)
-    assert (error.address is None) == (jobs.kind == "process")
+    assert (error.address is None) == (jobs.kind != "dask")
     engine_gate.permits.permit()
     assert outcome(held) is None
     assert held.state == "done"

@@ -104,9 +104,9 @@ class Engine(ABC):
     def flush(self) -> None:
         """Start the jobs that were accepted."""
 
-    @abstractmethod
     def grow(self, num_waiting: int) -> None:
         """Start workers for waiting jobs, at most as many as are still allowed."""
+        return
 
     @property
     @abstractmethod
@@ -137,9 +137,9 @@ class Engine(ABC):
         """The number of accepted jobs that wait behind another one in a worker."""
         return 0
 
-    @abstractmethod
     def resize(self, max_workers: int) -> None:
         """Change the number of workers; surplus workers end when they are idle."""
+        self.max_workers = max_workers
 
     @abstractmethod
     def wait(self, timeout: float | None) -> list[Report]:

@@ -16,7 +16,7 @@ from ..jobs.job import DEFAULT_OPTIONS
 from ..packing import definitions, serialize
 from ..packing.shared_values import Shares
 from ..system import module_path
-from .api import DIED, DONE, Engine
+from .api import DIED, DONE, LOGGED, Engine, Report
 from .functions import Functions
 from .learnt import Definitions
 from .log_records import rebuild_record
@@ -203,6 +203,15 @@ class PackingEngine(Engine):
     """
 
     codec: Codec
+    _reports: list[Report]
+
+    def _take_news(self, worker: str, kind: int, data: bytes | memoryview) -> bool:
+        """Take in a worker's definition or log record; False if the message is another one."""
+        if kind == packets.LOG:
+            self._reports.append(Report(LOGGED, None, self.codec.log_record(data)))
+        elif kind == packets.DEFINED:
+            self.codec.define(worker, data)
+        return kind in (packets.LOG, packets.DEFINED)
 
     def moment_of(self, function: Callable[..., Any]) -> Moment:
         """Return the state of a function for jobs that are prepared later; see `Engine`."""
@@ -233,3 +242,10 @@ def lay_out(kind: int, number: int, job: Job, packed: bytes | memoryview) -> Any
     if len(packed) > packets.BESIDE_BYTES:
         return packets.MESSAGE.pack(kind | packets.BESIDE, number, place, job.id, 0), packed
     return packets.MESSAGE.pack(kind, number, place, job.id, len(packed)) + packed
+
+
+def split(packet: Any) -> tuple[bytes, bytes | memoryview]:
+    """Return the head of a job's message, and its payload."""
+    if type(packet) is tuple:
+        return packet
+    return packet[: packets.MESSAGE.size], memoryview(packet)[packets.MESSAGE.size :]

@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SerializationError
-from ..packing import definitions, remote_errors, serialize, shared_values
+from ..packing import definitions, function_globals, remote_errors, serialize, shared_values
 from ..packing.bindings import Bindings
+from ..processes import child_main
 from ..system import module_path, nameless_files
 from ..workers.api import let_go
-from .api import DONE, FAILED
-from .process import protocol as packets
+from . import log_records
+from .api import DONE, FAILED, call_chunk
+from .process import kept_results, protocol as packets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .knowledge import Lesson
 
@@ -50,7 +54,7 @@ class Definitions:
         try:
             if kind != packets.VALUE:
                 return FAILED, 1, remote_errors.load_error(data)
-            return DONE, 0, serialize.loads(data, self)
+            return DONE, 0, serialize.loads(serialize.writable(data), self)
         except SerializationError as error:
             return FAILED, 1, error
         except BaseException as error:  # rebuilding an object may raise anything
@@ -61,23 +65,54 @@ class Definitions:
 class Learnt(Definitions):
     """All that a worker was told. It makes calls, and packs their results.
 
+    Args:
+        send: Sends a message to the engine: its kind, the job's id, parts, and for an answer the
+            moments of the call's start and end.
+        is_forked: Whether this process has the memory of the one that sends jobs.
+
     Attributes:
         exports: The definitions to which results refer; those pending are to be sent before them.
         job_name: The name of the present job.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, send: Callable[..., None], *, is_forked: bool = False) -> None:
         super().__init__()
-        self.exports = serialize.Exports(definitions.Names.INSTEAD)
+        function_globals.share_globals(is_forked=is_forked)
+        self.send = send
+        names = definitions.Names.FORKED if is_forked else definitions.Names.INSTEAD
+        self.exports = serialize.Exports(names)
         self.job_name: Any = None
         self._things: dict[int, Any] = {}  # functions, environments, values
         self._packed: dict[int, Any] = {}  # those that no job has needed yet
         self._bindings = Bindings(self._thing)
 
+    def begin(
+        self,
+        name: str,
+        levels: dict[str, int],
+        initializer: Callable[..., Any] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        """Begin to be a worker: forward log records, and call the initializer.
+
+        Args:
+            name: The worker's name.
+            levels: As of `log_records.forward`.
+            initializer: Its changes of the worker's global names are kept; or None.
+            initargs: Its arguments.
+        """
+        child_main.worker_name = name
+        log_records.forward(self, name, levels)
+        if initializer is not None:
+            from ..packing.environment import Contents
+
+            contents = Contents((initializer, *initargs))
+            initializer(*initargs)
+            contents.keep_changed()
+
     def inherit(self, things: dict[int, Any]) -> None:
         """Take over the functions and values of the process that has forked this one."""
         self._things.update(things)
-        self.exports = serialize.Exports(definitions.Names.FORKED)
 
     def learn(self, lesson: Lesson) -> None:
         """Take in a lesson."""
@@ -105,13 +140,22 @@ class Learnt(Definitions):
             del self._packed[number]
         return self._things[number]
 
+    def answer(self, head: bytes, data: Any, to_do: list[int] | None) -> None:
+        """Make the call of a job, or the calls `to_do` of a chunk, and send the answer."""
+        kind, number, environment, job, _ = packets.MESSAGE.unpack(head)
+        is_chunk = kind & packets.KIND == packets.CHUNK
+        chunk = partial(self._call_chunk, job, to_do) if is_chunk else None
+        kind, *answer = self.call(job, number, environment, data, chunk)
+        self.send_definitions()
+        self.send(kind, job, *answer)
+
     def call(
         self,
         job: int,
         number: int,
         environment: int,
         data: Any,
-        call_chunk: Callable[..., list[Any]] | None = None,
+        chunk: Callable[..., list[Any]] | None = None,
     ) -> tuple[int, list[Any], float, float]:
         """Make the call of a job.
 
@@ -119,8 +163,8 @@ class Learnt(Definitions):
             job: The job's id.
             number: The number of its function; 0 if the function comes with the arguments.
             environment: The number of its environment, or 0.
-            data: Its packed arguments, or the error that kept them from being read.
-            call_chunk: For a chunk, makes its calls and returns what is to be sent at the end.
+            data: Its packed arguments, or the error for which it fails.
+            chunk: For a chunk, makes its calls and returns the last part of the results.
 
         Returns:
             The kind of the answer, its parts, and the moments of start and end in seconds.
@@ -137,8 +181,8 @@ class Learnt(Definitions):
             function, args, kwargs = self._unpack(job, number, data)
             del data
             started = monotonic()
-            if call_chunk is not None:
-                parts = call_chunk(function, *args)
+            if chunk is not None:
+                parts = chunk(function, *args)
             else:
                 value = function(*args, **kwargs) if kwargs else function(*args)
             ended = monotonic()
@@ -154,7 +198,7 @@ class Learnt(Definitions):
             parts = [remote_errors.dump_error(error)]
             let_go(error)
             return packets.ERROR, parts, started, ended
-        if call_chunk is not None:
+        if chunk is not None:
             return packets.VALUE, parts, started, ended
         try:
             parts = serialize.dump_result(value, self.exports)
@@ -165,7 +209,7 @@ class Learnt(Definitions):
     def _unpack(
         self, job: int, number: int, data: Any
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
-        if isinstance(data, OSError):
+        if isinstance(data, BaseException):
             raise data
         packed = serialize.writable(data)
         if number:
@@ -176,8 +220,32 @@ class Learnt(Definitions):
         self.job_name = name[0] if name else job
         return function, args, kwargs
 
-    def new_definitions(self) -> Iterator[list[Any]]:
-        """Yield definitions that results refer to and that are to be sent now: key and object."""
+    def _call_chunk(
+        self,
+        job: int,
+        to_do: list[int] | None,
+        function: Callable[..., Any],
+        items: list[Any],
+        unpack: bool,
+        go_on: bool,
+    ) -> list[Any]:
+        """Make the calls of a chunk, and send each result at once; see `call`."""
+        places = itertools.count()
+
+        def keep(result: Any) -> None:
+            parts = serialize.dump_result(result, self.exports)
+            self.send_definitions()
+            self.send(packets.SOME, job, kept_results.part(next(places), parts))
+
+        def fail(error: BaseException) -> None:
+            parts = [remote_errors.dump_error(error)]
+            self.send(packets.SOME, job, kept_results.part(next(places), parts, is_error=True))
+
+        call_chunk(function, items, unpack, go_on, to_do, keep, fail)
+        return kept_results.part(next(places))
+
+    def send_definitions(self) -> None:
+        """Send the definitions that results refer to, before the results."""
         for key, packed in list(self.exports.pending.items()):
-            yield [key, packed]
+            self.send(packets.DEFINED, 0, [key, packed])
             self.exports.sent([key])

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..packing import serialize
 from ..packing.explain import describe
+from .process import protocol as packets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .learnt import Learnt
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -21,9 +20,8 @@ _PLAIN = (str, int, float, bool, type(None))
 class _Forwarder(logging.Handler):
     """Sends log records to the parent, whose handlers handle them."""
 
-    def __init__(self, send: Callable[[bytes], None], learnt: Learnt, worker: str) -> None:
+    def __init__(self, learnt: Learnt, worker: str) -> None:
         super().__init__()
-        self._send = send
         self._learnt = learnt
         self._worker = worker
 
@@ -38,7 +36,7 @@ class _Forwarder(logging.Handler):
             fields["exc_info"] = None
             fields["processName"] = self._worker
             fields["jobName"] = self._learnt.job_name
-            self._send(_sendable(fields))
+            self._learnt.send(packets.LOG, 0, [_sendable(fields)])
         except OSError:
             pass  # the parent is gone, or a job has closed our descriptors
         except Exception:
@@ -69,14 +67,11 @@ def rebuild_record(data: bytes | memoryview) -> logging.LogRecord:
     return logging.makeLogRecord(fields)
 
 
-def forward(
-    send: Callable[[bytes], None], learnt: Learnt, worker: str, levels: dict[str, int]
-) -> None:
+def forward(learnt: Learnt, worker: str, levels: dict[str, int]) -> None:
     """Send all log records of this process, a worker, to its parent.
 
     Args:
-        send: Sends a packed record.
-        learnt: Knows the name of the present job.
+        learnt: Sends them, and knows the name of the present job.
         worker: The name of this worker.
         levels: The result of `log_levels` in the parent.
     """
@@ -85,7 +80,7 @@ def forward(
         if isinstance(logger, logging.Logger):  # after a fork, the parent's handlers are here, too
             logger.handlers.clear()
             logger.propagate = True
-    root.addHandler(_Forwarder(send, learnt, worker))
+    root.addHandler(_Forwarder(learnt, worker))
     for name, level in levels.items():
         logging.getLogger(name or None).setLevel(level)
 

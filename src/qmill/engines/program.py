@@ -27,10 +27,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from ..errors import NotSupported, WorkerDied
 from ..processes import child_main, launch
-from ..processes.trees import EndingTrees
-from ..system import native
-from .api import DIED, DONE, FAILED, RETURNED, Engine, Report
-from .wake import WakePipe
+from .api import DIED, DONE, FAILED, RETURNED, Report
+from .selecting import SelectorEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +81,7 @@ class _Running:
         self.pid = self.pidfd = -1
 
 
-class ProgramEngine(Engine):
+class ProgramEngine(SelectorEngine):
     """Runs programs, each in a process group of its own.
 
     A program's standard input has one line and then its end. The line comes when the program is
@@ -106,6 +104,7 @@ class ProgramEngine(Engine):
     def __init__(self, name: str, max_workers: int) -> None:
         if not hasattr(os, "pidfd_open"):
             raise NotSupported("running programs as jobs needs pidfd_open, which Linux has")
+        super().__init__()
         self._name = name
         self.max_workers = max_workers
         self._environ = dict(os.environb)  # to pass on os.environ takes as long as a fork
@@ -115,11 +114,6 @@ class ProgramEngine(Engine):
         self._num_slots = 0
         self._is_short = False  # of descriptors or processes, until a job ends
         self._outputs: dict[int, Output] = {}
-        self._reports: list[Report] = []
-        self._selector = native.default_selector()
-        self._trees = EndingTrees(self._selector)
-        self._wake_pipe = WakePipe()
-        self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)
 
     def take_output(self, job: Job) -> Output:
         """Return the output of a job's last attempt, and forget it; called by any thread."""
@@ -214,9 +208,6 @@ class ProgramEngine(Engine):
         os.close(opener)
         self._selector.register(running.pidfd, selectors.EVENT_READ, partial(self._ended, running))
 
-    def grow(self, num_waiting: int) -> None:
-        """Do nothing: there are no workers but the programs."""
-
     @property
     def num_startable(self) -> int:
         """The number of programs that may still be started."""
@@ -229,32 +220,8 @@ class ProgramEngine(Engine):
         """The number of running programs, and of process trees that are being ended."""
         return len(self._running) + len(self._trees)
 
-    def resize(self, max_workers: int) -> None:
-        """Change how many programs may run at a time; see `Engine`."""
-        self.max_workers = max_workers
-
     def stop_workers(self) -> None:
         """Do nothing: a program ends by itself."""
-
-    # -- waiting -------------------------------------------------------------------------------
-
-    def wait(self, timeout: float | None) -> list[Report]:
-        """Wait until programs end; see `Engine`."""
-        if not self._reports:
-            due = self._trees.next_due()
-            if due is not None:
-                left = max(0.0, due - monotonic())
-                timeout = left if timeout is None else min(timeout, left)
-            for key, _ in self._selector.select(timeout):
-                key.data()
-            if due is not None:
-                self._trees.kill_due(monotonic())
-        reports, self._reports = self._reports, []
-        return reports
-
-    def wake(self) -> None:
-        """End the wait of the dispatcher; see `Engine`."""
-        self._wake_pipe.wake()
 
     def _ended(self, running: _Running) -> None:
         """Report a job whose program has ended."""
@@ -290,12 +257,6 @@ class ProgramEngine(Engine):
         if running is not None:
             self._trees.end(running.pid, signal.SIGTERM)
 
-    def close(self) -> None:
-        """Kill the trees that are being ended, and close all files; see `Engine`."""
-        self._trees.close()
-        self._selector.close()
-        self._wake_pipe.close()
-
     def forget_in_child(self) -> None:
         """Close the parent's files; see `Engine`."""
         for running in self._running.values():
@@ -303,9 +264,7 @@ class ProgramEngine(Engine):
             if running.line is not None:
                 os.close(running.line)
         self._running.clear()
-        self._trees.forget_in_child()
-        self._selector.close()
-        self._wake_pipe.forget_in_child()
+        super().forget_in_child()
 
 
 def _exit_code(running: _Running) -> int | None:

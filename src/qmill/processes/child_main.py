@@ -197,7 +197,7 @@ def _work(work: str, channel: socket.socket, get_job: Callable[[], Any]) -> int:
     def run() -> int:
         return int(getattr(import_module(module), function)(channel, get_job))
 
-    return inherited.call_followed(run, _finish)
+    return inherited.call_followed(run, finish)
 
 
 _held: list[socket.socket] = []
@@ -227,7 +227,7 @@ def _forget_parents_exit() -> None:
 def _leave(code: int) -> NoReturn:
     """End as an interpreter does; after a fork this may be deep in the parent's call stack."""
     try:
-        _finish()
+        finish()
         if (util := exits.loaded("multiprocessing.util")) is not None:
             util._exit_function()
         exits.leave()
@@ -241,7 +241,7 @@ def _leave(code: int) -> NoReturn:
         os._exit(code)
 
 
-def _finish() -> None:
+def finish() -> None:
     """Wait for threads, and call exit functions; called twice, for those added meanwhile."""
     if left_running():
         _start_watch()

@@ -13,7 +13,7 @@ LIMIT_S = 40.0
 HAS_DASK = importlib.util.find_spec("distributed") is not None
 
 # A cluster's half is collected where its library is installed: `make test-all` has it.
-ENGINES = ["thread", "process", *(["dask"] if HAS_DASK else [])]
+ENGINES = ["thread", "process", "subprocess", *(["dask"] if HAS_DASK else [])]
 KILLING = [name for name in ENGINES if name != "thread"]
 
 

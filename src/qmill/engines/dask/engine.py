@@ -664,8 +664,7 @@ class DaskEngine(PackingEngine):
             what, _, result = self.codec.rebuild_chunk(node.address, job, parts, death)
             code = code if what == DIED else 0
         elif value.kind:
-            packed = serialize.writable(result)
-            what, _, result = self.codec.rebuild(node.address, job, value.kind, packed, [])
+            what, _, result = self.codec.rebuild(node.address, job, value.kind, result, [])
             what = value.what if value.what not in (DONE, FAILED) else what
             code = int(what != DONE)
         elif job._is_chunk and what == DIED and result.pid is None:  # the call's runner was gone

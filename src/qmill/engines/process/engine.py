@@ -23,7 +23,6 @@ Only one thread may use an engine, except `prepare` and `wake`.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import selectors
 import signal
@@ -35,16 +34,14 @@ from typing import TYPE_CHECKING, Any
 from ...errors import WorkerDied
 from ...packing import definitions, main_module, remote_errors
 from ...processes import launch
-from ...processes.trees import GRACE_S, SIGKILL, EndingTrees
+from ...processes.trees import GRACE_S, SIGKILL
 from ...queues.shared import core
-from ...system import lifecycle, native
 from ...workers import api
 from .. import log_records
 from ..api import (
     CHUNK_S,
     DIED,
     FAILED,
-    LOGGED,
     NOT_STARTED,
     RETURNED,
     Report,
@@ -53,7 +50,7 @@ from ..api import (
 from ..codec import Codec, PackingEngine
 from ..functions import UNKNOWN_S
 from ..knowledge import Knowledge
-from ..wake import WakePipe
+from ..selecting import WorkerEngine
 from . import protocol as packets, worker_main
 from .large_payloads import Copies
 from .link import GarbledError, Link
@@ -141,7 +138,7 @@ class _Worker:
         self.error: BaseException | None = None
 
 
-class ProcessEngine(PackingEngine):
+class ProcessEngine(PackingEngine, WorkerEngine):
     """Runs jobs in persistent worker processes.
 
     Args:
@@ -152,6 +149,8 @@ class ProcessEngine(PackingEngine):
     """
 
     can_kill = True
+    _workers: list[_Worker]
+    _idle: list[_Worker]
 
     def __init__(
         self,
@@ -159,7 +158,6 @@ class ProcessEngine(PackingEngine):
         start_method: str | None = None,
         codec: Codec | None = None,
     ) -> None:
-        self._settings = settings
         self._method = launch.usable_start_method(start_method)
         is_fork = self._method == "fork"
         # These import modules. The dispatcher must not do so: if another thread forks meanwhile,
@@ -167,26 +165,17 @@ class ProcessEngine(PackingEngine):
         core.why_not()
         if not is_fork:
             main_module.importable()
+        super().__init__(settings)
         self._is_remote = codec is not None
         self.codec = codec or Codec(
             definitions.Names.FORKED if is_fork else definitions.Names.INSTEAD,
             always_inherit=settings.max_jobs_per_worker == 1,
             join=Copies().join,
         )
-        self.max_workers = settings.max_workers
-        self._workers: list[_Worker] = []
-        self._idle: list[_Worker] = []
         self._takers: deque[_Worker] = deque()  # busy workers to which jobs may be sent ahead
         self._to_flush: list[_Worker] = []
-        self._reports: list[Report] = []
         self._num_start_deaths = 0  # since a worker was last ready
         self._is_patient = True  # whether lingering workers may take their time
-        self._numbers = itertools.count(1)
-        with lifecycle.fork_lock:
-            self._selector = native.default_selector()
-            self._trees = EndingTrees(self._selector)
-            self._wake_pipe = WakePipe()
-        self._selector.register(self._wake_pipe, selectors.EVENT_READ, self._wake_pipe.clear)
 
     # -- offering ------------------------------------------------------------------------------
 
@@ -303,11 +292,6 @@ class ProcessEngine(PackingEngine):
 
     # -- workers -------------------------------------------------------------------------------
 
-    @property
-    def num_workers(self) -> int:
-        """The number of workers, and of dead ones whose process trees have not ended yet."""
-        return len(self._workers) + len(self._trees)
-
     def links(self) -> list[Link]:
         """List the links of the worker processes; any thread may call this."""
         return [worker.link for worker in list(self._workers)]
@@ -328,22 +312,10 @@ class ProcessEngine(PackingEngine):
         """The number of jobs that wait in workers behind another job."""
         return sum(len(worker.jobs) - 1 for worker in self._workers if worker.jobs)
 
-    def grow(self, num_waiting: int) -> None:
-        """Start a worker for each waiting job, up to the limit; see `Engine`."""
-        starting = sum(not worker.ready for worker in self._workers)
-        wanted = min(num_waiting - starting - len(self._idle), self.num_startable)
-        for _ in range(wanted):
-            try:
-                self._start_worker()
-            except Exception as error:  # no processes or descriptors left, or a bad initializer
-                if not self._workers:
-                    self._reports.append(Report(NOT_STARTED, None, error))
-                return
-
     def _start_worker(self) -> None:
         settings = self._settings
         for_worker = worker_main.WorkerSettings(
-            f"{settings.name}-{next(self._numbers)}",
+            next(self._names),
             settings.initializer,
             settings.initargs,
             settings.max_memory_per_worker,
@@ -437,22 +409,8 @@ class ProcessEngine(PackingEngine):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None) -> list[Report]:
-        """Wait for messages and ends of workers; see `Engine`."""
-        if not self._reports:
-            due = self._next_due()
-            if due is not None:
-                left = max(0.0, due - monotonic())
-                timeout = left if timeout is None else min(timeout, left)
-            for key, _ in self._selector.select(timeout):
-                key.data()
-            if due is not None:
-                self._do_what_is_due(monotonic())
-        reports, self._reports = self._reports, []
-        return reports
-
     def _next_due(self) -> float | None:
-        moments = [] if (first := self._trees.next_due()) is None else [first]
+        moments = [] if (first := super()._next_due()) is None else [first]
         for worker in self._workers:
             if worker.kill_at_s is not None:
                 moments.append(worker.kill_at_s)
@@ -469,7 +427,7 @@ class ProcessEngine(PackingEngine):
                     self._kill_now(worker)
             elif len(worker.jobs) > 1 and _long_from(worker) <= now:
                 self._take_back(worker)
-        self._trees.kill_due(now)
+        super()._do_what_is_due(now)
 
     def _tell_of_kill(self, worker: _Worker) -> None:
         """Log that a worker is killed because it did not exit when it was asked to."""
@@ -480,10 +438,6 @@ class ProcessEngine(PackingEngine):
                     worker.name,
                     EXIT_GRACE_S,
                 )
-
-    def wake(self) -> None:
-        """End the wait of the dispatcher; see `Engine`."""
-        self._wake_pipe.wake()
 
     # -- messages of workers -------------------------------------------------------------------
 
@@ -539,14 +493,10 @@ class ProcessEngine(PackingEngine):
             self._num_start_deaths = 0
             worker.since_s = monotonic()
             self._has_no_jobs(worker)
-        elif kind == packets.LOG:
-            self._reports.append(Report(LOGGED, None, self.codec.log_record(data)))
-        elif kind == packets.DEFINED:
-            self.codec.define(worker.name, data)
         elif kind == packets.LINGERS:
             if worker.told_to_leave:
                 self._let_linger(worker)
-        else:
+        elif not self._take_news(worker.name, kind, data):
             worker.error = remote_errors.load_error(data)
 
     def _take_part(self, worker: _Worker, kind: int, number: int, data: Any) -> None:
@@ -692,19 +642,11 @@ class ProcessEngine(PackingEngine):
 
     # -- the end -------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Close the engine's files; see `Engine`."""
-        self._trees.close()
-        self._selector.close()
-        self._wake_pipe.close()
-
     def forget_in_child(self) -> None:
         """Close the parent's files; see `Engine`."""
         for worker in self._workers:
             worker.link.forget_in_child()
-        self._trees.forget_in_child()
-        self._selector.close()
-        self._wake_pipe.forget_in_child()
+        super().forget_in_child()
 
 
 def _ahead_s(job: Job) -> float:

@@ -62,6 +62,20 @@ Part = tuple[int, Any]
 """packets.SOME and a part, or packets.ONE and a packed result."""
 
 
+def part(place: int, packed: list[Any] | None = None, *, is_error: bool = False) -> list[Any]:
+    """Return a part with the result or exception of one call, or of none.
+
+    Args:
+        place: The place of the call in its chunk; without a call, how many were made.
+        packed: The result or exception, packed by `serialize`, in pieces.
+        is_error: Whether it is an exception.
+    """
+    if packed is None:
+        return [_WORD.pack(place)]
+    blob = _BLOB.pack(_ERROR if is_error else _PACKED, sum(map(len, packed)))
+    return [_WORD.pack(place), blob, *packed]
+
+
 class Keeper:
     """The worker's side: writes results.
 
@@ -137,9 +151,9 @@ class Keeper:
             return
         self._flush()
         if not self._write_blob(tag, packed):  # too large even for the empty memory
-            words, head = self._words, _BLOB.pack(tag, len(packed))
-            self._send(packets.SOME, self._job, [_WORD.pack(words[_FIRST]), head, packed])
-            words[_FIRST] += 1
+            place, is_error = self._words[_FIRST], tag == _ERROR
+            self._send(packets.SOME, self._job, part(place, [packed], is_error=is_error))
+            self._words[_FIRST] += 1
 
     def _write_slowly(self, tag: int, packed: bytes | memoryview) -> bool:
         words, blob = self._words, _BLOB.pack(tag, len(packed)) + packed
@@ -230,7 +244,7 @@ class Rebuilder:
 
     def _add_part(self, results: list[Any], kind: int, data: Any) -> None:
         if kind == packets.ONE:
-            results.append(self._rebuild_one(_PACKED, serialize.writable(data)))
+            results.append(self._rebuild_one(_PACKED, data))
             return
         (first,) = _WORD.unpack_from(data)
         if first > len(results):

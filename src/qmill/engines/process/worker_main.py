@@ -14,11 +14,10 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...packing import function_globals, main_module, remote_errors, shared_values
+from ...packing import main_module, remote_errors, shared_values
 from ...processes import child_main
 from ...system import nameless_files, streams
 from ...workers.api import exit_code
-from .. import log_records
 from ..api import call_chunk
 from ..learnt import Learnt
 from . import kept_results, protocol as packets
@@ -62,12 +61,10 @@ class WorkerSettings(NamedTuple):
 def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
     """Run a worker, and return its exit code."""
     worker = _Worker(channel)
-    function_globals.share_globals(is_forked=child_main.is_forked)
     try:
         settings = get_job()
         if settings.is_remote:
             main_module.adopt(None)
-        child_main.worker_name = settings.name
         worker.set_up(settings)
     except BaseException as error:
         streams.flush()
@@ -98,7 +95,7 @@ class _Worker:
         self._stream = bytearray()  # the beginning of a message, from the channel
         self._files: deque[int] = deque()
         self._outbox, self._inbox = Outbox(), Inbox(copies=False)
-        self._learnt = Learnt()
+        self._learnt = Learnt(self.send, is_forked=child_main.is_forked)
         self._max_memory: int | None = None
         self._to_do: dict[int, list[int]] = {}  # calls to make of a chunk run before, by permit
         self._permit = 0  # the last one
@@ -110,13 +107,11 @@ class _Worker:
         """Apply the settings, and report that the worker is ready for jobs."""
         self._max_memory = settings.max_memory
         self._has_codec = settings.has_codec
-        if child_main.is_forked:
-            self._learnt.inherit(settings.inherited)
+        self._learnt.inherit(settings.inherited)
         for variable in THREADS_OF_LIBRARIES:
             os.environ.setdefault(variable, str(settings.num_threads))
-        log_records.forward(self._send_log, self._learnt, settings.name, settings.log_levels)
-        if settings.initializer is not None:
-            _initialize(settings.initializer, settings.initargs)
+        call = settings.initializer, settings.initargs
+        self._learnt.begin(settings.name, settings.log_levels, *call)
         self.send(packets.READY, 0, [])
 
     def _after_fork_in_child(self) -> None:
@@ -258,7 +253,7 @@ class _Worker:
         exports = self._learnt.exports
         if self._keeper is None:
             self._keeper = kept_results.Keeper(
-                exports, self._send_definitions, self.send, self._tell_kept, self._has_codec
+                exports, self._learnt.send_definitions, self.send, self._tell_kept, self._has_codec
             )
         keeper, to_do = self._keeper, self._to_do_now
         keeper.begin(self._permit)
@@ -276,7 +271,7 @@ class _Worker:
 
     def _answer(self, job: int, kind: int, parts: list[Any], started: float, ended: float) -> None:
         if self._learnt.exports.pending:
-            self._send_definitions()
+            self._learnt.send_definitions()
         streams.flush()
         spent = self._max_memory is not None and _resident_bytes() > self._max_memory
         spent_bit = packets.SPENT if spent else 0
@@ -288,14 +283,6 @@ class _Worker:
             packed = remote_errors.dump_error(error)
             self.send(packets.UNSENT | spent_bit, job, [packed], started, ended)
         self._learnt.job_name = None
-
-    def _send_definitions(self) -> None:
-        """Send the definitions that results refer to, before the results."""
-        for definition in self._learnt.new_definitions():
-            self.send(packets.DEFINED, 0, definition)
-
-    def _send_log(self, packed: bytes) -> None:
-        self.send(packets.LOG, 0, [packed])
 
     def send(
         self, kind: int, job: int, parts: list[Any], started: float = 0.0, ended: float = 0.0
@@ -351,12 +338,3 @@ def _resident_bytes() -> int:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _initialize(initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> None:
-    """Call the initializer, and keep its changes of the worker's global names."""
-    from ...packing.environment import Contents
-
-    contents = Contents((initializer, *initargs))
-    initializer(*initargs)
-    contents.keep_changed()
