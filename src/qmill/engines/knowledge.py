@@ -76,6 +76,7 @@ class Knowledge:
         functions = {n.number: n.packed for n in needs(job) if n.number not in known}
         if None in functions.values():
             return None
+        known.update(functions)
         pending, files = codec.exports.pending, codec.files()
         definitions = dict(islice(list(pending.items()), self._num_definitions, None))
         lesson = Lesson(
@@ -88,7 +89,6 @@ class Knowledge:
         )
         self._num_files += len(lesson.files)
         self._num_definitions += len(definitions)
-        known.update(functions)
         known.difference_update(lesson.gone_functions)
         self._shares.update(lesson.shares)
         self._shares.difference_update(lesson.gone_shares)
