@@ -15,10 +15,11 @@ The parts load when they are first used: `qmill.Queue` alone stays light.
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 from _frozen_importlib import _find_spec  # type: ignore[attr-defined]
+
+from .system import lifecycle as _lifecycle  # noqa: F401 (its exit hook is the first: it runs last)
 
 __version__ = "0.1.0"
 
@@ -134,14 +135,3 @@ def _is_module(name: str) -> bool:
 
 def __dir__() -> list[str]:
     return __all__
-
-
-def _leave_queues() -> None:
-    exits = sys.modules.get("qmill.queues.exits")
-    leave = getattr(exits, "leave_at_exit", None)  # a thread may have imported half of it
-    if leave is not None:
-        leave()
-
-
-# Exit functions run in reverse order: workers that end at exit can still use their queues.
-atexit.register(_leave_queues)

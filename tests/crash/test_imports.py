@@ -95,8 +95,9 @@ with testing.nothing_left_behind():
     assert run_program(source) == ("1\n", "", 0)
 
 
-def test_the_program_ends_while_the_queues_are_imported(run_program):
-    assert run_program("import_half('qmill.queues.exits')") == ("", "", 0)
+@pytest.mark.parametrize("module", ["shared.rings", "portable.client", "portable.broker"])
+def test_the_program_ends_while_the_queues_are_imported(module, run_program):
+    assert run_program(f"import_half('qmill.queues.{module}')") == ("", "", 0)
 
 
 def test_a_child_of_multiprocessing_leaves_a_queue_that_was_made_meanwhile(run_program):

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import NamedTuple
 import pytest
 
 import qmill
+from qmill.system import lifecycle
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "qmill"
 FILES = sorted(PACKAGE.rglob("*.py"))
 CYTHON_FILES = sorted(PACKAGE.rglob("*.pyx"))
+SOURCES = [*FILES, *CYTHON_FILES]
 
 # docs/design.md tells the reasons. A folder may import from itself and from those before it; the
 # modules of a folder load without a circle. `errors` is a module, the others are folders.
@@ -65,7 +68,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path) for path in [*FILES, *CYTHON_FILES]}
+MODULES = {module_name(path) for path in SOURCES}
 
 
 def parsed(path: Path) -> ast.Module:
@@ -153,7 +156,7 @@ def test_the_root_of_the_package_has_only_folders_and_a_few_files() -> None:
 
 def test_imports_point_one_way() -> None:
     wrong = []
-    for path in [*FILES, *CYTHON_FILES]:
+    for path in SOURCES:
         part = part_of(module_name(path))
         if part not in LEVEL_OF:
             continue  # qmill/__init__.py gathers the names of all
@@ -179,7 +182,7 @@ def test_modules_load_without_a_circle() -> None:
             for i in imports_of(path)
             if i.at_top and i.module in MODULES and i.module != module_name(path)
         }
-        for path in [*FILES, *CYTHON_FILES]
+        for path in SOURCES
     }
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
@@ -210,6 +213,22 @@ def test_nothing_sleeps_or_reads_the_wall_clock() -> None:
             if found:
                 wrong.append(f"{where(path, node.lineno)}: {ast.unparse(node)}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_one_module_has_hooks_for_the_exit_and_for_forks() -> None:
+    hooks = re.compile(r"register_at_fork|atexit\.register|_register_atexit|Finalize\(")
+    has_hooks = {path.name for path in SOURCES if hooks.search(path.read_text(encoding="utf-8"))}
+    assert has_hooks == {"lifecycle.py"}
+
+
+def test_each_phase_of_the_exit_and_of_forks_belongs_to_one_module() -> None:
+    call = re.compile(r"lifecycle\.(at_exit|at_fork)\(\s*lifecycle\.([A-Z_]+)")
+    calls = Counter(
+        found.groups() for path in SOURCES for found in call.finditer(path.read_text("utf-8"))
+    )
+    assert [call for call, times in calls.items() if times > 1] == []
+    names = {name for name, phase in vars(lifecycle).items() if phase in lifecycle.TABLE}
+    assert {name for _, name in calls} | {"CHILDREN"} == names
 
 
 def test_every_public_name_resolves() -> None:

@@ -7,11 +7,11 @@ they end.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..job_queue.queue import JobQueue
+from ..system import lifecycle
 from . import _joblib_worker
 
 if TYPE_CHECKING:
@@ -107,5 +107,4 @@ def _forget_in_child() -> None:
     _lock, _kept = threading.RLock(), None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+lifecycle.at_fork(lifecycle.JOBLIB_POOL, in_child=_forget_in_child)

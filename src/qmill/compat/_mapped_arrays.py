@@ -20,6 +20,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..packing import serialize
+from ..system import lifecycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -268,5 +269,4 @@ def _close_in_child() -> None:
         file.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_child)
+lifecycle.at_fork(lifecycle.MAPPED_ARRAYS, in_child=_close_in_child)

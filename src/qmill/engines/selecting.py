@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from ..processes.trees import EndingTrees
-from ..system import lifecycle, native
+from ..system import native
 from .api import NOT_STARTED, Engine, Report, Settings
 from .wake import WakePipe
 
@@ -19,7 +19,7 @@ class SelectorEngine(Engine):
 
     def __init__(self) -> None:
         self._reports: list[Report] = []
-        with lifecycle.fork_lock:
+        with native.fork_lock:
             self._selector = native.default_selector()
             self._trees = EndingTrees(self._selector)
             self._wake_pipe = WakePipe()

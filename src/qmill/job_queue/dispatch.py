@@ -14,12 +14,10 @@ notified when jobs have ended, and when the queue shuts down.
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures.thread  # noqa: F401 (its exit hook then runs after `_end_all`)
 import contextlib
 import logging
 import math
-import os
 import sys
 import threading
 import weakref
@@ -46,7 +44,7 @@ from ..jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job
 from ..jobs.records import RecordLog
 from ..jobs.scheduler import Scheduler
 from ..jobs.totals import Totals
-from ..system import native
+from ..system import lifecycle, native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -871,9 +869,6 @@ def _end_all() -> None:
         jobs_job.tell_unseen()
 
 
-threading._register_atexit(_end_all)  # type: ignore[attr-defined]
-
-
 def end_others() -> None:
     """End the queues with `waits_at_exit` false, after all threads of the program have ended."""
     dispatchers = list(_all)
@@ -883,9 +878,6 @@ def end_others() -> None:
     for dispatcher in dispatchers:
         if dispatcher.engine.can_kill:  # otherwise a job may run for ever
             dispatcher.join()
-
-
-atexit.register(end_others)
 
 
 def _after_fork_in_child() -> None:
@@ -898,5 +890,6 @@ def _after_fork_in_child() -> None:
     _exiting = False
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_exit(lifecycle.PENDING_JOBS, _end_all)
+lifecycle.at_exit(lifecycle.JOB_QUEUES, end_others)
+lifecycle.at_fork(lifecycle.JOB_QUEUES, in_child=_after_fork_in_child)

@@ -16,7 +16,7 @@ from _frozen_importlib import ModuleSpec
 from _thread import get_ident  # bound at import, before a script can let a library replace it
 from weakref import ref
 
-from ..system import module_path, native
+from ..system import lifecycle, module_path, native
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -367,5 +367,4 @@ def _after_fork_in_child() -> None:
         _import_lock = native.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork(lifecycle.MAIN_MODULE, in_child=_after_fork_in_child)

@@ -17,14 +17,12 @@ import socket
 import struct
 import sys
 import threading
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..packing import main_module
 from ..packing.bindings import loads_in_process
-from ..queues import exits
-from ..system import frames, module_path, streams
+from ..system import frames, lifecycle, module_path, streams
 from . import inherited, likeness
 
 STATUS = struct.Struct("!iq")
@@ -109,7 +107,7 @@ def run_forked(
         _status = status
         streams.empty()
         ours.close()
-        _forget_parents_exit()
+        lifecycle.begin_in_child()
         _follow(lifeline)
         # New threads inherit this flag, and the thread that forked may be a daemon, such as a
         # dispatcher.
@@ -204,33 +202,11 @@ _held: list[socket.socket] = []
 """The channel; it stays open to the end, as log records may be sent over it until then."""
 
 
-def _forget_parents_exit() -> None:
-    """Remove the exit functions of the parent's program, and register those of this package."""
-    atexit._clear()
-    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
-        finalizer.atexit = False
-    atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
-    for module, function in (
-        ("processes.launch", "stop_guard"),
-        ("processes.launch", "stop_fork_server"),
-        ("workers.api", "end_workers"),
-        ("job_queue.dispatch", "end_others"),
-    ):
-        if (found := exits.loaded(f"qmill.{module}")) is not None:
-            atexit.register(getattr(found, function))
-    if (util := exits.loaded("multiprocessing.util")) is not None:
-        util._finalizer_registry.clear()
-        util._run_after_forkers()
-        sys.modules["multiprocessing.process"]._children = set()  # type: ignore[attr-defined]
-
-
 def _leave(code: int) -> NoReturn:
     """End as an interpreter does; after a fork this may be deep in the parent's call stack."""
     try:
         finish()
-        if (util := exits.loaded("multiprocessing.util")) is not None:
-            util._exit_function()
-        exits.leave()
+        lifecycle.end_children_and_queues()
         streams.flush()
     finally:
         _spare_group()

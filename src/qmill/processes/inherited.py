@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import LockSent, SerializationError
 from ..packing import serialize
 from ..packing.standard_library import starting
-from ..system import interpreter, lifecycle
+from ..system import interpreter, lifecycle, native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ class Estate:
         self.kept: list[Any] = []
 
     def __enter__(self) -> Estate:
-        with lifecycle.fork_lock:
+        with native.fork_lock:
             _open.add(self)
         return self
 
@@ -108,7 +108,7 @@ class Estate:
 
     def duplicate_for_child(self, descriptor: int) -> int:
         """Add a duplicate of a descriptor, and return its number."""
-        with lifecycle.fork_lock:  # a forked child must see the duplicate, to close it
+        with native.fork_lock:  # a forked child must see the duplicate, to close it
             self._descriptors.append(os.dup(descriptor))
         return len(self._descriptors) - 1
 
@@ -123,7 +123,7 @@ class Estate:
 
     def close(self) -> None:
         """Close the descriptors."""
-        with lifecycle.fork_lock:
+        with native.fork_lock:
             _open.discard(self)
             while self._descriptors:
                 os.close(self._descriptors.pop())
@@ -326,5 +326,4 @@ def _after_fork_in_child() -> None:
         _open.pop().close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork(lifecycle.INHERITANCE, in_child=_after_fork_in_child)

@@ -24,7 +24,6 @@ Source: pidfd_open(2), fcntl(2) F_SETSIG and O_ASYNC, PIDFD_GET_INFO of linux/pi
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import select
@@ -400,7 +399,7 @@ _lifeline: tuple[int, int] | None = None
 def lifeline() -> int:
     """Return the children's end of this process's lifeline."""
     global _lifeline
-    with lifecycle.fork_lock:
+    with native.fork_lock:
         if _lifeline is None:
             _lifeline = os.pipe()
         return _lifeline[0]
@@ -603,7 +602,7 @@ class _ForkServer:
         return pid, received[0]
 
     def _start(self) -> None:
-        with lifecycle.fork_lock:  # a child must find our end, and close it
+        with native.fork_lock:  # a child must find our end, and close it
             self._control, theirs = native.socketpair()
         self._identity = _identity()
         with theirs:
@@ -702,7 +701,7 @@ class _Guardian:
 
     def _start(self) -> None:
         self._close_control()
-        with lifecycle.fork_lock:  # a child must find our ends, and close them
+        with native.fork_lock:  # a child must find our ends, and close them
             if self._line is None:
                 self._line = os.pipe()
             self._control, theirs = native.socketpair()
@@ -758,8 +757,6 @@ def _can_guard() -> bool:
 
 
 _guardian = _Guardian()
-stop_guard = _guardian.stop
-atexit.register(stop_guard)
 
 
 def _identity() -> object:
@@ -774,19 +771,18 @@ def _identity() -> object:
 
 _fork_server = _ForkServer()
 stop_fork_server = _fork_server.stop
-atexit.register(stop_fork_server)
 
 
-def _after_fork_in_child() -> None:
+def _close_lifeline() -> None:
+    """Close a forked child's copy, which would keep the parent's children alive after its death."""
     global _lifeline
-    if _lifeline is not None:
-        # A child with the writing end would keep the parent's children alive after its death.
-        for descriptor in _lifeline:
-            os.close(descriptor)
-        _lifeline = None
-    _fork_server.forget_in_child()
-    _guardian.forget_in_child()
+    for descriptor in _lifeline or ():
+        os.close(descriptor)
+    _lifeline = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_exit(lifecycle.FORK_SERVER, stop_fork_server)
+lifecycle.at_exit(lifecycle.GUARD, _guardian.stop)
+lifecycle.at_fork(lifecycle.FORK_SERVER, in_child=_fork_server.forget_in_child)
+lifecycle.at_fork(lifecycle.GUARD, in_child=_guardian.forget_in_child)
+lifecycle.at_fork(lifecycle.LIFELINE, in_child=_close_lifeline)

@@ -109,7 +109,7 @@ class _ThreadEnd:
         self._holds = holds
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():  # else exits.py has given back all messages
+        if not sys.is_finalizing():  # else the exit hooks have given back all messages
             for hold in [hold for hold in self._holds if hold in hold.left]:
                 _forget(hold)
                 hold.give_back()

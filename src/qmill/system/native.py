@@ -26,6 +26,7 @@ from queue import Empty
 from time import monotonic
 
 from ..errors import NotSupported
+from . import lifecycle
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -343,9 +344,13 @@ def current_thread() -> threading.Thread:
     return thread or threading.current_thread()
 
 
-def _after_fork_in_child() -> None:
-    _running.clear()
+fork_lock = RLock()
+"""Held while a process forks, and while descriptors are made that a forked child must close."""
 
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork(lifecycle.THREADS, in_child=_running.clear)
+lifecycle.at_fork(
+    lifecycle.FORK_LOCK,
+    before=fork_lock.acquire,
+    in_parent=fork_lock.release,
+    in_child=fork_lock.release,  # by the child's only thread, which has acquired it
+)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..processes import launch
-from ..queues import exits
 from ..queues.names import folders
 from ..queues.portable import broker
+from ..system import lifecycle
 from ..workers import api
 
 if TYPE_CHECKING:
@@ -228,10 +228,10 @@ def _kept_descriptors() -> set[int]:
         *(getattr(of_broker, name, None) for name in ("_listener", "_selector")),
         *(getattr(of_broker, name, None) for name in ("_wake_in", "_wake_out")),
     ]
-    if (rings := exits.loaded("qmill.queues.shared.rings")) is not None:
+    if (rings := lifecycle.loaded("qmill.queues.shared.rings")) is not None:
         kept += rings.kept()
-    if (stdlib := exits.loaded("multiprocessing.forkserver")) is not None:
+    if (stdlib := lifecycle.loaded("multiprocessing.forkserver")) is not None:
         kept.append(stdlib._forkserver._forkserver_alive_fd)
-    if (stdlib := exits.loaded("multiprocessing.resource_tracker")) is not None:
+    if (stdlib := lifecycle.loaded("multiprocessing.resource_tracker")) is not None:
         kept.append(stdlib._resource_tracker._fd)
     return {one if isinstance(one, int) else one.fileno() for one in kept if one is not None}

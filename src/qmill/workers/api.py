@@ -11,7 +11,6 @@ worker never waits for its parent to read the result: the parent can join first 
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import signal
@@ -30,7 +29,7 @@ from ..packing.explain import describe
 from ..packing.guesses import check_function
 from ..processes import child_main, launch
 from ..queues import leases
-from ..system import frames, nameless_files, native, processors, streams
+from ..system import frames, lifecycle, nameless_files, native, processors, streams
 from ..system.generic import Generic, T
 from ..system.opened import take
 
@@ -671,9 +670,6 @@ def _interrupted() -> bool:
     return getattr(sys, "last_type", None) is KeyboardInterrupt
 
 
-atexit.register(end_workers)
-
-
 def _after_fork_in_child() -> None:
     global _number_lock
     _number_lock = native.Lock()
@@ -685,5 +681,5 @@ def _after_fork_in_child() -> None:
     _in_threads.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_exit(lifecycle.WORKERS, end_workers)
+lifecycle.at_fork(lifecycle.WORKERS, in_child=_after_fork_in_child)

@@ -154,7 +154,7 @@ class Link:
         if isinstance(data, Shared):
             socket.send_fds(self.channel, [head], [data.fileno()], socket.MSG_DONTWAIT)
             return
-        with lifecycle.fork_lock:
+        with native.fork_lock:
             descriptor = nameless_files.write_file([data])
             try:
                 socket.send_fds(self.channel, [head], [descriptor], socket.MSG_DONTWAIT)
@@ -315,5 +315,4 @@ def _after_fork_in_child() -> None:
             end.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork(lifecycle.LINKS, in_child=_after_fork_in_child)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...packing import main_module, remote_errors, shared_values
 from ...processes import child_main
-from ...system import nameless_files, streams
+from ...system import lifecycle, nameless_files, streams
 from ...workers.api import exit_code
 from ..api import call_chunk
 from ..learnt import Learnt
@@ -86,8 +86,7 @@ class _Worker:
         self._channel = channel
         self._sending = threading.RLock()  # a job's threads may log
         self._records: list[tuple[int, int, list[Any], float, float]] = []  # frames to be sent
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork_in_child)
+        lifecycle.at_fork(lifecycle.ANSWERS, in_child=self._after_fork_in_child)
         _, (permits, *_), _, _ = socket.recv_fds(channel, 1, 1)
         os.set_inheritable(permits, False)
         self._permits = socket.socket(fileno=permits)

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import NotSupported
-from ...system import frozen
+from ...system import frozen, lifecycle
 from ...system.alive import Alive
 from ...system.opened import opened
 from . import folders
@@ -227,9 +227,6 @@ def _after_fork_in_child() -> None:
         file.close()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
 def is_free(file: FileIO) -> bool:
     """Whether no other open file holds a lock on a file; then this one holds none, either."""
     try:
@@ -250,3 +247,6 @@ def tidy(folder: str) -> None:
     """Remove the lock's file if the folder, which the caller has locked, is empty otherwise."""
     if os.listdir(folder) == [_LOCK]:
         os.unlink(os.path.join(folder, _LOCK))
+
+
+lifecycle.at_fork(lifecycle.NAMES, in_child=_after_fork_in_child)

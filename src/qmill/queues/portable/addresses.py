@@ -14,7 +14,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...system import lifecycle, native
+from ...system import native
 from ...system.alive import Alive
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def connect(address: Address) -> socket.socket:
     """
     place = address.place
     family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
-    with lifecycle.fork_lock:
+    with native.fork_lock:
         sock: socket.socket = native.original("socket", "socket")(family, socket.SOCK_STREAM)
         _to_brokers.add(sock)
     try:

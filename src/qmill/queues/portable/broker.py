@@ -181,7 +181,7 @@ class Broker:
 
     def publish(self) -> addresses.Address:
         """Let other processes reach the mailboxes here."""
-        with lifecycle.fork_lock:
+        with native.fork_lock:
             address = self._listen()
             self._start_thread()
             return address
@@ -309,7 +309,7 @@ class Broker:
 
     def _on_connect(self, events: int) -> None:
         assert self._listener is not None
-        with lifecycle.fork_lock:  # a child must find the socket among those to close
+        with native.fork_lock:  # a child must find the socket among those to close
             try:
                 sock, _ = self._listener.accept()
             except (BlockingIOError, ConnectionError):
@@ -888,7 +888,7 @@ def this_broker() -> Broker:
 
 
 def end_broker() -> None:
-    """End this process's broker; for processes that end without `atexit`."""
+    """End this process's broker."""
     if _broker is not None:
         _broker.end()
 
@@ -909,35 +909,29 @@ def take_born() -> Born | None:
 
 def _before_fork() -> None:
     global _born
-    lifecycle.fork_lock.acquire()
     if _broker is not None:
         _born = _broker.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    try:
-        if (born := take_born()) is not None:
-            born.anchor.close()
-        if _broker is not None:
-            _broker.after_fork_in_parent()
-    finally:
-        lifecycle.fork_lock.release()
+    if (born := take_born()) is not None:
+        born.anchor.close()
+    if _broker is not None:
+        _broker.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
     global _broker, _broker_lock
     _broker_lock = native.Lock()
     broker, _broker = _broker, None
-    try:
-        if broker is not None:
-            broker.after_fork_in_child()
-    finally:
-        lifecycle.fork_lock.release()  # this thread, the only one in the child, has acquired it
+    if broker is not None:
+        broker.after_fork_in_child()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
+lifecycle.at_exit(lifecycle.BROKER, end_broker)
+lifecycle.at_fork(
+    lifecycle.BROKER,
+    before=_before_fork,
+    in_parent=_after_fork_in_parent,
+    in_child=_after_fork_in_child,
+)

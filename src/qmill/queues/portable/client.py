@@ -31,13 +31,12 @@ from ...errors import Empty, Full, QueueGone, ShutDown
 from ...packing import serialize
 from ...packing.standard_library import starting
 from ...system import frames, lifecycle, native
-from .. import exits
 from ..api import END, Statistics
 from ..checks import check_name, check_new_maxsize
 from ..local.access import Access, LocalAccess, MailboxQueue, _UnpackingReader
 from ..local.mailbox import Mailbox
 from . import addresses
-from .broker import Broker, end_broker, hosted_here, take_born, this_broker
+from .broker import Broker, hosted_here, take_born, this_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -271,7 +270,7 @@ class Endpoint:
         self.numbers = itertools.count(1)
         self.pickles = itertools.count(1)
         self._use(anchor or greet(address, Connection(address)))
-        exits.hook_exit()
+        lifecycle.end_with_multiprocessing()
 
     def _use(self, anchor: Anchor) -> None:
         self.anchor = anchor
@@ -351,7 +350,7 @@ class Endpoint:
             return self._idle.pop()
         except IndexError:
             connection = Connection(self.address)
-        exits.hook_exit()
+        lifecycle.end_with_multiprocessing()
         try:
             connection.send("hello", self.anchor.identity, False, self.address.broker)
         except ConnectionError as error:
@@ -441,7 +440,7 @@ def endpoint(address: Address) -> Endpoint:
     """
     found = _endpoints.get(address.broker)
     if found is None:
-        with lifecycle.fork_lock:  # a child must find it among those to close
+        with native.fork_lock:  # a child must find it among those to close
             found = _endpoints.get(address.broker)
             if found is None:
                 found = _endpoints[address.broker] = Endpoint(address)
@@ -463,14 +462,10 @@ def _has_taken(end: Endpoint) -> None:
 
 
 def leave() -> None:
-    """Give back this process's leases of every queue, and end its broker."""
+    """Give back this process's leases of every queue."""
     for end in list(_endpoints.values()):
         end.leave()
     _takers.clear()
-    end_broker()
-
-
-exits.leavers.append(leave)
 
 
 def disown() -> None:
@@ -521,14 +516,6 @@ def _after_fork_in_child() -> None:
         end.inherited = queues
         _endpoints[address.broker] = end
         _inherited.append(end)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
 
 
 class RemoteReader:
@@ -796,7 +783,7 @@ class PortableQueue(MailboxQueue):
         """Return the address at which other processes find the queue."""
         if self._broker is not None:
             if self._generation == _fork_generation:
-                exits.hook_exit()
+                lifecycle.end_with_multiprocessing()
                 return self._broker.publish()
             assert self._broker.address is not None  # it listens since before the fork
             return self._broker.address
@@ -916,3 +903,12 @@ def _attach(
     A function and no class method: cloudpickle sends these by value, with the globals they use.
     """
     return PortableQueue._attach(address, number, name, pickle)
+
+
+lifecycle.at_exit(lifecycle.CLIENTS, leave)
+lifecycle.at_fork(
+    lifecycle.CLIENTS,
+    before=_before_fork,
+    in_parent=_after_fork_in_parent,
+    in_child=_after_fork_in_child,
+)

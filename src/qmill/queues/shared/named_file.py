@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from ...errors import QueueGone
+from ...system import lifecycle
 from ...system.alive import Alive
 from ...system.opened import opened
-from .. import exits
 from ..names import folders, name_files
 from ..names.name_files import ABANDONED, DAMAGED, OPEN, SAVED, Found
 from . import rings
@@ -147,9 +147,6 @@ def leave() -> None:
         with suppress(OSError), name_files.locked(folder):
             _remove_leftovers(folder)
             name_files.tidy(folder)
-
-
-exits.leavers.append(leave)
 
 
 def open_named(name: str, maxsize: int | None, persistent: bool) -> tuple[Any, str, Hold]:
@@ -315,3 +312,6 @@ def _target(link: str) -> str | None:
         return os.readlink(link)
     except OSError:
         return None
+
+
+lifecycle.at_exit(lifecycle.NAMES, leave)

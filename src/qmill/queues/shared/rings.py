@@ -19,8 +19,8 @@ from weakref import ref
 from ...errors import QueueGone
 from ...packing.serialize import check_stays_here, packing
 from ...packing.standard_library import starting
+from ...system import lifecycle
 from ...system.control_groups import memory_files
-from .. import exits
 from .core._ring import Ring, forgetting, watch_groups
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
@@ -110,7 +110,7 @@ def create(maxsize: int, path: str | None = None) -> Any:
     _sent.sweep()
     _pickled.sweep()
     number = os.urandom(16)
-    exits.hook_exit()
+    lifecycle.end_with_multiprocessing()
     return _known(Ring.create(path, maxsize, number))
 
 
@@ -125,7 +125,7 @@ def attach(file: int, number: bytes | None = None, was_sent: bool = False) -> An
     Raises:
         QueueGone: The file is not that queue, or no queue.
     """
-    exits.hook_exit()
+    lifecycle.end_with_multiprocessing()
     return _known(Ring.attach(file, number, was_sent))
 
 
@@ -143,7 +143,7 @@ def open_path(path: str, number: bytes | None = None, flags: int = 0, alone: boo
         QueueGone: The file is not that queue, or no queue.
         OSError: The file cannot be opened.
     """
-    exits.hook_exit()
+    lifecycle.end_with_multiprocessing()
     return _known(Ring.open(path, flags, number, alone))
 
 
@@ -243,9 +243,6 @@ def _after_fork_in_child() -> None:
     _pickled.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
 def leave() -> None:
     """Give up this process's part in every queue: the messages it has taken count as done."""
     for ring in _all():
@@ -254,4 +251,5 @@ def leave() -> None:
     _pickled.clear()
 
 
-exits.leavers.append(leave)
+lifecycle.at_exit(lifecycle.RINGS, leave)
+lifecycle.at_fork(lifecycle.RINGS, in_child=_after_fork_in_child)
