@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PRELUDE = """
 import os, signal, sys, threading, time
 import qmill
-from tests.crash import functions
+from tests.crash import broker_functions, functions, job_functions
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def tell(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -24,7 +24,7 @@ def tell(*words):
 
 
 class Program:
-    """`python -c` with a source that may use what PRELUDE has: `tell(*words)`, `functions`, ..."""
+    """`python -c` with a source that may use what PRELUDE has: `tell(*words)`, `functions`..."""
 
     def __init__(self, source, method, prelude=PRELUDE, **environ):
         environ = {

@@ -13,7 +13,7 @@ from qmill.packing import definitions
 from qmill.queues.portable import addresses, broker, client
 from qmill.system import frames
 
-from . import functions
+from . import broker_functions, functions
 from .programs import LIMIT_S, Call, Program
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
@@ -70,7 +70,7 @@ input()
 """
     )
     [pickled] = creator.hear()
-    worker = run(functions.get_from_pickle, bytes.fromhex(pickled))
+    worker = run(broker_functions.get_from_pickle, bytes.fromhex(pickled))
     creator.tell()
     creator.finish()
     with pytest.raises(qmill.QueueGone):
@@ -80,7 +80,7 @@ input()
 def test_what_a_live_process_took_is_not_done_because_it_dropped_its_handle(run):
     q, told, gate = qmill.Queue(), qmill.Queue(), qmill.Queue()
     q.put_many(["taken", "waiting"])
-    worker = run(functions.take_and_drop, q._published(), q._number, told, gate)
+    worker = run(broker_functions.take_and_drop, q._published(), q._number, told, gate)
     assert told.get(timeout=LIMIT_S) == "dropped"
     assert q.statistics().unfinished == 2
     gate.put("go on")
@@ -104,7 +104,7 @@ def test_a_fork_after_a_named_queue_was_closed(capfd):
 
 def test_an_interrupted_get_takes_nothing_although_a_forked_child_has_the_socket(run):
     q, told, gate = qmill.Queue(), qmill.Queue(), qmill.Queue()
-    worker = run(functions.fork_and_be_interrupted, q, told, gate)
+    worker = run(broker_functions.fork_and_be_interrupted, q, told, gate)
     assert told.get(timeout=LIMIT_S) == "interrupted"
     q.put("precious")
     assert q.get_nowait() == "precious"
@@ -135,7 +135,7 @@ def test_a_fork_while_a_name_is_opened_does_not_lock_the_others_out(tmp_path, mo
 
 def test_a_forked_child_has_none_of_its_parents_sockets(run):
     q = qmill.Queue()
-    worker = run(functions.churn_and_count_sockets_of_children, q)
+    worker = run(broker_functions.churn_and_count_sockets_of_children, q)
     assert set(worker.result(LIMIT_S)) == {0}
 
 
@@ -166,7 +166,7 @@ def test_a_forked_child_holds_a_queue_that_its_parent_drops():
 def test_the_child_of_a_client_holds_a_queue_that_nobody_else_has(run):
     here = broker.this_broker()
     questions, told, goon = qmill.Queue(), qmill.Queue(), qmill.Queue()
-    worker = run(functions.fork_and_drop, questions, told, goon)
+    worker = run(broker_functions.fork_and_drop, questions, told, goon)
     queue = qmill.Queue()
     number = queue._number
     questions.put([queue])
@@ -298,7 +298,7 @@ def _connect(address):
 def test_reading_in_a_loop_over_the_same_queue_ends(run):
     q = qmill.Q()
     q.put(1).put(2).end().end()
-    assert run(functions.read_nested, q).result(LIMIT_S) == [1, 2]
+    assert run(broker_functions.read_nested, q).result(LIMIT_S) == [1, 2]
 
 
 def test_a_definition_is_fetched_once_by_each_reader():

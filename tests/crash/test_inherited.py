@@ -384,13 +384,13 @@ def test_many_workers_leave_nothing(method, run_source):
         f"""
         import multiprocessing, operator
         from multiprocessing.shared_memory import SharedMemory
-        from tests.crash import functions
+        from tests.crash import job_functions
         context = multiprocessing.get_context("spawn")
         lock, counter, value = context.Lock(), context.Semaphore(0), context.Value("i", 0)
         memory = SharedMemory(create=True, size=8)
         for _ in range({times // 10}):
             crew = [qmill.run(operator.methodcaller("release"), counter) for _ in range(9)]
-            crew.append(qmill.run(functions.count, lock, value, memory))
+            crew.append(qmill.run(job_functions.count, lock, value, memory))
             for worker in crew:
                 worker.result()
         print(counter.get_value(), value.value, memory.buf[0])
@@ -409,12 +409,12 @@ def test_memory_outlives_the_workers_that_look_at_it_or_make_it(run_source):
     output, errors = run_source(
         """
         from multiprocessing.shared_memory import SharedMemory
-        from tests.crash import functions
-        made = SharedMemory(qmill.run(functions.make_named).result())
+        from tests.crash import job_functions
+        made = SharedMemory(qmill.run(job_functions.make_named).result())
         for _ in range(2):
-            qmill.run(functions.add_to_named, made.name).result()
+            qmill.run(job_functions.add_to_named, made.name).result()
         with qmill.JobQueue(2, max_jobs_per_worker=1) as jobs:
-            list(jobs.map(functions.add_to_named, [made.name] * 3))
+            list(jobs.map(job_functions.add_to_named, [made.name] * 3))
         again = SharedMemory(made.name)
         print(again.buf[0])
         again.close()

@@ -8,7 +8,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import LIMIT_S, Watch
 
 
@@ -85,5 +85,5 @@ def send_signal(pidfd, number):
 
 def learn(jobs, file):
     """Run quick calls of a function until it is known to be short."""
-    some = [jobs.submit(functions.mark_and_wait, file, -1) for _ in range(200)]
+    some = [jobs.submit(job_functions.mark_and_wait, file, -1) for _ in range(200)]
     assert {job.result() for job in some} == {-1}

@@ -10,7 +10,7 @@ import pytest
 import qmill
 from qmill import JobTimeout, LaneError, WorkerDied
 
-from .. import functions
+from .. import functions, job_functions
 from .health import check_healthy, marks, outcome, still_there
 
 
@@ -32,10 +32,10 @@ def test_a_lane_whose_first_job_dies(quick_method):
 def test_a_retry_after_a_death(quick_method, tmp_path):
     file = tmp_path / "marks"
     with qmill.JobQueue(2) as jobs:
-        job = jobs.put(functions.die_until, (str(file), 5, 3), retries=2, suppress_errors=True)
+        job = jobs.put(job_functions.die_until, (str(file), 5, 3), retries=2, suppress_errors=True)
         assert outcome(job) == 5
         assert (job.attempts, marks(file)[5], job.state) == (3, 3, "done")
-        job = jobs.put(functions.die_until, (str(file), 6, 30), retries=2, suppress_errors=True)
+        job = jobs.put(job_functions.die_until, (str(file), 6, 30), retries=2, suppress_errors=True)
         assert type(outcome(job)) is WorkerDied
         assert (job.attempts, marks(file)[6], job.state) == (3, 3, "died")
 
@@ -47,7 +47,7 @@ def test_a_timeout_where_nothing_can_be_killed():
         with pytest.raises(qmill.NotSupported, match="process"):
             jobs.options(timeout=1)
         with pytest.raises(qmill.NotSupported, match="process"):
-            jobs.map(functions.echo, [1], job_timeout=1)
+            jobs.map(job_functions.echo, [1], job_timeout=1)
 
 
 def test_a_job_that_leaves_politely_at_its_timeout_has_timed_out(quick_method):
@@ -56,7 +56,9 @@ def test_a_job_that_leaves_politely_at_its_timeout_has_timed_out(quick_method):
     with qmill.JobQueue(1) as jobs:
         timeout = 0.2
         while told.empty():
-            job = jobs.put(functions.exit_on_sigterm, [told], timeout=timeout, suppress_errors=True)
+            job = jobs.put(
+                job_functions.exit_on_sigterm, [told], timeout=timeout, suppress_errors=True
+            )
             error = outcome(job)
             timeout *= 3
         assert (job.state, type(error)) == ("timed out", JobTimeout)
@@ -70,7 +72,7 @@ def test_a_job_that_ignores_sigterm_holds_up_nobody(quick_method):
         timeout = 0.2
         while told.empty():
             job = jobs.put(
-                functions.ignore_sigterm_and_wait, [told], timeout=timeout, suppress_errors=True
+                job_functions.ignore_sigterm_and_wait, [told], timeout=timeout, suppress_errors=True
             )
             while not job.done():
                 assert jobs.put(functions.add, (1, 2)).result() == 3

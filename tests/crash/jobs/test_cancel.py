@@ -13,7 +13,7 @@ import pytest
 import qmill
 from qmill import JobTimeout
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import LIMIT_S, Call, Watch
 from .health import check_healthy, marks, outcome
 
@@ -40,7 +40,7 @@ def test_cancel_kills_what_runs(method):
 def test_callbacks_of_a_cancelled_job_do_not_wait_for_its_end():
     told, has_ended = qmill.Queue(), qmill.Queue(kind="thread")
     with qmill.JobQueue(1) as jobs:
-        job = jobs.submit(functions.ignore_sigterm_and_wait, told)
+        job = jobs.submit(job_functions.ignore_sigterm_and_wait, told)
         with open(os.pidfd_open(told.get()), "rb") as process:
             job.add_done_callback(
                 lambda _: has_ended.put(bool(select.select([process], [], [], 0)[0]))
@@ -54,7 +54,7 @@ def test_cancel_of_a_job_that_waits(quick_method):
     with qmill.JobQueue(1) as jobs:
         first = jobs.submit(functions.tell_and_wait, told, gate)
         told.get()
-        waiting = jobs.put(functions.do_and_tell, [told, "never"])
+        waiting = jobs.put(job_functions.do_and_tell, [told, "never"])
         called = []
         waiting.add_done_callback(called.append)
         assert waiting.cancel()
@@ -104,7 +104,9 @@ def test_stop_all_while_others_submit(quick_method, tmp_path):
     file = str(tmp_path / "marks")
 
     def submit(first):
-        return [jobs.submit(functions.mark, file, number) for number in range(first, first + 300)]
+        return [
+            jobs.submit(job_functions.mark, file, number) for number in range(first, first + 300)
+        ]
 
     with qmill.JobQueue(2) as jobs:
         calls = [Call(submit, 1000 * number) for number in range(3)]
@@ -149,7 +151,7 @@ def test_a_callback_that_blocks_does_not_keep_jobs_alive(quick_method, options):
         go_on.set()
 
 
-FAILURES = {"an error": ValueError, "an exit": SystemExit, "an escape": functions.Escape}
+FAILURES = {"an error": ValueError, "an exit": SystemExit, "an escape": job_functions.Escape}
 
 
 @pytest.mark.parametrize("what", FAILURES)
@@ -190,7 +192,7 @@ def test_a_handler_that_exits_stops_nothing(name, caplog):
     try:
         with qmill.JobQueue(1, callback=fail) as jobs:
             for _ in range(2):
-                jobs.put(functions.log_everything, ("theirs", "hello")).result()
+                jobs.put(job_functions.log_everything, ("theirs", "hello")).result()
                 assert jobs.wait() == 0
             check_healthy(jobs)
     finally:

@@ -13,7 +13,7 @@ import pytest
 import qmill
 from qmill import WorkerDied
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import LIMIT_S, Watch, wait_until
 from .health import check_healthy, fork_servers, marks, outcome
 
@@ -40,7 +40,7 @@ def test_the_number_of_workers_changes_live(quick_method, worker_pids):
 def test_the_number_of_workers_changes_under_load(quick_method, tmp_path):
     file, rng = str(tmp_path / "marks"), random.Random(5)
     with qmill.JobQueue(2) as jobs:
-        some = [jobs.put(functions.mark, (file, number)) for number in range(1500)]
+        some = [jobs.put(job_functions.mark, (file, number)) for number in range(1500)]
         while jobs.wait(n=rng.randrange(1, 100)):
             jobs.set_workers(rng.choice([1, 2, 5]))
         assert [job.result() for job in some] == list(range(1500))
@@ -127,7 +127,7 @@ def test_an_initializer_that_fails(method):
 def test_a_worker_that_is_killed_while_it_starts_is_replaced(num_deaths, method, tmp_path):
     """It costs no job; the third in a row costs one."""
     deaths = tmp_path / "deaths"
-    begin = {"initializer": functions.die_first, "initargs": (str(deaths), num_deaths)}
+    begin = {"initializer": job_functions.die_first, "initargs": (str(deaths), num_deaths)}
     with qmill.JobQueue(1, **begin) as jobs:
         some = [jobs.put(functions.nothing, suppress_errors=True) for _ in range(5)]
         errors = [error for job in some if (error := outcome(job)) is not None]
@@ -166,7 +166,7 @@ def give_back(held):
 def put_some(jobs):
     some = [jobs.submit(functions.add, i) for i in range(5)]
     some += [jobs.submit(functions.many_bytes, 1 << 17) for _ in range(2)]
-    return some + [jobs.submit(functions.size_of, bytes(1 << 17)) for _ in range(2)]
+    return some + [jobs.submit(job_functions.size_of, bytes(1 << 17)) for _ in range(2)]
 
 def try_with(spare, jobs):
     held = take_all_but(spare)

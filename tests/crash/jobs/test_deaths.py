@@ -12,7 +12,7 @@ import pytest
 import qmill
 from qmill import WorkerDied
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import Call
 from .health import a_worker, check_healthy, marks, outcome, send_signal
 
@@ -45,12 +45,12 @@ def test_the_queue_outlives_all_its_workers(quick_method, num_deaths, tmp_path):
         for number in range(num_deaths):
             deaths.append(
                 jobs.put(
-                    functions.mark_and_die,
+                    job_functions.mark_and_die,
                     (str(file), number, ["SIGKILL", "os._exit(3)"][number % 2]),
                     suppress_errors=True,
                 )
             )
-            others.append(jobs.put(functions.mark, (str(file), num_deaths + number)))
+            others.append(jobs.put(job_functions.mark, (str(file), num_deaths + number)))
         assert jobs.wait() == 0
         assert {job.state for job in deaths} == {"died"}
         assert {job.state for job in others} == {"done"}
@@ -67,7 +67,7 @@ def map_marks(jobs, file, first, count):
     for start in range(first, first + count * CHUNKED, CHUNKED):
         numbers = range(start, start + CHUNKED)
         try:
-            ends.append(list(jobs.map(functions.mark, [file] * CHUNKED, numbers, chunksize=10)))
+            ends.append(list(jobs.map(job_functions.mark, [file] * CHUNKED, numbers, chunksize=10)))
         except WorkerDied as error:
             ends.append(error)
     return ends
@@ -85,7 +85,7 @@ def test_workers_killed_at_random(method, num_workers, worker_pids, tmp_path):
     with qmill.JobQueue(num_workers) as jobs:
         some = [
             jobs.put(
-                functions.mark,
+                job_functions.mark,
                 (file, number),
                 retries=3 if rng.random() < 0.1 else 0,
                 priority=rng.randrange(3),

@@ -10,7 +10,7 @@ import pytest
 import qmill
 from qmill import WorkerDied
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import LIMIT_S, wait_until, wait_until_asleep
 from .health import check_healthy, learn, outcome
 
@@ -19,13 +19,13 @@ def test_large_arguments_and_results(method):
     numpy = pytest.importorskip("numpy")
     array = numpy.arange(1 << 17, dtype="f8")
     with qmill.JobQueue(2) as jobs:
-        for result in [job.result() for job in [jobs.submit(functions.echo, array)] * 4]:
+        for result in [job.result() for job in [jobs.submit(job_functions.echo, array)] * 4]:
             assert (result == array).all()
         result[0] = 7  # it is its owner's
         many = functions.many_bytes(50 << 20)
-        assert jobs.submit(functions.echo, many).result() == many
+        assert jobs.submit(job_functions.echo, many).result() == many
         for size in [(1 << 16) + delta for delta in (-200, -100, -60, -30, -1, 0, 1, 100)]:
-            assert jobs.submit(functions.echo, bytes(size)).result() == bytes(size)
+            assert jobs.submit(job_functions.echo, bytes(size)).result() == bytes(size)
         check_healthy(jobs)
 
 
@@ -33,7 +33,7 @@ def test_a_worker_that_dies_while_it_packs_much(quick_method):
     """PAINS 8: a crash during a large send hangs."""
     with qmill.JobQueue(1) as jobs:
         for size in (10, 60_000, 5 << 20):
-            job = jobs.put(functions.give_laden, size, suppress_errors=True)
+            job = jobs.put(job_functions.give_laden, size, suppress_errors=True)
             assert isinstance(outcome(job), WorkerDied)
             check_healthy(jobs)
 
@@ -41,11 +41,11 @@ def test_a_worker_that_dies_while_it_packs_much(quick_method):
 @pytest.fixture
 def busy_parent(quick_method):
     """A queue of two workers whose dispatcher is held up while it rebuilds a result."""
-    functions.Held.reading.clear()
-    functions.Held.go_on.clear()
+    job_functions.Held.reading.clear()
+    job_functions.Held.go_on.clear()
     with qmill.JobQueue(2) as jobs:
-        yield jobs, functions.Held.reading, functions.Held.go_on
-        functions.Held.go_on.set()
+        yield jobs, job_functions.Held.reading, job_functions.Held.go_on
+        job_functions.Held.go_on.set()
         check_healthy(jobs)
 
 
@@ -53,9 +53,9 @@ def test_a_worker_that_is_killed_while_it_sends(busy_parent):
     """PAINS 8: a crash during a large send hangs."""
     jobs, reading, go_on = busy_parent
     told, gate = qmill.Queue(), qmill.Queue()
-    sends = jobs.put(functions.fill_channel, (told, gate, 50_000), suppress_errors=True)
+    sends = jobs.put(job_functions.fill_channel, (told, gate, 50_000), suppress_errors=True)
     pid = told.get()
-    held = jobs.submit(functions.give_held)
+    held = jobs.submit(job_functions.give_held)
     assert reading.wait(LIMIT_S)
     gate.put("open")
     wait_until_asleep(pid)  # nobody reads what it says
@@ -72,8 +72,8 @@ def test_a_worker_that_is_killed_while_it_is_sent_something(quick_method, size):
         for _ in range(3):
             pid = jobs.submit(functions.pid).result()
             os.kill(pid, signal.SIGSTOP)
-            job = jobs.submit(functions.size_of, bytes(size))
-            more = [jobs.submit(functions.size_of, bytes(size)) for _ in range(5)]
+            job = jobs.submit(job_functions.size_of, bytes(size))
+            more = [jobs.submit(job_functions.size_of, bytes(size)) for _ in range(5)]
             wait_until(lambda job=job: job.running())
             os.kill(pid, signal.SIGKILL)
             # It had not begun: it runs elsewhere, or its death is told.
@@ -88,7 +88,7 @@ def test_a_worker_that_is_killed_while_it_is_told_of_classes(monkeypatch, size):
     with qmill.JobQueue(1) as jobs:
         pid = jobs.submit(functions.pid).result()
         os.kill(pid, signal.SIGSTOP)
-        some = [jobs.submit(functions.of_many_classes(size)) for _ in range(10)]
+        some = [jobs.submit(job_functions.of_many_classes(size)) for _ in range(10)]
         wait_until(some[0].running)
         os.kill(pid, signal.SIGKILL)
         ends = [outcome(job) for job in some]
@@ -104,10 +104,10 @@ def test_a_worker_that_is_stuck_holds_up_no_other(quick_method):
     """
     told = qmill.Queue()
     with qmill.JobQueue(2) as jobs:
-        stopped = jobs.put(functions.tell_and_stop, [told], suppress_errors=True)
+        stopped = jobs.put(job_functions.tell_and_stop, [told], suppress_errors=True)
         pid = told.get()
         assert [jobs.submit(functions.add, number).result() for number in range(200)]
-        many = [jobs.submit(functions.echo, bytes(1 << 18)) for _ in range(20)]
+        many = [jobs.submit(job_functions.echo, bytes(1 << 18)) for _ in range(20)]
         assert {len(job.result()) for job in many} == {1 << 18}
         assert list(jobs.map(functions.add, range(1000))) == list(range(1000))
         os.kill(pid, signal.SIGKILL)
@@ -126,10 +126,11 @@ def test_a_job_that_has_just_ended_can_be_cancelled_at_no_others_cost(busy_paren
         reading.clear()
         go_on.clear()
         jobs.pause()
-        first = jobs.submit(functions.mark_and_wait, file, 1, first_told, first_gate)
-        held = jobs.submit(functions.give_held)
+        first = jobs.submit(job_functions.mark_and_wait, file, 1, first_told, first_gate)
+        held = jobs.submit(job_functions.give_held)
         others = [
-            jobs.submit(functions.mark_and_wait, file, number, told, gate) for number in range(4)
+            jobs.submit(job_functions.mark_and_wait, file, number, told, gate)
+            for number in range(4)
         ]
         jobs.start()
         assert reading.wait(LIMIT_S)

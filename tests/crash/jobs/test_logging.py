@@ -9,7 +9,7 @@ import pytest
 
 import qmill
 
-from .. import functions
+from .. import functions, job_functions
 from .health import check_healthy, outcome
 
 
@@ -18,8 +18,8 @@ def test_what_workers_log_reaches_the_parents_handlers(method, caplog):
     name = f"test.{method}"
     logging.getLogger(name).setLevel(logging.INFO)  # the root's is WARNING
     with qmill.JobQueue(1, name="logs") as jobs:
-        pid = jobs.put(functions.log_everything, (name, "hello"), name="the job").result()
-        jobs.submit(functions.log_everything, f"other.{method}", "hello").result()
+        pid = jobs.put(job_functions.log_everything, (name, "hello"), name="the job").result()
+        jobs.submit(job_functions.log_everything, f"other.{method}", "hello").result()
     others = [record.levelname for record in caplog.records if record.name != name]
     assert others == ["WARNING", *["ERROR"] * 3]
     records = [record for record in caplog.records if record.name == name]
@@ -44,7 +44,7 @@ def test_a_logger_with_a_handler_of_its_own(method):
     logger.addHandler(Keeps())
     logger.propagate = False
     with qmill.JobQueue(1) as jobs:
-        jobs.submit(functions.log_everything, logger.name, "hello").result()
+        jobs.submit(job_functions.log_everything, logger.name, "hello").result()
     assert [text.split(" ", 1)[1] for text in kept] == [
         "at 30",
         "at 40",
@@ -54,9 +54,9 @@ def test_a_logger_with_a_handler_of_its_own(method):
 
 
 EXTRAS = {
-    "cannot be packed": functions.an_extra_lock,
-    "cannot be rebuilt": functions.an_extra_that_cannot_be_rebuilt,
-    "exits when it is rebuilt": functions.an_extra_that_exits,
+    "cannot be packed": job_functions.an_extra_lock,
+    "cannot be rebuilt": job_functions.an_extra_that_cannot_be_rebuilt,
+    "exits when it is rebuilt": job_functions.an_extra_that_exits,
 }
 
 
@@ -65,7 +65,7 @@ def test_a_log_record_with_an_extra_that(quick_method, what, caplog):
     """PAINS 21: logs of workers are lost."""
     with qmill.JobQueue(1) as jobs:
         pid = jobs.submit(functions.pid).result()
-        job = jobs.submit(functions.log_with, EXTRAS[what])
+        job = jobs.submit(job_functions.log_with, EXTRAS[what])
         assert outcome(job) == "done"
         assert jobs.submit(functions.pid).result() == pid
         check_healthy(jobs)
@@ -74,7 +74,7 @@ def test_a_log_record_with_an_extra_that(quick_method, what, caplog):
 
 def test_a_long_record(method, caplog):
     with qmill.JobQueue(1) as jobs:
-        jobs.submit(functions.log_with, dict, "x" * 300_000).result()
+        jobs.submit(job_functions.log_with, dict, "x" * 300_000).result()
     assert [len(record.getMessage()) for record in caplog.records] == [300_000]
 
 
@@ -82,7 +82,7 @@ def test_a_long_record(method, caplog):
 def test_processes_of_a_job_may_log(quick_method, size, caplog):
     """PAINS 21: logs of workers are lost."""
     with qmill.JobQueue(1) as jobs:
-        job = jobs.submit(functions.log_in_processes, 4, 15, size)
+        job = jobs.submit(job_functions.log_in_processes, 4, 15, size)
         assert outcome(job) == [0] * 4
         check_healthy(jobs)
     logged = Counter(record.name for record in caplog.records)
@@ -93,5 +93,5 @@ def test_processes_of_a_job_may_log(quick_method, size, caplog):
 def test_a_process_of_a_job_may_log_while_a_thread_does(quick_method, caplog):
     """The locks of the moment have come along, which that thread may have held."""
     with qmill.JobQueue(1) as jobs:
-        assert jobs.submit(functions.log_in_threads_and_processes, 25).result() == 0
+        assert jobs.submit(job_functions.log_in_threads_and_processes, 25).result() == 0
         check_healthy(jobs)

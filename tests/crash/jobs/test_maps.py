@@ -12,8 +12,8 @@ import pytest
 import qmill
 from qmill import WorkerDied
 
-from .. import functions
-from ..functions import Troubled
+from .. import job_functions
+from ..job_functions import Troubled
 from ..programs import LIMIT_S
 from .health import a_worker, check_healthy, marks, send_signal
 
@@ -40,7 +40,7 @@ def check_named(error, number):
 @pytest.mark.parametrize("where", [0, 41, 99])
 def test_a_death_costs_the_item_whose_call_it_was(quick_method, chunksize, how, where, tmp_path):
     file = tmp_path / "marks"
-    function = functools.partial(functions.mark_or_die, path=str(file), deaths={where: how})
+    function = functools.partial(job_functions.mark_or_die, path=str(file), deaths={where: how})
     with qmill.JobQueue(2) as jobs:
         taken, error = take_until_death(jobs.map(function, range(100), chunksize=chunksize))
         assert taken == list(range(where))
@@ -51,19 +51,25 @@ def test_a_death_costs_the_item_whose_call_it_was(quick_method, chunksize, how, 
 
 def test_a_death_in_qmill_map_comes_after_all_results_before_it(method, tmp_path):
     file = tmp_path / "marks"
-    function = functools.partial(functions.mark_or_die, path=str(file), deaths={5000: "SIGKILL"})
+    function = functools.partial(
+        job_functions.mark_or_die, path=str(file), deaths={5000: "SIGKILL"}
+    )
     taken, error = take_until_death(qmill.map(function, range(6000), max_workers=2))
     assert taken == list(range(5000))
     check_named(error, 5000)
     assert max(marks(file).values()) == 1
 
 
-@pytest.mark.parametrize("make", [str, functions.Plain, functions.decimal, functions.large])
+@pytest.mark.parametrize(
+    "make", [str, job_functions.Plain, job_functions.decimal, job_functions.large]
+)
 def test_results_of_every_kind_outlive_their_worker(quick_method, make, tmp_path):
     """Those that the codec writes, those that it does not, and large ones."""
     file = tmp_path / "marks"
     deaths = {33: "SIGKILL"}
-    function = functools.partial(functions.mark_or_die, path=str(file), deaths=deaths, make=make)
+    function = functools.partial(
+        job_functions.mark_or_die, path=str(file), deaths=deaths, make=make
+    )
     with qmill.JobQueue(1) as jobs:
         taken, error = take_until_death(jobs.map(function, range(50), chunksize=50))
         assert taken == [make(number) for number in range(33)]
@@ -75,7 +81,7 @@ def test_results_of_every_kind_outlive_their_worker(quick_method, make, tmp_path
 def test_a_map_goes_on_after_deaths_and_calls_each_item_once(quick_method, chunksize, tmp_path):
     file = tmp_path / "marks"
     deaths = {0: "SIGKILL", 50: "os._exit(0)", 51: "SIGKILL", 120: "segfault", 199: "SIGKILL"}
-    function = functools.partial(functions.mark_or_die, path=str(file), deaths=deaths)
+    function = functools.partial(job_functions.mark_or_die, path=str(file), deaths=deaths)
     with qmill.JobQueue(2) as jobs:
         options = {"chunksize": chunksize, "return_exceptions": True}
         for number, result in enumerate(jobs.map(function, range(200), **options)):
@@ -93,7 +99,7 @@ def test_a_map_goes_on_after_deaths_and_calls_each_item_once(quick_method, chunk
 def test_only_the_item_of_a_death_is_tried_again(quick_method, chunksize, tmp_path):
     file = tmp_path / "marks"
     where = [0, 50, 51, 120, 199]
-    function = functools.partial(functions.die_at_first, path=str(file), where=where)
+    function = functools.partial(job_functions.die_at_first, path=str(file), where=where)
     with qmill.JobQueue(2) as jobs:
         results = jobs.map(function, range(200), chunksize=chunksize, retries=1)
         assert list(results) == list(range(200))
@@ -103,7 +109,7 @@ def test_only_the_item_of_a_death_is_tried_again(quick_method, chunksize, tmp_pa
 
 def test_an_item_that_dies_too_often_ends_the_map(quick_method, tmp_path):
     file = tmp_path / "marks"
-    function = functools.partial(functions.mark_or_die, path=str(file), deaths={5: "SIGKILL"})
+    function = functools.partial(job_functions.mark_or_die, path=str(file), deaths={5: "SIGKILL"})
     with qmill.JobQueue(1) as jobs:
         taken, error = take_until_death(jobs.map(function, range(9), chunksize=9, retries=2))
         assert taken == [0, 1, 2, 3, 4]
@@ -113,10 +119,10 @@ def test_an_item_that_dies_too_often_ends_the_map(quick_method, tmp_path):
 
 def test_workers_that_cannot_start_cost_a_chunk_that_goes_on_one_item(quick_method, tmp_path):
     """The third in a row costs the next job, and of a chunk the next call."""
-    begin = {"initializer": functions.die_at_starts}
+    begin = {"initializer": job_functions.die_at_starts}
     begin["initargs"] = (str(tmp_path / "starts"), [2, 3, 4])
     file = tmp_path / "marks"
-    function = functools.partial(functions.mark_or_die, path=str(file), deaths={3: "SIGKILL"})
+    function = functools.partial(job_functions.mark_or_die, path=str(file), deaths={3: "SIGKILL"})
     with qmill.JobQueue(1, **begin) as jobs:
         results = list(jobs.map(function, range(9), chunksize=9, return_exceptions=True))
         death, not_started = results[3:5]
@@ -134,10 +140,10 @@ def test_workers_that_cannot_start_cost_a_chunk_that_goes_on_one_item(quick_meth
 def test_an_item_that_ends_its_worker_when_it_is_rebuilt(quick_method, chunksize):
     items = [0, 1, Troubled("rebuilt", "is killed"), 3, 4]
     with qmill.JobQueue(1) as jobs:
-        taken, error = take_until_death(jobs.map(functions.echo, items, chunksize=chunksize))
+        taken, error = take_until_death(jobs.map(job_functions.echo, items, chunksize=chunksize))
         assert (taken, error.index) == ([0, 1], 2)
         options = {"chunksize": chunksize, "return_exceptions": True}
-        results = list(jobs.map(functions.echo, items, **options))
+        results = list(jobs.map(job_functions.echo, items, **options))
         assert results.pop(2).index == 2
         assert results == [0, 1, 3, 4]
         check_healthy(jobs)
@@ -146,13 +152,13 @@ def test_an_item_that_ends_its_worker_when_it_is_rebuilt(quick_method, chunksize
 def test_a_result_that_ends_its_worker_when_it_is_packed(quick_method):
     with qmill.JobQueue(1) as jobs:
         whens, whats = ["rebuilt", "packed", "rebuilt"], ["is another", "dies", "is another"]
-        taken, error = take_until_death(jobs.map(functions.give, whens, whats, chunksize=3))
+        taken, error = take_until_death(jobs.map(job_functions.give, whens, whats, chunksize=3))
         assert (len(taken), error.index, error.exitcode) == (1, 1, 3)
 
 
 def test_a_worker_that_is_killed_from_outside_costs_the_item_that_it_runs(quick_method):
     told, gate = qmill.Queue(), qmill.Queue()
-    function = functools.partial(functions.tell_pid_and_wait, told=told, gate=gate, where=7)
+    function = functools.partial(job_functions.tell_pid_and_wait, told=told, gate=gate, where=7)
     with qmill.JobQueue(1) as jobs:
         results = jobs.map(function, range(20), chunksize=20)
         os.kill(told.get(), signal.SIGKILL)
@@ -164,7 +170,7 @@ def test_a_worker_that_is_killed_from_outside_costs_the_item_that_it_runs(quick_
 def test_cancelling_a_chunk_that_runs_again(quick_method, tmp_path):
     """It is the queue's again between its attempts, and is let go with the others."""
     told, gate = qmill.Queue(), qmill.Queue()
-    function = functools.partial(functions.tell_pid_and_wait, told=told, gate=gate, where=7)
+    function = functools.partial(job_functions.tell_pid_and_wait, told=told, gate=gate, where=7)
     with qmill.JobQueue(1) as jobs:
         results = jobs.map(function, range(20), chunksize=10, retries=5)
         for _ in range(2):
@@ -189,7 +195,9 @@ def test_calls_of_maps_whose_workers_are_killed_at_random(
     with qmill.JobQueue(3) as jobs:
         options = {"return_exceptions": True, "retries": retries, "buffersize": 3000}
         results = []
-        for result in jobs.map(functools.partial(functions.mark, str(file)), numbers, **options):
+        for result in jobs.map(
+            functools.partial(job_functions.mark, str(file)), numbers, **options
+        ):
             results.append(result)
             if rng.random() < 0.002:
                 with a_worker(rng, worker_pids) as worker:

@@ -14,8 +14,8 @@ import qmill
 from qmill import SerializationError, WorkerDied
 from qmill.packing.remote_errors import RemoteTraceback
 
-from .. import functions
-from ..functions import Troubled
+from .. import functions, job_functions
+from ..job_functions import Troubled
 from .health import check_healthy, outcome
 
 
@@ -49,70 +49,84 @@ def unsent(function, *args, text=""):
 CASES = {
     "a result": done(functions.add, 1, 2, result=3),
     # what cannot be packed
-    "an argument that cannot be packed": unsent(functions.echo, threading.Lock()),
+    "an argument that cannot be packed": unsent(job_functions.echo, threading.Lock()),
     "an argument that raises when it is packed": unsent(
-        functions.echo, Troubled("packed", "raises"), text="trouble"
+        job_functions.echo, Troubled("packed", "raises"), text="trouble"
     ),
-    "an argument that exits when it is packed": unsent(functions.echo, Troubled("packed", "exits")),
-    "an argument deep inside": unsent(functions.echo, functions.nested(50_000)),
-    "a callable that cannot be packed": unsent(functools.partial(functions.echo, threading.Lock())),
+    "an argument that exits when it is packed": unsent(
+        job_functions.echo, Troubled("packed", "exits")
+    ),
+    "an argument deep inside": unsent(job_functions.echo, job_functions.nested(50_000)),
+    "a callable that cannot be packed": unsent(
+        functools.partial(job_functions.echo, threading.Lock())
+    ),
     "a callable that raises when it is packed": unsent(Troubled("packed", "raises")),
     "a result that cannot be packed": unsent(functions.a_lock),
-    "a generator": unsent(functions.a_generator),
+    "a generator": unsent(job_functions.a_generator),
     "a result that raises when it is packed": unsent(
-        functions.give, "packed", "raises", text="trouble"
+        job_functions.give, "packed", "raises", text="trouble"
     ),
-    "a result deep inside": unsent(functions.nested, 50_000),
-    "a result that ends its worker when it is packed": died(3, functions.give, "packed", "dies"),
+    "a result deep inside": unsent(job_functions.nested, 50_000),
+    "a result that ends its worker when it is packed": died(
+        3, job_functions.give, "packed", "dies"
+    ),
     # what cannot be rebuilt in the worker
     "an argument that raises when it is rebuilt": unsent(
-        functions.echo, Troubled("rebuilt", "raises"), text="trouble"
+        job_functions.echo, Troubled("rebuilt", "raises"), text="trouble"
     ),
     "an argument that exits when it is rebuilt": unsent(
-        functions.echo, Troubled("rebuilt", "exits")
+        job_functions.echo, Troubled("rebuilt", "exits")
     ),
-    "an argument that ends its worker": died(3, functions.echo, Troubled("rebuilt", "dies")),
-    "an argument that kills its worker": died(-9, functions.echo, Troubled("rebuilt", "is killed")),
+    "an argument that ends its worker": died(3, job_functions.echo, Troubled("rebuilt", "dies")),
+    "an argument that kills its worker": died(
+        -9, job_functions.echo, Troubled("rebuilt", "is killed")
+    ),
     "a callable that raises when it is rebuilt": unsent(Troubled("rebuilt", "raises")),
     # what cannot be rebuilt in the parent
-    "a result that raises when it is rebuilt": unsent(functions.give, "rebuilt", "raises"),
-    "a result that exits when it is rebuilt": unsent(functions.give, "rebuilt", "exits"),
-    "a result that interrupts when it is rebuilt": unsent(functions.give, "rebuilt", "interrupts"),
-    "a result that escapes when it is rebuilt": unsent(functions.give, "rebuilt", "escapes"),
+    "a result that raises when it is rebuilt": unsent(job_functions.give, "rebuilt", "raises"),
+    "a result that exits when it is rebuilt": unsent(job_functions.give, "rebuilt", "exits"),
+    "a result that interrupts when it is rebuilt": unsent(
+        job_functions.give, "rebuilt", "interrupts"
+    ),
+    "a result that escapes when it is rebuilt": unsent(job_functions.give, "rebuilt", "escapes"),
     # exceptions
     "an exception": failed(ValueError, functions.fail, text="of the worker's"),
-    "an exception that takes no attributes": failed(functions.FrozenError, functions.fail_frozen),
+    "an exception that takes no attributes": failed(
+        job_functions.FrozenError, job_functions.fail_frozen
+    ),
     "an exception without a text": failed(functions.BrokenStr, functions.fail_without_text),
     "an exception with what cannot be packed": unsent(
-        functions.fail_with_a_lock, text="with a lock"
+        job_functions.fail_with_a_lock, text="with a lock"
     ),
     "an exception that raises when it is packed": unsent(
-        functions.throw, "packed", "raises", text="TroubledError"
+        job_functions.throw, "packed", "raises", text="TroubledError"
     ),
     "an exception that exits when it is packed": unsent(
-        functions.throw, "packed", "exits", text="TroubledError"
+        job_functions.throw, "packed", "exits", text="TroubledError"
     ),
     "an exception with other arguments": unsent(functions.fail_oddly, text="3: odd"),
     "an exception that raises when it is rebuilt": unsent(
-        functions.throw, "rebuilt", "raises", text="TroubledError"
+        job_functions.throw, "rebuilt", "raises", text="TroubledError"
     ),
     "an exception that exits when it is rebuilt": unsent(
-        functions.throw, "rebuilt", "exits", text="TroubledError"
+        job_functions.throw, "rebuilt", "exits", text="TroubledError"
     ),
     "an exception that interrupts when it is rebuilt": unsent(
-        functions.throw, "rebuilt", "interrupts", text="TroubledError"
+        job_functions.throw, "rebuilt", "interrupts", text="TroubledError"
     ),
     "an exception that escapes when it is rebuilt": unsent(
-        functions.throw, "rebuilt", "escapes", text="TroubledError"
+        job_functions.throw, "rebuilt", "escapes", text="TroubledError"
     ),
     "an exception that is something else": unsent(
-        functions.throw, "rebuilt", "is another", text="TroubledError"
+        job_functions.throw, "rebuilt", "is another", text="TroubledError"
     ),
-    "an exception deep inside": unsent(functions.fail_deeply, 50_000, text="ValueError"),
-    "recursion": failed(RecursionError, functions.recurse),
-    "StopIteration": failed(StopIteration, functions.fail_with, StopIteration(3)),
-    "GeneratorExit": failed(GeneratorExit, functions.fail_with, GeneratorExit()),
-    "an exception of no Exception": failed(functions.Escape, functions.escape, text="escaped"),
+    "an exception deep inside": unsent(job_functions.fail_deeply, 50_000, text="ValueError"),
+    "recursion": failed(RecursionError, job_functions.recurse),
+    "StopIteration": failed(StopIteration, job_functions.fail_with, StopIteration(3)),
+    "GeneratorExit": failed(GeneratorExit, job_functions.fail_with, GeneratorExit()),
+    "an exception of no Exception": failed(
+        job_functions.Escape, job_functions.escape, text="escaped"
+    ),
     # ends
     "sys.exit()": done(functions.leave, None),
     "sys.exit(0)": done(functions.leave, 0),
@@ -125,9 +139,9 @@ CASES = {
     "an abort": died(-signal.SIGABRT, functions.die, "abort"),
     "SIGKILL": died(-signal.SIGKILL, functions.die, "SIGKILL"),
     "SIGTERM": died(-signal.SIGTERM, functions.die, "SIGTERM"),
-    "closed descriptors": died(None, functions.close_descriptors),
-    "a closed channel": died(None, functions.close_channel_and_wait),
-    "closed streams": done(functions.close_streams),
+    "closed descriptors": died(None, job_functions.close_descriptors),
+    "a closed channel": died(None, job_functions.close_channel_and_wait),
+    "closed streams": done(job_functions.close_streams),
 }
 
 
@@ -199,7 +213,7 @@ def test_a_function_of_a_module_that_a_worker_does_not_have(method, monkeypatch)
 def test_an_exception_that_cannot_be_rebuilt_arrives_wrapped(quick_method):
     """PAINS 7: an exception that cannot be unpickled hangs the pool."""
     with qmill.JobQueue(1) as jobs:
-        for function in (functions.fail_oddly, functions.fail_with_a_lock):
+        for function in (functions.fail_oddly, job_functions.fail_with_a_lock):
             error = outcome(jobs.put(function, suppress_errors=True))
             assert type(error) is SerializationError
             assert isinstance(error.__cause__, RemoteTraceback)
@@ -212,7 +226,7 @@ def test_an_exception_that_cannot_be_rebuilt_arrives_wrapped(quick_method):
 def test_a_call_of_map_that_exits(quick_method, code, chunksize):
     """As a job it would be done with None, or its worker would be dead. No result is lost."""
     with qmill.JobQueue(1) as jobs:
-        exits = functools.partial(functions.exit_at, where=2, code=code)
+        exits = functools.partial(job_functions.exit_at, where=2, code=code)
         results = jobs.map(exits, range(10), chunksize=chunksize)
         if code == 0:
             assert list(results) == [0, 1, None, *range(3, 10)]

@@ -46,7 +46,8 @@ def test_no_worker_of_nested_queues_or_of_recycling_outlives_a_killed_parent(sta
 jobs = qmill.JobQueue(3, max_jobs_per_worker=1)
 some = [jobs.submit(functions.add, i) for i in range(10_000)]
 told = qmill.Queue()
-nested = [jobs.options(priority=1).submit(functions.start_nested_workers, told) for _ in range(2)]
+start = job_functions.start_nested_workers
+nested = [jobs.options(priority=1).submit(start, told) for _ in range(2)]
 tell(*told.get(), *told.get())
 threading.Event().wait()
 """

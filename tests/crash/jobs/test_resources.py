@@ -12,7 +12,7 @@ import pytest
 import qmill
 from qmill import SerializationError, WorkerDied
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import descriptors
 from .health import check_healthy, outcome
 
@@ -46,7 +46,7 @@ def test_a_job_that_writes_into_all_descriptors(start_program, what):
     program = start_program(
         f"""
 with qmill.JobQueue(1) as jobs:
-    wrong = jobs.put(functions.write_everywhere, ({garbage}, {times}), suppress_errors=True)
+    wrong = jobs.put(job_functions.write_everywhere, ({garbage}, {times}), suppress_errors=True)
     wrong.exception()
     tell(wrong.state)
     tell(*[jobs.submit(functions.add, i, 1).result() for i in range(20)])
@@ -62,7 +62,7 @@ with qmill.JobQueue(1) as jobs:
 
 def test_a_worker_that_runs_out_of_memory(quick_method):
     with qmill.JobQueue(
-        1, initializer=functions.limit_memory, initargs=(100 << 20,), name="poor"
+        1, initializer=job_functions.limit_memory, initargs=(100 << 20,), name="poor"
     ) as jobs:
         pid = jobs.submit(functions.pid).result()
         job = jobs.put(functions.many_bytes, 1 << 30, suppress_errors=True)
@@ -73,7 +73,7 @@ def test_a_worker_that_runs_out_of_memory(quick_method):
         job = jobs.put(functions.many_bytes, 70 << 20, suppress_errors=True)
         assert isinstance(outcome(job), (bytes, MemoryError, SerializationError, WorkerDied))
         check_healthy(jobs)
-        job = jobs.put(functions.size_of, functions.many_bytes(150 << 20), suppress_errors=True)
+        job = jobs.put(job_functions.size_of, functions.many_bytes(150 << 20), suppress_errors=True)
         assert isinstance(outcome(job), (MemoryError, SerializationError, OSError, WorkerDied))
         check_healthy(jobs)
 
@@ -84,10 +84,10 @@ def test_a_worker_that_grew_too_large_is_replaced(quick_method):
     now = (resident - mapped) * resource.getpagesize()  # files are mapped anew when they are used
     limit = (now if quick_method == "fork" else 30 << 20) + (90 << 20)
     with qmill.JobQueue(1, max_memory_per_worker=limit) as jobs:
-        small = {jobs.submit(functions.hoard, 1).result() for _ in range(10)}
+        small = {jobs.submit(job_functions.hoard, 1).result() for _ in range(10)}
         assert len(small) == 1
-        assert small == {jobs.submit(functions.hoard, 120 << 20).result()}
-        many = [jobs.submit(functions.hoard, 50 << 20) for _ in range(12)]
+        assert small == {jobs.submit(job_functions.hoard, 120 << 20).result()}
+        many = [jobs.submit(job_functions.hoard, 50 << 20) for _ in range(12)]
         pids = Counter(job.result() for job in many)
         assert not small & set(pids)
         assert max(pids.values()) <= 5

@@ -13,7 +13,7 @@ import pytest
 import qmill
 from qmill import WorkerDied
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import LIMIT_S, wait_until
 from .health import a_worker, check_healthy, learn, marks, outcome, send_signal
 
@@ -24,9 +24,9 @@ def test_short_jobs_do_not_wait_behind_a_long_one(quick_method, tmp_path):
         learn(jobs, file)
         for turn in range(5):
             jobs.pause()
-            long = jobs.submit(functions.mark_and_wait, file, 1000 + turn, told, gate)
+            long = jobs.submit(job_functions.mark_and_wait, file, 1000 + turn, told, gate)
             numbers = range(turn * 100, turn * 100 + 60)
-            short = [jobs.submit(functions.mark_and_wait, file, number) for number in numbers]
+            short = [jobs.submit(job_functions.mark_and_wait, file, number) for number in numbers]
             jobs.start()
             assert [job.result(LIMIT_S) for job in short] == list(numbers)
             assert not long.done()
@@ -43,9 +43,9 @@ def test_what_was_sent_ahead_to_a_worker_that_dies_runs_elsewhere(quick_method, 
         for turn in range(5):
             learn(jobs, file)
             jobs.pause()
-            first = jobs.submit(functions.mark_and_wait, file, 1000 + turn, told, gate)
+            first = jobs.submit(job_functions.mark_and_wait, file, 1000 + turn, told, gate)
             numbers = range(turn * 100, turn * 100 + 60)
-            short = [jobs.submit(functions.mark_and_wait, file, number) for number in numbers]
+            short = [jobs.submit(job_functions.mark_and_wait, file, number) for number in numbers]
             jobs.start()
             os.kill(told.get(), signal.SIGKILL)
             assert isinstance(outcome(first), WorkerDied)
@@ -60,9 +60,9 @@ def test_cancelling_what_was_sent_ahead(quick_method, tmp_path):
         learn(jobs, file)
         for turn in range(10):
             jobs.pause()
-            first = jobs.submit(functions.mark_and_wait, file, 1000 + turn, told, gate)
+            first = jobs.submit(job_functions.mark_and_wait, file, 1000 + turn, told, gate)
             numbers = range(turn * 100, turn * 100 + 30)
-            short = [jobs.submit(functions.mark_and_wait, file, number) for number in numbers]
+            short = [jobs.submit(job_functions.mark_and_wait, file, number) for number in numbers]
             jobs.start()
             told.get()
             assert all(job.cancel() for job in short[::2])
@@ -80,13 +80,13 @@ def test_cancelling_what_was_sent_ahead(quick_method, tmp_path):
 def test_a_slow_worker_from_which_jobs_are_taken_back_again_and_again(quick_method, how):
     """It has not read what it was sent meanwhile, and that may not fill its channel."""
     with qmill.JobQueue(1) as jobs:
-        quick = [jobs.submit(functions.size_of, bytes(900)) for _ in range(300)]
+        quick = [jobs.submit(job_functions.size_of, bytes(900)) for _ in range(300)]
         assert {job.result() for job in quick} == {900}
         pid = jobs.submit(functions.pid).result()
         os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: ") T " in Path(f"/proc/{pid}/stat").read_text())
         try:
-            some = [jobs.submit(functions.size_of, bytes(900)) for _ in range(640)]
+            some = [jobs.submit(job_functions.size_of, bytes(900)) for _ in range(640)]
             for _ in range(30):
                 wait_until(lambda: any(job.running() for job in some))
                 given = next(job for job in some if job.running())
@@ -110,7 +110,7 @@ def test_workers_stopped_at_random(quick_method, worker_pids, tmp_path):
     print(f"QMILL_TEST_SEED={seed}")
     rng, file = random.Random(seed), str(tmp_path / "marks")
     with qmill.JobQueue(2) as jobs:
-        some = [jobs.put(functions.mark, (file, number)) for number in range(2500)]
+        some = [jobs.put(job_functions.mark, (file, number)) for number in range(2500)]
         left = len(some)
         while left:
             for _ in range(rng.randrange(3)):
@@ -137,7 +137,7 @@ def test_cancel_races_with_the_end(quick_method, num_workers, tmp_path):
         learn(jobs, file)
         some = []
         for number in range(2000):
-            some.append(jobs.put(functions.mark_and_wait, (file, number)))
+            some.append(jobs.put(job_functions.mark_and_wait, (file, number)))
             if number % 5 == 4:
                 job = some[-random.randrange(1, 30) if number > 30 else -1]
                 if job.cancel():

@@ -10,7 +10,7 @@ import pytest
 import qmill
 from qmill import JobTimeout, WorkerDied
 
-from .. import functions
+from .. import job_functions
 from ..programs import LIMIT_S
 from .health import check_healthy, outcome, still_there
 
@@ -25,7 +25,7 @@ def assert_gone(pids):
 
 def started_pids(jobs, told, **options):
     """Put a job that starts processes and waits; return it, its worker and its processes."""
-    job = jobs.put(functions.start_sleepers, [told], options, suppress_errors=True)
+    job = jobs.put(job_functions.start_sleepers, [told], options, suppress_errors=True)
     return job, told.get(timeout=LIMIT_S)
 
 
@@ -34,7 +34,7 @@ def time_out(jobs, told, **kwargs):
     timeout = 0.3
     while True:
         job = jobs.put(
-            functions.start_sleepers, [told], kwargs, timeout=timeout, suppress_errors=True
+            job_functions.start_sleepers, [told], kwargs, timeout=timeout, suppress_errors=True
         )
         assert type(outcome(job)) is JobTimeout
         if not told.empty():
@@ -46,7 +46,7 @@ def time_out(jobs, told, **kwargs):
 def test_what_a_job_has_started_goes_when_it_dies(quick_method, how):
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
-        job = jobs.put(functions.start_sleepers, [told, how], suppress_errors=True)
+        job = jobs.put(job_functions.start_sleepers, [told, how], suppress_errors=True)
         assert type(outcome(job)) is WorkerDied
         assert still_there(told.get()) == []
         check_healthy(jobs)
@@ -80,7 +80,10 @@ def test_what_a_job_has_started_goes_even_if_it_ignores_sigterm(options):
     with qmill.JobQueue(4, **options) as jobs:
         cancelled, pids = started_pids(jobs, told, stubborn=True)
         dead = jobs.put(
-            functions.start_sleepers, [told, "segfault"], {"stubborn": True}, suppress_errors=True
+            job_functions.start_sleepers,
+            [told, "segfault"],
+            {"stubborn": True},
+            suppress_errors=True,
         )
         pids += told.get()
         assert cancelled.cancel()
@@ -105,7 +108,7 @@ def test_what_a_job_has_started_goes_even_from_a_session_of_its_own(how):
 def test_what_the_job_of_a_nested_queue_has_started_goes(quick_method):
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
-        job = jobs.submit(functions.start_a_nested_queue_and_wait, told)
+        job = jobs.submit(job_functions.start_a_nested_queue_and_wait, told)
         pids = told.get()
         job.cancel()
         assert_gone(pids)
@@ -115,7 +118,7 @@ def test_a_fork_in_a_job_does_not_hide_the_workers_end(quick_method):
     """It has copies of all descriptors of the worker, but not the worker's job."""
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
-        job = jobs.submit(functions.fork_in_a_job, told)
+        job = jobs.submit(job_functions.fork_in_a_job, told)
         worker, child = told.get()
         assert job.result() == child
         os.kill(worker, signal.SIGKILL)

@@ -10,7 +10,7 @@ import pytest
 
 import qmill
 
-from .. import functions
+from .. import job_functions
 from ..programs import LIMIT_S, ROOT
 
 
@@ -21,18 +21,18 @@ def test_libraries_get_their_share_of_the_processors(method, monkeypatch):
     for num_workers in (1, 2, 2 * qmill.NUM_CPUS):
         share = str(max(1, qmill.NUM_CPUS // num_workers))
         with qmill.JobQueue(num_workers) as jobs:
-            told = jobs.submit(functions.library_threads, names).result()
+            told = jobs.submit(job_functions.library_threads, names).result()
             assert told == dict.fromkeys(names, share)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with qmill.JobQueue(2) as jobs:
-        told = jobs.submit(functions.library_threads, names).result()
+        told = jobs.submit(job_functions.library_threads, names).result()
         assert told["OMP_NUM_THREADS"] == "7"
     assert "MKL_NUM_THREADS" not in os.environ
 
 
 def test_a_queue_in_a_job(method):
     with qmill.JobQueue(2) as jobs:
-        some = [jobs.submit(functions.nested_sum, number) for number in (10, 100)]
+        some = [jobs.submit(job_functions.nested_sum, number) for number in (10, 100)]
         assert [job.result(LIMIT_S) for job in some] == [45, 4950]
 
 

@@ -12,7 +12,7 @@ import pytest
 import qmill
 from qmill import JobTimeout
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import LIMIT_S, Call, Watch, wait_until_asleep
 from .health import check_healthy, outcome
 
@@ -66,7 +66,7 @@ def test_a_thread_that_a_job_has_left_is_waited_for(quick_method, how, heard, go
     jobs = qmill.JobQueue(2, **options)
     busy = jobs.submit(functions.tell_and_wait, told, gate)
     told.get()
-    pid = jobs.submit(functions.leave_thread, told, go_on).result(LIMIT_S)
+    pid = jobs.submit(job_functions.leave_thread, told, go_on).result(LIMIT_S)
     if how == "auto_stop":
         gate.put(None)
     end_worker(jobs)
@@ -91,7 +91,7 @@ def test_the_time_that_a_worker_has_to_end_does_not_count_for_its_threads(
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
         monkeypatch.setattr("qmill.engines.process.engine.EXIT_GRACE_S", 1.0)
-        jobs.submit(functions.leave_thread, told, go_on, grace_s=1.5).result(LIMIT_S)
+        jobs.submit(job_functions.leave_thread, told, go_on, grace_s=1.5).result(LIMIT_S)
         end = Call(jobs.shutdown)
         assert "thread saver" in heard.next()  # so the second has passed
         go_on.put(None)
@@ -103,7 +103,7 @@ def test_the_time_that_a_worker_has_to_end_does_not_count_for_its_threads(
 def test_a_process_that_a_job_has_left_is_waited_for(quick_method, heard, go_on):
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
-        jobs.submit(functions.leave_thread, told, go_on, kind="process").result(LIMIT_S)
+        jobs.submit(job_functions.leave_thread, told, go_on, kind="process").result(LIMIT_S)
         end = Call(jobs.shutdown)
         assert "process saver" in heard.next()
         go_on.put(None)
@@ -114,7 +114,7 @@ def test_a_process_that_a_job_has_left_is_waited_for(quick_method, heard, go_on)
 def test_the_jobs_of_a_queue_that_a_job_has_left_are_waited_for(quick_method, heard, go_on):
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
-        jobs.submit(functions.leave_queue, told, go_on).result(LIMIT_S)
+        jobs.submit(job_functions.leave_queue, told, go_on).result(LIMIT_S)
         end = Call(jobs.shutdown)
         assert "qmill-dispatcher" in heard.next()
         go_on.put(None)
@@ -124,14 +124,14 @@ def test_the_jobs_of_a_queue_that_a_job_has_left_are_waited_for(quick_method, he
 
 def test_an_idle_pool_that_a_job_has_left_is_nothing_to_wait_for(quick_method, heard):
     with qmill.JobQueue(1) as jobs:
-        jobs.submit(functions.leave_idle_pool).result(LIMIT_S)
+        jobs.submit(job_functions.leave_idle_pool).result(LIMIT_S)
     assert heard.records.empty()
 
 
 def test_a_worker_that_does_not_end_is_killed_and_that_is_said(quick_method, heard, monkeypatch):
     monkeypatch.setattr("qmill.engines.process.engine.EXIT_GRACE_S", 0.2)
     with qmill.JobQueue(1) as jobs:
-        jobs.submit(functions.leave_exit_function, qmill.Queue()).result(LIMIT_S)
+        jobs.submit(job_functions.leave_exit_function, qmill.Queue()).result(LIMIT_S)
     said = heard.next()
     assert f"worker {jobs.name}-1" in said
     assert "0.2 s" in said
@@ -141,7 +141,7 @@ def test_a_worker_that_does_not_end_is_killed_and_that_is_said(quick_method, hea
 def test_leaving_by_an_exception_waits_for_no_thread(quick_method, go_on):
     told = qmill.Queue()
     with pytest.raises(KeyError, match="mine"), qmill.JobQueue(2) as jobs:
-        pid = jobs.submit(functions.leave_thread, told, go_on).result(LIMIT_S)
+        pid = jobs.submit(job_functions.leave_thread, told, go_on).result(LIMIT_S)
         watch = Watch([pid])
         raise KeyError("mine")
     assert watch.wait() == []
@@ -152,7 +152,7 @@ def test_leaving_by_an_exception_waits_for_no_thread_of_a_worker_that_ends_alrea
     quick_method, heard, go_on
 ):
     with pytest.raises(KeyError), qmill.JobQueue(1, max_jobs_per_worker=1) as jobs:
-        pid = jobs.submit(functions.leave_thread, qmill.Queue(), go_on).result(LIMIT_S)
+        pid = jobs.submit(job_functions.leave_thread, qmill.Queue(), go_on).result(LIMIT_S)
         watch = Watch([pid])
         assert "thread saver" in heard.next()
         raise KeyError
@@ -163,7 +163,7 @@ def test_leaving_by_an_exception_waits_for_no_thread_of_a_worker_that_ends_alrea
 def test_a_worker_that_is_killed_waits_for_no_thread(quick_method, how, go_on):
     told = qmill.Queue()
     with qmill.JobQueue(1) as jobs:
-        pid = jobs.submit(functions.leave_thread, told, go_on).result(LIMIT_S)
+        pid = jobs.submit(job_functions.leave_thread, told, go_on).result(LIMIT_S)
         watch = Watch([pid])
         if how == "timeout":
             wait = functions.tell_and_wait, (told, qmill.Queue())
@@ -179,7 +179,7 @@ def test_a_worker_that_is_killed_waits_for_no_thread(quick_method, how, go_on):
 
 def test_a_map_that_is_closed_early_waits_for_no_thread(quick_method, go_on):
     told = qmill.Queue()
-    leave = functools.partial(functions.leave_thread, told)
+    leave = functools.partial(job_functions.leave_thread, told)
     pids = qmill.map(leave, itertools.repeat(go_on), max_workers=1)
     watch = Watch([next(pids)])
     pids.close()
@@ -189,7 +189,7 @@ def test_a_map_that_is_closed_early_waits_for_no_thread(quick_method, go_on):
 
 def test_a_map_waits_for_the_threads_of_its_calls(quick_method, heard, go_on):
     told = qmill.Queue()
-    leave = functools.partial(functions.leave_thread, told)
+    leave = functools.partial(job_functions.leave_thread, told)
     every = Call(lambda: list(qmill.map(leave, [go_on], max_workers=1)))
     assert "thread saver" in heard.next()
     go_on.put(None)
@@ -202,7 +202,7 @@ def test_workers_that_wait_for_threads_do_not_become_ever_more(heard, go_on, mon
     told = qmill.Queue()
     with qmill.JobQueue(1, max_jobs_per_worker=1) as jobs:
         for _ in range(2):
-            jobs.submit(functions.leave_thread, told, go_on).result(LIMIT_S)
+            jobs.submit(job_functions.leave_thread, told, go_on).result(LIMIT_S)
             heard.next()
         waiting = jobs.submit(functions.add, 1, 2)
         assert jobs._dispatcher.engine.num_startable == 0
@@ -216,7 +216,7 @@ LEAVES_A_THREAD = """
 from tests.crash.programs import Call
 told, go_on = qmill.Queue(), qmill.Queue()
 def leave(jobs):
-    tell(jobs.submit(functions.leave_thread, told, go_on).result())
+    tell(jobs.submit(job_functions.leave_thread, told, go_on).result())
 """
 
 

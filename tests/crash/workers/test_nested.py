@@ -6,7 +6,7 @@ import os
 
 import qmill
 
-from .. import functions
+from .. import functions, job_functions
 from ..programs import LIMIT_S, Watch
 
 # -- threads of workers ---------------------------------------------------------------------------
@@ -14,7 +14,7 @@ from ..programs import LIMIT_S, Watch
 
 def test_a_worker_that_waits_for_its_threads_says_so(method, run):
     told, go_on = qmill.Queue(), qmill.Queue()
-    worker = run(functions.leave_thread_and_log, told, go_on)
+    worker = run(job_functions.leave_thread_and_log, told, go_on)
     assert worker.result(LIMIT_S) == worker.pid
     said = told.get(timeout=LIMIT_S)
     assert f"worker {worker.name} (pid {worker.pid})" in said
