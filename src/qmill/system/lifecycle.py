@@ -33,7 +33,7 @@ _nothing: Function = bool
 
 
 class Phase:
-    """A row of the table: the functions of one module for the end of the process and for forks."""
+    """A row of the table: its functions for the end of the process and for forks."""
 
     def __init__(self) -> None:
         self.at_exit = self.before_fork = self.in_parent = self.in_child = _nothing
