@@ -2,7 +2,7 @@
 
     parent                                               child
     ──────                                               ─────
-    packing(): reducers number their descriptors
+    pack: reducers number their descriptors
     start ── setup (authkey, start method, tracker) ──>  adopt
           ── descriptors (SCM_RIGHTS), in batches ────>  receive
           ── packed work ─────────────────────────────>  unpack: DupFd(number).detach()
@@ -22,16 +22,20 @@ import os
 import pickle
 import socket
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LockSent, SerializationError
 from ..packing import serialize
 from ..packing.standard_library import starting
 from ..system import interpreter, lifecycle, native
+from ..system.alive import Alive
+from ..system.opened import duplicate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from io import FileIO
+
+    from ..system.generic import T
 
 _BATCH = 250
 """The most descriptors in one message; the limit of Linux is 253."""
@@ -75,42 +79,42 @@ class Estate:
     DupFd = _Descriptor
 
     def __init__(self) -> None:
-        self._descriptors: list[int] = []
+        self._files: list[FileIO] = []  # each owns its descriptor, also if `close` is interrupted
         self.kept: list[Any] = []
-
-    def __enter__(self) -> Estate:
         with native.fork_lock:
             _open.add(self)
+
+    def __enter__(self) -> Estate:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._descriptors)
+        return len(self._files)
 
-    @contextmanager
-    def packing(self) -> Iterator[None]:
-        """Collect, inside a `with` block, the descriptors of all objects that this thread packs."""
+    def pack(self, pack: Callable[[Any], T], obj: Any) -> T:
+        """Call a function that packs an object; collect the descriptors in the object."""
         context = sys.modules.get("multiprocessing.context")
         # Another thread may be importing the module just now; it defines the second one last.
         is_loaded = hasattr(context, "set_spawning_popen") and hasattr(context, "assert_spawning")
-        before, starting.heir = starting.heir, self
+        before = starting.heir
         spawning = context.get_spawning_popen() if is_loaded else None  # type: ignore[union-attr]
         try:
+            starting.heir = self
             if is_loaded:
                 context.set_spawning_popen(self)  # type: ignore[union-attr]
-            yield
-        finally:
+            return pack(obj)
+        finally:  # no calls, within which a signal handler could raise
             starting.heir = before
             if is_loaded:
-                context.set_spawning_popen(spawning)  # type: ignore[union-attr]
+                context._tls.spawning_popen = spawning  # type: ignore[union-attr]
 
     def duplicate_for_child(self, descriptor: int) -> int:
         """Add a duplicate of a descriptor, and return its number."""
         with native.fork_lock:  # a forked child must see the duplicate, to close it
-            self._descriptors.append(os.dup(descriptor))
-        return len(self._descriptors) - 1
+            self._files.append(duplicate(descriptor))
+        return len(self._files) - 1
 
     def keep(self, obj: Any) -> None:
         """Keep an object alive."""
@@ -119,26 +123,26 @@ class Estate:
     def send(self, channel: socket.socket) -> None:
         """Send the descriptors."""
         for first in range(0, len(self), _BATCH):
-            socket.send_fds(channel, [b"d"], self._descriptors[first : first + _BATCH])
+            files = self._files[first : first + _BATCH]
+            socket.send_fds(channel, [b"d"], [file.fileno() for file in files])
 
     def close(self) -> None:
         """Close the descriptors."""
         with native.fork_lock:
-            _open.discard(self)
-            while self._descriptors:
-                os.close(self._descriptors.pop())
+            for file in self._files:
+                file.close()
 
 
-_open: set[Estate] = set()
+_open = Alive()
 
 
 def needs_fork(obj: Any) -> bool:
     """Whether an object has a lock of a fork context, which only a forked process can inherit."""
     if "multiprocessing.synchronize" not in sys.modules or not hasattr(os, "fork"):
         return False
-    with Estate() as estate, estate.packing():
+    with Estate() as estate:
         try:
-            serialize.dump_parts(obj)
+            estate.pack(serialize.dump_parts, obj)
         except LockSent:
             return True
         except SerializationError:  # starting the process will raise it again
@@ -193,6 +197,7 @@ def run_tracker() -> int | None:
     is_needed = hasattr(sys.modules.get("multiprocessing.shared_memory"), "SharedMemory")
     if tracker._fd is None and not (is_needed and interpreter.is_known_to_multiprocessing()):
         return None
+    native.shielded(tracker.ensure_running, id)
     return int(tracker.getfd())
 
 
@@ -322,8 +327,8 @@ def unpack(loads: Callable[[], Any]) -> Any:
 
 
 def _after_fork_in_child() -> None:
-    while _open:
-        _open.pop().close()
+    for estate in _open:
+        estate.close()
 
 
 lifecycle.at_fork(lifecycle.INHERITANCE, in_child=_after_fork_in_child)

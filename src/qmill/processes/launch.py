@@ -33,6 +33,8 @@ import socket
 import struct
 import sys
 import time
+from functools import partial
+from io import FileIO
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +43,10 @@ from ..packing import definitions, main_module
 from ..queues.shared.core import core_info
 from ..system import frames, frozen, interpreter, lifecycle, module_path, native, streams
 from ..system.alive import Alive
+from ..system.opened import Descriptor, duplicate, owned, pipe
 from . import child_main, fork_server, guard, inherited, likeness
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
 METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
@@ -140,15 +142,16 @@ class Process:
     """
 
     def __init__(
-        self, pid: int, channel: socket.socket, sentinel: int, status: int, *, is_ours: bool
+        self, pid: int, channel: socket.socket, sentinel: FileIO, status: FileIO, *, is_ours: bool
     ) -> None:
         self.pid = pid
         self.channel = channel
-        self.sentinel = sentinel
+        self.sentinel = sentinel.fileno()
+        self._sentinel = sentinel
         self._is_ours = is_ours  # a child of this process, else of the fork server
         self._server = None if is_ours else _fork_server.current()
         # The fork server, or our own child as the last thing it does, writes its exit status here.
-        self._status: int | None = status
+        self._status: FileIO | None = status
         self._told: list[bytes] = []  # the bytes read from `_status`
         self._exitcode: int | None = None
         self.told_exitcode: int | None = None
@@ -187,11 +190,12 @@ class Process:
 
     def _read_status(self) -> int | None:
         assert self._status is not None
-        while not self._told and not _is_answered(self._status):
+        status = self._status.fileno()
+        while not self._told and not _is_answered(status):
             if self._server is not None and _is_stopped(self._server):
                 return None
         if not self._told:  # one instruction reads and keeps the status: a signal cannot lose it
-            self._told.extend(starmap(os.read, [(self._status, child_main.STATUS.size)]))
+            self._told.extend(starmap(os.read, [(status, child_main.STATUS.size)]))
         [told] = self._told
         if not told:
             return kept_exit_code(self.sentinel)
@@ -222,9 +226,9 @@ class Process:
         self.channel.close()
         self._kept = []
         with self._lock:
-            status, self._status = self._status, None  # before: a child may be forked meanwhile
-            if status is not None and status != self.sentinel:
-                os.close(status)
+            if self._status is not None and self._status is not self._sentinel:
+                self._status.close()
+            self._status = None
 
     def forget_in_child(self) -> None:
         """Close the handle in a forked child: the process is not a child of the child."""
@@ -233,7 +237,7 @@ class Process:
 
     def __del__(self) -> None:
         self.close()
-        os.close(self.sentinel)
+        self._sentinel.close()
 
 
 _PID = struct.Struct("!i")
@@ -295,28 +299,25 @@ def start(
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     if method == "fork":
         inherited.run_tracker()
-        line = lifeline() if leads_group else _guardian.lifeline()
-        process = _start(lambda ours, theirs: _fork(work, job, ours, theirs, line))
-        if not leads_group:
+        line = lifeline() if leads_group else native.shielded(_guardian.lifeline, id)
+        return _fork(work, job, line, leads_group=leads_group)
+    how = _start_by_server if method == "forkserver" else partial(_start_spawned, leads_group)
+    estate = inherited.Estate()
+    process = None
+    try:
+        packed = estate.pack(pack, job)
+        process = native.shielded(how, Process.abandon)
+        if method == "spawn" and not leads_group:
             _guardian.watch(process)
+        _send_setup(process.channel, work, packed, estate)
+        process.keep(estate.kept)
+        estate.close()
         return process
-    with inherited.Estate() as estate:
-        with estate.packing():
-            packed = pack(job)
-        if method == "spawn":
-            line = lifeline() if leads_group else _guardian.lifeline()
-            process = _start(lambda ours, theirs: _spawn(ours, theirs, line))
-        else:
-            process = _start_by_server()
-        try:
-            if method == "spawn" and not leads_group:
-                _guardian.watch(process)
-            _send_setup(process.channel, work, packed, estate)
-            process.keep(estate.kept)
-        except BaseException:
+    except BaseException:
+        if process is not None:
             process.abandon()
-            raise
-    return process
+        estate.close()
+        raise
 
 
 def _start(how: Callable[[socket.socket, socket.socket], Process]) -> Process:
@@ -329,6 +330,11 @@ def _start(how: Callable[[socket.socket, socket.socket], Process]) -> Process:
         raise
     finally:
         theirs.close()
+
+
+def _start_spawned(leads_group: bool) -> Process:
+    line = lifeline() if leads_group else _guardian.lifeline()
+    return _start(lambda ours, theirs: _spawn(ours, theirs, line))
 
 
 def _start_by_server() -> Process:
@@ -398,45 +404,84 @@ _lifeline: tuple[int, int] | None = None
 
 def lifeline() -> int:
     """Return the children's end of this process's lifeline."""
+    if _lifeline is None:
+        native.shielded(_make_lifeline, id)
+    assert _lifeline is not None
+    return _lifeline[0]
+
+
+def _make_lifeline() -> None:
     global _lifeline
     with native.fork_lock:
         if _lifeline is None:
             _lifeline = os.pipe()
-        return _lifeline[0]
 
 
 # -- three ways to start -----------------------------------------------------------------------
 
 
-def _fork(work: str, job: Any, ours: socket.socket, theirs: socket.socket, line: int) -> Process:
-    line = os.dup(line)  # the at-fork handler closes the original
-    status, status_there = os.pipe()
+def _fork(work: str, job: Any, line: int, *, leads_group: bool) -> Process:
+    """Fork a child; in this thread, whose memory and thread-local values it is to have.
+
+    One instruction forks and notes the child's id, and each descriptor has an owner from the first:
+    a handler may raise between any two.
+    """
+    streams.flush()  # the output of this process comes before the child's
+    definitions.know_mains()
+    ours, theirs = native.socketpair()
+    line_there = duplicate(line)  # the at-fork handler closes the original
+    status, status_there = pipe()
+    pids: list[int] = []
+    process = None
+    mask = native.original("_signal", "pthread_sigmask")  # that of `signal` is Python
     # Signals are blocked: an exception that a handler raises in the middle of a fork is lost in an
     # at-fork handler, or makes the child go on with the parent's code.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    definitions.know_mains()
+    blocked = mask(signal.SIG_BLOCK, ())
     try:
-        pid = native.fork()
-        if pid == 0:
-            os.close(status)
-            child_main.run_forked(work, job, ours, theirs, line, status_there, blocked)
+        mask(signal.SIG_BLOCK, signal.valid_signals())
+        pids.extend(starmap(native.original("os", "fork"), [()]))
+        if pids == [0]:
+            native.after_fork_in_child()
+            status.close()
+            there = line_there.fileno(), status_there.fileno()
+            child_main.run_forked(work, job, ours, theirs, *there, blocked)
+        process = _own(pids[0], ours, status)
+        for end in (theirs, line_there, status_there):
+            end.close()
+        with contextlib.suppress(ConnectionError):  # it was killed
+            ours.send(b"g")  # it waits, so that it cannot end before its pidfd is open
+        if not leads_group:
+            _guardian.watch(process)
+        mask(signal.SIG_SETMASK, blocked)
+        return process
     except BaseException:
-        os.close(status)
+        mask(signal.SIG_SETMASK, blocked)
+        if process is not None:
+            process.abandon()
+        elif pids:
+            child = native.Started(pids[0])
+            child.kill()
+            child.wait()
+        for each in (ours, theirs, line_there, status, status_there):
+            each.close()
         raise
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        os.close(line)
-        os.close(status_there)
-    process = _own(pid, ours, status)
-    with contextlib.suppress(ConnectionError):  # it was killed
-        ours.send(b"g")  # it waits, so that it cannot end before its pidfd is open
-    return process
 
 
-def _own(pid: int, channel: socket.socket, status: int) -> Process:
+def _own(pid: int, channel: socket.socket, status: FileIO) -> Process:
     """Return the handle of a child of this process."""
-    sentinel = open_sentinel(pid)
+    sentinel = _sentinel_of(pid)
     return Process(pid, channel, status if sentinel is None else sentinel, status, is_ours=True)
+
+
+def _sentinel_of(pid: int) -> FileIO | None:
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return owned(os.pidfd_open, pid)
+    except ProcessLookupError:  # as in `open_sentinel`
+        ended, other_end = pipe()
+        other_end.close()
+        return ended
 
 
 def open_sentinel(pid: int) -> int | None:
@@ -477,16 +522,14 @@ def kept_exit_code(pidfd: int) -> int | None:
 
 
 def _spawn(ours: socket.socket, theirs: socket.socket, line: int) -> Process:
-    status, status_there = os.pipe()
-    try:
-        fds = [theirs.fileno(), line, status_there]
-        child = _start_interpreter(child_main.main, tuple(fds), fds)
-    except BaseException:
-        os.close(status)
-        raise
-    finally:
-        os.close(status_there)
-    child.returncode = 0  # this handle waits for it, subprocess need not
+    status, status_there = pipe()
+    with status_there:
+        fds = [theirs.fileno(), line, status_there.fileno()]
+        try:
+            child = _start_interpreter(child_main.main, tuple(fds), fds)
+        except BaseException:
+            status.close()
+            raise
     return _own(child.pid, ours, status)
 
 
@@ -495,7 +538,7 @@ def _start_interpreter(
     arguments: tuple[Any, ...],
     fds: list[int],
     without_site: bool = False,
-) -> subprocess.Popen[bytes]:
+) -> native.Started:
     cwd = None if _cwd() else os.sep  # some interpreters do not start in a removed folder
     return interpreter.start(main, arguments, fds, without_site=without_site, cwd=cwd)
 
@@ -514,7 +557,7 @@ def _is_answered(descriptor: int) -> bool:
     return bool(poll.poll(STOP_CHECK_S * 1000))
 
 
-def _is_stopped(server: subprocess.Popen[bytes]) -> bool:
+def _is_stopped(server: native.Started) -> bool:
     """Whether a signal has stopped a child of this process."""
     if not hasattr(os, "waitid"):
         return False
@@ -535,11 +578,11 @@ class _ForkServer:
     def __init__(self) -> None:
         self._lock = native.Lock()
         self._control: socket.socket | None = None
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: native.Started | None = None
         self._identity: object = None  # of this process when it started the server
-        self._older: list[tuple[socket.socket, subprocess.Popen[bytes] | None]] = []
+        self._older: list[tuple[socket.socket, native.Started | None]] = []
 
-    def current(self) -> subprocess.Popen[bytes] | None:
+    def current(self) -> native.Started | None:
         """Return the server's process."""
         return self._server
 
@@ -556,19 +599,18 @@ class _ForkServer:
             _ServerGoneError: It was killed, or is stopped.
             OSError: It cannot fork, or cannot be started.
         """
-        status, status_there = os.pipe()
-        try:
-            with self._lock:
-                pid, sentinel = self._ask(theirs.fileno(), status_there)
-                sentinel = status if sentinel is None else sentinel
-                return Process(pid, ours, sentinel, status, is_ours=False)
-        except BaseException:
-            os.close(status)
-            raise
-        finally:
-            os.close(status_there)
+        status, status_there = pipe()
+        with status_there:
+            try:
+                with self._lock:
+                    pid, sentinel = self._ask(theirs.fileno(), status_there.fileno())
+                    sentinel = status if sentinel is None else sentinel
+                    return Process(pid, ours, sentinel, status, is_ours=False)
+            except BaseException:
+                status.close()
+                raise
 
-    def _ask(self, *fds: int) -> tuple[int, int | None]:
+    def _ask(self, *fds: int) -> tuple[int, FileIO | None]:
         """Return a new child's pid and pidfd, if the system has these."""
         if self._control is not None and self._identity != _identity():
             self._set_aside()
@@ -599,7 +641,7 @@ class _ForkServer:
         if not received:
             return pid, None
         os.set_inheritable(received[0], False)
-        return pid, received[0]
+        return pid, Descriptor(received[0])
 
     def _start(self) -> None:
         with native.fork_lock:  # a child must find our end, and close it
@@ -655,7 +697,7 @@ class _ForkServer:
             if control is not None:
                 control.close()
             if server is not None:
-                server.returncode = 0  # not ours to wait for
+                server.forget()
         self._control = self._server = None
         self._older.clear()
 
@@ -666,7 +708,7 @@ class _Guardian:
     def __init__(self) -> None:
         self._lock = native.Lock()
         self._control: socket.socket | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: native.Started | None = None
         self._line: tuple[int, int] | None = None  # its writing end is the guard's, too
         self._watched = Alive()
 
@@ -743,7 +785,7 @@ class _Guardian:
         for descriptor in self._line or ():
             os.close(descriptor)
         if self._guard is not None:
-            self._guard.returncode = 0  # not ours to wait for
+            self._guard.forget()
         self._guard = self._line = None
         self._watched = Alive()
 

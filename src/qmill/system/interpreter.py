@@ -74,7 +74,7 @@ def start(
     *,
     without_site: bool = False,
     **options: Any,
-) -> subprocess.Popen[bytes]:
+) -> native.Started:
     """Start an interpreter like this one that calls a function of this package.
 
     Args:
@@ -102,7 +102,7 @@ def start(
     python = _find_python()
     assert python is not None
     flags = [*_flags(), "-S"] if without_site else _flags()
-    return _popen([python, *flags, "-c", code], fds, options)
+    return _start_command([python, *flags, "-c", code], fds, options)
 
 
 def _flags() -> list[str]:
@@ -117,7 +117,7 @@ def _flags() -> list[str]:
 
 def _start_program(
     main: Callable[..., Any], arguments: tuple[Any, ...], fds: list[int], options: dict[str, Any]
-) -> subprocess.Popen[bytes]:
+) -> native.Started:
     """Start the frozen program as multiprocessing does, and send it a function to call."""
     from multiprocessing import spawn
 
@@ -128,7 +128,7 @@ def _start_program(
     with ours:
         with theirs:
             command = spawn.get_command_line(tracker_fd=None, pipe_handle=theirs.fileno())
-            started = _popen(command, [*fds, theirs.fileno()], options)
+            started = _start_command(command, [*fds, theirs.fileno()], options)
         try:
             has_begun = frozen.tell(ours, told)
         except BaseException:
@@ -143,19 +143,21 @@ def _start_program(
     return started
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: native.Started) -> None:
     process.kill()
-    process.communicate()
+    process.wait()
 
 
-def _popen(command: list[str], fds: list[int], options: Any) -> subprocess.Popen[bytes]:
-    # The process unblocks SIGINT when it can handle it; Ctrl-C would interrupt its imports.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        started: subprocess.Popen[bytes] = native.start_program(command, fds, options)
-        return started
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+def _start_command(command: list[str], fds: list[int], options: Any) -> native.Started:
+    def start() -> native.Started:
+        # The process unblocks SIGINT when it can handle it; Ctrl-C would interrupt its imports.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return native.start_program(command, fds, options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    return native.shielded(start, _end)
 
 
 # -- is it a Python? ---------------------------------------------------------------------------

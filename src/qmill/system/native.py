@@ -20,8 +20,9 @@ import os
 import sys
 import threading
 from collections import deque
+from contextvars import copy_context
 from itertools import starmap
-from operator import methodcaller
+from operator import itemgetter, methodcaller
 from queue import Empty
 from time import monotonic
 
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     import selectors
     import socket
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
+    T = TypeVar("T")
     _Lock = threading.Condition  # its users see this type
 else:
     _Lock = _thread.RLock
@@ -172,60 +174,80 @@ def socketpair() -> tuple[socket.socket, socket.socket]:
     """Return two connected sockets, as `socket.socketpair`."""
     import _socket  # in which nothing is replaced
 
-    ours, theirs = _socket.socketpair()
+    # One instruction passes the descriptors from their owners to the new ones. All that
+    # `socket.socket` does beside is done before: a handler may raise in what is Python.
     make: Any = original("socket", "socket")
-    return make(fileno=ours.detach()), make(fileno=theirs.detach())
+    ours, theirs = made = make.__new__(make), make.__new__(make)
+    ours._io_refs = theirs._io_refs = 0
+    ours._closed = theirs._closed = False
+    default = (-1, -1)
+    numbers = map(methodcaller("detach"), _socket.socketpair())
+    deque(map(_socket.socket.__init__, made, default, default, default, numbers), 0)
+    return ours, theirs
 
 
 class Started:
-    """A child process, with those methods of `subprocess.Popen` that this package uses."""
+    """A child process, with those methods of `subprocess.Popen` that this package uses.
+
+    One instruction both waits for the process and notes that: an exception of a signal handler
+    does not lose the status, nor is a process waited for twice.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.returncode: int | None = None
+        self._ended: list[tuple[int, int]] = []  # its id and status, when it has been waited for
+        self._is_ours = True
 
     def kill(self) -> None:
-        """Send the process SIGKILL."""
+        """Send the process SIGKILL, unless it has been waited for."""
         import signal
 
-        os.kill(self.pid, signal.SIGKILL)
+        if self._is_ours and not self._ended:
+            os.kill(self.pid, signal.SIGKILL)
 
     def poll(self) -> int | None:
-        """Return the exit code if the process has ended, else None."""
-        if self.returncode is None:
-            pid, status = original("os", "waitpid")(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
+        """Return the exit code if the process has ended, else None; 0 if that is not known."""
+        return self._wait(os.WNOHANG)
 
-    def wait(self) -> int:
+    def wait(self) -> int | None:
         """Wait until the process has ended, and return its exit code."""
-        if self.returncode is None:
-            _, status = original("os", "waitpid")(self.pid, 0)
-            self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
+        return self._wait(0)
 
     communicate = wait
 
+    def _wait(self, options: int) -> int | None:
+        if self._is_ours and not self._ended:
+            waited = starmap(original("os", "waitpid"), [(self.pid, options)])
+            try:
+                self._ended.extend(filter(itemgetter(0), waited))
+            except ChildProcessError:  # other code here has waited for it
+                self._is_ours = False
+        if not self._is_ours:
+            return 0
+        return os.waitstatus_to_exitcode(self._ended[0][1]) if self._ended else None
 
-def start_program(arguments: list[str], descriptors: list[int], options: dict[str, Any]) -> Any:
+    def forget(self) -> None:
+        """Be the process of a parent, in a child that was forked."""
+        self._is_ours = False
+
+
+def start_program(arguments: list[str], descriptors: list[int], options: dict[str, Any]) -> Started:
     """Start a program with an empty standard input, in any thread.
 
     Args:
         arguments: The program, and its arguments.
         descriptors: The file descriptors that it inherits, beside standard output and error.
         options: Further options, as for `subprocess.Popen`.
-
-    Returns:
-        A `subprocess.Popen`, or a `Started`.
     """
     import signal
     import subprocess
 
     if not has_greenlets() or not options.keys() <= {"env", "cwd"}:
-        return subprocess.Popen(
+        started = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, pass_fds=descriptors, **options
         )
+        started.returncode = 0  # it is waited for by its id
+        return Started(started.pid)
     # gevent's Popen works in the main thread only, and gevent has patched parts of the original.
     pid = original("os", "posix_spawn")(
         arguments[0],
@@ -243,11 +265,17 @@ def start_program(arguments: list[str], descriptors: list[int], options: dict[st
 def fork() -> int:
     """Fork this process in any thread. Return the child's id, and 0 in the child."""
     pid: int = original("os", "fork")()
-    if pid == 0 and "gevent.monkey" in sys.modules:
+    if pid == 0:
+        after_fork_in_child()
+    return pid
+
+
+def after_fork_in_child() -> None:
+    """Let gevent begin anew in a child that the original `os.fork` has made."""
+    if "gevent.monkey" in sys.modules:
         from gevent import reinit
 
         reinit()
-    return pid
 
 
 def default_selector() -> selectors.BaseSelector:
@@ -282,6 +310,67 @@ def check_threads(what: str) -> None:
         )
 
 
+def shielded(make: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Call a function in which no signal handler runs.
+
+    CPython runs handlers in the main thread only. So if that calls, the function runs in another
+    one, in the caller's context. If a handler raises meanwhile, the function is over, and undone,
+    when this raises; if one raises again, this does not wait for that.
+
+    Args:
+        make: The function. It needs no lock that the caller holds.
+        undo: Is called with its result.
+    """
+    is_main = _thread.get_ident() == threading.main_thread().ident
+    if not is_main or has_greenlets():  # with greenlets, this thread cannot wait for another one
+        return make()
+    made: list[T] = []
+    failed: list[BaseException] = []
+    is_given_up: list[bool] = []
+    is_over = _thread.allocate_lock()
+    is_over.acquire()
+
+    def work() -> None:
+        try:
+            made.append(make())
+            if is_given_up:
+                take_back()
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            is_over.release()
+
+    def take_back() -> None:
+        while made:
+            undo(made.pop())
+
+    started: list[int] = []
+    waited: list[bool] = []
+    try:
+        thread = (copy_context().run, (work,))
+        try:
+            started.extend(starmap(_thread.start_new_thread, [thread]))
+        except RuntimeError:  # no more threads
+            if started:
+                raise
+            return make()
+        waited.extend(starmap(is_over.acquire, _ONCE))
+        if failed:
+            raise failed.pop()
+        return made[0]
+    except BaseException:
+        is_given_up.append(True)
+        if started and not waited:
+            is_over.acquire()
+        take_back()
+        raise
+
+
+def start_thread(start: Callable[[], object]) -> None:
+    """Start a thread, by its `start`, which an exception of a handler would leave half done."""
+    shielded(start, id)
+
+
 class Thread(threading.Thread):
     """A daemon thread of the operating system.
 
@@ -296,13 +385,13 @@ class Thread(threading.Thread):
         self._has_ended = False
 
     def start(self) -> None:
-        """Start the thread.
+        """Start the thread; it has started also if a signal handler raises meanwhile.
 
         Raises:
             RuntimeError: The system or the interpreter cannot start another thread.
         """
         if self._over is None:
-            super().start()
+            start_thread(super().start)
             return
         from gevent import get_hub
 

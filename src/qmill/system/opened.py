@@ -20,19 +20,35 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+class Descriptor(FileIO):
+    """A file that may be closed by being freed, without a ResourceWarning.
+
+    Its `__del__` is a C function: an exception of a signal handler is not raised, and dropped, in
+    that.
+    """
+
+    __del__ = FileIO.close
+
+
+def owned(opens: Any, *arguments: Any) -> FileIO:
+    """Call a C function that opens a descriptor, and return the descriptor's owner."""
+    [file] = map(Descriptor, starmap(opens, [arguments]), ("r+b",))
+    return file
+
+
 def opened(path: str, flags: int, mode: int = 0o600) -> FileIO:
     """Open a file, as `os.open`, with the close-on-exec flag."""
-    return _owned(os.open, path, flags | getattr(os, "O_CLOEXEC", 0), mode)
+    return owned(os.open, path, flags | getattr(os, "O_CLOEXEC", 0), mode)
 
 
 def duplicate(descriptor: int) -> FileIO:
     """Duplicate a descriptor, as `os.dup`."""
-    return _owned(os.dup, descriptor)
+    return owned(os.dup, descriptor)
 
 
 def pipe() -> tuple[FileIO, FileIO]:
     """Make a pipe, and return its read end and its write end."""
-    read, write = map(FileIO, chain.from_iterable(starmap(os.pipe, [()])), ("rb", "wb"))
+    read, write = map(Descriptor, chain.from_iterable(starmap(os.pipe, [()])), ("rb", "wb"))
     return read, write
 
 
@@ -57,8 +73,3 @@ def take(channel: socket.socket, files: list[FileIO]) -> bool:
     if not data:
         raise EOFError
     return not flags & socket.MSG_CTRUNC
-
-
-def _owned(opens: Any, *arguments: Any) -> FileIO:
-    [file] = map(FileIO, starmap(opens, [arguments]), ("r+b",))
-    return file

@@ -30,6 +30,7 @@ from ..packing.guesses import check_function
 from ..processes import child_main, launch
 from ..queues import leases
 from ..system import frames, lifecycle, nameless_files, native, processors, streams
+from ..system.alive import Alive
 from ..system.generic import Generic, T
 from ..system.opened import take
 
@@ -104,18 +105,19 @@ class Worker(Generic[T]):
         self.kind = kind
         job = (fn, as_tuple("args", args), as_dict(kwargs))
         self._runner: _ThreadRunner | _ProcessRunner
-        if kind == "thread":
-            self._runner = _ThreadRunner(job, self)
-            _in_threads.add(self)
-        else:
-            self._runner = runner = _ProcessRunner(self.name)
-            try:
-                runner.start(job, launch.usable_start_method(start_method))
+        self._runner = _ThreadRunner(job, self) if kind == "thread" else _ProcessRunner(self.name)
+        try:
+            if isinstance(self._runner, _ThreadRunner):
+                self._runner.start()
+                _in_threads.add(self)
+            else:
+                self._runner.start(job, launch.usable_start_method(start_method))
                 _remember(self)
-            except BaseException:  # Ctrl-C, for one
-                runner.abandon()
-                raise
-        self._told = False
+            self._told = False
+        except BaseException:  # Ctrl-C, for one
+            self._runner.abandon()
+            _running.discard(self)
+            raise
 
     @classmethod
     def around(cls, runner: Any, name: str, kind: str) -> Worker[Any]:
@@ -264,7 +266,7 @@ def run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Worker[T]:
     Returns:
         The worker, already running. Errors as `Worker`.
     """
-    return Worker(fn, args, kwargs)
+    return _made(fn, args, kwargs)
 
 
 def run_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Worker[T]:
@@ -273,7 +275,18 @@ def run_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Work
     Returns:
         The worker, already running.
     """
-    return Worker(fn, args, kwargs, kind="thread")
+    return _made(fn, args, kwargs, kind="thread")
+
+
+def _made(fn: Callable[..., T], *args: Any, **options: Any) -> Worker[T]:
+    """Make a worker; it is no more running if a handler raises before this returns it.
+
+    Handlers run after each call of a C function, such as that of a class, but not between the
+    return of a Python function and the next call.
+    """
+    worker: Worker[T] = object.__new__(Worker)
+    worker.__init__(fn, *args, **options)  # type: ignore[misc]
+    return worker
 
 
 def as_tuple(argument: str, args: Iterable[Any]) -> tuple[Any, ...]:
@@ -338,11 +351,18 @@ class _ThreadRunner:
         self._name = worker.name
         self._worker = weakref.ref(worker)
         self._outcome: tuple[str, Any] | None = None
-        self._job: tuple[Any, ...] | None = job
+        self._jobs = [job]
         # A thread counts as ended if an exception of a signal handler leaves its `join`.
         self._has_ended = native.Event()
         self._thread = threading.Thread(target=self._run, name=worker.name, daemon=False)
-        self._thread.start()
+
+    def start(self) -> None:
+        """Start the thread."""
+        native.start_thread(self._thread.start)
+
+    def abandon(self) -> None:
+        """Have the thread end at once if it has not begun the job: its worker was not made."""
+        self._jobs.clear()
 
     def _run(self) -> None:
         try:
@@ -351,9 +371,10 @@ class _ThreadRunner:
             self._has_ended.set()
 
     def _work(self) -> None:
-        assert self._job is not None
-        fn, args, kwargs = self._job
-        self._job = None
+        try:
+            fn, args, kwargs = self._jobs.pop()
+        except IndexError:
+            return
         try:
             self._outcome = "result", fn(*args, **kwargs)
         except SystemExit as error:
@@ -618,7 +639,7 @@ def _send_all(channel: socket.socket, parts: list[frames.Blob]) -> None:
 # -- the end of this process -------------------------------------------------------------------
 
 _running: set[Worker[Any]] = set()  # process workers only
-_in_threads: weakref.WeakSet[Worker[Any]] = weakref.WeakSet()
+_in_threads = Alive()
 
 
 def _remember(worker: Worker[Any]) -> None:
@@ -671,14 +692,14 @@ def _interrupted() -> bool:
 
 
 def _after_fork_in_child() -> None:
-    global _number_lock
+    global _number_lock, _in_threads
     _number_lock = native.Lock()
     for worker in _running:
         worker._told = True
         if isinstance(worker._runner, _ProcessRunner):
             worker._runner.forget_in_child()
     _running.clear()
-    _in_threads.clear()
+    _in_threads = Alive()
 
 
 lifecycle.at_exit(lifecycle.WORKERS, end_workers)

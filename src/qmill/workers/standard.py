@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WorkerDied
 from ..processes import child_main, launch
+from ..system import native
 from . import api
 from .api import Worker
 
@@ -155,6 +156,10 @@ class Thread(threading.Thread):
     """
 
     failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the thread; it has started also if a signal handler raises meanwhile."""
+        native.start_thread(super().start)
 
     def run(self) -> None:
         """Call the function."""

@@ -21,7 +21,6 @@ import hashlib
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import traceback
@@ -108,12 +107,12 @@ def _connect(place: str) -> client.Connection | None:
 def _start(folder: str, name: str, place: str, maxsize: int) -> client.Connection:
     """Start the broker's process and wait until it listens."""
     start = _start_interpreter if interpreter.is_known() else _fork
-    out, errors = start(folder, name, place, maxsize)
-    if not out.endswith(b"ready"):  # a site's start-up may print before
+    told = start(folder, name, place, maxsize)
+    if not told.endswith(b"ready"):  # a site's start-up may print before
         # An interrupted opener may have started another broker, which listens by now.
         if (connection := _connect(place)) is not None:
             return connection
-        text = errors.decode(errors="replace").strip()
+        text = told.decode(errors="replace").strip()
         raise QueueGone(f"the broker of the queue {name!r} did not start: {text}")
     connection = _connect(place)
     if connection is None:
@@ -121,35 +120,27 @@ def _start(folder: str, name: str, place: str, maxsize: int) -> client.Connectio
     return connection
 
 
-def _start_interpreter(*settings: Any) -> tuple[bytes, bytes]:
+def _start_interpreter(*settings: Any) -> bytes:
+    reading, writing = pipe()
     process = None
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        # An exception of a handler within `subprocess` would leave a process that nobody knows.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         process = interpreter.start(
-            main,
-            settings,
-            [],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            start_new_session=True,
+            main, settings, [], stdout=writing, stderr=writing, cwd="/", start_new_session=True
         )
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        return process.communicate()
+        writing.close()
+        told = reading.readall()
+        process.wait()
+        return told
     except BaseException:  # Ctrl-C: the next try starts another one, at the same address
         if process is not None:
             process.kill()
+            process.wait()
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if process is not None:
-            with process:  # it is waited for, and its pipes are closed
-                pass
+        reading.close()
 
 
-def _fork(*settings: Any) -> tuple[bytes, bytes]:
+def _fork(*settings: Any) -> bytes:
     """Fork the broker's process, where no interpreter is known that could be started."""
     reading, writing = pipe()
     pid = native.fork()
@@ -165,7 +156,7 @@ def _fork(*settings: Any) -> tuple[bytes, bytes]:
     with reading:
         told = reading.readall()
     os.waitpid(pid, 0)
-    return told, told
+    return told
 
 
 def _leave_program(output: int) -> None:
