@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing
 import os
 import select
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 import qmill
+from qmill.compat import ezq
 from qmill.processes import launch
+from qmill.workers import api
 
 from .functions import add
 from .interruptions import Interrupted, Interruption, num_files, unraisable
@@ -267,11 +272,45 @@ def read_and_return(q: qmill.Q) -> list[Any]:
     return [message.data for message in q]
 
 
+def add_up(q: qmill.Q, out: Any) -> int:
+    """Add up the data of all messages."""
+    total = 0
+    for message in q:
+        total += message.data
+        out.put(total)
+    return total
+
+
+def await_threads() -> None:
+    """Wait until no other thread is left."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(LIMIT_S)
+            assert not thread.is_alive(), thread
+
+
 def run(kind: str) -> Scene:
+    """The worker reads a queue, so a process that was not returned would stay for ever."""
     start = qmill.run if kind == "process" else qmill.run_thread
-    returned = yield start, add, 1, 2
+    q, out = qmill.Q(kind).put(1).put(2), qmill.Queue(kind=kind)
+    returned = yield start, add_up, q, out
     if returned:
-        assert returned.pop().result(LIMIT_S) == 3
+        worker = returned.pop()
+        q.stop(worker)
+        assert worker.result(LIMIT_S) == 3
+        assert out.get_many(9) == [1, 3]
+        worker.join()
+    elif kind == "thread":  # it may have begun
+        q.end()
+    q.close()
+    out.close()
+
+
+def make_worker(kind: str) -> Scene:
+    returned = yield (lambda: qmill.Worker(add, (1,), {"b": 2}, kind=kind, name="it"),)
+    if returned:
+        assert returned[0].result(LIMIT_S) == 3
+        returned.pop().join()
 
 
 def result(kind: str) -> Scene:
@@ -292,9 +331,9 @@ def join(kind: str) -> Scene:
 
 def stop(kind: str) -> Scene:
     q, out = filled(kind), qmill.Queue(kind=kind)
-    workers = [qmill.Worker(read_all, (q, out), kind=kind) for _ in range(2)]
-    yield q.stop, workers
-    q.stop(workers)
+    readers = [qmill.Worker(read_all, (q, out), kind=kind) for _ in range(2)]
+    yield q.stop, readers
+    q.stop(readers)
     assert sorted(out.get_many(99)) == [m.data for m in messages()]
     assert rest(q) == []
     out.close()
@@ -319,8 +358,156 @@ def exception(kind: str) -> Scene:
 
 OF_WORKERS: list[Callable[[str], Scene]] = [result, large_result, exception, join, stop]
 
-OF_STARTS: list[Callable[[str], Scene]] = [run]
-"""Not played: `threading` leaves a thread that hangs, and pipes may stay open."""
+OF_STARTS: list[Callable[[str], Scene]] = [run, make_worker]
+
+
+# -- job queues --------------------------------------------------------------------------------
+
+
+def check_and_end(jobs: qmill.JobQueue) -> None:
+    """See that a queue still works, and end it."""
+    assert jobs.put(add, (1, 2)).result(LIMIT_S) == 3
+    jobs.shutdown()
+    assert jobs.size(waiting=True, working=True) == 0
+
+
+def make_jobs(kind: str) -> Scene:
+    returned = yield (lambda: qmill.JobQueue(1, engine=kind),)
+    if returned:
+        check_and_end(returned.pop())
+
+
+def put_job(kind: str) -> Scene:
+    jobs = qmill.JobQueue(1, engine=kind)
+    first = jobs.put(add, (1, 2))
+    returned = yield jobs.put, add, (3, 4)
+    assert first.result(LIMIT_S) == 3
+    assert [job.result(LIMIT_S) for job in returned] == [7] * len(returned)
+    check_and_end(jobs)
+
+
+def submit_first(kind: str) -> Scene:
+    """It starts the worker, too."""
+    jobs = qmill.JobQueue(1, engine=kind)
+    returned = yield jobs.submit, add, 3, 4
+    assert [job.result(LIMIT_S) for job in returned] == [7] * len(returned)
+    check_and_end(jobs)
+
+
+def result_of_job(kind: str) -> Scene:
+    jobs = qmill.JobQueue(1, engine=kind)
+    job = jobs.submit(add, 3, 4)
+    returned = yield (job.result,)
+    assert returned in ([], [7])
+    assert job.result(LIMIT_S) == 7
+    check_and_end(jobs)
+
+
+def get_job(kind: str) -> Scene:
+    jobs = qmill.JobQueue(1, engine=kind)
+    job = jobs.put(add, (3, 4))
+    returned = yield (jobs.get,)
+    assert (returned or [jobs.get(timeout=LIMIT_S)]) == [job]
+    check_and_end(jobs)
+
+
+def wait_for_jobs(kind: str) -> Scene:
+    jobs = qmill.JobQueue(1, engine=kind)
+    put = [jobs.put(add, (n, 1)) for n in range(3)]
+    yield (jobs.wait,)
+    assert [job.result(LIMIT_S) for job in put] == [1, 2, 3]
+    check_and_end(jobs)
+
+
+def map_of_jobs(kind: str) -> Scene:
+    jobs = qmill.JobQueue(1, engine=kind)
+    returned = yield (lambda: list(jobs.map(add, range(3))),)
+    assert returned in ([], [[0, 1, 2]])
+    check_and_end(jobs)
+
+
+def with_jobs(kind: str) -> Scene:
+    def call() -> list[int]:
+        with qmill.JobQueue(1, engine=kind) as jobs:
+            put.append(jobs.put(add, (3, 4)))
+        return [job.result() for job in put]
+
+    put: list[qmill.Job[int]] = []
+    returned = yield (call,)
+    assert returned in ([], [[7]])
+    for job in put:  # done or cancelled, but over
+        with contextlib.suppress(CancelledError):
+            assert job.result(LIMIT_S) == 7
+
+
+def shut_down(kind: str) -> Scene:
+    jobs = qmill.JobQueue(1, engine=kind)
+    job = jobs.put(add, (3, 4))
+    yield (jobs.shutdown,)
+    assert job.result(LIMIT_S) == 7
+    jobs.shutdown()
+
+
+def map_all(kind: str) -> Scene:
+    returned = yield (lambda: list(qmill.map(add, range(3), max_workers=1, engine=kind)),)
+    assert returned in ([], [[0, 1, 2]])
+
+
+def map_one(kind: str) -> Scene:
+    """The iterator is left in the middle."""
+    results = qmill.map(add, range(3), max_workers=1, engine=kind)
+    returned = yield next, results
+    assert returned in ([], [0])
+    assert list(results) == ([1, 2] if returned else [])
+
+
+OF_JOBS: list[Callable[[str], Scene]] = [
+    make_jobs,
+    put_job,
+    submit_first,
+    result_of_job,
+    get_job,
+    wait_for_jobs,
+    map_of_jobs,
+    with_jobs,
+    shut_down,
+    map_all,
+    map_one,
+]
+
+
+# -- the names of ezq --------------------------------------------------------------------------
+
+
+def ezq_run(kind: str) -> Scene:
+    start = ezq.run if kind == "process" else ezq.run_thread
+    returned = yield start, add, 1, 2
+    for worker in returned:
+        worker.join()
+        assert not worker.is_alive()
+    returned.clear()
+    multiprocessing.active_children()  # waits for those that have ended
+
+
+def ezq_stop(kind: str) -> Scene:
+    q, out = ezq.Q(kind), qmill.Queue(kind=kind)
+    for message in messages():
+        q.put(message)
+    start = ezq.run if kind == "process" else ezq.run_thread
+    reader = start(read_all, q, out)
+    yield q.stop, reader
+    q.stop(reader)
+    assert out.get_many(99) == [m.data for m in messages()]
+    q.close()
+    out.close()
+
+
+def ezq_map(kind: str) -> Scene:
+    returned = yield (lambda: list(ezq.map(add, range(3), num=1, kind=kind)),)
+    assert returned in ([], [[0, 1, 2]])
+
+
+OF_EZQ: list[Callable[[str], Scene]] = [ezq_run, ezq_stop, ezq_map]
 
 
 class Scenes(NamedTuple):
@@ -342,13 +529,20 @@ class Scenes(NamedTuple):
 SCENES = {
     "q-thread": Scenes(OF_Q, "thread", "shared", 5),
     "q-shared": Scenes(OF_Q, "process", "shared", 50),
-    # Opening a name starts a process there, which is not yet right at each instruction: see
-    # docs/promises.md. `... q-portable 1 1 make_named` plays it.
     "q-portable": Scenes(
         [scene for scene in OF_Q if scene is not make_named], "process", "portable", 100
     ),
+    "names-portable": Scenes([make_named], "process", "portable", 500),  # it starts a process
     "threads": Scenes(OF_WORKERS, "thread", "shared", 10),
-    **{method: Scenes(OF_WORKERS, "process", "shared", 500) for method in launch.METHODS},
+    "starts-thread": Scenes(OF_STARTS, "thread", "shared", 40),
+    "ezq-thread": Scenes(OF_EZQ, "thread", "shared", 300),
+    "ezq-process": Scenes(OF_EZQ, "process", "shared", 1500),
+    "jobs-thread": Scenes(OF_JOBS, "thread", "shared", 400),
+    "jobs-process": Scenes(OF_JOBS, "process", "shared", 1500),
+    **{
+        method: Scenes([*OF_WORKERS, *OF_STARTS], "process", "shared", 500)
+        for method in launch.METHODS
+    },
 }
 
 
@@ -399,6 +593,9 @@ def play(scene: Callable[[str], Scene], kind: str, first: int, step: int) -> int
                     break
             del act
             returned.clear()
+            gc.collect()
+            await_threads()
+            api.forget_ended()
             now = num_files(), children()
             if _LEAKS & interruption.raised_within:
                 before = None
@@ -413,7 +610,7 @@ def play(scene: Callable[[str], Scene], kind: str, first: int, step: int) -> int
         except BaseException as wrong:
             wrong.add_note(f"in {scene.__name__} at {number}: raised at {at}")
             raise
-        if number and not reached:
+        if number and not reached and interruption.is_over:
             return len(places)
         number = number + step if number else first
         places.add(at)
@@ -422,7 +619,6 @@ def play(scene: Callable[[str], Scene], kind: str, first: int, step: int) -> int
 def main(which: str, first: str, step: str, *chosen: str) -> None:
     """Play some scenes."""
     scenes, kind, transport, _ = SCENES[which]
-    scenes = [*scenes, make_named] if "make_named" in chosen else scenes
     os.environ["QMILL_TRANSPORT"] = transport
     if which in launch.METHODS:
         os.environ["QMILL_START_METHOD"] = which

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import gc
+import logging
 import os
 import signal
 import sys
@@ -41,6 +42,14 @@ _QUIET = {
 """Instructions at which no handler runs, and none in what they call."""
 
 
+_AT_FORK = {
+    getattr(logging, name).__code__
+    for name in ("_acquireLock", "_releaseLock", "_prepareFork", "_afterFork")
+    if hasattr(logging, name)
+}
+"""Functions of Python that run before and after a fork in the parent; see docs/promises.md."""
+
+
 class Interrupted(Exception):
     """What the handler raises, as one of `signal.setitimer` might: no KeyboardInterrupt."""
 
@@ -50,11 +59,13 @@ class Interruption:
 
     def __init__(self) -> None:
         self.reached = False
+        self.is_over = True  # not reached, and no larger number would be
         self.raised_at = ""
         self.raised_within: set[str] = set()
         self.canaries: list[int] = []
         self._is_armed = False
         self._countdown = 0
+        self._pid = os.getpid()
         # Looking up a key makes the signal wait, and is no instruction at which its handler runs.
         self._fuse: Any = defaultdict(partial(interrupt_main, _SIGNAL))
         signal.signal(_SIGNAL, self._handle)
@@ -63,6 +74,10 @@ class Interruption:
         if self._is_armed:
             self._is_armed = False
             sys.settrace(None)
+            if any(each.f_code in _AT_FORK for each in _out(frame)):
+                self.reached = False  # CPython would drop the exception
+                self.is_over = False
+                return
             code = frame.f_code
             self.raised_at = f"{os.path.basename(code.co_filename)}:{frame.f_lineno}"
             self.raised_within = {os.path.basename(each.f_code.co_filename) for each in _out(frame)}
@@ -79,6 +94,8 @@ class Interruption:
             self._countdown -= 1
             if self._countdown == 0:
                 sys.settrace(None)
+                if os.getpid() != self._pid:  # a forked child begins with no signals that wait
+                    return None
                 self.reached = True
                 self._fuse[len(self._fuse)]
         return self._step
@@ -92,6 +109,7 @@ class Interruption:
         """
         returned: list[Any] = []
         self.reached, self._is_armed, self._countdown = False, True, number
+        self.is_over = True
         calls = starmap(call, [arguments])
         error = None
         try:

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..engines.api import CHUNK_S
+from ..system.interrupts import let_interrupt_through
 
 if TYPE_CHECKING:
     import threading
@@ -105,6 +106,7 @@ class ChunkedMap:
             try:
                 self._read_into(items, size)
             except Exception as error:
+                let_interrupt_through(error)
                 where = f"item {self._calls.num_read + len(items)} of map"
                 self._calls.add_note(error, f"{where} could not be read from its input")
                 if not self._lazy:

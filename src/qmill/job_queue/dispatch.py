@@ -20,7 +20,6 @@ import logging
 import math
 import sys
 import threading
-import weakref
 from collections import deque
 from datetime import datetime, timedelta
 from time import monotonic
@@ -45,6 +44,7 @@ from ..jobs.records import RecordLog
 from ..jobs.scheduler import Scheduler
 from ..jobs.totals import Totals
 from ..system import lifecycle, native
+from ..system.alive import Alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -842,7 +842,7 @@ def _handle_record(record: logging.LogRecord) -> None:
 
 # -- exit and fork of this process --------------------------------------------------------------
 
-_all: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+_all = Alive()
 _exiting = False
 
 
@@ -881,12 +881,12 @@ def end_others() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _exiting
+    global _all, _exiting
     jobs_job.after_fork_in_child()
     records.after_fork_in_child()
     for dispatcher in list(_all):
         dispatcher.forget_in_child()
-    _all.clear()
+    _all = Alive()
     _exiting = False
 
 

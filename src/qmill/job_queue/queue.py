@@ -925,16 +925,16 @@ class JobQueue(Executor):
         self._finalizer.detach()
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        if exc_type is not None:
-            self._dispatcher.abort()
         try:
-            if exc_type is None and (make_bar := _bar_type(self._progress)) is not None:
+            if exc_type is not None:
+                self._dispatcher.abort()
+            elif (make_bar := _bar_type(self._progress)) is not None:
                 self.shutdown(wait=False)
                 self._watch(make_bar, 0, math.inf)
             self.shutdown(wait=True)
-        except BaseException:  # Ctrl-C
+        except BaseException:  # Ctrl-C, perhaps before the queue was shut down
             self._dispatcher.abort()
-            self._dispatcher.join()
+            self.shutdown()
             raise
 
 
