@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 
-from qmill.queues.portable import client
+from qmill.queues.portable import portable_queue
 
 from .programs import LIMIT_S, wait_until_asleep
 
@@ -20,7 +20,7 @@ def get_from_pickle(pickled):
 
 def take_and_drop(address, number, told, gate):
     """Take a message through a handle that goes at once, and live on."""
-    queue = client.PortableQueue._attach(address, number, None)
+    queue = portable_queue.PortableQueue._attach(address, number, None)
     queue.get()
     queue.close()
     del queue

@@ -10,7 +10,7 @@ import pytest
 
 import qmill
 from qmill.packing import definitions
-from qmill.queues.portable import addresses, broker, client
+from qmill.queues.portable import addresses, broker, client, connections, portable_queue
 from qmill.system import frames
 
 from . import broker_functions, functions
@@ -191,8 +191,8 @@ def test_a_connection_that_is_heard_of_after_its_anchors_end_is_settled():
     q.put("leased")
     address, number = q._published(), q._number
     identity = os.urandom(16)
-    anchor = client.Connection(address)
-    other = client.Connection(address)
+    anchor = connections.Connection(address)
+    other = connections.Connection(address)
     anchor.send("hello", identity, True, address.broker)
     anchor.close()
     broker.this_broker().settle()  # the client has ended for the broker
@@ -212,7 +212,7 @@ def test_a_message_that_no_reader_has_seen_is_not_poisoned():
     q.put("unseen")
     address, number = q._published(), q._number
     for _ in range(5):
-        anchor, connection = client.Connection(address), client.Connection(address)
+        anchor, connection = connections.Connection(address), connections.Connection(address)
         identity = os.urandom(16)
         anchor.send("hello", identity, True, address.broker)
         connection.send("hello", identity, False, address.broker)
@@ -309,7 +309,7 @@ def test_a_definition_is_fetched_once_by_each_reader():
     Point.__qualname__ = "PointOfThisTest"
     sender = qmill.Queue()
     sender.put_many([Point() for _ in range(20)])
-    reader = client.PortableQueue._attach(sender._published(), sender._number, None)
+    reader = portable_queue.PortableQueue._attach(sender._published(), sender._number, None)
     reader._reached = client.RemoteAccess(client.endpoint(sender._published()), sender._number)
     definitions._known.clear()  # as in a process that has not made the class
     fetched = []

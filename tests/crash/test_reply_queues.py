@@ -12,7 +12,7 @@ import threading
 import pytest
 
 import qmill
-from qmill.queues.portable import broker
+from qmill.queues.portable import broker, served
 
 from .programs import LIMIT_S
 
@@ -25,7 +25,7 @@ else:
     TRANSPORTS = ["shared", "portable"]
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors")
 
-SENT, PICKLED = broker._KEPT_SENT, broker._KEPT_PICKLED
+SENT, PICKLED = served._KEPT_SENT, served._KEPT_PICKLED
 only_shared = pytest.mark.parametrize("transport", TRANSPORTS[:-1], indirect=True)
 
 
@@ -55,7 +55,7 @@ def num_queues():
 
 
 def forget_pickles():
-    broker.this_broker()._kept = broker.Kept()
+    broker.this_broker()._kept = served.Kept()
     if rings is not None:
         rings._sent.clear()
         rings._pickled.clear()

@@ -8,7 +8,7 @@ import os
 import pytest
 
 import qmill
-from qmill.queues.portable.client import PortableQueue
+from qmill.queues.portable.portable_queue import PortableQueue
 from qmill.queues.shared import core
 
 HAS_CORE = qmill.core_info().core

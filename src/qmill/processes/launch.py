@@ -58,7 +58,7 @@ PRELOADED = ["qmill.workers.api"]
 It also imports the module of the transport that new queues use.
 """
 _TRANSPORTS = {
-    "portable": ["qmill.queues.portable.client"],
+    "portable": ["qmill.queues.portable.portable_queue"],
     "shared": ["qmill.queues.shared.queue"],
 }
 

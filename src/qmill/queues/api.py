@@ -530,7 +530,7 @@ def _transport(kind: str, name: str | None, persistent: bool) -> type[Queue]:
         from .shared.queue import SharedQueue
 
         return SharedQueue
-    from .portable.client import PortableQueue
+    from .portable.portable_queue import PortableQueue
 
     return PortableQueue
 

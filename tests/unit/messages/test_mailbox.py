@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from qmill.queues.api import END
-from qmill.queues.local.mailbox import (
-    LOCAL,
-    Client,
-    GetCall,
-    JoinCall,
-    Mailbox,
-    MailReader,
-    PutCall,
-)
+from qmill.queues.local.calls import LOCAL, Client, GetCall, JoinCall, MailReader, PutCall
+from qmill.queues.local.mailbox import Mailbox
 
 
 class Answer:

@@ -19,7 +19,8 @@ from ...system.interrupts import is_interrupt
 from .. import leases
 from ..api import END, Queue, Reader
 from ..checks import check_items, check_max_items, check_maxsize, check_wait
-from .mailbox import LOCAL, GetCall, JoinCall, LocalAnswer, Mailbox, MailReader, PutCall
+from .calls import LOCAL, GetCall, JoinCall, LocalAnswer, MailReader, PutCall
+from .mailbox import Mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

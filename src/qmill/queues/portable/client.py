@@ -20,231 +20,27 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
-import time
 from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary, finalize
 
-from ...errors import Empty, Full, QueueGone, ShutDown
-from ...packing import serialize
-from ...packing.standard_library import starting
+from ...errors import Empty, Full, QueueGone
 from ...system import frames, lifecycle, native
 from ..api import END, Statistics
-from ..checks import check_name, check_new_maxsize
-from ..local.access import Access, LocalAccess, MailboxQueue, _UnpackingReader
-from ..local.mailbox import Mailbox
 from . import addresses
-from .broker import Broker, hosted_here, take_born, this_broker
+from .broker import take_born
+from .connections import ERRORS, Anchor, Connection, HeldUp, queue_gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ...system.frames import Blob
-    from ..api import Reader
     from ..local.access import AccessReader
     from .addresses import Address
 
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # without it, small frames may wait
-_FAREWELL_S = 1.0  # a broker that runs reads in less
+
 _HEIR_S = 1.0  # a broker that runs answers in less
-_LOOK_S = 0.2  # how often to check a broker that has not answered in time
-
-_ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error for error in (ShutDown, ValueError, KeyError, MemoryError, QueueGone)
-}
-
-
-class HeldUp(Exception):
-    """A broker does not answer: its process is stopped, as the text says."""
-
-
-class Connection:
-    """One socket to a broker, `sock`; one request under way at most."""
-
-    def __init__(self, address: Address, sock: socket.socket | None = None) -> None:
-        try:
-            self.sock: socket.socket = sock or addresses.connect(address)
-        except (ConnectionError, FileNotFoundError) as error:
-            raise _gone(error) from None
-        self._frames = frames.FrameReader()
-
-    def send(self, *head: Any, blobs: list[Blob] | None = None) -> None:
-        """Send one frame."""
-        self.send_parts(frames.encode(head, blobs or []))
-
-    def send_parts(self, parts: list[Blob]) -> None:
-        """Send the parts of a frame."""
-        while parts:
-            parts = frames.send_some(self.sock, parts)
-
-    def send_now(self, parts: list[Blob]) -> list[Blob]:
-        """Send as much as is possible without waiting, and return the rest."""
-        try:
-            while parts:
-                parts = frames.send_some(self.sock, parts, _DONT_WAIT)
-        except BlockingIOError:
-            pass
-        return parts
-
-    def has_hung_up(self) -> bool:
-        """Whether the other side has ended an anchor's connection, over which no frames come."""
-        try:
-            return not self.sock.recv(1, socket.MSG_PEEK | _DONT_WAIT) if _DONT_WAIT else False
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def receive(self) -> tuple[tuple[Any, ...], list[Blob]]:
-        """Wait for one frame."""
-        while (frame := self._frames.receive(self.sock)) is None:
-            pass
-        return frame
-
-    def exchange(
-        self, parts: list[Blob], timeout: float | None
-    ) -> tuple[tuple[Any, ...], list[Blob]]:
-        """Send a request and wait for the answer.
-
-        Args:
-            parts: The request.
-            timeout: Seconds until the request is cancelled. 0.0: the request is one that does not
-                wait, and is not cancelled. None: no limit.
-
-        Raises:
-            HeldUp: Time is up, and the broker is stopped. Without a timeout, that is logged.
-        """
-        if timeout:
-            return self._exchange_timed(parts, timeout)
-        is_told = False
-        while True:
-            try:
-                while parts:
-                    parts = frames.send_some(self.sock, parts)
-                return self.receive()
-            except BlockingIOError:  # no step for `addresses.LOOK_S`
-                told = not is_told and self._told_if_stopped()
-            if told:
-                if timeout is not None:
-                    raise HeldUp(told)
-                is_told = True
-                _warn(told)
-
-    def _exchange_timed(
-        self, parts: list[Blob], timeout: float
-    ) -> tuple[tuple[Any, ...], list[Blob]]:
-        deadline = time.monotonic() + timeout
-        is_cancelled = False
-        try:
-            while True:
-                left = deadline - time.monotonic()
-                self.sock.settimeout(min(left, native.LONGEST_WAIT_S) if left > 0 else _LOOK_S)
-                try:
-                    if parts:
-                        parts = frames.send_some(self.sock, parts)
-                    elif (frame := self._frames.receive(self.sock)) is not None:
-                        return frame
-                    continue
-                except TimeoutError:
-                    if time.monotonic() < deadline:
-                        continue
-                if told := self._told_if_stopped():
-                    raise HeldUp(told)
-                if not parts and not is_cancelled:
-                    is_cancelled = True
-                    parts = frames.encode(("cancel",))
-        finally:
-            self.sock.settimeout(None)
-
-    def _told_if_stopped(self) -> str | None:
-        """Return the text of an error if the broker's process is stopped by a signal, else None."""
-        pid = addresses.peer_pid(self.sock)
-        try:
-            with open(f"/proc/{pid}/stat", errors="replace") as file:
-                name, _, rest = file.read().partition("(")[2].rpartition(") ")
-        except OSError:  # it has ended, which the socket shows; or there is no /proc
-            return None
-        if rest[0] not in "Tt":
-            return None
-        return (
-            f"process {pid} ({name}), which keeps this queue, is stopped, by SIGSTOP or a "
-            "debugger: it has to go on, or to be killed"
-        )
-
-    def limit_waits(self, timeout: float | None) -> None:
-        """Have every send and receive raise TimeoutError after so many seconds."""
-        self.sock.settimeout(timeout)
-
-    def end(self) -> None:
-        """End the connection for both sides, even if a forked child has a copy of the socket."""
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self.sock.close()
-
-    def close(self) -> None:
-        """Close this process's copy of the socket."""
-        self.sock.close()
-
-
-def _warn(told: str) -> None:
-    import logging  # takes as long to import as all of this, and is hardly ever needed
-
-    logging.getLogger("qmill").warning("%s", told)
-
-
-def _gone(error: BaseException) -> QueueGone:
-    return QueueGone(f"the process that kept the queue is gone ({error!r})")
-
-
-class Anchor:
-    """The connection by which a broker knows this process: notes in order, without answers.
-
-    Any thread may send a note at any moment, also in a garbage collection. Sending never waits: a
-    note that the socket does not take is sent with the next one.
-    """
-
-    def __init__(self, connection: Connection, identity: bytes) -> None:
-        self.connection = connection
-        self.identity = identity
-        self.unsaid: deque[list[Blob]] = deque()
-        self.is_over = False
-        self._lock = native.Lock()
-
-    def say(self, *note: Any) -> None:
-        """Send a note; it is dropped if the broker has ended."""
-        self.unsaid.append(frames.encode(note))
-        self.flush()
-
-    def flush(self) -> None:
-        """Send the notes that were not sent yet, without waiting."""
-        # `unsaid` is checked again after the release, as in `Mailbox._run_put_off`.
-        while self.unsaid and self._lock.acquire(False):
-            try:
-                while self.unsaid:
-                    self.unsaid[0] = self.connection.send_now(self.unsaid[0])
-                    if self.unsaid[0]:
-                        return
-                    self.unsaid.popleft()
-            except OSError:
-                self.unsaid.clear()
-            finally:
-                self._lock.release()
-
-    def end(self) -> None:
-        """Say good-bye and end the connection."""
-        self.say("bye")
-        self.is_over = True
-        self.connection.limit_waits(_FAREWELL_S)
-        try:
-            while self.unsaid:
-                self.connection.send_parts(self.unsaid.popleft())
-        except OSError:
-            pass
-        self.connection.end()
 
 
 class Heir(NamedTuple):
@@ -316,7 +112,7 @@ class Endpoint:
                 connection.send("received")
         except (EOFError, ConnectionError) as error:
             connection.close()
-            raise _gone(error) from None
+            raise queue_gone(error) from None
         except BaseException:  # Ctrl-C: the broker takes back a message that is not acknowledged
             connection.end()
             raise
@@ -326,7 +122,7 @@ class Endpoint:
             return values[0], received
         if status == "end":
             return END, []
-        raise _ERRORS.get(values[0], RuntimeError)(values[1])
+        raise ERRORS.get(values[0], RuntimeError)(values[1])
 
     def tell(self, request: str, *arguments: Any) -> None:
         """Send a request that has no reply; do nothing if the broker has ended."""
@@ -355,7 +151,7 @@ class Endpoint:
             connection.send("hello", self.anchor.identity, False, self.address.broker)
         except ConnectionError as error:
             connection.close()
-            raise _gone(error) from None
+            raise queue_gone(error) from None
         return connection
 
     def leave(self) -> None:
@@ -406,7 +202,7 @@ def greet(address: Address, connection: Connection) -> Anchor:
         connection.send("hello", anchor.identity, True, address.broker)
     except OSError as error:
         connection.close()
-        raise _gone(error) from None
+        raise queue_gone(error) from None
     return anchor
 
 
@@ -429,7 +225,7 @@ Not those of named queues, whose brokers have to end when no process has them op
 _inherited: list[Endpoint] = []
 """Endpoints that hold the queues which this process has inherited by a fork."""
 
-_fork_generation = 0
+fork_generation = 0
 
 
 def endpoint(address: Address) -> Endpoint:
@@ -500,8 +296,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _fork_generation
-    _fork_generation += 1
+    global fork_generation
+    fork_generation += 1
     heirs = {heir.end: heir for heir in _heirs.pop(get_ident(), ())}
     _heirs.clear()
     addresses.close_in_child([heir.anchor.connection.sock for heir in heirs.values()])
@@ -673,236 +469,6 @@ class RemoteAccess:
     def unlink(self) -> None:
         """Give up the queue's name."""
         self._call("unlink")
-
-
-class PortableAccess(LocalAccess):
-    """A mailbox in this process, with its broker and definitions."""
-
-    def settle(self) -> None:
-        this_broker().settle()
-
-    def keep(self, is_sent: bool) -> tuple[bytes, int]:
-        """See `RemoteAccess`."""
-        return this_broker().keep(self.mailbox, is_sent)
-
-    def loaded(self, pickle: tuple[bytes, int] | None) -> None:
-        """See `RemoteAccess`."""
-        if pickle is not None:
-            broker = this_broker()
-            broker.call_soon(lambda: broker.loaded(pickle))
-
-    def define(self, definitions: dict[bytes, bytes]) -> None:
-        """Give the queue definitions that messages will refer to."""
-        self.mailbox.definitions.update(definitions)
-
-    def fetch(self, key: bytes) -> Blob:
-        """Return a definition, or raise KeyError."""
-        found: Blob = self.mailbox.definitions[key]
-        return found
-
-
-class PortableQueue(MailboxQueue):
-    """A queue kept by the process that made it, or under a name. See `qmill.Queue`."""
-
-    def __init__(
-        self,
-        maxsize: int | None = None,
-        *,
-        kind: str = "process",
-        name: str | None = None,
-        persistent: bool = False,
-    ) -> None:
-        limit = check_new_maxsize(maxsize)
-        self._name = check_name(name)
-        if persistent and name is None:
-            raise ValueError("persistent=True needs a name, by which the queue is found again")
-        self._set_up()
-        self._broker: Broker | None = None
-        if name is not None:
-            from .named_broker import open_named
-
-            end, self._address = open_named(name, limit, bool(persistent))
-            self._number = 0
-            self._reached: Any = end.access(0, named=True)
-        else:
-            mailbox = Mailbox(limit or 0)
-            self._broker = this_broker()
-            self._number = self._broker.add(mailbox)
-            self._reached = PortableAccess(mailbox)
-
-    def _set_up(self) -> None:
-        self._exports = serialize.Exports()
-        self._definitions: dict[bytes, Any] = {}  # keeps the objects built from them alive
-        self._generation = _fork_generation
-
-    @classmethod
-    def _attach(
-        cls,
-        address: Address,
-        number: int,
-        name: str | None,
-        pickle: tuple[bytes, int] | None = None,
-    ) -> PortableQueue:
-        """Rebuild a handle from its pickle."""
-        queue: PortableQueue = object.__new__(cls)
-        queue._set_up()
-        queue._name = name
-        queue._broker = None
-        queue._address = address
-        queue._number = number
-        queue._reached = None
-        try:
-            queue._reached = queue._reach()  # from now on it is held here
-            if name is None:
-                queue._reached.loaded(pickle)
-        except (QueueGone, OSError):
-            if name is not None:
-                raise
-            # The next call of the queue will raise it.
-        return queue
-
-    def __reduce__(self) -> Any:
-        self._check_open()
-        serialize.check_stays_here()
-        return _attach, (self._published(), self._number, self._name, self._keep())
-
-    def _keep(self) -> tuple[bytes, int] | None:
-        """Have the queue kept for a new pickle, unless its sender keeps it."""
-        packing = serialize.packing
-        if self._name is not None or (packing.num_kept and starting.heir is None):
-            return None
-        try:
-            pickle: tuple[bytes, int] = self._access.keep(
-                bool(packing.depth or starting.heir is not None)
-            )
-        except QueueGone:  # its receiver will learn it
-            return None
-        return pickle
-
-    def _published(self) -> Address:
-        """Return the address at which other processes find the queue."""
-        if self._broker is not None:
-            if self._generation == _fork_generation:
-                lifecycle.end_with_multiprocessing()
-                return self._broker.publish()
-            assert self._broker.address is not None  # it listens since before the fork
-            return self._broker.address
-        return self._address
-
-    @property
-    def _access(self) -> Any:
-        if self._generation != _fork_generation:
-            if self._broker is not None:
-                self._address = self._published()
-                self._broker = self._reached = None
-            elif self._reached is not None and self._reached.endpoint.forked_away:
-                self._reached = None
-            self._generation = _fork_generation
-        reached = self._reached
-        if reached is None:
-            self._check_open()
-            reached = self._reached = self._reach()
-        return reached
-
-    def _reach(self) -> Access:
-        here = hosted_here(self._address)
-        if here is None:
-            return endpoint(self._address).access(self._number, named=self._name is not None)
-        mailbox = here.find(self._number)
-        if mailbox is None:
-            raise QueueGone("the queue no longer exists")
-        return PortableAccess(mailbox)
-
-    def __repr__(self) -> str:
-        about = f" name={self._name!r}" if self._name is not None else ""
-        if isinstance(self._reached, PortableAccess):  # elsewhere this would need a request
-            about += f" maxsize={self._reached.mailbox.maxsize}"
-        return f"<qmill.Queue kind='process'{about} at {id(self):#x}>"
-
-    def close(self) -> None:
-        self._closed = True
-        self._reached = None
-
-    @property
-    def name(self) -> str | None:
-        return self._name
-
-    def unlink(self) -> None:
-        """Give up the queue's name and its unread objects; the next to open the name begins anew.
-
-        Handles that are still open raise `QueueGone`.
-
-        Raises:
-            ValueError: The queue has no name.
-        """
-        self._check_open()
-        if self._name is None:
-            raise ValueError(f"{self!r} has no name to unlink")
-        self._access.unlink()
-
-    # -- objects and payloads ---------------------------------------------------------------------
-
-    def _pack(self, obj: Any) -> bytes | bytearray:
-        packed = serialize.dumps(obj, self._exports)
-        if self._exports.pending:
-            pending = self._exports.pending.copy()
-            self._access.define(pending)
-            self._exports.sent(list(pending))
-        return packed
-
-    def _unpack(self, payload: Any, peeked: bool = False) -> Any:
-        if payload is END:
-            return END
-        if peeked and not isinstance(payload, bytes):
-            payload = bytearray(payload)  # the object must not share memory with the message
-        return serialize.loads(payload, self)
-
-    def fetch(self, key: bytes) -> bytes:
-        """Return a definition for `serialize.loads`."""
-        return bytes(self._access.fetch(key))
-
-    def keep(self, key: bytes, built: Any) -> None:
-        """Keep an object that `serialize.loads` has built, as long as this handle lives."""
-        self._definitions[key] = built
-
-    def _reader(self) -> Reader:
-        self._check_open()
-        return _ForkAwareReader(self)
-
-
-class _ForkAwareReader(_UnpackingReader):
-    """A reader that begins anew in a forked child: the leases are the parent's."""
-
-    def __init__(self, queue: PortableQueue) -> None:
-        super().__init__(queue, queue._access.reader())
-        self._generation = _fork_generation
-
-    def take(self, done: int) -> tuple[int, Any]:
-        if self._generation != _fork_generation:
-            _ForkAwareReader.__init__(self, self._queue)  # type: ignore[arg-type]
-            done = 0
-        return super().take(done)
-
-    def done(self, lease: int) -> None:
-        if self._generation == _fork_generation:
-            super().done(lease)
-
-    def release(self, lease: int, delay: float) -> bool:
-        return self._generation == _fork_generation and super().release(lease, delay)
-
-    def close(self, done: Iterable[int] = ()) -> None:
-        if self._generation == _fork_generation:
-            super().close(done)
-
-
-def _attach(
-    address: Address, number: int, name: str | None, pickle: tuple[bytes, int] | None = None
-) -> PortableQueue:
-    """Rebuild a handle from its pickle.
-
-    A function and no class method: cloudpickle sends these by value, with the globals they use.
-    """
-    return PortableQueue._attach(address, number, name, pickle)
 
 
 lifecycle.at_exit(lifecycle.CLIENTS, leave)

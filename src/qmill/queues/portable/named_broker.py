@@ -34,9 +34,10 @@ from ..api import Statistics
 from ..local.mailbox import Mailbox
 from ..names import folders, name_files
 from ..names.name_files import ABANDONED, DAMAGED, OPEN, SAVED, SILENT, Found
-from . import addresses, client
-from .broker import Broker, Connection
+from . import addresses, client, connections
+from .broker import Broker
 from .client import Endpoint, greet, identified
+from .served import Connection
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -68,7 +69,7 @@ def open_named(
         try:
             request = frames.encode(("open", 0, maxsize, persistent))
             (status, *values), _ = anchor.exchange(request, _ANSWER_S)
-        except client.HeldUp as error:
+        except connections.HeldUp as error:
             raise TimeoutError(f"the queue {name!r} cannot be opened: {error}") from None
         except (EOFError, ConnectionError) as error:
             raise QueueGone(f"the broker of the queue {name!r} has died ({error})") from None
@@ -97,14 +98,14 @@ def _place(folder: str, name: str) -> str:
     return place
 
 
-def _connect(place: str) -> client.Connection | None:
+def _connect(place: str) -> connections.Connection | None:
     try:
-        return client.Connection(addresses.Address(place, _NO_SECRET, b""))
+        return connections.Connection(addresses.Address(place, _NO_SECRET, b""))
     except QueueGone:
         return None
 
 
-def _start(folder: str, name: str, place: str, maxsize: int) -> client.Connection:
+def _start(folder: str, name: str, place: str, maxsize: int) -> connections.Connection:
     """Start the broker's process and wait until it listens."""
     start = _start_interpreter if interpreter.is_known() else _fork
     told = start(folder, name, place, maxsize)
