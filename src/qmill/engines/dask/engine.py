@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import WorkerDied
 from ...packing import definitions, serialize
 from ...workers import api
+from ..ahead import NEVER, Load, cost_of
 from ..api import (
     ALL,
     CHUNK_S,
@@ -51,7 +52,6 @@ from ..api import (
     lost,
 )
 from ..codec import Codec, PackingEngine
-from ..functions import UNKNOWN_S
 from ..knowledge import Knowledge
 from ..process import protocol as packets
 from . import on_worker as there
@@ -175,40 +175,33 @@ class _Sent:
         self.is_taken_back = False
 
 
-class _Node:
-    """The engine's view of one Dask worker.
+class _Node(Load):
+    """The engine's view of one Dask worker; its `jobs` are by token.
 
     Attributes:
         state: _CLOSED (it has no runner), _OPENING, _OPEN, _CLOSING, or _BAD (it cannot have one).
         runner: Its runner's name; each new runner has a new name.
         presence: The future that keeps the runner alive.
-        sent: The jobs that it has and has not answered, by token.
-        parked: Those of `sent` that wait until a lesson has arrived.
+        parked: Those of `jobs` that wait until a lesson has arrived.
         num_lessons: How many lessons are under way.
-        cost_s: The expected duration of `sent`, by measurement.
-        since_s: When it was given its first job, or gave its last answer.
-        knowledge: The definitions that its runner has.
         error: The reason for _BAD.
     """
 
     def __init__(self, address: str, threads: int, codec: Codec) -> None:
         self.address = address
-        self.threads = threads
+        self.num_slots = threads
         self._codec = codec
         self.answers = _Answers()
         self.forget()
 
     def forget(self) -> None:
         """Reset the view: there is no runner any more."""
+        super().__init__(Knowledge(self._codec), self.num_slots)
         self.state = _CLOSED
         self.runner = ""
         self.presence: Any = None
-        self.sent: dict[int, _Sent] = {}
         self.parked: list[_Sent] = []
         self.num_lessons = 0
-        self.cost_s = 0.0
-        self.since_s = 0.0
-        self.knowledge = Knowledge(self._codec)
         self.error: BaseException | None = None
         self.answers = _Answers()
 
@@ -281,8 +274,7 @@ class DaskEngine(PackingEngine):
 
     def offer(self, job: Job) -> bool:
         """Give a job to the node with the most room, or behind short jobs; see `Engine`."""
-        subject = job._subject
-        cost = UNKNOWN_S if subject is None else max(LEAST_S, subject.pace.cost_s * job._num_to_do)
+        cost = cost_of(job, LEAST_S)
         node = self._find_free()
         if node is None:
             if not job._may_wait or cost > AHEAD_S:
@@ -290,11 +282,10 @@ class DaskEngine(PackingEngine):
             node = self._find_taker(cost, job)
             if node is None:
                 return False
-        if not node.sent:
+        if not node.jobs:
             node.since_s = monotonic()
         sent = _Sent(job, next(self._tokens), cost)
-        node.sent[sent.token] = sent
-        node.cost_s += cost
+        node.give(sent.token, sent, cost)
         self._where[job.id] = node, sent
         self._accepted.append((node, sent))
         return True
@@ -303,10 +294,10 @@ class DaskEngine(PackingEngine):
         """Return the node with the smallest share of busy threads; None if a job may not run."""
         best, least, num_busy = None, 1.0, 0
         for node in self._nodes.values():
-            number = len(node.sent)
-            num_busy += min(number, node.threads)
-            if node.state == _OPEN and number < least * node.threads:
-                best, least = node, number / node.threads
+            number = len(node.jobs)
+            num_busy += min(number, node.num_slots)
+            if node.state == _OPEN and number < least * node.num_slots:
+                best, least = node, number / node.num_slots
         return best if num_busy < self._limit else None
 
     def _find_taker(self, cost: float, job: Job) -> _Node | None:
@@ -314,10 +305,9 @@ class DaskEngine(PackingEngine):
         for node in self._nodes.values():
             if (
                 node.state == _OPEN
-                and len(node.sent) >= node.threads
-                and node.cost_s + cost <= AHEAD_S * node.threads
+                and len(node.jobs) >= node.num_slots
                 and not node.num_lessons
-                and node.knowledge.suffices_for(job)
+                and node.has_room_for(job, cost, AHEAD_S)
             ):
                 return node
         return None
@@ -326,7 +316,7 @@ class DaskEngine(PackingEngine):
         """Send the accepted jobs, each after the definitions that it needs; see `Engine`."""
         accepted, self._accepted = self._accepted, []
         for node, sent in accepted:
-            if sent.token not in node.sent:  # the node has left the cluster
+            if sent.token not in node.jobs:  # the node has left the cluster
                 continue
             self._teach(node, sent)
             if node.num_lessons:
@@ -373,7 +363,7 @@ class DaskEngine(PackingEngine):
             job._to_do,
             job._version,
             options.timeout,
-            next(iter(node.sent)),
+            next(iter(node.jobs)),
         )
         try:
             sent.future = self._submit(
@@ -498,9 +488,9 @@ class DaskEngine(PackingEngine):
         node = self._nodes.pop(address, None)
         if node is None:
             return
-        logger.debug("the cluster's worker %s has left, with %d jobs", address, len(node.sent))
+        logger.debug("the cluster's worker %s has left, with %d jobs", address, len(node.jobs))
         now = monotonic()
-        for sent in list(node.sent.values()):
+        for sent in list(node.jobs.values()):
             self._drop(node, sent)
             if sent.future is None:
                 self._reports.append(Report(RETURNED, sent.job))
@@ -533,7 +523,7 @@ class DaskEngine(PackingEngine):
         try:
             key = f"runner-{node.runner}"
             node.presence = self._submit(
-                node, there.open_runner, key, node.runner, node.threads, setup
+                node, there.open_runner, key, node.runner, node.num_slots, setup
             )
         except Exception as error:
             node.state, node.error = _BAD, error
@@ -557,7 +547,7 @@ class DaskEngine(PackingEngine):
     @property
     def max_workers(self) -> int:  # type: ignore[override]
         """The number of jobs that run at a time: the threads of the cluster, up to the limit."""
-        return min(self._limit, sum(node.threads for node in list(self._nodes.values())))
+        return min(self._limit, sum(node.num_slots for node in list(self._nodes.values())))
 
     @property
     def num_workers(self) -> int:
@@ -572,7 +562,7 @@ class DaskEngine(PackingEngine):
     @property
     def num_ahead(self) -> int:
         """The number of jobs that wait in nodes behind other jobs."""
-        return sum(max(0, len(n.sent) - n.threads) for n in list(self._nodes.values()))
+        return sum(node.num_ahead for node in list(self._nodes.values()))
 
     def resize(self, max_workers: int) -> None:
         """Change how many jobs run at a time; see `Engine`."""
@@ -583,7 +573,7 @@ class DaskEngine(PackingEngine):
         for node in self._nodes.values():
             if node.state == _OPENING:
                 node.forget()  # releasing its future keeps the runner from starting, or ends it
-            elif node.state == _OPEN and not node.sent:
+            elif node.state == _OPEN and not node.jobs:
                 node.state = _CLOSING
                 self._run_on(node, self._has_closed, there.close, self._is_patient)
 
@@ -616,7 +606,7 @@ class DaskEngine(PackingEngine):
         """Wait for events from Dask; see `Engine`."""
         if not self._reports:
             due = min(map(_long_from, self._nodes.values()), default=None)
-            if due is not None and due < _NEVER:
+            if due is not None and due < NEVER:
                 left = max(0.0, due - monotonic())
                 timeout = left if timeout is None else min(timeout, left)
             try:
@@ -643,7 +633,7 @@ class DaskEngine(PackingEngine):
         self._reports.append(Report(LOGGED, None, self.codec.log_record(packed)))
 
     def _take_answer(self, node: _Node, sent: _Sent, value: Any) -> None:
-        if node.sent.get(sent.token) is not sent:
+        if node.jobs.get(sent.token) is not sent:
             return
         self._drop(node, sent)
         node.since_s = now = monotonic()
@@ -686,28 +676,28 @@ class DaskEngine(PackingEngine):
 
     def _drop(self, node: _Node, sent: _Sent) -> None:
         """Take a job off a node."""
-        del node.sent[sent.token]
+        del node.jobs[sent.token]
         self._where.pop(sent.job.id, None)
-        node.cost_s = max(0.0, node.cost_s - sent.cost_s) if node.sent else 0.0
+        node.cost_s = max(0.0, node.cost_s - sent.cost_s) if node.jobs else 0.0
 
     # -- taking back and killing ---------------------------------------------------------------
 
     def _take_back(self, node: _Node) -> None:
         """Take back jobs that a node's children have not begun; they are reported as RETURNED."""
         tokens = []
-        for sent in list(node.sent.values()):
+        for sent in list(node.jobs.values()):
             if sent in node.parked:
                 self._return_parked(node, sent)
             elif sent.future is not None and not sent.is_taken_back:
                 sent.is_taken_back = True
                 tokens.append(sent.token)
-        node.cost_s = UNKNOWN_S  # no jobs are sent ahead until the node has proved to be quick
+        node.doubt()
         if tokens:
             self._run_on(node, self._has_revoked, there.revoke, tokens)
 
     def _has_revoked(self, node: _Node, tokens: Any, _: BaseException | None) -> None:
         for token in tokens or ():
-            if (sent := node.sent.get(token)) is not None:
+            if (sent := node.jobs.get(token)) is not None:
                 self._drop(node, sent)
                 self._reports.append(Report(RETURNED, sent.job))
 
@@ -719,7 +709,7 @@ class DaskEngine(PackingEngine):
     def recall(self) -> None:
         """Take back the jobs that no child has begun; see `Engine`."""
         for node in self._nodes.values():
-            for sent in node.sent.values():
+            for sent in node.jobs.values():
                 sent.is_taken_back = False
             self._take_back(node)
 
@@ -745,9 +735,6 @@ class DaskEngine(PackingEngine):
         self._release()
 
 
-_NEVER = float("inf")
-
-
 def _do_nothing() -> None:
     pass
 
@@ -764,6 +751,5 @@ def _size(packet: Any) -> int:
 
 def _long_from(node: _Node) -> float:
     """Return the moment at which the jobs behind a node's running jobs have waited too long."""
-    if len(node.sent) <= node.threads or all(s.is_taken_back for s in node.sent.values()):
-        return _NEVER
-    return node.since_s + LONG_S
+    is_done = all(sent.is_taken_back for sent in node.jobs.values())
+    return NEVER if is_done else node.overdue_from(LONG_S)

@@ -26,7 +26,6 @@ import contextlib
 import logging
 import selectors
 import signal
-from collections import deque
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -38,8 +37,8 @@ from ...processes.trees import GRACE_S, SIGKILL
 from ...queues.shared import core
 from ...workers import api
 from .. import log_records
+from ..ahead import NEVER, Load, Takers, cost_of, limit_of
 from ..api import (
-    CHUNK_S,
     DIED,
     FAILED,
     NOT_STARTED,
@@ -48,7 +47,6 @@ from ..api import (
     Settings,
 )
 from ..codec import Codec, PackingEngine
-from ..functions import UNKNOWN_S
 from ..knowledge import Knowledge
 from ..selecting import WorkerEngine
 from . import protocol as packets, worker_main
@@ -60,21 +58,6 @@ if TYPE_CHECKING:
     from . import kept_results
 
 logger = logging.getLogger("qmill")
-
-AHEAD_S = 0.010
-"""Seconds of work, by measurement, up to which jobs are sent ahead to a busy worker.
-
-Jobs that have waited in a worker for longer than this are taken back.
-"""
-
-CHUNKS_AHEAD_S = 2.5 * CHUNK_S
-"""The same for chunks of a map: one that runs, one that waits, and the error of measurement."""
-
-TINY_S = 0.0001
-"""Seconds. It takes longer to move a job to another worker than to run it, if it is this short."""
-
-AHEAD_JOBS = 64
-"""The most jobs that one worker has at a time."""
 
 START_DEATHS = 3
 """After so many workers in a row that died before they were ready, a job fails."""
@@ -88,24 +71,16 @@ limit is `max_workers` if that is larger."""
 
 launch.PRELOADED.append("qmill.engines.process.worker_main")
 
-_NEVER = float("inf")
 _new_tuple: Any = tuple.__new__  # takes a fifth of the time of calling a NamedTuple
 
 
-class _Worker:
-    """The engine's view of one worker.
+class _Worker(Load):
+    """The engine's view of one worker; its `jobs` are by id.
 
     Attributes:
         link: The worker's process and its channel.
-        knowledge: The definitions that it has.
-        jobs: The jobs that it has and has not answered, by id, in the order of sending.
         parts: The results of unfinished chunks that have arrived, by the job's id.
         unsent: The last of `jobs`, which `flush` is going to send.
-        num_given: How many jobs it was given since its start.
-        cost_s: The expected duration of its jobs, by measurement.
-        since_s: When it was given its first job, or gave its last answer.
-        takes_more: Whether it is in the engine's `_takers`.
-        leaving: Whether it gets no more jobs.
         told_to_leave: Whether it has no jobs and was asked to exit.
         lingers: Whether it waits for threads of its jobs, and would otherwise exit.
         kill_at_s: When it will be killed; None if it will not.
@@ -116,18 +91,12 @@ class _Worker:
     """
 
     def __init__(self, link: Link, knowledge: Knowledge) -> None:
+        super().__init__(knowledge)
         self.link = link
-        self.knowledge = knowledge
         self.name = link.name
-        self.jobs: dict[int, Job] = {}
         self.parts: dict[int, list[kept_results.Part]] = {}
         self.unsent: list[Job] = []
-        self.num_given = 0
-        self.cost_s = 0.0
-        self.since_s = 0.0
         self.ready = False
-        self.takes_more = False
-        self.leaving = False
         self.told_to_leave = False
         self.lingers = False
         self.has_ended = False
@@ -172,7 +141,7 @@ class ProcessEngine(PackingEngine, WorkerEngine):
             always_inherit=settings.max_jobs_per_worker == 1,
             join=Copies().join,
         )
-        self._takers: deque[_Worker] = deque()  # busy workers to which jobs may be sent ahead
+        self._takers: Takers[_Worker] = Takers(settings.max_jobs_per_worker)
         self._to_flush: list[_Worker] = []
         self._num_start_deaths = 0  # since a worker was last ready
         self._is_patient = True  # whether lingering workers may take their time
@@ -181,60 +150,30 @@ class ProcessEngine(PackingEngine, WorkerEngine):
 
     def offer(self, job: Job) -> bool:
         """Give a job to an idle worker, or send it ahead to a busy one; see `Engine`."""
-        subject = job._subject
-        cost = UNKNOWN_S if subject is None else subject.pace.cost_s * job._num_to_do
+        cost = cost_of(job)
         if self._idle:
             worker = self._idle.pop()
             worker.since_s = monotonic()
-            self._let_take_more(worker)
-        elif not job._may_wait or cost > (limit := _ahead_s(job)):
+            self._takers.add(worker)
+        elif not job._may_wait or cost > (limit := limit_of(job)):
             return False
         else:
-            found = self._find_taker(cost, limit, job)
+            found = self._takers.find(job, cost, limit)
             if found is None:
                 return False
             worker = found
         if not worker.unsent:
             self._to_flush.append(worker)
         worker.unsent.append(job)
-        worker.jobs[job.id] = job
-        worker.num_given += 1
-        worker.cost_s += cost
+        worker.give(job.id, job, cost)
         return True
-
-    def _find_taker(self, cost: float, limit: float, job: Job) -> _Worker | None:
-        """Return a worker to which a job may be sent ahead, or None."""
-        takers = self._takers
-        while takers:
-            worker = takers[0]
-            if (
-                worker.cost_s + cost <= limit
-                and len(worker.jobs) < AHEAD_JOBS
-                and not worker.leaving
-                and not self._has_had_all(worker)
-                and worker.knowledge.suffices_for(job)
-            ):
-                takers.rotate(-1)
-                return worker
-            takers.popleft().takes_more = False
-        return None
-
-    def _let_take_more(self, worker: _Worker) -> None:
-        if not worker.takes_more and not worker.leaving and not self._has_had_all(worker):
-            worker.takes_more = True
-            self._takers.append(worker)
-
-    def _has_had_all(self, worker: _Worker) -> bool:
-        """Return whether a worker has had as many jobs as `max_jobs_per_worker` allows."""
-        limit = self._settings.max_jobs_per_worker
-        return limit is not None and worker.num_given >= limit
 
     def flush(self) -> None:
         """Send the packets of the jobs that were accepted; see `Engine`."""
         for worker in self._to_flush:
             jobs, worker.unsent = worker.unsent, []
             try:
-                # Jobs behind the first one need no definitions: `_find_taker` has checked that.
+                # Jobs behind the first one need no definitions: `Takers` has checked that.
                 is_first = len(jobs) == len(worker.jobs)
                 if is_first and not self._prepare_for(worker, jobs[0]):
                     self._give_back(worker, jobs, None)
@@ -310,7 +249,7 @@ class ProcessEngine(PackingEngine, WorkerEngine):
     @property
     def num_ahead(self) -> int:
         """The number of jobs that wait in workers behind another job."""
-        return sum(len(worker.jobs) - 1 for worker in self._workers if worker.jobs)
+        return sum(worker.num_ahead for worker in list(self._workers))
 
     def _start_worker(self) -> None:
         settings = self._settings
@@ -388,24 +327,17 @@ class ProcessEngine(PackingEngine, WorkerEngine):
             return
         worker.cost_s = 0.0
         is_too_many = self._num_staying > self.max_workers
-        if worker.leaving or is_too_many or self._has_had_all(worker):
+        if worker.leaving or is_too_many or self._takers.has_had_all(worker):
             self._leave(worker)
         else:
             self._idle.append(worker)
             self._steal_for(worker)
 
     def _steal_for(self, idle: _Worker) -> None:
-        """Take back jobs that wait behind other workers' jobs, so that an idle worker gets them.
-
-        Otherwise a job put later would run before them. Jobs stay if they are so short that their
-        workers will have finished them sooner.
-        """
+        """Take back jobs that wait behind other workers' jobs, so that an idle worker gets them."""
         for worker in self._workers:
-            number = len(worker.jobs)
-            if number > 1 and not worker.unsent:
-                is_short = worker.cost_s < number * TINY_S
-                if not is_short or idle.since_s - worker.since_s > number * TINY_S:
-                    self._take_back(worker)
+            if not worker.unsent and worker.may_share(idle.since_s):
+                self._take_back(worker)
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -415,9 +347,9 @@ class ProcessEngine(PackingEngine, WorkerEngine):
             if worker.kill_at_s is not None:
                 moments.append(worker.kill_at_s)
             elif len(worker.jobs) > 1:
-                moments.append(_long_from(worker))
-        due = min(moments, default=_NEVER)
-        return None if due == _NEVER else due
+                moments.append(_overdue_from(worker))
+        due = min(moments, default=NEVER)
+        return None if due == NEVER else due
 
     def _do_what_is_due(self, now: float) -> None:
         for worker in self._workers:
@@ -425,7 +357,7 @@ class ProcessEngine(PackingEngine, WorkerEngine):
                 if worker.kill_at_s <= now:
                     self._tell_of_kill(worker)
                     self._kill_now(worker)
-            elif len(worker.jobs) > 1 and _long_from(worker) <= now:
+            elif len(worker.jobs) > 1 and _overdue_from(worker) <= now:
                 self._take_back(worker)
         super()._do_what_is_due(now)
 
@@ -514,17 +446,13 @@ class ProcessEngine(PackingEngine, WorkerEngine):
         what, code, value = self.codec.rebuild(worker.name, job, kind, data, parts)
         report = what, job, value, started, ended, code, worker.name
         self._reports.append(_new_tuple(Report, report))
-        subject = job._subject
-        if subject is not None:
-            worker.cost_s -= subject.pace.cost_s * job._num_to_do
-            subject.pace.measure(ended - started, job._num_to_do)
-        worker.since_s = ended
+        worker.answered(job, started, ended)
         if not worker.jobs:
             self._has_no_jobs(worker)
         elif worker.leaving:
             self._take_back(worker)
-        elif not worker.takes_more:
-            self._let_take_more(worker)
+        else:
+            self._takers.add(worker)
 
     # -- taking back, killing, dying -----------------------------------------------------------
 
@@ -542,7 +470,7 @@ class ProcessEngine(PackingEngine, WorkerEngine):
         for number in taken:
             self._reports.append(Report(RETURNED, worker.jobs.pop(number)))
         worker.num_given -= len(taken)
-        worker.cost_s = UNKNOWN_S
+        worker.doubt()
         if not worker.jobs:
             self._has_no_jobs(worker)
 
@@ -573,7 +501,7 @@ class ProcessEngine(PackingEngine, WorkerEngine):
 
     def _kill_now(self, worker: _Worker) -> None:
         self._get_no_more(worker)
-        worker.kill_at_s = _NEVER  # nothing more is to be done at a later time
+        worker.kill_at_s = NEVER  # nothing more is to be done at a later time
         self._signal(worker, SIGKILL)
 
     def _signal(self, worker: _Worker, number: int) -> None:
@@ -631,8 +559,7 @@ class ProcessEngine(PackingEngine, WorkerEngine):
         worker.has_ended = True
         self._workers.remove(worker)
         self._get_no_more(worker)
-        if worker.takes_more:
-            self._takers.remove(worker)
+        self._takers.remove(worker)
         self._unwatch(worker.link.channel)
         self._unwatch(worker.link.sentinel)
 
@@ -649,14 +576,8 @@ class ProcessEngine(PackingEngine, WorkerEngine):
         super().forget_in_child()
 
 
-def _ahead_s(job: Job) -> float:
-    """Return how many seconds of work a worker may have if this job is part of it."""
-    return CHUNKS_AHEAD_S if job._is_of_map else AHEAD_S
-
-
-def _long_from(worker: _Worker) -> float:
-    """Return the moment at which the jobs behind a worker's running job have waited too long."""
-    return worker.since_s + _ahead_s(next(iter(worker.jobs.values())))
+def _overdue_from(worker: _Worker) -> float:
+    return worker.overdue_from(limit_of(next(iter(worker.jobs.values()))))
 
 
 def _death(worker: _Worker, job: Any) -> WorkerDied:
