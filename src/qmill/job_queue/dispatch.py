@@ -20,8 +20,8 @@ import logging
 import math
 import sys
 import threading
-from collections import deque
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -37,6 +37,7 @@ from ..engines.api import (
     Report,
     lost,
 )
+from ..engines.driver import END_S, Driver, Jobs
 from ..errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
 from ..jobs import job as jobs_job, records
 from ..jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job
@@ -66,7 +67,7 @@ class Progress(NamedTuple):
     working: int
 
 
-class Dispatcher:
+class Dispatcher(Jobs):
     """Runs the jobs of one queue.
 
     Attributes:
@@ -105,12 +106,11 @@ class Dispatcher:
         self._totals = Totals()
         self.changed = self._lock = native.Condition()
         self._anchor = datetime.now(), monotonic()
-        self._kills: deque[Job] = deque()  # jobs that the engine has to kill
         self._timed_out: set[int] = set()
         self._unwanted: set[int] = set()  # cancelled if the engine returns them as not begun
         self.is_of_parent = False
         self._closed = False
-        self._orders: deque[Callable[[], None]] = deque()  # calls of the engine, from other threads
+        self._driver = Driver(engine, self)
         self._num_unprocessed = 0  # finished jobs that are not completed
         self._wake_on_put = False
         self._thread: threading.Thread | None = None
@@ -232,7 +232,7 @@ class Dispatcher:
             if not self.engine.can_kill:
                 return False
             job._settle(CANCELLED, None, None)
-            self._kills.append(job)
+            self._driver.orders.append(partial(self.engine.kill, job))
         self.engine.wake()
         if job._watched:
             self._reporter.put(("callbacks", job))
@@ -330,7 +330,7 @@ class Dispatcher:
                     order()
                 return
             if order is not None:
-                self._orders.append(order)
+                self._driver.orders.append(order)
         self.engine.wake()
 
     def start_workers(self) -> None:
@@ -391,43 +391,29 @@ class Dispatcher:
             if not self.is_run_by(native.current_thread()):
                 return
         try:
-            while (timeout := self._dispatch()) is None or timeout >= 0:
-                self._take_reports(self.engine.wait(timeout))
+            self._driver.drive()
         except BaseException as error:  # a fault in qmill: log it, and let no caller wait for ever
             self._give_up(error)
             logger.critical("the dispatcher of %s has failed", self.qid, exc_info=error)
 
-    def _dispatch(self) -> float | None:
-        """Offer jobs to the engine until it has no room for more.
-
-        Returns:
-            Seconds until the next deadline or retry; None if there is none; -1 at the end.
-        """
-        engine, scheduler = self.engine, self._scheduler
-        if self._orders or self._kills:
-            while self._orders:
-                self._orders.popleft()()
-            while self._kills:
-                engine.kill(self._kills.popleft())
-            self._take_reports(engine.wait(0))  # jobs taken back go before jobs put later
+    def offer_to(self, engine: Engine, now: float) -> tuple[list[Job], int]:
+        """Offer jobs to the engine until it has no room for more; see `Jobs`."""
         with self._lock:
-            now = monotonic()
-            expired = scheduler.due(now)
-            num_refused = 0 if self.paused else self._offer_jobs(now)
-        for job in expired:
-            self._timed_out.add(job.id)
-            engine.kill(job)
-        engine.flush()
-        if num_refused:
-            engine.grow(num_refused)
+            expired = self._scheduler.due(now)
+            self._timed_out.update(job.id for job in expired)
+            return expired, 0 if self.paused else self._offer_jobs(now)
+
+    def rest(self, num_refused: int) -> float | None:
+        """Return the seconds until the next deadline or retry; see `Jobs`."""
+        engine, scheduler = self.engine, self._scheduler
         with self._lock:
             if self._is_over():
-                return -1.0
+                return END_S
             # Until the next round, a put has to wake this thread only if the engine has room.
             has_room = not num_refused or engine.num_startable > 0
             self._wake_on_put = has_room and not self.paused
             news = not self.paused and not num_refused and scheduler.first() is not None
-            if news or self._orders or self._kills:
+            if news or self._driver.orders:
                 return 0.0
             due = scheduler.next_due()
             if due is None and self._has_no_jobs() and (left_s := self._stay_s()) > 0:
@@ -455,7 +441,7 @@ class Dispatcher:
 
     def _is_over(self) -> bool:
         """Return whether this thread is not needed any more; end the workers before that."""
-        if self._orders or not self._has_no_jobs() or self._stay_s() > 0:
+        if self._driver.orders or not self._has_no_jobs() or self._stay_s() > 0:
             return False
         if self.engine.num_workers:
             self.engine.stop_workers()
@@ -503,7 +489,8 @@ class Dispatcher:
 
     # -- reports of the engine -----------------------------------------------------------------
 
-    def _take_reports(self, reports: list[Report]) -> None:
+    def take(self, reports: list[Report]) -> None:
+        """Take in reports of the engine; see `Jobs`."""
         finished: list[_Outcome] = []
         with self._lock:
             for report in reports:

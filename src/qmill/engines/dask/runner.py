@@ -30,6 +30,7 @@ from ...jobs.job import Job, Options
 from ...packing import definitions, remote_errors, serialize, shared_values
 from ..api import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, TIMED_OUT, Report, Settings
 from ..codec import Codec
+from ..driver import END_S, Driver, Jobs
 from ..functions import Subject
 from ..process import kept_results, protocol as packets
 from ..process.engine import ProcessEngine
@@ -37,6 +38,7 @@ from ..process.engine import ProcessEngine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..api import Engine
     from ..knowledge import Lesson
 
 
@@ -181,14 +183,14 @@ class Runner:
         setup: The settings of the children.
         log: Called with each pickled log record of a child, in a thread of the runner.
 
-    All methods are for the thread of the worker's event loop; `_Driver` has a thread of its own.
+    All methods are for the thread of the worker's event loop; `_Calls` has a thread of its own.
     """
 
     def __init__(
         self, address: str, num_slots: int, setup: Setup, log: Callable[[bytes], None]
     ) -> None:
         self._address = address
-        self._driver = _Driver(address, num_slots, setup, log)
+        self._calls = _Calls(address, num_slots, setup, log)
         self._packets: dict[int, Any] = {}
         self._functions: dict[int, Subject] = {}
         self._shares: dict[int, shared_values.Shared] = {}
@@ -198,7 +200,7 @@ class Runner:
 
     def learn(self, lesson: Lesson, large: dict[int, Any]) -> None:
         """Take in a lesson, and the packets of large calls by their tokens."""
-        codec = self._driver.engine.codec
+        codec = self._calls.engine.codec
         self._packets.update(large)
         for key, packed in lesson.shares.items():
             self._shares[key] = handle = shared_values.from_packed(key, packed)
@@ -211,25 +213,25 @@ class Runner:
             self._functions.pop(number, None)
         assert isinstance(codec, _RawCodec)
         told = lesson._replace(shares={}, functions={})
-        self._driver.order(partial(codec.adopt, functions, told))
+        self._calls.order(partial(codec.adopt, functions, told))
 
     def run(self, call: Call) -> Future[Answer]:
         """Run a call; the future never has an exception."""
         packet = self._packets.pop(call.token, None) if call.packet is None else call.packet
         job = _RemoteJob(call, packet, self._functions, self)
-        if call.token in self._revoked or self._driver.is_closing:
+        if call.token in self._revoked or self._calls.is_closing:
             self._revoked.discard(call.token)
             job.answer.set_result(Answer(RETURNED))
             return job.answer
-        if self._driver.ended.done():  # the driver's thread has failed
-            job.answer.set_result(self._driver.death(job))
+        if self._calls.ended.done():  # the engine's thread has failed
+            job.answer.set_result(self._calls.death(job))
             return job.answer
         for token in list(itertools.takewhile(call.oldest.__gt__, self._came)):
             del self._came[token]
         self._came[call.token] = None
         self._here[call.token] = job
         job.answer.add_done_callback(lambda _: self._here.pop(call.token, None))
-        self._driver.order(partial(self._driver.run_job, job))
+        self._calls.order(partial(self._calls.run_job, job))
         return job.answer
 
     def revoke(self, tokens: list[int]) -> list[int]:
@@ -245,7 +247,7 @@ class Runner:
         if self.revoke([token]):
             return True
         if (job := self._here.get(token)) is not None:
-            self._driver.order(partial(self._driver.kill_job, job))
+            self._calls.order(partial(self._calls.kill_job, job))
         return False
 
     def close(self, *, patient: bool = False) -> Future[None]:
@@ -254,12 +256,12 @@ class Runner:
         Args:
             patient: Whether to wait for threads of calls, until `close` is called without it.
         """
-        self._driver.close(patient)
-        return self._driver.ended
+        self._calls.close(patient)
+        return self._calls.ended
 
 
-class _Driver:
-    """The thread that drives a runner's engine."""
+class _Calls(Jobs):
+    """The calls of a runner, and the thread that drives its engine."""
 
     def __init__(
         self, address: str, num_slots: int, setup: Setup, log: Callable[[bytes], None]
@@ -280,14 +282,14 @@ class _Driver:
         self.ended: Future[None] = Future()
         self._address = address
         self._log = log
-        self._orders: deque[Callable[[], None]] = deque()
+        self._driver = Driver(self.engine, self)
         self._waiting: deque[_RemoteJob] = deque()
         self._running: dict[int, _RemoteJob] = {}
         threading.Thread(target=self._run, name=f"qmill-runner-{address}", daemon=True).start()
 
     def order(self, what: Callable[[], None]) -> None:
-        """Have the driver's thread call a function; any thread may call this."""
-        self._orders.append(what)
+        """Have the engine's thread call a function; any thread may call this."""
+        self._driver.orders.append(what)
         self.engine.wake()
 
     def close(self, patient: bool) -> None:
@@ -298,9 +300,7 @@ class _Driver:
 
     def _run(self) -> None:
         try:
-            while self._dispatch():
-                for report in self.engine.wait(self._next_due()):
-                    self._take(report)
+            self._driver.drive()
             self.engine.close()
         finally:  # if jobs remain, there is a fault in qmill
             self.ended.set_result(None)
@@ -311,36 +311,31 @@ class _Driver:
         """Return the answer for a job that cannot run here any more."""
         return Answer(DIED, value=WorkerDied(None, None, None, job.name, None, self._address))
 
-    def _dispatch(self) -> bool:
-        """Do the orders, kill late jobs and offer waiting ones; False when all has ended."""
-        engine = self.engine
-        while self._orders:
-            self._orders.popleft()()
-        now = monotonic()
+    def offer_to(self, engine: Engine, now: float) -> tuple[list[Job], int]:
+        """Find late jobs and offer waiting ones; see `Jobs`."""
+        late: list[Job] = []
         for job in self._running.values():
             if job.deadline is not None and job.deadline <= now:
                 job.deadline, job.is_late = None, True
-                engine.kill(job)
+                late.append(job)
+        while self._waiting and not self.is_closing and engine.offer(self._waiting[0]):
+            job = self._waiting.popleft()
+            self._running[job.id] = job
+            if job.timeout is not None:
+                job.deadline = now + job.timeout
+        return late, 0 if self.is_closing else len(self._waiting)
+
+    def rest(self, num_refused: int) -> float | None:
+        """Return the seconds until the next deadline, or end all; see `Jobs`."""
         if self.is_closing:
             for job in [*self._waiting, *self._running.values()]:
                 if not job.is_unwanted:
                     self.kill_job(job)
             if not self._is_patient:
-                engine.hurry()
-            if engine.num_workers:
-                engine.stop_workers()
-            return bool(engine.num_workers)
-        while self._waiting and engine.offer(self._waiting[0]):
-            job = self._waiting.popleft()
-            self._running[job.id] = job
-            if job.timeout is not None:
-                job.deadline = now + job.timeout
-        engine.flush()
-        if self._waiting:
-            engine.grow(len(self._waiting))
-        return True
-
-    def _next_due(self) -> float | None:
+                self.engine.hurry()
+            if not self.engine.num_workers:
+                return END_S
+            self.engine.stop_workers()
         deadlines = [job.deadline for job in self._running.values() if job.deadline is not None]
         return max(0.0, min(deadlines) - monotonic()) if deadlines else None
 
@@ -356,6 +351,11 @@ class _Driver:
             job.answer.set_result(Answer(RETURNED))
         elif job.id in self._running:
             self.engine.kill(job)
+
+    def take(self, reports: list[Report]) -> None:
+        """Take in reports of the engine; see `Jobs`."""
+        for report in reports:
+            self._take(report)
 
     def _take(self, report: Report) -> None:
         """Answer the job of a report; pass other reports on."""
