@@ -17,7 +17,7 @@ Invariants:
 - A runner lives as long as its task's result, which Dask releases when this program is gone.
 
 Only one thread may use a `DaskEngine`, except `prepare` and `wake`. Dask's threads put functions
-into its inbox, which that thread calls. `_dask_client` is the only module that imports distributed.
+into its inbox, which that thread calls. `client` is the only module that imports distributed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
-import threading
 import uuid
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -34,10 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDied
 from ...packing import definitions, serialize
-from ...workers import api
 from ..ahead import NEVER, Load, cost_of
 from ..api import (
-    ALL,
     CHUNK_S,
     DIED,
     DONE,
@@ -45,8 +42,6 @@ from ..api import (
     LOGGED,
     NOT_STARTED,
     RETURNED,
-    Engine,
-    EngineFactory,
     Report,
     Settings,
     lost,
@@ -55,13 +50,14 @@ from ..codec import Codec, PackingEngine
 from ..knowledge import Knowledge
 from ..process import protocol as packets
 from . import on_worker as there
-from .client import Connection, import_distributed
 from .runner import Answer, Call, Setup
+from .tasks import Answers, Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...jobs.job import Job
+    from .client import Connection
 
 logger = logging.getLogger("qmill")
 
@@ -80,84 +76,6 @@ LONG_S = 0.25
 INLINE_BYTES = 1 << 20
 """Larger jobs are sent to the worker directly: Dask would keep them in its scheduler."""
 
-
-# -- the public class --------------------------------------------------------------------------
-
-
-class Dask(EngineFactory):
-    """A Dask cluster as the engine of job queues: `JobQueue(engine=qmill.engines.Dask(...))`.
-
-    Args:
-        client_or_address: The scheduler's address, such as "tcp://10.0.0.1:8786"; or a
-            `distributed.Client`, whose scheduler is used; or None, which starts a cluster in this
-            process, with as many threads as the first queue has workers.
-
-    The connection is made for the first queue and closed with the last; a `with` block keeps it
-    open between queues. Workers need the same versions of Python and qmill.
-
-    Raises:
-        TypeError: `client_or_address` is none of these.
-        ImportError: distributed is not installed: `pip install 'qmill[dask]'`.
-
-    A `JobQueue` that uses it raises:
-        OSError: The scheduler cannot be reached.
-        NotSupported: The queue was given a start method.
-        SerializationError: The initializer or its arguments cannot be pickled.
-    """
-
-    def __init__(self, client_or_address: Any = None) -> None:
-        distributed = import_distributed()
-        if isinstance(client_or_address, distributed.Client):
-            self._where = client_or_address.scheduler.address
-            self._security = client_or_address.security
-        elif client_or_address is None or isinstance(client_or_address, str):
-            self._where = client_or_address
-            self._security = None
-        else:
-            raise TypeError(
-                "Dask takes a scheduler's address, a distributed.Client or None; got "
-                f"{type(client_or_address).__name__} {client_or_address!r}"
-            )
-        self._lock = threading.RLock()
-        self._connection: Connection | None = None
-        self._num_users = 0
-
-    def __repr__(self) -> str:
-        return f"qmill.engines.Dask({'' if self._where is None else repr(self._where)})"
-
-    def make(self, settings: Settings) -> Engine:
-        """Make the engine of one queue; see `EngineFactory`."""
-        connection = self._acquire(settings.max_workers)
-        try:
-            return DaskEngine(settings, connection, self._release)
-        except BaseException:
-            self._release()
-            raise
-
-    def __enter__(self) -> Dask:
-        self._acquire(ALL)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._release()
-
-    def _acquire(self, max_workers: int) -> Connection:
-        with self._lock:
-            if self._connection is None:
-                num_threads = api.NUM_CPUS if max_workers == ALL else max_workers
-                self._connection = Connection(self._where, self._security, num_threads)
-            self._num_users += 1
-            return self._connection
-
-    def _release(self) -> None:
-        with self._lock:
-            self._num_users -= 1
-            if self._num_users == 0 and self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-
-# -- the engine --------------------------------------------------------------------------------
 
 _CLOSED, _OPENING, _OPEN, _CLOSING, _BAD = range(5)
 
@@ -191,7 +109,7 @@ class _Node(Load):
         self.address = address
         self.num_slots = threads
         self._codec = codec
-        self.answers = _Answers()
+        self.answers = Answers()
         self.forget()
 
     def forget(self) -> None:
@@ -203,16 +121,7 @@ class _Node(Load):
         self.parked: list[_Sent] = []
         self.num_lessons = 0
         self.error: BaseException | None = None
-        self.answers = _Answers()
-
-
-class _Answers:
-    """The finished futures of one node whose values are being fetched, in order of their ends."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.done: list[tuple[Any, Callable[[Any], None]]] = []
-        self.is_fetching = False
+        self.answers = Answers()
 
 
 class DaskEngine(PackingEngine):
@@ -235,6 +144,7 @@ class DaskEngine(PackingEngine):
         self._release = release
         self._limit = settings.max_workers
         self._session = uuid.uuid4().hex
+        self._tasks = Tasks(connection, self._session, self.tell)
         self.codec = Codec(definitions.Names.NEVER, is_remote=True)
         self._setup = self._make_setup(settings)
         self._nodes: dict[str, _Node] = {}
@@ -366,31 +276,14 @@ class DaskEngine(PackingEngine):
             next(iter(node.jobs)),
         )
         try:
-            sent.future = self._submit(
-                node, there.run, sent.token, node.runner, pickle.dumps(call, 5)
+            sent.future = self._tasks.submit(
+                node.address, there.run, sent.token, node.runner, pickle.dumps(call, 5)
             )
         except Exception as error:  # the client is closed
             self._drop(node, sent)
             self._reports.append(Report(FAILED, job, error, exitcode=1))
             return
-        self._follow(node, sent.future, partial(self._take_answer, node, sent))
-
-    # -- Dask ----------------------------------------------------------------------------------
-
-    def _submit(self, node: _Node, function: Callable[..., Any], key: Any, *args: Any) -> Any:
-        """Submit a task that only this node may run."""
-        return self._client.submit(
-            function,
-            self._session,
-            node.address,
-            *args,
-            key=f"qmill-{self._session}-{key}",
-            api=[node.address],
-            allow_other_workers=False,
-            retries=0,
-            pure=False,
-            fifo_timeout=0,  # strictly first come, first served
-        )
+        self._tasks.follow(node.answers, sent.future, partial(self._take_answer, node, sent))
 
     def _run_on(
         self,
@@ -408,72 +301,13 @@ class DaskEngine(PackingEngine):
             function: The function to call on the Dask worker.
             *args: Its further arguments.
         """
-        address, runner = node.address, node.runner
-
-        async def run() -> None:
-            reply, error = None, None
-            try:
-                replies = await self._client.run(
-                    function,
-                    self._session,
-                    address,
-                    runner,
-                    *args,
-                    api=[address],
-                    asynchronous=True,
-                )
-                reply = replies[address]
-            except Exception as why:
-                error = why
-            self.tell(partial(tell, reply, error))
+        runner = node.runner
 
         def tell(reply: Any, error: BaseException | None) -> None:
             if node.runner == runner:
                 take(node, reply, error)
 
-        self._connection.call(run())
-
-    def _follow(self, node: _Node, future: Any, take: Callable[[Any], None]) -> None:
-        """Have the dispatcher call `take` with a future's value; an exception counts as one.
-
-        Values of a node are taken in the order in which its tasks ended, since a value may need
-        definitions of an earlier one.
-        """
-        answers = node.answers
-        # A callback that refers to the engine would be kept, with the engine, by the client.
-        future.add_done_callback(partial(self._fetch, answers, take))
-
-    def _fetch(self, answers: _Answers, take: Callable[[Any], None], future: Any) -> None:
-        """Fetch the value of a finished future, and those of others that finish meanwhile."""
-        with answers.lock:
-            answers.done.append((future, take))
-            if not answers.is_fetching:
-                answers.is_fetching = True
-                self._connection.call(self._fetch_all(answers))
-
-    async def _fetch_all(self, answers: _Answers) -> None:
-        while True:
-            with answers.lock:
-                batch, answers.done = answers.done, []
-                if not batch:
-                    answers.is_fetching = False
-                    return
-            values = await self._values_of([future for future, _ in batch])
-            for (_, take), value in zip(batch, values, strict=True):
-                self.tell(partial(take, value))
-            del batch, values, take, value
-
-    async def _values_of(self, futures: list[Any]) -> list[Any]:
-        """Return the values of finished futures; None for a future whose value is lost."""
-        good = {i: future for i, future in enumerate(futures) if future.status == "finished"}
-        try:
-            values = await self._client.gather(good, errors="skip", asynchronous=True)
-            for index, future in enumerate(futures):
-                if future.status == "error":
-                    values[index] = await future.exception(asynchronous=True)
-        except OSError:  # the scheduler is gone
-            values = {}
-        return [values.get(index) for index in range(len(futures))]
+        self._tasks.run(node.address, tell, function, runner, *args)
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -522,13 +356,15 @@ class DaskEngine(PackingEngine):
         setup = pickle.dumps((there.versions(), self._setup), 5)
         try:
             key = f"runner-{node.runner}"
-            node.presence = self._submit(
-                node, there.open_runner, key, node.runner, node.num_slots, setup
+            node.presence = self._tasks.submit(
+                node.address, there.open_runner, key, node.runner, node.num_slots, setup
             )
         except Exception as error:
             node.state, node.error = _BAD, error
             return
-        self._follow(node, node.presence, partial(self._has_opened, node, node.runner))
+        self._tasks.follow(
+            node.answers, node.presence, partial(self._has_opened, node, node.runner)
+        )
 
     def _has_opened(self, node: _Node, runner: str, value: Any) -> None:
         if node.runner != runner or node.state != _OPENING:
