@@ -46,7 +46,7 @@ class Tasks:
             address,
             *args,
             key=f"qmill-{self._session}-{key}",
-            api=[address],
+            workers=[address],
             allow_other_workers=False,
             retries=0,
             pure=False,
@@ -73,7 +73,7 @@ class Tasks:
             reply, error = None, None
             try:
                 replies = await self._client.run(
-                    function, self._session, address, *args, api=[address], asynchronous=True
+                    function, self._session, address, *args, workers=[address], asynchronous=True
                 )
                 reply = replies[address]
             except Exception as why:
