@@ -43,7 +43,7 @@ class FakeJobs(Jobs):
         self.late = list(late)
         self.taken = []
 
-    def offer_to(self, engine, now):
+    def offer_to(self, engine):
         while self.waiting and engine.offer(self.waiting[0]):
             self.waiting.pop(0)
         late, self.late = self.late, []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ class Jobs(ABC):
     """Offers jobs to an engine, and takes its reports."""
 
     @abstractmethod
-    def offer_to(self, engine: Engine, now: float) -> tuple[Iterable[Job], int]:
+    def offer_to(self, engine: Engine) -> tuple[Iterable[Job], int]:
         """Offer jobs until the engine refuses one.
 
         Returns:
@@ -67,7 +66,7 @@ class Driver:
                 while orders:
                     orders.popleft()()
                 jobs.take(engine.wait(0))  # jobs taken back go before jobs put later
-            late, num_refused = jobs.offer_to(engine, monotonic())
+            late, num_refused = jobs.offer_to(engine)
             for job in late:
                 engine.kill(job)
             engine.flush()

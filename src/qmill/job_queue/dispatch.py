@@ -396,9 +396,10 @@ class Dispatcher(Jobs):
             self._give_up(error)
             logger.critical("the dispatcher of %s has failed", self.qid, exc_info=error)
 
-    def offer_to(self, engine: Engine, now: float) -> tuple[list[Job], int]:
+    def offer_to(self, engine: Engine) -> tuple[list[Job], int]:
         """Offer jobs to the engine until it has no room for more; see `Jobs`."""
         with self._lock:
+            now = monotonic()
             expired = self._scheduler.due(now)
             self._timed_out.update(job.id for job in expired)
             return expired, 0 if self.paused else self._offer_jobs(now)

@@ -311,9 +311,10 @@ class _Calls(Jobs):
         """Return the answer for a job that cannot run here any more."""
         return Answer(DIED, value=WorkerDied(None, None, None, job.name, None, self._address))
 
-    def offer_to(self, engine: Engine, now: float) -> tuple[list[Job], int]:
+    def offer_to(self, engine: Engine) -> tuple[list[Job], int]:
         """Find late jobs and offer waiting ones; see `Jobs`."""
         late: list[Job] = []
+        now = monotonic()
         for job in self._running.values():
             if job.deadline is not None and job.deadline <= now:
                 job.deadline, job.is_late = None, True
