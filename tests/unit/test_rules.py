@@ -48,6 +48,10 @@ ROOT_FILES = {"__init__.py", "__init__.pyi", "__main__.py", "errors.py", "py.typ
 # Heavy or optional: imported when used, and only by the one file that needs it.
 OPTIONAL = {"dask", "distributed", "matplotlib", "pandas", "plotnine", "rich", "tqdm"}
 
+# The folders in which the documentation's files and tests are.
+CODE = ["src", "tests", "tools", "benchmarks", "examples"]
+SUFFIXES = {".py", ".pyx", ".c", ".h", ".sh"}
+
 # Sleeping is polling, and the wall clock jumps: waits are on events, times are monotonic.
 FORBIDDEN = {"sleep", "time"}
 
@@ -229,6 +233,27 @@ def test_each_phase_of_the_exit_and_of_forks_belongs_to_one_module() -> None:
     assert [call for call, times in calls.items() if times > 1] == []
     names = {name for name, phase in vars(lifecycle).items() if phase in lifecycle.TABLE}
     assert {name for _, name in calls} | {"CHILDREN"} == names
+
+
+def test_files_and_tests_that_the_docs_name_are_there() -> None:
+    """`docs/design.md` names the files to touch, `docs/promises.md` the tests of promises."""
+    paths = [p for folder in CODE for p in (ROOT / folder).rglob("*.*") if p.suffix in SUFFIXES]
+    names = ["/" + str(path.relative_to(ROOT)) for path in paths]
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in paths if path.is_relative_to(ROOT / "tests")
+    )
+    wrong = []
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for named in re.findall(r"`([a-z_/]+\.(?:py|pyx|c|h|sh))`", text):
+            if not any(name.endswith("/" + named) for name in names):
+                wrong.append(f"{page.name}: {named}")
+        wrong += [
+            f"{page.name}: {named}"
+            for named in re.findall(r"`(test_[a-z0-9_]+)`", text)
+            if not re.search(rf"\b{named}\(", tests)
+        ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_public_name_resolves() -> None:
