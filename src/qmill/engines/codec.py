@@ -89,8 +89,7 @@ class Codec:
 
     def moment_of(self, function: Callable[..., Any]) -> Moment:
         """Return the state of a function for jobs that are packed later; see `Engine`."""
-        with self.shares.collecting():
-            return self.functions.of(function)
+        return self.shares.collect(self.functions.of, function)
 
     def pack(self, job: Job, moment: Moment | None = None) -> None:
         """Pickle a job's arguments, and those parts of its function and globals that have changed.
@@ -102,12 +101,11 @@ class Codec:
         Raises:
             SerializationError: The function, an argument or a global cannot be pickled.
         """
-        with self.shares.collecting():
-            try:
-                self._pack(job, moment)
-            except SerializationError:
-                if not self._hand_on(job):
-                    raise
+        try:
+            self.shares.collect(self._pack, job, moment)
+        except SerializationError:
+            if not self.shares.collect(self._hand_on, job):
+                raise
 
     def _pack(self, job: Job, moment: Moment | None) -> None:
         options = job._options

@@ -39,6 +39,9 @@ class Lesson(NamedTuple):
     gone_shares: list[int] = []
 
 
+_EMPTY = Lesson()
+
+
 class Knowledge:
     """The definitions that one worker has got.
 
@@ -73,11 +76,19 @@ class Knowledge:
         None if the job needs a function that only workers forked from now on inherit.
         """
         codec, known = self._codec, self._functions
+        files = codec.files()
+        if (
+            self.suffices_for(job)
+            and self._num_files == len(files)
+            and not codec.functions.gone_of(known)
+            and not codec.shares.gone_of(self._shares)
+        ):
+            return _EMPTY  # that of nearly all jobs
         functions = {n.number: n.packed for n in needs(job) if n.number not in known}
         if None in functions.values():
             return None
         known.update(functions)
-        pending, files = codec.exports.pending, codec.files()
+        pending = codec.exports.pending
         definitions = dict(islice(list(pending.items()), self._num_definitions, None))
         lesson = Lesson(
             dict(islice(list(files.items()), self._num_files, None)),

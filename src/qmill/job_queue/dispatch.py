@@ -172,7 +172,7 @@ class Dispatcher(Jobs):
 
     def _num_pending(self) -> int:
         scheduler = self._scheduler
-        return scheduler.num_waiting + scheduler.num_working + self._num_unprocessed
+        return scheduler.num_waiting + len(scheduler.working) + self._num_unprocessed
 
     def num_left(self) -> int:
         """Count the jobs that are not completed."""
@@ -183,7 +183,7 @@ class Dispatcher(Jobs):
         """Count the jobs that wait, that work, and that are completed."""
         with self._lock:
             # The engine goes on meanwhile, so its count may be slightly out of date.
-            engine, begun = self.engine, self._scheduler.num_working
+            engine, begun = self.engine, len(self._scheduler.working)
             limit = max(engine.max_workers, engine.num_workers)
             ahead = min(begun, max(engine.num_ahead, begun - limit))
             working = begun - ahead + self._num_unprocessed
@@ -401,14 +401,17 @@ class Dispatcher(Jobs):
         with self._lock:
             now = monotonic()
             expired = self._scheduler.due(now)
-            self._timed_out.update(job.id for job in expired)
+            if expired:
+                self._timed_out.update(job.id for job in expired)
             return expired, 0 if self.paused else self._offer_jobs(now)
 
     def rest(self, num_refused: int) -> float | None:
         """Return the seconds until the next deadline or retry; see `Jobs`."""
         engine, scheduler = self.engine, self._scheduler
         with self._lock:
-            if self._is_over():
+            is_idle = not (scheduler.working or scheduler.num_waiting)
+            stay_s = self._stay_s() if is_idle else math.inf
+            if stay_s <= 0 and not self._driver.orders and self._ends():
                 return END_S
             # Until the next round, a put has to wake this thread only if the engine has room.
             has_room = not num_refused or engine.num_startable > 0
@@ -417,9 +420,9 @@ class Dispatcher(Jobs):
             if news or self._driver.orders:
                 return 0.0
             due = scheduler.next_due()
-            if due is None and self._has_no_jobs() and (left_s := self._stay_s()) > 0:
-                return None if left_s == math.inf else min(left_s, native.LONGEST_WAIT_S)
-            return None if due is None else min(max(0.0, due - monotonic()), native.LONGEST_WAIT_S)
+            left_s = stay_s if due is None else max(0.0, due - monotonic())
+            # Without jobs and without time left, the ends of workers are waited for.
+            return None if left_s == math.inf or stay_s <= 0 else min(left_s, native.LONGEST_WAIT_S)
 
     def _offer_jobs(self, now: float) -> int:
         """Offer jobs to the engine until it refuses one; return how many then wait."""
@@ -440,10 +443,8 @@ class Dispatcher(Jobs):
                 self._reporter.say("Started job: '%s'", job.name)
         return 0
 
-    def _is_over(self) -> bool:
-        """Return whether this thread is not needed any more; end the workers before that."""
-        if self._driver.orders or not self._has_no_jobs() or self._stay_s() > 0:
-            return False
+    def _ends(self) -> bool:
+        """Return whether this thread, which has no jobs, ends: its workers end before that."""
         if self.engine.num_workers:
             self.engine.stop_workers()
             return False
@@ -453,9 +454,6 @@ class Dispatcher(Jobs):
             self._close()
         self.changed.notify_all()
         return True
-
-    def _has_no_jobs(self) -> bool:
-        return not (self._scheduler.num_waiting or self._scheduler.num_working)
 
     def _stay_s(self) -> float:
         """Return for how many more seconds idle workers have to stay."""
@@ -511,7 +509,7 @@ class Dispatcher(Jobs):
                     self._take_other(report)
             if finished:
                 self._finish(finished)
-            if not self._scheduler.num_working:
+            if not self._scheduler.working:
                 self._unwanted.clear()
 
     def _is_late(self, job: Job, started: float | None, ended: float | None) -> bool:

@@ -165,11 +165,6 @@ class Scheduler:
         return self._heads.size + self._in_rest + self._backing_off.size
 
     @property
-    def num_working(self) -> int:
-        """The number of jobs that were taken and have not finished."""
-        return len(self.working)
-
-    @property
     def num_completed(self) -> int:
         """The number of completed jobs that were not fetched."""
         return self._completed.size

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -24,7 +23,11 @@ from ..system.generic import Generic, T
 from . import definitions, serialize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 _lock = native.RLock()
 _NOTHING = object()
@@ -139,14 +142,13 @@ class Shares:
         self._handles: WeakValueDictionary[int, Shared] = WeakValueDictionary()
         self.num_added = 0
 
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Collect, inside a `with` block, the handles in all objects that this thread packs."""
+    def collect(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function, and collect the handles in all objects that it packs."""
         destination = serialize.destination
         before = destination.shares, destination.is_remote
         destination.shares, destination.is_remote = self, self._is_remote
         try:
-            yield
+            return function(*args, **kwargs)
         finally:
             destination.shares, destination.is_remote = before
 

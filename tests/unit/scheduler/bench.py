@@ -72,7 +72,7 @@ class Bench:
     @property
     def counts(self):
         scheduler = self.scheduler
-        return scheduler.num_waiting, scheduler.num_working, scheduler.num_completed
+        return scheduler.num_waiting, len(scheduler.working), scheduler.num_completed
 
     @property
     def first(self):

@@ -223,7 +223,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert scheduler.first() is model.first()
         assert scheduler.next_due() == model.next_due()
         assert scheduler.num_waiting == len(model.waiting)
-        assert scheduler.num_working == len(model.working)
+        assert len(scheduler.working) == len(model.working)
         assert scheduler.num_completed == len(model.completed)
         waiting = set(model.waiting)
         assert [j for j in self.everybody if scheduler.is_waiting(j) != (j in waiting)] == []

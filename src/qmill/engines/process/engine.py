@@ -244,7 +244,7 @@ class ProcessEngine(PackingEngine, WorkerEngine):
 
     @property
     def _num_staying(self) -> int:
-        return sum(not worker.told_to_leave for worker in self._workers)
+        return len([worker for worker in self._workers if not worker.told_to_leave])
 
     @property
     def num_ahead(self) -> int:

@@ -38,6 +38,9 @@ class GarbledError(Exception):
     """The bytes of a worker's channel are no answer of the worker: a job has written there."""
 
 
+_CUT_OFF = int(socket.MSG_CTRUNC)  # an int, as each `&` of the enum runs three functions
+
+
 class Link:
     """One worker process.
 
@@ -83,6 +86,8 @@ class Link:
 
     def teach(self, lesson: Lesson) -> None:
         """Send a lesson; shared values as files of their own."""
+        if not any(lesson):
+            return
         shares, lesson = lesson.shares, lesson._replace(shares={})
         if any(lesson):
             packed = pickle.dumps(lesson, 5)
@@ -203,7 +208,7 @@ class Link:
             return None
         if ancillary:
             self._files.extend(packets.descriptors(ancillary))
-        self._has_lost_files |= bool(flags & socket.MSG_CTRUNC)
+        self._has_lost_files |= bool(flags & _CUT_OFF)
         return self._cut(self._data + data) if data else None
 
     def _cut(self, data: bytes) -> list[Record]:

@@ -17,6 +17,7 @@ from . import addresses
 
 if TYPE_CHECKING:
     from .broker import Broker
+
     pass
 
 
