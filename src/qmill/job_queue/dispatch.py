@@ -39,7 +39,7 @@ from ..engines.api import (
 )
 from ..engines.driver import END_S, Driver, Jobs
 from ..errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
-from ..jobs import job as jobs_job, records
+from ..jobs import failures, job as jobs_job, records
 from ..jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job
 from ..jobs.records import RecordLog
 from ..jobs.scheduler import Scheduler
@@ -616,7 +616,7 @@ class Dispatcher(Jobs):
                 self._reporter.say("Retrying job: '%s' in %.3f s: %r", job.name, delay, error)
             return
         job._failure = failure
-        jobs_job.explain_failure(job, error)
+        failures.explain_failure(job, error)
         self._end(job, None, error, True)
 
     def _end(self, job: Job, result: Any, error: BaseException | None, failed: bool) -> None:
@@ -625,7 +625,7 @@ class Dispatcher(Jobs):
         finished: list[_Outcome] = [(job, FINISHED, result, error)]
         for follower in stopped:
             why = f"{follower._title} was cancelled: {job._title}, before it in lane "
-            why += f"{follower.lane!r}, {jobs_job.HOW[job._failure]}"
+            why += f"{follower.lane!r}, {failures.HOW[job._failure]}"
             follower.exitcode = job.exitcode
             finished.append((follower, CANCELLED, None, LaneError(why)))
         self._finish(finished)
@@ -698,7 +698,7 @@ class Dispatcher(Jobs):
     def log_later(self, what: str, error: BaseException) -> None:
         """Have the reporter log a failure that no caller has looked at."""
         if self._reporter.is_over:
-            jobs_job.log_unseen(what, error)
+            failures.log_unseen(what, error)
         else:
             self._reporter.put(("unseen", (what, error)))
 
@@ -795,7 +795,7 @@ class _Reporter:
         elif what == "record":
             _handle_record(value)
         elif what == "unseen":
-            jobs_job.log_unseen(*value)
+            failures.log_unseen(*value)
         else:
             message, args = value
             logger.debug(message, *args)
@@ -852,7 +852,7 @@ def _end_all() -> None:
                 each.abort()
             dispatcher.join()
     if not interrupted:
-        jobs_job.tell_unseen()
+        failures.tell_unseen()
 
 
 def end_others() -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ..errors import SerializationError
-from . import definitions, function_globals, main_module, serialize
+from . import definitions, function_globals, limited, main_module, serialize
 from .explain import describe
 from .search import Attributes, Search, Slot, State, is_imported
 from .watch import (
@@ -152,7 +152,7 @@ class Globals:
         Raises:
             SerializationError: The object cannot be packed.
         """
-        return serialize.dump_limited(value, self._exports, None, CONTENT_BYTES)
+        return limited.dump_limited(value, self._exports, None, CONTENT_BYTES)
 
     def of(self, roots: Iterable[Any]) -> tuple[Environment | None, Watch]:
         """Return the environment of functions and classes now, and a watch on all its parts.
@@ -341,7 +341,7 @@ class Globals:
         script = self._script_of(slot)
         what = f"the global {slot.name!r}, a {type(value).__name__},"
         try:
-            data = serialize.dump_limited(value, self._exports, slot.touched, CONTENT_BYTES)
+            data = limited.dump_limited(value, self._exports, slot.touched, CONTENT_BYTES)
             content = Content(value, data, what)
         except SerializationError as error:
             if self._comes_otherwise(slot):

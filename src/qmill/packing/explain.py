@@ -6,13 +6,14 @@ object raises while it is examined, it counts as having no parts.
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from itertools import islice
 from types import FunctionType, ModuleType
 
 from ..errors import LockSent, SerializationError
 from ..system.interrupts import let_interrupt_through
-from ..system.pickling import PicklingError
+from ..system.pickling import PicklingError, Unpickler
 from . import standard_library
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
@@ -394,3 +395,22 @@ def _attributes(obj: Any) -> Iterator[tuple[Step, Any]]:
                 yield (f".{slot}", _NOTHING), getattr(obj, slot)
             except AttributeError:  # not set
                 continue
+
+
+class _PlainUnpickler(Unpickler):
+    """Rebuilds objects of built-in types only, so it runs no code of other modules."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise LookupError(f"{module}.{name}")
+
+
+def shown(data: bytes | bytearray | memoryview) -> str:
+    """Return a short text for a message. Runs none of its code, which may have killed a reader."""
+    body = memoryview(data)
+    try:
+        if body[0] in (0, 0x80):
+            plain = _PlainUnpickler(io.BytesIO(body if body[0] else body[1:]))
+            return describe(plain.load())
+    except Exception:
+        pass  # it has more than built-in types
+    return f"{len(body):,} bytes that begin with {bytes(body[:24])!r}"

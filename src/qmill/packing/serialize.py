@@ -331,71 +331,6 @@ def _dump_carefully(
         raise explain(obj, error, is_remote=destination.is_remote) from error
 
 
-class _TooLargeError(Exception):
-    """An object needs more bytes than the limit."""
-
-
-class _LimitedFile(io.BytesIO):
-    """A file in memory that holds `limit` bytes at most."""
-
-    limit = 0
-
-    def write(self, data: Any) -> int:
-        if self.tell() + memoryview(data).nbytes > self.limit:
-            raise _TooLargeError
-        return super().write(data)
-
-
-def dump_limited(
-    obj: Any, exports: Exports | InlineExports, touched: list[Any] | None, limit: int
-) -> bytes | None:
-    """Pack an object, buffers included, unless that needs more than `limit` bytes.
-
-    Args:
-        obj: As for `dumps`.
-        exports: As for `dumps`.
-        touched: As for `dumps`.
-        limit: The most bytes.
-
-    Returns:
-        A pickle that is equal for equal content; None if it would be longer than `limit`.
-
-    Raises:
-        SerializationError: As `dumps`.
-    """
-    packing.num_kept += 1
-    try:
-        return _dump_limited(obj, exports, touched, limit)
-    finally:
-        packing.num_kept -= 1
-
-
-def _dump_limited(
-    obj: Any, exports: Exports | InlineExports, touched: list[Any] | None, limit: int
-) -> bytes | None:
-    for make in (pickle.Pickler, careful_pickler()):
-        file = _LimitedFile()
-        file.limit = limit
-        is_last = make is not pickle.Pickler
-        more = (exports, None, touched, exports.apart) if is_last else (5,)
-        try:
-            make(file, *more).dump(obj)
-        except _TooLargeError:
-            return None
-        except SerializationError:
-            raise
-        except BaseException as error:
-            let_interrupt_through(error)
-            if is_last or isinstance(error, RecursionError):
-                raise explain(obj, error) from error
-            continue
-        data = file.getvalue()
-        is_plain = b"__main__" not in data and b"__mp_main__" not in data
-        if is_plain and not standard_library.needs_care(data):
-            break
-    return data
-
-
 def pickle_parts(
     obj: Any,
     exports: Exports | InlineExports | None,
@@ -578,25 +513,6 @@ def not_rebuilt(name: str, error: BaseException) -> SerializationError:
         f"an object of type {name} could not be rebuilt in this process: "
         f"{type(error).__name__}: {describe(error, str)}"
     )
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Rebuilds objects of built-in types only, so it runs no code of other modules."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise LookupError(f"{module}.{name}")
-
-
-def shown(data: bytes | bytearray | memoryview) -> str:
-    """Return a short text for a message. Runs none of its code, which may have killed a reader."""
-    body = memoryview(data)
-    try:
-        if body[0] in (0, 0x80):
-            plain = _PlainUnpickler(io.BytesIO(body if body[0] else body[1:]))
-            return describe(plain.load())
-    except Exception:
-        pass  # it has more than built-in types
-    return f"{len(body):,} bytes that begin with {bytes(body[:24])!r}"
 
 
 def _split(view: memoryview) -> list[memoryview]:

@@ -13,14 +13,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from qmill.jobs import job as job_module
-from qmill.jobs.job import (
-    CANCELLED,
-    FINISHED,
-    RUNNING,
-    Job,
-    Options,
-    log_unseen,
-)
+from qmill.jobs.failures import log_unseen
+from qmill.jobs.job import CANCELLED, FINISHED, RUNNING, Job, Options
 
 from ...crash.programs import Call
 

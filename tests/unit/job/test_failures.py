@@ -8,10 +8,8 @@ import weakref
 
 import pytest
 
-from qmill.jobs.job import (
-    Job,
-    tell_unseen,
-)
+from qmill.jobs.failures import tell_unseen
+from qmill.jobs.job import Job
 
 from ...crash.programs import Call
 from .alone import LIMIT_S, cancel, fail, fail_loudly, failed_job, in_step, make, succeed

@@ -7,9 +7,7 @@ import threading
 from concurrent.futures import as_completed
 
 from qmill.jobs import job as job_module
-from qmill.jobs.job import (
-    tell_unseen,
-)
+from qmill.jobs.failures import tell_unseen
 
 from ...crash.programs import Call
 from .alone import LIMIT_S, failed_job, in_child, make, succeed

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from _thread import TIMEOUT_MAX, allocate_lock
+from _thread import TIMEOUT_MAX, allocate_lock, get_ident
 from collections import deque
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import ParamSpec
+    from typing import Concatenate, ParamSpec
+
+    from .mailbox import Mailbox
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -154,3 +157,30 @@ class LocalAnswer:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+def locked(
+    method: Callable[Concatenate[Mailbox, P], R],
+) -> Callable[Concatenate[Mailbox, P], R]:
+    """Run a method with the lock held, then the calls that were put off meanwhile."""
+
+    @wraps(method)
+    def run(self: Mailbox, *args: P.args, **kwargs: P.kwargs) -> R:
+        me = get_ident()
+        if self._owner == me:
+            raise RuntimeError(
+                f"{method.__name__} was called from a __del__ method or a signal handler while "
+                "this thread was inside the same queue; only put can be used there"
+            )
+        try:
+            with self._lock:
+                self._owner = me
+                try:
+                    return method(self, *args, **kwargs)
+                finally:
+                    self._owner = 0
+        finally:
+            if self._put_off:
+                self._run_put_off()
+
+    return run  # type: ignore[return-value]  # functools.wraps hides that it is a method

@@ -32,50 +32,19 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock, get_ident
 from collections import deque
-from functools import wraps
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ShutDown
 from ..api import END, POISON_DEATHS, Statistics
-from .calls import Client, GetCall, JoinCall, LocalAnswer, MailReader, PutCall, Record
+from .calls import Client, GetCall, JoinCall, LocalAnswer, MailReader, PutCall, Record, locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Concatenate, ParamSpec
 
-    P = ParamSpec("P")
-    R = TypeVar("R")
     Answer = Callable[[Any, Exception | None], None]
-
-
-def _locked(
-    method: Callable[Concatenate[Mailbox, P], R],
-) -> Callable[Concatenate[Mailbox, P], R]:
-    """Run a method with the lock held, then the calls that were put off meanwhile."""
-
-    @wraps(method)
-    def locked(self: Mailbox, *args: P.args, **kwargs: P.kwargs) -> R:
-        me = get_ident()
-        if self._owner == me:
-            raise RuntimeError(
-                f"{method.__name__} was called from a __del__ method or a signal handler while "
-                "this thread was inside the same queue; only put can be used there"
-            )
-        try:
-            with self._lock:
-                self._owner = me
-                try:
-                    return method(self, *args, **kwargs)
-                finally:
-                    self._owner = 0
-        finally:
-            if self._put_off:
-                self._run_put_off()
-
-    return locked  # type: ignore[return-value]  # functools.wraps hides that it is a method
 
 
 class Mailbox:
@@ -132,7 +101,7 @@ class Mailbox:
         else:
             self._put(call)
 
-    @_locked
+    @locked
     def _put(self, call: PutCall) -> None:
         if self._shut:
             raise ShutDown
@@ -172,13 +141,13 @@ class Mailbox:
         """The number of messages that wait."""
         return len(self._records) - self._ends + len(self._delayed)
 
-    @_locked
+    @locked
     def set_maxsize(self, maxsize: int) -> None:
         """Set the most messages that may wait, and admit waiting puts for which there is room."""
         self.maxsize = maxsize
         self._pump()
 
-    @_locked
+    @locked
     def end(self, number: int, tag: bytes, sender: Client) -> None:
         """Put `number` ENDs, also into a full queue."""
         for _ in range(number):
@@ -186,7 +155,7 @@ class Mailbox:
         self._ends += number
         self._pump()
 
-    @_locked
+    @locked
     def withdraw_ends(self, tag: bytes) -> int:
         """Take back the unread ENDs of this tag."""
         kept = [record for record in self._records if record.tag != tag]
@@ -199,7 +168,7 @@ class Mailbox:
 
     # -- getting ------------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def get(self, call: GetCall) -> None:
         """Take records for a call: (lease, record) pairs, its `value`, unless it is `pending`.
 
@@ -306,7 +275,7 @@ class Mailbox:
         except IndexError:  # another thread has just taken the last
             return None
 
-    @_locked
+    @locked
     def admit_due(self) -> None:
         """Let the records whose delay is over be taken like all others."""
         self._admit_due()
@@ -327,7 +296,7 @@ class Mailbox:
 
     # -- leaving a line -------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def withdraw(self, call: GetCall | PutCall | JoinCall) -> bool:
         """Take a call out of its line; False if it has been answered meanwhile."""
         if call.answered:
@@ -335,7 +304,7 @@ class Mailbox:
         self._leave_line(call)
         return True
 
-    @_locked
+    @locked
     def abandon(self, call: GetCall | PutCall | JoinCall) -> None:
         """Undo a call whose caller is gone: records that the caller never saw go back."""
         self._leave_line(call)
@@ -353,7 +322,7 @@ class Mailbox:
                 self._readers.discard(call.reader)
             self._pump()
 
-    @_locked
+    @locked
     def put_back(self, client: Client, payloads: list[Any]) -> None:
         """Return payloads that `get` took to the front, in order."""
         self._records.extendleft(Record(payload, -1) for payload in reversed(payloads))
@@ -387,7 +356,7 @@ class Mailbox:
 
     # -- finishing ----------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def lease_done(self, reader: MailReader, lease: int) -> None:
         """End one lease of a reader: the message is finished."""
         if reader.leases.pop(lease, None) is not None:
@@ -401,7 +370,7 @@ class Mailbox:
         if self._getters:
             self._pump()
 
-    @_locked
+    @locked
     def release(self, reader: MailReader, lease: int, delay: float) -> bool:
         """End one lease of a reader: its message waits again; False if there is no such lease.
 
@@ -447,7 +416,7 @@ class Mailbox:
                 self._put_back(record)
         self._leases_ended(reader, ended)
 
-    @_locked
+    @locked
     def client_gone(
         self, client: Client, readers: Iterable[MailReader], clean: bool
     ) -> list[Record]:
@@ -500,7 +469,7 @@ class Mailbox:
                 call.answered = True
                 call.answer(None, None)
 
-    @_locked
+    @locked
     def task_done(self, client: Client) -> None:
         """Count one message, taken by `get`, as done."""
         if not self._unfinished:
@@ -509,7 +478,7 @@ class Mailbox:
             self._taken[client] -= 1
         self._finish(1)
 
-    @_locked
+    @locked
     def join(self, call: JoinCall) -> None:
         """Wait until nothing is unfinished: the call is `pending` if a message is."""
         if self._unfinished:
@@ -518,7 +487,7 @@ class Mailbox:
         else:
             call.answered = True
 
-    @_locked
+    @locked
     def shutdown(self, immediate: bool) -> None:
         """Refuse puts from now on, and with `immediate` throw away the waiting records."""
         self._shut = True
@@ -540,7 +509,7 @@ class Mailbox:
         """Whether puts are refused."""
         return self._shut
 
-    @_locked
+    @locked
     def statistics(self) -> Statistics:
         """Return all counts, of one moment."""
         return Statistics(
@@ -556,12 +525,12 @@ class Mailbox:
             maxsize=self.maxsize,
         )
 
-    @_locked
+    @locked
     def full(self) -> bool:
         """Whether a put would have to wait."""
         return self._room() <= 0
 
-    @_locked
+    @locked
     def set_aside(self, only_new: bool) -> list[tuple[int, Any]]:
         """List the payloads that were set aside, each with its number.
 
@@ -574,7 +543,7 @@ class Mailbox:
             self._raised = found[-1][0]
         return found
 
-    @_locked
+    @locked
     def requeue(self, number: int) -> bool:
         """Put a record that is set aside back, its deaths counted anew; False if it is not."""
         record = self._aside.pop(number, None)
@@ -588,12 +557,12 @@ class Mailbox:
         self._pump()
         return True
 
-    @_locked
+    @locked
     def restore(self, payloads: list[Any]) -> None:
         """Put the payloads of a `snapshot`, also if there are more than the limit."""
         self._append(payloads)
 
-    @_locked
+    @locked
     def snapshot(self) -> list[Any]:
         """Return the payloads of all messages that wait, in order, delayed or not."""
         waiting = [*(record for _, _, record in self._delayed), *self._records]

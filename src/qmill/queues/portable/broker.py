@@ -38,7 +38,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
-from ...packing.serialize import shown
+from ...packing.explain import shown
 from ...system import lifecycle, native
 from ..leases import log_set_aside
 from ..local.mailbox import Mailbox

@@ -34,7 +34,7 @@ from libc.string cimport memcmp, memcpy
 cimport cython
 
 from ....packing import definitions, function_globals, serialize, standard_library
-from ....packing.explain import describe
+from ....packing.explain import describe, shown
 from ....system import pickling
 from ....system.interrupts import is_interrupt
 from ....errors import Empty, Full, QueueGone, SerializationError, ShutDown
@@ -1345,7 +1345,7 @@ cdef class Ring:
         if data[:1] == b"s":
             return describe(data[1:].decode())
         if data[0] < 4 or data[0] == 0x80:
-            return serialize.shown(data)
+            return shown(data)
         plain = codec_new(self.exports.done, copyreg.dispatch_table, {}, _refuse)
         at = <const uint8_t *>PyBytes_AS_STRING(data)
         try:
