@@ -306,6 +306,9 @@ def start(
     process = None
     try:
         packed = estate.pack(pack, job)
+        # The output of this process comes before the child's. A notebook's streams make a socket
+        # for each thread that flushes them, so no short-lived thread does.
+        streams.flush()
         process = native.shielded(how, Process.abandon)
         if method == "spawn" and not leads_group:
             _guardian.watch(process)
@@ -321,7 +324,6 @@ def start(
 
 
 def _start(how: Callable[[socket.socket, socket.socket], Process]) -> Process:
-    streams.flush()  # the output of this process comes before the child's
     ours, theirs = native.socketpair()
     try:
         return how(ours, theirs)
@@ -619,12 +621,13 @@ class _ForkServer:
         assert self._control is not None
         assert self._server is not None
         try:
-            socket.send_fds(self._control, [b"f"], list(fds))
-            while not _is_answered(self._control.fileno()):
-                if _is_stopped(self._server):
-                    self._set_aside()
-                    raise _ServerGoneError
-            answer, received, _, _ = socket.recv_fds(self._control, _PID.size, 1)
+            with native.cut_off_by(self._server.kill):
+                socket.send_fds(self._control, [b"f"], list(fds))
+                while not _is_answered(self._control.fileno()):
+                    if _is_stopped(self._server):
+                        self._set_aside()
+                        raise _ServerGoneError
+                answer, received, _, _ = socket.recv_fds(self._control, _PID.size, 1)
         except ConnectionError:
             answer = b""
         except _ServerGoneError:

@@ -89,21 +89,26 @@ def takes_part() -> bool:
     return _takes_part
 
 
-def tell(copy: socket.socket, work: bytes) -> bool:
+def tell(copy: socket.socket, work: bytes, kill: Callable[[], object]) -> bool:
     """Send a copy of this program its work; wait until the first copy begins.
 
     Args:
         copy: The socket to the copy.
         work: The pickles that the copy loads.
+        kill: Kills the copy.
 
     Returns:
         Whether a copy has begun its work. If not, the copy has ended, and from then on
         `takes_part` is false.
     """
     global _takes_part, _is_confirmed
+    from . import native
+
     try:
-        copy.sendall(work)
-        _is_confirmed = _is_confirmed or bool(copy.recv(1))
+        with native.cut_off_by(kill):
+            copy.sendall(work)
+            has_begun = _is_confirmed or bool(copy.recv(1))
+        _is_confirmed = has_begun
     except ConnectionError:
         pass
     _takes_part = _is_confirmed

@@ -130,7 +130,7 @@ def _start_program(
             command = spawn.get_command_line(tracker_fd=None, pipe_handle=theirs.fileno())
             started = _start_command(command, [*fds, theirs.fileno()], options)
         try:
-            has_begun = frozen.tell(ours, told)
+            has_begun = frozen.tell(ours, told, started.kill)
         except BaseException:
             _end(started)
             raise

@@ -310,12 +310,75 @@ def check_threads(what: str) -> None:
         )
 
 
+class GivenUpError(Exception):
+    """The caller of `shielded` has been interrupted, and waits no longer for its result."""
+
+
+class _Waits:
+    """The waits of a thread that `shielded` has started, by the functions that end them."""
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._cuts: list[Callable[[], object]] = []
+        self.is_cut_off = False
+
+    def cut_off(self) -> None:
+        """End the present wait, and all to come."""
+        with self._lock:
+            self.is_cut_off = True
+            for cut in self._cuts:
+                cut()
+
+    def begin(self, cut: Callable[[], object]) -> None:
+        """Note the function that ends the wait that begins."""
+        with self._lock:
+            self._cuts.append(cut)
+            if self.is_cut_off:
+                cut()
+
+    def end(self) -> None:
+        """Forget the function, which is not called any more."""
+        with self._lock:
+            self._cuts.pop()
+
+
+_of_thread = threading.local()
+
+
+class cut_off_by:  # noqa: N801
+    """Have a function end the wait in this block, if the caller of `shielded` is interrupted.
+
+    Elsewhere than in a function that `shielded` calls in another thread, the block is as it is.
+
+    Args:
+        cut: The function; it may be called in another thread, while the block runs.
+
+    Raises:
+        GivenUpError: The block was cut off.
+    """
+
+    def __init__(self, cut: Callable[[], object]) -> None:
+        self._cut = cut
+
+    def __enter__(self) -> None:
+        self._waits: _Waits | None = getattr(_of_thread, "waits", None)
+        if self._waits is not None:
+            self._waits.begin(self._cut)
+
+    def __exit__(self, *_: object) -> None:
+        if self._waits is not None:
+            self._waits.end()
+            if self._waits.is_cut_off:
+                raise GivenUpError
+
+
 def shielded(make: Callable[[], T], undo: Callable[[T], object]) -> T:
     """Call a function in which no signal handler runs.
 
     CPython runs handlers in the main thread only. So if that calls, the function runs in another
     one, in the caller's context. If a handler raises meanwhile, the function is over, and undone,
-    when this raises; if one raises again, this does not wait for that.
+    when this raises; if one raises again, this does not wait for that. In the function, a wait that
+    may last is a block of `cut_off_by`.
 
     Args:
         make: The function. It needs no lock that the caller holds.
@@ -329,8 +392,10 @@ def shielded(make: Callable[[], T], undo: Callable[[T], object]) -> T:
     is_given_up: list[bool] = []
     is_over = _thread.allocate_lock()
     is_over.acquire()
+    waits = _Waits()
 
     def work() -> None:
+        _of_thread.waits = waits
         try:
             made.append(make())
             if is_given_up:
@@ -361,6 +426,7 @@ def shielded(make: Callable[[], T], undo: Callable[[T], object]) -> T:
     except BaseException:
         is_given_up.append(True)
         if started and not waited:
+            waits.cut_off()
             is_over.acquire()
         take_back()
         raise
