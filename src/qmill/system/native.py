@@ -19,8 +19,8 @@ import _thread
 import os
 import sys
 import threading
+from _contextvars import copy_context  # lighter than `contextvars`
 from collections import deque
-from contextvars import copy_context
 from itertools import starmap
 from operator import itemgetter, methodcaller
 from queue import Empty
