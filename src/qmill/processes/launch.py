@@ -52,15 +52,18 @@ if TYPE_CHECKING:
 METHODS = ("forkserver", "spawn", "fork") if hasattr(os, "fork") else ("spawn",)
 """The start methods of this platform; the first is the default."""
 
-PRELOADED = ["qmill.workers.api"]
-"""Modules that the fork server imports once, for all children; those above this one add theirs.
-
-It also imports the module of the transport that new queues use.
-"""
 _TRANSPORTS = {
     "portable": ["qmill.queues.portable.portable_queue"],
     "shared": ["qmill.queues.shared.queue"],
 }
+
+# Chosen at import: the choice loads the core, and a forked child could not go on with an import
+# that another thread had begun at the fork.
+PRELOADED = ["qmill.workers.api", *_TRANSPORTS.get(core_info().transport or "", ())]
+"""Modules that the fork server imports once, for all children; those above this one add theirs.
+
+It also imports the module of the transport that new queues use.
+"""
 
 SERVER_TRIES = 3
 """A start fails after this number of fork servers in a row that ended before they answered."""
@@ -652,9 +655,8 @@ class _ForkServer:
         self._identity = _identity()
         with theirs:
             fds = [theirs.fileno(), lifeline()]
-            modules = [*PRELOADED, *_TRANSPORTS.get(core_info().transport or "", ())]
             try:
-                self._server = _start_interpreter(fork_server.main, (*fds, modules), fds)
+                self._server = _start_interpreter(fork_server.main, (*fds, PRELOADED), fds)
             except BaseException:
                 self._drop()
                 raise
