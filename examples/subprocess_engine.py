@@ -169,7 +169,7 @@ class SubprocessEngine(PackingEngine, WorkerEngine):
             self._idle.remove(worker)
         code, job = worker.process.wait(), worker.job
         if job is not None:
-            self._trees.end(worker.pid, SIGTERM)  # what the job has started
+            self._trees.end(worker.pid, SIGTERM)  # and the processes that the job has started
             death = WorkerDied(worker.pid, code, -code if code < 0 else None, job.name)
             answer = DIED, code, death
             if job._is_chunk:

@@ -1,4 +1,4 @@
-"""What a job queue owes to its users on every engine, that of examples/subprocess_engine.py, too.
+"""The promises of a job queue on every engine, that of examples/subprocess_engine.py, too.
 
 What an engine cannot do it has to refuse; so each test says what it does instead.
 """

@@ -35,7 +35,7 @@ def read_nested(q):
 
 
 class Interrupted(Exception):
-    """What a signal's handler raises."""
+    """The exception that a signal's handler raises."""
 
 
 def fork_and_be_interrupted(q, told, gate):

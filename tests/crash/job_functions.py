@@ -98,7 +98,7 @@ def decimal(number):
 
 
 class Escape(BaseException):
-    """What no `except Exception` stops."""
+    """An exception that no `except Exception` stops."""
 
 
 class FrozenError(Exception):
@@ -123,7 +123,7 @@ TROUBLES = {
 
 
 def trouble(what):
-    """What an object is rebuilt with that cannot be."""
+    """The function by which an object is rebuilt that cannot be."""
     TROUBLES[what]()
 
 

@@ -1,4 +1,4 @@
-"""What a worker has been told, and the lesson that it needs before a job."""
+"""The definitions that a worker has got, and the lesson that it needs before a job."""
 
 from __future__ import annotations
 

@@ -38,10 +38,26 @@ def interrupt_when():
     signal.signal(signal.SIGUSR1, before)
 
 
-def closed_gate():
-    gate = threading.Lock()
-    gate.acquire()
-    return gate
+class Gate:
+    """A wait that only `open` ends."""
+
+    def __init__(self):
+        self.is_waited_at = threading.Event()
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def open(self):
+        self._lock.release()
+
+    def wait(self):
+        """Wait until it is opened; return whether that was because the caller has given up."""
+        try:
+            with native.cut_off_by(self.open):
+                self.is_waited_at.set()
+                self._lock.acquire()
+        except native.GivenUpError:
+            return True
+        return False
 
 
 def test_the_result_is_that_of_the_function():
@@ -54,56 +70,35 @@ def test_an_exception_is_that_of_the_function():
 
 
 def test_a_wait_is_cut_off_when_the_caller_is_interrupted(interrupt_when):
-    gate, waiting, ends = closed_gate(), threading.Event(), []
+    gate, ends = Gate(), []
 
     def make():
-        try:
-            with native.cut_off_by(gate.release):
-                waiting.set()
-                gate.acquire()
-        except native.GivenUpError:
-            ends.append("given up")
-            raise
+        ends.append(gate.wait())
+        raise native.GivenUpError
 
-    interrupt_when(waiting)
+    interrupt_when(gate.is_waited_at)
     with pytest.raises(Interrupted):
         native.shielded(make, id)
-    assert ends == ["given up"], "and the function is over"
+    assert ends == [True], "and the function is over"
 
 
 def test_waits_that_begin_later_are_cut_off_too(interrupt_when):
-    gates, waiting, undone = [closed_gate(), closed_gate()], threading.Event(), []
-
-    def make():
-        for gate in gates:
-            try:
-                with native.cut_off_by(gate.release):
-                    waiting.set()
-                    gate.acquire()
-            except native.GivenUpError:
-                pass
-        return "made all the same"
-
-    interrupt_when(waiting)
+    gates, undone = [Gate(), Gate()], []
+    interrupt_when(gates[0].is_waited_at)
     with pytest.raises(Interrupted):
-        native.shielded(make, undone.append)
-    assert undone == ["made all the same"]
+        native.shielded(lambda: [gate.wait() for gate in gates], undone.append)
+    assert undone == [[True, True]], "the function has returned all the same"
 
 
 def test_a_wait_that_has_ended_is_not_cut_off(interrupt_when):
-    gate, waiting, cuts = closed_gate(), threading.Event(), []
+    gate, cuts = Gate(), []
 
     def make():
         with native.cut_off_by(lambda: cuts.append("the first")):
             pass
-        try:
-            with native.cut_off_by(gate.release):
-                waiting.set()
-                gate.acquire()
-        except native.GivenUpError:
-            pass
+        gate.wait()
 
-    interrupt_when(waiting)
+    interrupt_when(gate.is_waited_at)
     with pytest.raises(Interrupted):
         native.shielded(make, id)
     assert cuts == []

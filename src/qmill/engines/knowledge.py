@@ -1,4 +1,4 @@
-"""The knowledge of one worker: what it has been told, and what it needs to be told before a job.
+"""The knowledge of one worker: the definitions that it has, and those that it needs before a job.
 
     codec: functions, environments, definitions, shared values ── Lesson ──> worker: `Learnt`
                                                   └── what this worker lacks, by its `Knowledge`

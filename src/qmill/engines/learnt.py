@@ -1,4 +1,4 @@
-"""The other side of `knowledge`: what a process has learnt, with which it rebuilds objects.
+"""The other side of `knowledge`: the definitions that a process has got, to rebuild objects.
 
 `Definitions` is for a reader of results; `Learnt` is for a worker, which also makes the calls.
 """

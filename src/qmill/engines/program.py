@@ -69,16 +69,17 @@ class _Running:
         line: A lifeline that kills its process group, armed until the job has ended; or None.
     """
 
-    __slots__ = ("err", "job", "line", "out", "pid", "pidfd", "slot", "started_s")
+    __slots__ = ("err", "job", "line", "out", "pid", "sentinel", "slot", "started_s")
     out: IO[bytes]
     err: IO[bytes]
+    sentinel: IO[bytes]
 
     def __init__(self, job: Job, slot: int) -> None:
         self.job = job
         self.slot = slot
         self.started_s = monotonic()
         self.line: int | None = None
-        self.pid = self.pidfd = -1
+        self.pid = -1
 
 
 class ProgramEngine(SelectorEngine):
@@ -192,7 +193,7 @@ class ProgramEngine(SelectorEngine):
             try:
                 sentinel = launch.open_sentinel(running.pid)
                 assert sentinel is not None
-                running.pidfd = sentinel
+                running.sentinel = sentinel
             except OSError:  # no descriptors left: end the program that has just begun
                 with contextlib.suppress(ProcessLookupError, ChildProcessError):
                     os.killpg(running.pid, signal.SIGKILL)
@@ -206,7 +207,8 @@ class ProgramEngine(SelectorEngine):
             os.write(opener, b"\n")
         os.close(gate)
         os.close(opener)
-        self._selector.register(running.pidfd, selectors.EVENT_READ, partial(self._ended, running))
+        ended = partial(self._ended, running)
+        self._selector.register(running.sentinel, selectors.EVENT_READ, ended)
 
     @property
     def num_startable(self) -> int:
@@ -227,8 +229,8 @@ class ProgramEngine(SelectorEngine):
         """Report a job whose program has ended."""
         ended = monotonic()
         code = _exit_code(running)
-        self._selector.unregister(running.pidfd)
-        os.close(running.pidfd)
+        self._selector.unregister(running.sentinel)
+        running.sentinel.close()
         if running.line is not None:
             child_main.disarm(running.line)  # processes that the program has left running may go on
             os.close(running.line)
@@ -260,7 +262,7 @@ class ProgramEngine(SelectorEngine):
     def forget_in_child(self) -> None:
         """Close the parent's files; see `Engine`."""
         for running in self._running.values():
-            os.close(running.pidfd)
+            running.sentinel.close()
             if running.line is not None:
                 os.close(running.line)
         self._running.clear()
@@ -272,7 +274,7 @@ def _exit_code(running: _Running) -> int | None:
     try:
         _, status = os.waitpid(running.pid, 0)
     except ChildProcessError:  # SIGCHLD is ignored, or other code here has waited for it
-        return launch.kept_exit_code(running.pidfd)
+        return launch.kept_exit_code(running.sentinel.fileno())
     return os.waitstatus_to_exitcode(status)
 
 

@@ -1,4 +1,4 @@
-"""What engines share that wait for processes: a selector, process trees that end, a wake-up."""
+"""The base of engines that wait for processes: a selector, process trees that end, a wake-up."""
 
 from __future__ import annotations
 

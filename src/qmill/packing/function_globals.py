@@ -12,20 +12,7 @@ from .definitions import identify
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, Protocol
-
-    class Imports(Protocol):
-        """The place in which a reader finds definitions.
-
-        If it has a true attribute `by_value_first`, a definition is preferred to an object of this
-        process that has the same name.
-        """
-
-        def fetch(self, key: bytes) -> bytes:
-            """Return a packed definition, or raise KeyError."""
-
-        def keep(self, key: bytes, built: Any) -> None:
-            """Keep a built definition alive, so that it is fetched only once."""
+    from typing import Any
 
 
 # -- functions and their globals ---------------------------------------------------------------

@@ -59,20 +59,9 @@ from .function_globals import SHARING, reduce_code_object, settle_globals
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Any, Protocol
+    from typing import Any
 
-    class Imports(Protocol):
-        """The place in which a reader finds definitions.
-
-        If it has a true attribute `by_value_first`, a definition is preferred to an object of this
-        process that has the same name.
-        """
-
-        def fetch(self, key: bytes) -> bytes:
-            """Return a packed definition, or raise KeyError."""
-
-        def keep(self, key: bytes, built: Any) -> None:
-            """Keep a built definition alive, so that it is fetched only once."""
+    from .definitions import Imports
 
 
 OUT_OF_BAND_BYTES = 1 << 14

@@ -1,1 +1,1 @@
-"""Processes: how they start, what they inherit, what ends with them."""
+"""Processes: their start, their inheritance, and the processes that end with them."""

@@ -57,13 +57,10 @@ _TRANSPORTS = {
     "shared": ["qmill.queues.shared.queue"],
 }
 
-# Chosen at import: the choice loads the core, and a forked child could not go on with an import
-# that another thread had begun at the fork.
+# Chosen at import, as the choice loads the core: a forked child could not go on with an import that
+# another thread had begun at the fork.
 PRELOADED = ["qmill.workers.api", *_TRANSPORTS.get(core_info().transport or "", ())]
-"""Modules that the fork server imports once, for all children; those above this one add theirs.
-
-It also imports the module of the transport that new queues use.
-"""
+"""Modules that the fork server imports once, for all children; those above this one add theirs."""
 
 SERVER_TRIES = 3
 """A start fails after this number of fork servers in a row that ended before they answered."""
@@ -474,22 +471,11 @@ def _fork(work: str, job: Any, line: int, *, leads_group: bool) -> Process:
 
 def _own(pid: int, channel: socket.socket, status: FileIO) -> Process:
     """Return the handle of a child of this process."""
-    sentinel = _sentinel_of(pid)
+    sentinel = open_sentinel(pid)
     return Process(pid, channel, status if sentinel is None else sentinel, status, is_ours=True)
 
 
-def _sentinel_of(pid: int) -> FileIO | None:
-    if not hasattr(os, "pidfd_open"):
-        return None
-    try:
-        return owned(os.pidfd_open, pid)
-    except ProcessLookupError:  # as in `open_sentinel`
-        ended, other_end = pipe()
-        other_end.close()
-        return ended
-
-
-def open_sentinel(pid: int) -> int | None:
+def open_sentinel(pid: int) -> FileIO | None:
     """Open a pidfd, which is readable once a child has ended; None where the system has none.
 
     Raises:
@@ -498,10 +484,10 @@ def open_sentinel(pid: int) -> int | None:
     if not hasattr(os, "pidfd_open"):
         return None
     try:
-        return os.pidfd_open(pid)
+        return owned(os.pidfd_open, pid)
     except ProcessLookupError:  # it has ended, and other code here has waited for it
-        ended, other_end = os.pipe()
-        os.close(other_end)
+        ended, other_end = pipe()
+        other_end.close()
         return ended
 
 

@@ -17,6 +17,10 @@ import sys
 import warnings
 from typing import Any
 
+if sys.platform != "win32":
+    # Here, for `os.wait4` imports it: if another thread forks meanwhile, the child waits for ever.
+    import resource
+
 Likeness = dict[str, Any]
 """The settings of a process by name, as objects that every process can unpickle."""
 
@@ -41,7 +45,7 @@ def of_this_process() -> Likeness:
         "niceness": os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else None,
         "processors": os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
         "ignored signals": [n for n in _IGNORABLE if signal.getsignal(n) is signal.SIG_IGN],
-        "resource limits": _limits() if "resource" in sys.modules else None,
+        "resource limits": _limits() if sys.platform != "win32" else None,
         "locale": _locale() if "locale" in sys.modules else None,
         "fault handler": _has_fault_handler(),
     }
@@ -135,15 +139,11 @@ def _umask() -> int | None:
 
 
 def _limits() -> list[tuple[int, tuple[int, int]]]:
-    import resource
-
     numbers = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
     return [(number, resource.getrlimit(number)) for number in numbers]
 
 
 def _take_limits(told: list[tuple[int, tuple[int, int]]]) -> None:
-    import resource
-
     for number, limits in told:
         if resource.getrlimit(number) != limits:
             try:

@@ -1,1 +1,1 @@
-"""What the package needs of Python and of the operating system: no queues, no jobs."""
+"""The package's needs of Python and of the operating system: no queues, no jobs."""

@@ -323,9 +323,8 @@ class _Waits:
         self.is_cut_off = False
 
     def cut_off(self) -> None:
-        """End the present wait, and all to come."""
+        """End the present wait; those to come end at once, as `is_cut_off` is set."""
         with self._lock:
-            self.is_cut_off = True
             for cut in self._cuts:
                 cut()
 
@@ -389,7 +388,6 @@ def shielded(make: Callable[[], T], undo: Callable[[T], object]) -> T:
         return make()
     made: list[T] = []
     failed: list[BaseException] = []
-    is_given_up: list[bool] = []
     is_over = _thread.allocate_lock()
     is_over.acquire()
     waits = _Waits()
@@ -398,7 +396,7 @@ def shielded(make: Callable[[], T], undo: Callable[[T], object]) -> T:
         _of_thread.waits = waits
         try:
             made.append(make())
-            if is_given_up:
+            if waits.is_cut_off:
                 take_back()
         except BaseException as error:
             failed.append(error)
@@ -424,7 +422,7 @@ def shielded(make: Callable[[], T], undo: Callable[[T], object]) -> T:
             raise failed.pop()
         return made[0]
     except BaseException:
-        is_given_up.append(True)
+        waits.is_cut_off = True
         if started and not waited:
             waits.cut_off()
             is_over.acquire()

@@ -247,5 +247,5 @@ def test_nobody_tracks_or_unlinks_a_queues_memory(process_transport):
     methods = [*get_all_start_methods(), "worker", "worker"]
     assert done.stdout.strip() == repr(sorted(methods))
     left = set(os.listdir("/dev/shm")) - before
-    # What another test beside this one shares by multiprocessing is not ours.
+    # Memory that another test shares by multiprocessing meanwhile is not ours.
     assert not [name for name in left if not name.startswith(("sem.", "psm_", "pym-"))]

@@ -186,6 +186,47 @@ def test_a_forked_child_cannot_wait_for_jobs_of_its_parent(engine, call):
     assert programs.run("-c", source) == "refused\npermitted\n"
 
 
+IMPORTS = """
+import logging, os, sys, threading, time
+import qmill
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in sys.modules and threading.current_thread() is not threading.main_thread():
+            print(name, "is imported in", threading.current_thread().name)
+
+def fail():
+    raise KeyError("no")
+
+def die():
+    os.kill(os.getpid(), 9)
+
+def log():
+    logging.getLogger("job").warning("logged")
+
+if __name__ == "__main__":
+    logging.disable()
+    sys.meta_path.insert(0, Finder)
+    method = {start_method!r}
+    with qmill.JobQueue(2, start_method=method, log_file={log!r}, callback=str) as jobs:
+        for function in (fail, die, log, int):
+            jobs.put(function, retries=1)
+        jobs.put(bytes, [1 << 20])
+        jobs.put(time.sleep, [60], timeout=0.1)
+        assert list(jobs.map(abs, range(1000))) == list(range(1000))
+        jobs.wait()
+"""
+
+
+@pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
+def test_no_thread_of_a_queue_imports_a_module(start_method, tmp_path):
+    """A module that a thread is importing at a fork is locked in the child for ever."""
+    script = tmp_path / "imports.py"
+    script.write_text(IMPORTS.format(start_method=start_method, log=str(tmp_path / "log.csv")))
+    assert programs.run(str(script)) == ""
+
+
 FORK_WHILE_STARTING = """
 import os, signal, threading
 import qmill

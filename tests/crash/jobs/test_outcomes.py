@@ -48,7 +48,7 @@ def unsent(function, *args, text=""):
 
 CASES = {
     "a result": done(functions.add, 1, 2, result=3),
-    # what cannot be packed
+    # objects that cannot be packed
     "an argument that cannot be packed": unsent(job_functions.echo, threading.Lock()),
     "an argument that raises when it is packed": unsent(
         job_functions.echo, Troubled("packed", "raises"), text="trouble"
@@ -70,7 +70,7 @@ CASES = {
     "a result that ends its worker when it is packed": died(
         3, job_functions.give, "packed", "dies"
     ),
-    # what cannot be rebuilt in the worker
+    # objects that cannot be rebuilt in the worker
     "an argument that raises when it is rebuilt": unsent(
         job_functions.echo, Troubled("rebuilt", "raises"), text="trouble"
     ),
@@ -82,7 +82,7 @@ CASES = {
         -9, job_functions.echo, Troubled("rebuilt", "is killed")
     ),
     "a callable that raises when it is rebuilt": unsent(Troubled("rebuilt", "raises")),
-    # what cannot be rebuilt in the parent
+    # objects that cannot be rebuilt in the parent
     "a result that raises when it is rebuilt": unsent(job_functions.give, "rebuilt", "raises"),
     "a result that exits when it is rebuilt": unsent(job_functions.give, "rebuilt", "exits"),
     "a result that interrupts when it is rebuilt": unsent(

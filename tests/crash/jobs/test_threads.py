@@ -33,7 +33,7 @@ class Heard(logging.Handler):
 
 @pytest.fixture
 def heard():
-    """What the logger "qmill" says from WARNING on."""
+    """The records of the logger "qmill" from WARNING on."""
     handler = Heard()
     logger = logging.getLogger("qmill")
     logger.addHandler(handler)

@@ -118,7 +118,7 @@ def test_the_sentinel_tells_of_a_death(method, run):
 
 @pytest.fixture
 def failures(caplog):
-    """What is logged of workers that have failed."""
+    """The log of workers that have failed."""
     caplog.set_level(logging.ERROR, logger="qmill")
     return lambda: [record for record in caplog.records if record.name == "qmill"]
 

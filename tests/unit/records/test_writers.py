@@ -115,7 +115,7 @@ def test_writers_with_one_log(path, writers):
 
 
 def test_writers_that_open_and_close_it_for_each_row(path, writers):
-    """Who opens it must not take a row that another is just writing for a torn one."""
+    """A process that opens the log takes no row that another one is writing for a torn row."""
 
     def run(writer):
         for number in range(60):
@@ -163,7 +163,7 @@ def tear(path):
 
 
 def test_another_program_that_is_killed_does_not_spoil_the_next_row(path):
-    """Who has the file open goes on, and need not be one who opens it anew."""
+    """A process that has the log open goes on; it need not be one that opens it anew."""
     log = RecordLog(path)
     log.write([FIRST])
     tear(path)

@@ -20,7 +20,7 @@ def there_and_back(obj):
 
 
 class Process:
-    """What a process has for itself: its `__main__`, the definitions it knows, its classes.
+    """The state of a process: its `__main__`, the definitions that it knows, its classes.
 
     `with process:` is to be there.
     """
@@ -65,7 +65,7 @@ class Channel:
         self.fetched = []
 
     def keep(self, key, built):
-        """What a reader builds lives as long as its memory here, not because it is kept."""
+        """An object that a reader builds lives as long as its memory here, not as it is kept."""
 
     def fetch(self, key):
         self.fetched.append(key)

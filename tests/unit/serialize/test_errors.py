@@ -188,7 +188,7 @@ def test_an_exception_that_cannot_cross_comes_wrapped(error):
 
 
 class Traced(Exception):
-    """What a program has had copyreg pack with its frames, as tblib does."""
+    """A traceback that copyreg packs with its frames, as tblib has it do."""
 
 
 def _reduce_traced(error):

@@ -235,7 +235,7 @@ class DaskEngine(PackingEngine):
                 self._send(node, sent)
 
     def _teach(self, node: _Node, sent: _Sent) -> None:
-        """Send a node what a job needs, and the job's packet if that is large."""
+        """Send a node the lesson for a job, and the job's packet if that is large."""
         lesson = node.knowledge.lesson_for(sent.job)
         assert lesson is not None  # nothing is inherited here
         large = {sent.token: packet} if _size(packet := sent.job._packet) > INLINE_BYTES else {}

@@ -34,7 +34,6 @@ from ...errors import WorkerDied
 from ...packing import definitions, main_module, remote_errors
 from ...processes import launch
 from ...processes.trees import GRACE_S, SIGKILL
-from ...queues.shared import core
 from ...workers import api
 from .. import log_records
 from ..ahead import NEVER, Load, Takers, cost_of, limit_of
@@ -129,9 +128,8 @@ class ProcessEngine(PackingEngine, WorkerEngine):
     ) -> None:
         self._method = launch.usable_start_method(start_method)
         is_fork = self._method == "fork"
-        # These import modules. The dispatcher must not do so: if another thread forks meanwhile,
+        # This imports modules. The dispatcher must not do so: if another thread forks meanwhile,
         # the modules' locks stay held in the child for ever.
-        core.why_not()
         if not is_fork:
             main_module.importable()
         super().__init__(settings)

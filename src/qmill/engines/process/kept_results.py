@@ -265,7 +265,7 @@ class Rebuilder:
         return _Failure(value)
 
 
-def _resolver(classes: dict[bytes, Any], imports: serialize.Imports) -> Callable[[bytes], type]:
+def _resolver(classes: dict[bytes, Any], imports: definitions.Imports) -> Callable[[bytes], type]:
     def resolve(name: bytes) -> type:
         classes[name] = found = definitions.class_of(name, imports)
         return found[0]

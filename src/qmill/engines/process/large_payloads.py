@@ -17,6 +17,11 @@ from weakref import ref
 from ...queues.shared import core
 from . import protocol as packets
 
+try:
+    from ...queues.shared import rings
+except ImportError:  # the core was not built
+    rings = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -117,10 +122,8 @@ class Outbox:
 
 def _new_ring() -> Any:
     try:
-        from ...queues.shared import rings
-
         return rings.create(0)
-    except (OSError, ImportError) as error:  # `create` or the import found no free descriptor
+    except OSError as error:  # there is no free descriptor
         raise MemoryError from error
 
 
@@ -142,8 +145,6 @@ class Inbox:
         Raises:
             QueueGone: The descriptor is not one of a ring.
         """
-        from ...queues.shared import rings
-
         self._ring = rings.attach(descriptor, was_sent=True)
 
     def take(self, ticket: bytes) -> memoryview:

@@ -44,8 +44,6 @@ from .calls import Client, GetCall, JoinCall, LocalAnswer, MailReader, PutCall, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    Answer = Callable[[Any, Exception | None], None]
-
 
 class Mailbox:
     """One queue's state; every method may be called from any thread.

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_RETRY_S = 0.1  # how soon to try again to accept, without a free descriptor
+_RETRY_S = 0.1  # seconds until the next try to accept, without a free descriptor
 _END_GRACE_S = 1.0  # the broker's thread needs microseconds, unless the machine is starved
 
 

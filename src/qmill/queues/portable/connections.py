@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # without it, small frames may wait
-_LOOK_S = 0.2  # how often to check a broker that has not answered in time
+_LOOK_S = 0.2  # seconds between checks of a broker that has not answered in time
 
 ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (ShutDown, ValueError, KeyError, MemoryError, QueueGone)
@@ -93,7 +93,7 @@ class Connection:
                 while parts:
                     parts = frames.send_some(self.sock, parts)
                 return self.receive()
-            except BlockingIOError:  # no step for `addresses.LOOK_S`
+            except BlockingIOError:  # for a second: see `addresses.connect`
                 told = not is_told and self._told_if_stopped()
             if told:
                 if timeout is not None:

@@ -18,8 +18,6 @@ from . import addresses
 if TYPE_CHECKING:
     from .broker import Broker
 
-    pass
-
 
 _KEPT_SENT = 256
 _KEPT_PICKLED = 16
