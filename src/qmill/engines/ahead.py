@@ -34,6 +34,7 @@ AHEAD_JOBS = 64
 """The most jobs that one worker has at a time, for each that it runs at a time."""
 
 NEVER = float("inf")
+"""A moment that does not come; and no limit."""
 
 
 class Load:
@@ -118,17 +119,17 @@ class Takers(Generic[AnyLoad]):
     """
 
     def __init__(self, max_jobs: int | None) -> None:
-        self._max_jobs = max_jobs
+        self._max_jobs = NEVER if max_jobs is None else max_jobs
         self._loads: deque[AnyLoad] = deque()
         self._present: set[AnyLoad] = set()
 
     def has_had_all(self, load: AnyLoad) -> bool:
         """Return whether a worker has had as many jobs as it is given."""
-        return self._max_jobs is not None and load.num_given >= self._max_jobs
+        return load.num_given >= self._max_jobs
 
     def add(self, load: AnyLoad) -> None:
         """Let a worker take more jobs, if it gets any."""
-        if load not in self._present and not load.leaving and not self.has_had_all(load):
+        if load not in self._present and not load.leaving and load.num_given < self._max_jobs:
             self._present.add(load)
             self._loads.append(load)
 
@@ -143,11 +144,8 @@ class Takers(Generic[AnyLoad]):
         loads = self._loads
         while loads:
             load = loads[0]
-            if (
-                load.has_room_for(job, cost_s, limit_s)
-                and not load.leaving
-                and not self.has_had_all(load)
-            ):
+            may_get_more = not load.leaving and load.num_given < self._max_jobs
+            if may_get_more and load.has_room_for(job, cost_s, limit_s):
                 loads.rotate(-1)
                 return load
             self._present.remove(loads.popleft())

@@ -54,7 +54,7 @@ class Definitions:
         try:
             if kind != packets.VALUE:
                 return FAILED, 1, remote_errors.load_error(data)
-            return DONE, 0, serialize.loads(serialize.writable(data), self)
+            return DONE, 0, serialize.loads(data, self, True)
         except SerializationError as error:
             return FAILED, 1, error
         except BaseException as error:  # rebuilding an object may raise anything
@@ -135,8 +135,7 @@ class Learnt(Definitions):
     def _thing(self, number: int) -> Any:
         """Return the function or value of a number; it is rebuilt when it is first needed."""
         if number not in self._things:
-            packed = serialize.writable(self._packed[number])
-            self._things[number] = serialize.loads(packed, self)
+            self._things[number] = serialize.loads(self._packed[number], self, True)
             del self._packed[number]
         return self._things[number]
 
@@ -211,12 +210,11 @@ class Learnt(Definitions):
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]:
         if isinstance(data, BaseException):
             raise data
-        packed = serialize.writable(data)
         if number:
-            args, kwargs, *name = serialize.loads(packed, self)
+            args, kwargs, *name = serialize.loads(data, self, True)
             function = self._things.get(number) or self._thing(number)
         else:
-            function, args, kwargs, *name = serialize.loads(packed, self)
+            function, args, kwargs, *name = serialize.loads(data, self, True)
         self.job_name = name[0] if name else job
         return function, args, kwargs
 

@@ -659,7 +659,8 @@ class Dispatcher(Jobs):
         if not job._kept:
             job._let_go()
             return
-        job._let_go_of_much()
+        if job._remains is not None:
+            job._let_go_of_much()
         if not self._auto_remove:
             self._scheduler.complete(job)
 

@@ -449,9 +449,9 @@ class Job(Future[T]):
 
     def _let_go_of_much(self) -> None:
         """Release large arguments, as was decided by `put`."""
-        if self._remains is not None:
-            self.function, self.args, self.kwargs = self._remains
-            self._remains = self._subject = None
+        assert self._remains is not None
+        self.function, self.args, self.kwargs = self._remains
+        self._remains = self._subject = None
 
     def _let_go(self) -> None:
         """Release the function and its arguments; a job of `submit` or `map` needs them no more."""

@@ -27,7 +27,7 @@ def loads_in_process(packed: bytes | bytearray | memoryview, names: Any) -> Any:
 
     def thing(number: int) -> Any:
         if number not in built:
-            built[number] = serialize.loads(serialize.writable(things[number]), sent)
+            built[number] = serialize.loads(things[number], sent, True)
         return built[number]
 
     def rebuild() -> Any:

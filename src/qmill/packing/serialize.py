@@ -456,13 +456,17 @@ def _offsets(start: int, sizes: list[int]) -> Iterator[int]:
 # -- unpacking ---------------------------------------------------------------------------------
 
 
-def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) -> Any:
+def loads(
+    data: bytes | bytearray | memoryview, imports: Imports | None = None, writable: bool = False
+) -> Any:
     """Rebuild an object.
 
     Args:
-        data: A packed object, from `dumps`. If its memory is writable, it becomes part of the
-            object: large buffers are not copied.
+        data: A packed object, from `dumps`. Its memory becomes part of the object: large buffers
+            are not copied.
         imports: Where to find definitions that this process does not have.
+        writable: Whether to copy large buffers if they are in read-only memory, as arrays of a
+            worker must be writable.
 
     Raises:
         SerializationError: The object cannot be rebuilt in this process. The text names its type.
@@ -470,10 +474,14 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
     flags = data[0]
     try:
         if flags == 0x80:
-            return pickle.loads(data) if function_globals.shared_globals is None else unpickle(data)
+            if function_globals.shared_globals is None:
+                return pickle.loads(data)
+            return unpickle(data)
         view = memoryview(data)
         buffers: list[memoryview] = []
         if flags & _BUFFERS:
+            if writable and view.readonly:
+                view = memoryview(bytearray(view))
             view, *buffers = _split(view)
         else:
             view = view[1:]
@@ -487,13 +495,6 @@ def loads(data: bytes | bytearray | memoryview, imports: Imports | None = None) 
     except BaseException as error:  # even SystemExit: an object must not end its reader
         let_interrupt_through(error)
         raise not_rebuilt(_type_name(data), error) from error
-
-
-def writable(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
-    """Return a packed object, copied if its buffers are read-only: arrays must be writable."""
-    if data[0] & _BUFFERS and memoryview(data).readonly:
-        return bytearray(data)
-    return data
 
 
 def not_rebuilt(name: str, error: BaseException) -> SerializationError:
@@ -569,8 +570,14 @@ def _type_name(data: bytes | bytearray | memoryview) -> str:
     return "unknown (the data is damaged)"
 
 
+_PLAIN = frozenset((type(None), bool, int, float, complex))
+"""Types whose objects plain pickle packs and rebuilds in every process."""
+
+
 def dump_result(value: Any, exports: Exports) -> list[Any]:
     """Pack the result of a call, as `dump_parts`; mark an error as one of a result."""
+    if type(value) in _PLAIN:
+        return [pickle.dumps(value, 5)]
     try:
         return dump_parts(value, exports, reducers=destination.reducers)
     except SerializationError as error:

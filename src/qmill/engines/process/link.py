@@ -115,7 +115,7 @@ class Link:
             head, beside = packet if type(packet) is tuple else (packet, None)
             self._outgoing.append((job.id, head, beside))
         self.push()
-        self.permit(list(map(packets.permit, jobs)))
+        self.permit([job.id | job._version << packets.ID_BITS for job in jobs])
 
     def permit(self, numbers: list[int]) -> None:
         """Send permits, by their numbers; 0 has the worker end."""
