@@ -19,6 +19,7 @@ core = [
     Extension(
         "qmill.queues.shared.core._kept", [f"{CORE}/_kept.pyx", f"{CORE}/_codec.c"], **OPTIONS
     ),
+    Extension("qmill.system._finalizers", ["src/qmill/system/_finalizers.pyx"]),
 ]
 # Python that is compiled as it is, since no signal handler runs within C: one that raised between
 # two lines would leave half of what they do. Without a compiler it is imported as Python.

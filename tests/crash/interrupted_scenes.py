@@ -603,7 +603,8 @@ def play(scene: Callable[[str], Scene], kind: str, first: int, step: int) -> int
                 if (more := now[1] - before[1]) and len(now[1]) > len(before[1]):
                     await_end(more)
                     gc.collect()
-                    now = now[0], children()
+                    api.forget_ended()
+                    now = num_files(), children()
                 assert now[0] <= before[0], ("descriptors", before, now)
                 assert len(now[1]) <= len(before[1]), ("processes", before, now)
             before = now
