@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..packing import serialize
 from ..system import lifecycle
+from ..system.opened import duplicate, owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import FileIO
 
 logger = logging.getLogger("qmill")
 
@@ -38,34 +40,28 @@ class _File:
     """A nameless file with the content of an array."""
 
     def __init__(self, folder: str | None, content: memoryview) -> None:
-        self._descriptor = _open_nameless(folder)
+        self._file = _open_nameless(folder)
         _live.add(self)
         while len(content):
-            content = content[os.write(self._descriptor, content) :]
+            content = content[os.write(self._file.fileno(), content) :]
 
     @property
     def path(self) -> str:
         """The path by which other processes open the file."""
-        return f"{_FOLDER_OF_FILES.format(os.getpid())}/{self._descriptor}"
+        return f"{_FOLDER_OF_FILES.format(os.getpid())}/{self._file.fileno()}"
 
     def close(self) -> None:
         """Close the file; mappings of it remain valid."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # opening failed, so there is no descriptor
-            self.close()
+        self._file.close()
 
 
-def _open_nameless(folder: str | None) -> int:
+def _open_nameless(folder: str | None) -> FileIO:
     if folder is None and hasattr(os, "memfd_create"):
-        return os.memfd_create("qmill-array")
+        return owned(os.memfd_create, "qmill-array")
     if folder is not None:
         os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        return os.dup(file.fileno())
+        return duplicate(file.fileno())
 
 
 class MappedArrays:

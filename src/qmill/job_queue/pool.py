@@ -23,6 +23,7 @@ from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 from typing import TYPE_CHECKING, Any
 
 from ..processes import child_main
+from ..system.finalizers import finalizer
 from .pool_results import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult
 from .queue import JobQueue
 
@@ -109,6 +110,7 @@ class Pool:
         engine.codec.hands_on = False
         return jobs
 
+    @finalizer
     def __del__(self) -> None:
         if self._state == RUN:
             warnings.warn(

@@ -20,10 +20,12 @@ from weakref import WeakValueDictionary
 from ..errors import SerializationError
 from ..system import nameless_files, native
 from ..system.generic import Generic, T
+from ..system.opened import Descriptor, owned
 from . import definitions, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import FileIO
     from typing import ParamSpec, TypeVar
 
     P = ParamSpec("P")
@@ -60,10 +62,11 @@ class Shared(Generic[T]):
 
     __slots__ = ("__weakref__", "_files", "_value", "key")
 
-    def __init__(self, key: int, value: Any = _NOTHING, file: int | None = None) -> None:
+    def __init__(self, key: int, value: Any = _NOTHING, file: FileIO | None = None) -> None:
         self.key = key
         self._value = value
         # By `is_remote` of `fileno`. A file that was packed elsewhere is used for both.
+        self._files: dict[bool, FileIO]
         self._files = {} if file is None else dict.fromkeys((False, True), file)
 
     @property
@@ -113,18 +116,13 @@ class Shared(Generic[T]):
                     parts = serialize.dump_parts(self._value, serialize.InlineExports(names))
                 finally:
                     serialize.destination.shares = before
-                self._files[is_remote] = nameless_files.write_file(parts)
-            return self._files[is_remote]
+                self._files[is_remote] = owned(nameless_files.write_file, parts)
+            return self._files[is_remote].fileno()
 
     def packed(self, is_remote: bool = False) -> memoryview:
         """Return the packed value: a read-only map of the file."""
         file = self.fileno(is_remote)
         return memoryview(mmap.mmap(file, os.fstat(file).st_size, access=mmap.ACCESS_READ))
-
-    def __del__(self) -> None:
-        files, self._files = self._files, {}
-        for file in set(files.values()):
-            os.close(file)
 
 
 class Shares:
@@ -175,7 +173,7 @@ _received: dict[int, Shared] = {}
 
 def receive(key: int, file: int) -> None:
     """Register a handle of a key in this worker; the handle then owns the file's descriptor."""
-    _received[key] = Shared(key, file=file)
+    _received[key] = Shared(key, file=Descriptor(file))
 
 
 def forget(key: int) -> None:
@@ -185,7 +183,7 @@ def forget(key: int) -> None:
 
 def from_packed(key: int, packed: bytes | memoryview) -> Shared:
     """Make a handle of a value that was packed elsewhere."""
-    return Shared(key, file=nameless_files.write_file([packed]))
+    return Shared(key, file=owned(nameless_files.write_file, [packed]))
 
 
 def _find(key: int) -> Shared:
