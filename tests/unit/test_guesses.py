@@ -249,3 +249,12 @@ def test_putting_after_the_end_tells_what_has_ended():
         pass
     with pytest.raises(RuntimeError, match=r"after shutdown.*`with` block.*make another queue"):
         jobs.put(abs, -1)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"), [("put", (abs,)), ("map", (abs, [1])), ("wait", ())]
+)
+def test_pythons_own_errors_name_the_class_that_users_know(method, arguments):
+    with qmill.JobQueue(1, engine="thread") as jobs:
+        with pytest.raises(TypeError, match=rf"^JobQueue\.{method}\(\) got an unexpected keyword "):
+            getattr(jobs, method)(*arguments, colour=1)

@@ -211,6 +211,11 @@ class Dispatcher(Jobs):
         with self._lock:
             return self._scheduler.held()
 
+    def has_completed_or_is_done(self) -> bool:
+        """Return whether a job is completed, or none is left that could be."""
+        with self._lock:
+            return self._scheduler.num_completed > 0 or not self._num_pending()
+
     def pop_completed(self) -> Job | None:
         """Return a completed job, or None; the caller holds the lock of `changed`."""
         return self._scheduler.pop_completed()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ..packing.guesses import arguments_of, check_arguments, check_function, explain_arguments
 from ..system.generic import T
-from .queue import JobQueue, MapLimits, map_options
+from .options import MapLimits, map_options
+from .queue import JobQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..engines.api import EngineFactory
     from ..system.generic import A, B, C, D, E, P
-    from .queue import OptionsOfJobsMap
+    from .options import OptionsOfJobsMap
 
     class OptionsOfOwnMap(OptionsOfJobsMap, total=False):
         """Arguments of `qmill.map`."""
