@@ -8,6 +8,7 @@ import pytest
 
 from qmill import WorkerDied
 from qmill.jobs import totals
+from qmill.jobs.failures import Failure
 from qmill.jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job, Options
 from qmill.jobs.totals import Histogram, Totals
 
@@ -105,7 +106,7 @@ def test_a_job_that_returned_is_counted_with_its_times():
 @pytest.mark.parametrize("failure", ["failed", "died", "timed out"])
 def test_a_failure_is_counted_by_its_state_and_its_type(failure):
     job = make_job()
-    job._failure = failure
+    job._failure = Failure(failure)
     result = added((job, FINISHED, None, ValueError("bad")), (make_job(), FINISHED, 1, None))
     assert counted(result) == {failure: 1, "done": 1}
     assert result.errors == {"ValueError": (1, "bad")}
@@ -193,7 +194,7 @@ def test_workers_and_errors_beyond_a_number_share_a_line():
         result.add([(make_job(worker=f"w-{n}"), FINISHED, None, None)], 9.0)
         error = type(f"Error{n}", (Exception,), {})("text")
         job = make_job(worker="w-0")
-        job._failure = "failed"
+        job._failure = Failure.FAILED
         result.add([(job, FINISHED, None, error)], 9.0)
     assert len(result.busy) == totals.MAX_WORKERS + 1
     assert result.busy[totals.OTHERS] == 2.0 * 50
@@ -210,7 +211,7 @@ def test_no_str_of_a_user_is_called():
         pass
 
     failed = make_job(name=Proud())
-    failed._failure = "failed"
+    failed._failure = Failure.FAILED
     result = added(
         (failed, FINISHED, None, ProudError()),
         (make_job(), FINISHED, None, ValueError(Proud())),

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LaneError
+from ..jobs.failures import Failure
 from ..jobs.fields import function_name
 from ..jobs.job import CANCELLED
 
@@ -26,7 +27,7 @@ def record_of(job: QmillJob) -> dict[str, Any]:
     full = job.to_dict()
     record = {key: full[key] for key in KEYS}
     error = job._exception
-    was_stopped = job._failure == "timed out" or job._state == CANCELLED
+    was_stopped = job._failure is Failure.TIMED_OUT or job._state == CANCELLED
     record["timeout"] = job.timeout or 0
     record["args"] = full["args"] or None
     record["cancelled"] = was_stopped

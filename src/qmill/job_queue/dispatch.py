@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from ..engines.api import (
     DIED,
     DONE,
-    FAILED,
     LOGGED,
     NOT_STARTED,
     RETURNED,
@@ -38,8 +37,9 @@ from ..engines.api import (
     lost,
 )
 from ..engines.driver import END_S, Driver, Jobs
-from ..errors import Full, JobTimeout, LaneError, SerializationError, WorkerDied
+from ..errors import Full, JobTimeout, LaneError, SerializationError
 from ..jobs import failures, job as jobs_job, records
+from ..jobs.failures import HOW, Failure, explain_failure, failure_of
 from ..jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job
 from ..jobs.records import RecordLog
 from ..jobs.scheduler import Scheduler
@@ -443,7 +443,7 @@ class Dispatcher(Jobs):
             job.attempts += 1
             if not sendable:
                 job._ended, job.exitcode = now, 1
-                self._take_failure(Report(FAILED, job, job._packet, now, now, 1), "failed", False)
+                self._take_failure(job, job._packet, Failure.FAILED, False)
             elif debug:
                 self._reporter.say("Started job: '%s'", job.name)
         return 0
@@ -483,7 +483,7 @@ class Dispatcher(Jobs):
             failure = RuntimeError(f"the queue {self.qid} has failed")
             failure.__cause__ = error
             for job in jobs:
-                job._failure = "failed"
+                job._failure = Failure.FAILED
             self._finish([(job, FINISHED, None, failure) for job in jobs])
             for job in list(self._scheduler.working.values()):
                 self._scheduler.finish(job, failed=False)
@@ -544,7 +544,9 @@ class Dispatcher(Jobs):
             if isinstance(job, Chunk) and isinstance(report.value, tuple):
                 self._take_chunk(job, report.value)
                 return
-            self._take_failure(report, "died" if what == DIED else "failed", True)
+            self._take_failure(
+                job, report.value, Failure.DIED if what == DIED else Failure.FAILED, True
+            )
 
     def _take_start_failure(self, report: Report) -> None:
         """Fail the job for which a worker could not be started."""
@@ -557,8 +559,7 @@ class Dispatcher(Jobs):
         self._scheduler.take(now)
         job.attempts += 1
         job._started = job._ended = now
-        failure = "died" if isinstance(report.value, WorkerDied) else "failed"
-        self._take_failure(report._replace(job=job), failure, True)
+        self._take_failure(job, report.value, failure_of(report.value), True)
 
     def _take_returned(self, job: Job) -> None:
         """Put back a job that a worker has returned without beginning it, or cancel it."""
@@ -592,12 +593,14 @@ class Dispatcher(Jobs):
             return
         results, errors = chunk.outcome()
         if errors:
-            chunk._failure = "died" if _all_died(errors) else "failed"
+            kinds = map(failure_of, errors.values())
+            chunk._failure = Failure.FAILED if Failure.FAILED in kinds else Failure.DIED
         self._end(chunk, (results, errors), None, bool(errors))
 
-    def _take_failure(self, report: Report, failure: str, retryable: bool) -> None:
-        job, error = report.job, report.value
-        assert job is not None
+    def _take_failure(
+        self, job: Job, error: BaseException, failure: Failure, retryable: bool
+    ) -> None:
+        """Retry a job whose attempt has failed, or let it end."""
         if job._state == CANCELLED:
             self._drop(job)
             return
@@ -608,7 +611,7 @@ class Dispatcher(Jobs):
             return
         if job.id in self._timed_out:
             self._timed_out.discard(job.id)
-            failure = "timed out"
+            failure = Failure.TIMED_OUT
             retryable = options.retry_timeouts
             error = JobTimeout(
                 f"{job._title} ran longer than its timeout of {options.timeout:g} s and was killed"
@@ -621,7 +624,7 @@ class Dispatcher(Jobs):
                 self._reporter.say("Retrying job: '%s' in %.3f s: %r", job.name, delay, error)
             return
         job._failure = failure
-        failures.explain_failure(job, error)
+        explain_failure(job, error)
         self._end(job, None, error, True)
 
     def _end(self, job: Job, result: Any, error: BaseException | None, failed: bool) -> None:
@@ -630,7 +633,7 @@ class Dispatcher(Jobs):
         finished: list[_Outcome] = [(job, FINISHED, result, error)]
         for follower in stopped:
             why = f"{follower._title} was cancelled: {job._title}, before it in lane "
-            why += f"{follower.lane!r}, {failures.HOW[job._failure]}"
+            why += f"{follower.lane!r}, {HOW[job._failure]}"
             follower.exitcode = job.exitcode
             finished.append((follower, CANCELLED, None, LaneError(why)))
         self._finish(finished)
@@ -805,10 +808,6 @@ class _Reporter:
         else:
             message, args = value
             logger.debug(message, *args)
-
-
-def _all_died(errors: dict[int, BaseException]) -> bool:
-    return all(isinstance(error, WorkerDied) for error in errors.values())
 
 
 def _started(thread: threading.Thread) -> bool:

@@ -5,14 +5,37 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
+from enum import Enum
 from typing import TYPE_CHECKING
 
+from ..errors import WorkerDied
 from . import fields
 
 if TYPE_CHECKING:
     from .job import Job
 
 logger = logging.getLogger("qmill")
+
+
+class Failure(Enum):
+    """How a job has failed; the value is its state in records."""
+
+    FAILED = "failed"
+    DIED = "died"
+    TIMED_OUT = "timed out"
+
+
+HOW: dict[Failure | None, str] = {
+    Failure.FAILED: "failed",
+    Failure.DIED: "died with its worker",
+    Failure.TIMED_OUT: "ran too long and was killed",
+}
+"""Words for a failure in messages, by `Job._failure`."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return how a call has failed, by its exception."""
+    return Failure.DIED if isinstance(error, WorkerDied) else Failure.FAILED
 
 
 def explain_failure(job: Job, error: BaseException) -> None:
@@ -57,14 +80,6 @@ def log_unseen(what: str, error: BaseException) -> None:
     """Log a failure that was not asked for."""
     logger.error("%s, and nobody has asked for its result", what, exc_info=error)
 
-
-HOW = {
-    None: "succeeded",
-    "failed": "failed",
-    "died": "died with its worker",
-    "timed out": "ran too long and was killed",
-}
-"""Words for the end of a job, in messages, by `Job._failure`."""
 
 _unseen: weakref.WeakSet[UnseenError] = weakref.WeakSet()
 

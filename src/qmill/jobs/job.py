@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 from ..system import native
 from ..system.generic import T
 from . import fields
-from .failures import UnseenError, forget_unseen
+from .failures import Failure, UnseenError, forget_unseen
 
 if TYPE_CHECKING:
     from collections import deque
@@ -209,7 +209,7 @@ class Job(Future[T]):
         self._state = PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
-        self._failure: str | None = None  # None, "failed", "died" or "timed out"
+        self._failure: Failure | None = None
         self._callback: Any = None  # the queue's callback; then its return value
         self._kept = True  # whether it enters the completed queue
         self._watched = 0
@@ -265,7 +265,7 @@ class Job(Future[T]):
 
     def _state_word(self) -> str:
         if self._state == FINISHED:
-            return self._failure or "done"
+            return self._failure.value if self._failure else "done"
         if self._state == CANCELLED:
             return "cancelled"
         return "working" if self._state == RUNNING else "waiting"

@@ -16,8 +16,8 @@ from collections import Counter
 from types import WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import WorkerDied
 from . import fields
+from .failures import failure_of
 from .job import CANCELLED, FINISHED, PENDING, RUNNING, Job
 
 if TYPE_CHECKING:
@@ -264,9 +264,8 @@ class Totals:
 
 
 def _word_of(job: Job, error: BaseException) -> str:
-    if job._is_chunk:
-        return "died" if isinstance(error, WorkerDied) else "failed"
-    return job._failure or "failed"
+    failure = None if job._is_chunk else job._failure
+    return (failure or failure_of(error)).value
 
 
 # The following runs in the dispatcher with its lock held, so it calls no `__str__` of the user.

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from qmill.jobs import job as job_module
-from qmill.jobs.failures import log_unseen
+from qmill.jobs.failures import Failure, log_unseen
 from qmill.jobs.job import CANCELLED, FINISHED, RUNNING, Job, Options
 
 from ...crash.programs import Call
@@ -69,7 +69,7 @@ def succeed(job, result=None):
 
 
 def fail(job, error=None, how="failed"):
-    job._failure = how
+    job._failure = Failure(how)
     assert job._settle(FINISHED, None, error or ValueError("no good"))
     job._call_back()
     return job
@@ -127,7 +127,7 @@ def failed_job(error=None, how="failed", name="sum of all"):
 
 
 def fail_loudly(job, error, how="failed"):
-    job._failure = how
+    job._failure = Failure(how)
     job._fail_loudly(error)
     assert job._settle(FINISHED, None, error)
     job._call_back()

@@ -7,6 +7,7 @@ import io
 import os
 from datetime import datetime, timedelta
 
+from qmill.jobs.failures import Failure
 from qmill.jobs.fields import FIELDS
 from qmill.jobs.job import FINISHED, Job, Options
 from qmill.jobs.records import RecordLog
@@ -48,7 +49,8 @@ def make_job(number=7, function=add, args=(1, 2), kwargs=None, **options):
 def ended_job(result=None, error=None, state=FINISHED, failure=None, **options):
     job = make_job(**options)
     job.attempts, job.worker, job.exitcode = 2, "worker-3", int(error is not None)
-    job._started, job._ended, job._failure = 11.0, 13.5, failure
+    job._started, job._ended = 11.0, 13.5
+    job._failure = failure and Failure(failure)
     job._settle(state, result, error)
     return job
 
