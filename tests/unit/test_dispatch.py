@@ -1,4 +1,4 @@
-"""The dispatcher by itself: `job_queue.dispatch`, on a played engine and a clock of numbers."""
+"""The dispatcher by itself (`dispatch`, `settling`), on a played engine and a clock of numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from queue import SimpleQueue
 import pytest
 
 import qmill
-from qmill.job_queue import dispatch
+from qmill.job_queue import dispatch, settling
 from qmill.job_queue.dispatch import Dispatcher
 from qmill.jobs.job import Job, Options
 
@@ -81,7 +81,8 @@ def make(monkeypatch):
 
     def make(max_workers=1, max_ahead=0, **options):
         engine = PlayedEngine(max_workers, max_ahead)
-        monkeypatch.setattr(dispatch, "monotonic", engine.clock)
+        for module in (dispatch, settling):
+            monkeypatch.setattr(module, "monotonic", engine.clock)
         made.append(Bench(engine, **options))
         return made[-1]
 

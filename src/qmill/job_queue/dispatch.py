@@ -6,7 +6,8 @@
 
 The dispatcher is the only thread that uses the engine. It never calls functions of the user:
 callbacks, and handlers of log records from workers, run on the reporter, a thread that starts when
-they are first needed. However long they take, jobs are dispatched and killed in time.
+they are first needed. However long they take, jobs are dispatched and killed in time. `Dispatcher`
+has the calls of other threads and the loop; its base `Settler` decides what reports lead to.
 
 One lock guards the scheduler and the state of every job. `changed`, the condition of that lock, is
 notified when jobs have ended, and when the queue shuts down.
@@ -15,7 +16,6 @@ notified when jobs have ended, and when the queue shuts down.
 from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401 (its exit hook then runs after `_end_all`)
-import contextlib
 import logging
 import math
 import sys
@@ -23,39 +23,29 @@ import threading
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ..engines.api import (
-    DIED,
-    DONE,
-    LOGGED,
-    NOT_STARTED,
-    RETURNED,
-    TIMED_OUT,
-    Outcome,
-    Report,
-    lost,
-)
+from ..engines.api import DONE
 from ..engines.driver import END_S, Driver, Jobs
-from ..errors import Full, JobTimeout, LaneError, SerializationError
+from ..errors import Full, SerializationError
 from ..jobs import failures, job as jobs_job, records
-from ..jobs.failures import HOW, Failure, explain_failure, failure_of
-from ..jobs.job import CANCELLED, FINISHED, PENDING, RUNNING, Chunk, Job
+from ..jobs.failures import Failure
+from ..jobs.job import CANCELLED, FINISHED, RUNNING, Job
 from ..jobs.records import RecordLog
 from ..jobs.scheduler import Scheduler
-from ..jobs.totals import Totals
 from ..system import lifecycle, native
 from ..system.alive import Alive
+from .reporter import Reporter
+from .settling import Ended, Settler, is_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
-    from queue import SimpleQueue
 
-    from ..engines.api import Engine
+    from ..engines.api import Engine, Report
+    from ..jobs.job import Chunk
+    from ..jobs.totals import Totals
 
 logger = logging.getLogger("qmill")
-
-_Outcome = tuple[Job, str, Any, BaseException | None]  # a job, its state, result and exception
 
 
 class Progress(NamedTuple):
@@ -67,7 +57,7 @@ class Progress(NamedTuple):
     working: int
 
 
-class Dispatcher(Jobs):
+class Dispatcher(Settler, Jobs):
     """Runs the jobs of one queue.
 
     Attributes:
@@ -93,28 +83,18 @@ class Dispatcher(Jobs):
         auto_stop_s: float,
         auto_remove: bool,
     ) -> None:
-        self.qid = qid
+        super().__init__(qid, log, auto_remove, Reporter(self, log, _started))
         self.engine = engine
         self.maxsize = maxsize
-        self.paused = True
         self.shut = False  # whether no more jobs are accepted
         self.waits_at_exit = True
-        self._log = log
         self._auto_stop_s = auto_stop_s
-        self._auto_remove = auto_remove
-        self._scheduler = Scheduler()
-        self._totals = Totals()
-        self.changed = self._lock = native.Condition()
         self._anchor = datetime.now(), monotonic()
-        self._timed_out: set[int] = set()
-        self._unwanted: set[int] = set()  # cancelled if the engine returns them as not begun
         self.is_of_parent = False
         self._closed = False
         self._driver = Driver(engine, self)
-        self._num_unprocessed = 0  # finished jobs that are not completed
         self._wake_on_put = False
         self._thread: threading.Thread | None = None
-        self._reporter = _Reporter(self)
         _all.add(self)
 
     def wall_time(self, moment_s: float) -> datetime:
@@ -125,6 +105,13 @@ class Dispatcher(Jobs):
     def host_of(self, worker: str | None) -> str | None:
         """Return the name of the machine that a worker runs on."""
         return self.engine.host_of(worker)
+
+    def log_later(self, what: str, error: BaseException) -> None:
+        """Have the reporter log a failure that no caller has looked at."""
+        if self._reporter.is_over:
+            failures.log_unseen(what, error)
+        else:
+            self._reporter.put(failures.log_unseen, what, error)
 
     # -- for callers ---------------------------------------------------------------------------
 
@@ -240,7 +227,7 @@ class Dispatcher(Jobs):
             self._driver.orders.append(partial(self.engine.kill, job))
         self.engine.wake()
         if job._watched:
-            self._reporter.put(("callbacks", job))
+            self._reporter.put(job._call_back)
         return True
 
     def _leave_none_waiting(self, jobs: Iterable[Job]) -> None:
@@ -349,8 +336,7 @@ class Dispatcher(Jobs):
     def wait_for_few(self, num_waiting: int) -> None:
         """Wait until fewer than `num_waiting` jobs wait, or the queue is shut down."""
         with self._lock:
-            while self._scheduler.num_waiting >= num_waiting and not self.shut:
-                self.changed.wait()
+            self.changed.wait_for(lambda: self._scheduler.num_waiting < num_waiting or self.shut)
 
     def shut_down(self, *, wait: bool, cancel_waiting: bool) -> None:
         """Accept no more jobs; those in the queue still run. See `JobQueue.shutdown`."""
@@ -370,8 +356,7 @@ class Dispatcher(Jobs):
         """Wait until the threads of a queue that was shut down have ended."""
         if native.current_thread() not in (self._thread, self._reporter.thread):
             with self._lock:
-                while self._thread is not None:
-                    self.changed.wait()
+                self.changed.wait_for(lambda: self._thread is None)
             self._reporter.join()
 
     # -- the thread ----------------------------------------------------------------------------
@@ -445,8 +430,32 @@ class Dispatcher(Jobs):
                 job._ended, job.exitcode = now, 1
                 self._take_failure(job, job._packet, Failure.FAILED, False)
             elif debug:
-                self._reporter.say("Started job: '%s'", job.name)
+                self._reporter.put(logger.debug, "Started job: '%s'", job.name)
         return 0
+
+    def take(self, reports: list[Report]) -> None:
+        """Take in reports of the engine; see `Jobs`."""
+        finished: list[Ended] = []
+        with self._lock:
+            for report in reports:
+                what, job, value, started, ended, _, _ = report
+                if (
+                    what == DONE
+                    and job is not None
+                    and (job.id not in self._timed_out or not is_late(job, started, ended))
+                    and (not job._is_chunk or cast("Chunk", job).is_whole(value))
+                ):
+                    job._started, job._ended = started, ended
+                    job.exitcode, job.worker = report.exitcode, report.worker
+                    self._scheduler.finish(job, failed=False)
+                    self._timed_out.discard(job.id)
+                    finished.append((job, FINISHED, value, None))
+                else:
+                    self._take_other(report)
+            if finished:
+                self._finish(finished)
+            if not self._scheduler.working:
+                self._unwanted.clear()
 
     def _ends(self) -> bool:
         """Return whether this thread, which has no jobs, ends: its workers end before that."""
@@ -473,7 +482,7 @@ class Dispatcher(Jobs):
         self._closed = True
         self.engine.close()
         if logger.isEnabledFor(logging.DEBUG):
-            self._reporter.say("Stopped queue: '%s'", self.qid)
+            self._reporter.put(logger.debug, "Stopped queue: '%s'", self.qid)
         self._reporter.end()
 
     def _give_up(self, error: BaseException) -> None:
@@ -491,238 +500,13 @@ class Dispatcher(Jobs):
             self._reporter.end()
             self.changed.notify_all()
 
-    # -- reports of the engine -----------------------------------------------------------------
-
-    def take(self, reports: list[Report]) -> None:
-        """Take in reports of the engine; see `Jobs`."""
-        finished: list[_Outcome] = []
-        with self._lock:
-            for report in reports:
-                what, job, value, started, ended, _, _ = report
-                if (
-                    what == DONE
-                    and job is not None
-                    and not self._is_late(job, started, ended)
-                    and (not job._is_chunk or cast("Chunk", job).is_whole(value))
-                ):
-                    job._started, job._ended = started, ended
-                    job.exitcode, job.worker = report.exitcode, report.worker
-                    self._scheduler.finish(job, failed=False)
-                    self._timed_out.discard(job.id)
-                    finished.append((job, FINISHED, value, None))
-                else:
-                    self._take_other(report)
-            if finished:
-                self._finish(finished)
-            if not self._scheduler.working:
-                self._unwanted.clear()
-
-    def _is_late(self, job: Job, started: float | None, ended: float | None) -> bool:
-        """Return whether a job has ended after its deadline, while it was being killed."""
-        if job.id not in self._timed_out or started is None or ended is None:
-            return False
-        timeout = job._options.timeout
-        begun = job._started  # the start that the dispatcher recorded; the deadline counts from it
-        return timeout is not None and begun is not None and ended >= begun + timeout
-
-    def _take_other(self, report: Report) -> None:
-        what, job = report.what, report.job
-        if what == LOGGED:
-            self._reporter.put(("record", report.value))
-        elif what == NOT_STARTED:
-            self._take_start_failure(report)
-        elif job is None:
-            raise AssertionError(report)
-        elif what == RETURNED:
-            self._take_returned(job)
-        else:
-            job._started = report.started_s or job._started
-            job._ended = report.ended_s or monotonic()
-            job.exitcode, job.worker = report.exitcode, report.worker
-            if what == TIMED_OUT:
-                self._timed_out.add(job.id)
-            if isinstance(job, Chunk) and isinstance(report.value, tuple):
-                self._take_chunk(job, report.value)
-                return
-            self._take_failure(
-                job, report.value, Failure.DIED if what == DIED else Failure.FAILED, True
-            )
-
-    def _take_start_failure(self, report: Report) -> None:
-        """Fail the job for which a worker could not be started."""
-        job = None if self.paused else self._scheduler.first()
-        if job is None:
-            with contextlib.suppress(BaseException):  # a handler that raises
-                logger.warning("a worker of %s could not start", self.qid, exc_info=report.value)
-            return
-        now = monotonic()
-        self._scheduler.take(now)
-        job.attempts += 1
-        job._started = job._ended = now
-        self._take_failure(job, report.value, failure_of(report.value), True)
-
-    def _take_returned(self, job: Job) -> None:
-        """Put back a job that a worker has returned without beginning it, or cancel it."""
-        if job._state == CANCELLED or job.id in self._unwanted:
-            self._drop(job)
-            return
-        self._timed_out.discard(job.id)
-        job._state = PENDING
-        job._started = None
-        job.attempts -= 1
-        self._scheduler.put_back(job)
-
-    def _drop(self, job: Job) -> None:
-        """Cancel a job that was dispatched; the next job of its lane may run."""
-        self._scheduler.finish(job, failed=False)
-        self._finish([(job, CANCELLED, None, None)])
-
-    def _take_chunk(self, chunk: Chunk, outcome: Outcome) -> None:
-        """Take in the results of a chunk's attempt; the next attempt makes the remaining calls."""
-        if chunk._state == CANCELLED:
-            self._drop(chunk)
-            return
-        num_again = chunk.add(outcome)
-        if chunk._to_do and chunk.id in self._unwanted:
-            self._drop(chunk)
-            return
-        if chunk._to_do:
-            self._totals.add_retry(chunk, num_again)
-            chunk._state = PENDING
-            self._scheduler.retry(chunk, monotonic(), backs_off=num_again > 0)
-            return
-        results, errors = chunk.outcome()
-        if errors:
-            kinds = map(failure_of, errors.values())
-            chunk._failure = Failure.FAILED if Failure.FAILED in kinds else Failure.DIED
-        self._end(chunk, (results, errors), None, bool(errors))
-
-    def _take_failure(
-        self, job: Job, error: BaseException, failure: Failure, retryable: bool
-    ) -> None:
-        """Retry a job whose attempt has failed, or let it end."""
-        if job._state == CANCELLED:
-            self._drop(job)
-            return
-        options = job._options
-        if isinstance(job, Chunk) and job._to_do is not None:
-            # No call of this attempt was made. As for a single call, the first one counts as tried.
-            self._take_chunk(job, lost(1, error))
-            return
-        if job.id in self._timed_out:
-            self._timed_out.discard(job.id)
-            failure = Failure.TIMED_OUT
-            retryable = options.retry_timeouts
-            error = JobTimeout(
-                f"{job._title} ran longer than its timeout of {options.timeout:g} s and was killed"
-            )
-        if retryable and job.attempts <= options.retries:
-            self._totals.add_retry(job)
-            job._state = PENDING
-            delay = self._scheduler.retry(job, monotonic())
-            if logger.isEnabledFor(logging.DEBUG):
-                self._reporter.say("Retrying job: '%s' in %.3f s: %r", job.name, delay, error)
-            return
-        job._failure = failure
-        explain_failure(job, error)
-        self._end(job, None, error, True)
-
-    def _end(self, job: Job, result: Any, error: BaseException | None, failed: bool) -> None:
-        """Settle a job that has failed, or a chunk, and the jobs that it stops in its lane."""
-        stopped = self._scheduler.finish(job, failed=failed)
-        finished: list[_Outcome] = [(job, FINISHED, result, error)]
-        for follower in stopped:
-            why = f"{follower._title} was cancelled: {job._title}, before it in lane "
-            why += f"{follower.lane!r}, {HOW[job._failure]}"
-            follower.exitcode = job.exitcode
-            finished.append((follower, CANCELLED, None, LaneError(why)))
-        self._finish(finished)
-
-    def _finish(self, finished: list[_Outcome]) -> None:
-        """Settle and complete jobs, through the reporter if callbacks or log files need it."""
-        debug = logger.isEnabledFor(logging.DEBUG)
-        telling = self._log is not None or debug
-        now = monotonic()
-        self._totals.add(finished, now)
-        for job, state, result, error in finished:
-            if job._ended is None:
-                job._ended = now
-            if job._failure and job._kept and not job._options.suppress_errors:
-                job._fail_loudly(error)
-            job._settle(state, result, error)
-            if job._sink is not None:
-                job._sink.append(job)
-            job._packet = job._environment = None
-            if (
-                job._kept and (telling or job._callback is not None)
-            ) or job._watched & jobs_job.HAS_CALLBACKS:
-                self._num_unprocessed += 1
-                self._reporter.put(("job", job))
-            else:
-                self._complete(job, now)
-        self.changed.notify_all()
-
-    def _complete(self, job: Job, now: float) -> None:
-        job._processed = now
-        if not job._kept:
-            job._let_go()
-            return
-        if job._remains is not None:
-            job._let_go_of_much()
-        if not self._auto_remove:
-            self._scheduler.complete(job)
-
-    # -- for the reporter ----------------------------------------------------------------------
-
-    def process(self, job: Job) -> None:
-        """Call a job's callbacks, write its record, and complete it."""
-        now = monotonic()
-        try:
-            job._call_back()
-            if job._callback is not None:
-                self._call_callback(job)
-            job._processed = now = monotonic()
-            if job._kept and self._log is not None:
-                self._write_record(self._log, job)
-            logger.debug("Completed job: '%s'", job.name)
-        finally:
-            with self._lock:
-                self._num_unprocessed -= 1
-                self._complete(job, now)
-                self.changed.notify_all()
-
-    def _call_callback(self, job: Job) -> None:
-        try:
-            job._callback = job._callback(job)
-        except BaseException as error:
-            job._callback = error
-            logger.exception("the callback of %s failed for job %s", self.qid, job.name)
-
-    def _write_record(self, log: RecordLog, job: Job) -> None:
-        try:
-            log.write([log.record_of(job)])
-        except Exception:  # the disk is full; or `str` of a lane or a name raises
-            logger.exception("the record of job %s could not be written", job.name)
-
-    def log_later(self, what: str, error: BaseException) -> None:
-        """Have the reporter log a failure that no caller has looked at."""
-        if self._reporter.is_over:
-            failures.log_unseen(what, error)
-        else:
-            self._reporter.put(("unseen", (what, error)))
-
-    def close_log(self) -> None:
-        """Close the file of records."""
-        if self._log is not None:
-            self._log.close()
-
     def forget_in_child(self) -> None:
         """Release, in a forked child, all that belongs to the parent; its jobs never end here."""
         self.changed = self._lock = native.Condition()
         self.engine.forget_in_child()
         self.shut = self.is_of_parent = True
         self._thread = None
-        self._reporter = _Reporter(self)
+        self._reporter = Reporter(self, self._log, _started)
         scheduler = self._scheduler
         for job in [*scheduler.remove_all(), *scheduler.working.values()]:
             if job._watched:
@@ -735,81 +519,6 @@ class Dispatcher(Jobs):
         self._num_unprocessed = 0
 
 
-class _Reporter:
-    """The thread that calls functions of the user: callbacks, and handlers of log records."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._inbox: SimpleQueue[tuple[str, Any] | None] = native.simple_queue()
-        self._start_lock = native.RLock()
-        self.is_over = False
-        self.thread: threading.Thread | None = None
-
-    def put(self, item: tuple[str, Any]) -> None:
-        """Add a task of the reporter; tasks are done in the order of `put`."""
-        self._inbox.put(item)
-        with self._start_lock:
-            if self.thread is None:
-                thread = native.Thread(self._run, f"qmill-reporter-{self._dispatcher.qid}")
-                try:
-                    self.thread = thread
-                    if _started(thread):
-                        return
-                except BaseException:  # as in `Dispatcher._start_thread`
-                    self.thread = None
-                    raise
-                self.thread = native.current_thread()
-                self._inbox.put(None)
-                self._run()
-                self.thread = None
-
-    def say(self, message: str, *args: Any) -> None:
-        """Log a line at DEBUG."""
-        self.put(("line", (message, args)))
-
-    def end(self) -> None:
-        """End the thread after the tasks that it has."""
-        with self._start_lock:
-            if self.is_over:
-                return
-            self.is_over = True
-            if self.thread is not None:
-                self._inbox.put(None)
-            else:
-                self._dispatcher.close_log()
-
-    def join(self) -> None:
-        """Wait until the thread has ended, after `end`."""
-        if self.thread is not None:
-            self.thread.join()
-
-    def _run(self) -> None:
-        with self._start_lock:
-            if self.thread is not native.current_thread():
-                return
-        # Threads that a callback starts inherit `daemon`; they are not to be daemons.
-        self.thread._daemonic = False  # type: ignore[attr-defined]
-        while (item := self._inbox.get()) is not None:
-            # If a handler or a callback raises anything, even SystemExit, the next task still runs.
-            with contextlib.suppress(BaseException):
-                self._tell(*item)
-            del item
-        self._dispatcher.close_log()
-
-    def _tell(self, what: str, value: Any) -> None:
-        if what == "job":
-            self._dispatcher.process(value)
-        elif what == "callbacks":
-            value._call_back()
-        elif what == "record":
-            _handle_record(value)
-        elif what == "unseen":
-            failures.log_unseen(*value)
-        else:
-            message, args = value
-            logger.debug(message, *args)
-
-
 def _started(thread: threading.Thread) -> bool:
     """Start a thread; False if the interpreter is exiting and starts none (Python 3.12)."""
     try:
@@ -819,16 +528,6 @@ def _started(thread: threading.Thread) -> bool:
             raise
         return False
     return True
-
-
-def _handle_record(record: logging.LogRecord) -> None:
-    """Give a worker's log record to this process's handlers."""
-    receiver = logging.getLogger(record.name)
-    try:
-        if receiver.isEnabledFor(record.levelno):
-            receiver.handle(record)
-    except BaseException:
-        logger.exception("a handler failed for a record of %s", record.processName)
 
 
 # -- exit and fork of this process --------------------------------------------------------------
