@@ -8,7 +8,7 @@ import pytest
 
 import qmill
 from qmill.engines.program import ProgramEngine
-from qmill.processes import launch
+from qmill.processes import handles
 
 from . import places
 from .programs.exits import KERNEL_KEEPS_CODES
@@ -40,7 +40,7 @@ def test_workers_of_the_first_process_of_a_container(method):
 def test_programs_of_a_program_that_ignores_their_ends(monkeypatch, kernel_tells):
     """Of the command `qmill run`, for one, were SIGCHLD ignored."""
     if not kernel_tells:
-        monkeypatch.setattr(launch, "kept_exit_code", lambda pidfd: None)
+        monkeypatch.setattr(handles, "kept_exit_code", lambda pidfd: None)
     elif not KERNEL_KEEPS_CODES:
         pytest.skip("needs Linux 6.15")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -67,7 +67,7 @@ def test_programs_of_a_program_that_ignores_their_ends(monkeypatch, kernel_tells
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_worker_of_which_nobody_knows_how_it_ended(monkeypatch, method):
     """An older kernel forgets it, and both that and the code that stands for it are told."""
-    monkeypatch.setattr(launch, "kept_exit_code", lambda pidfd: None)
+    monkeypatch.setattr(handles, "kept_exit_code", lambda pidfd: None)
     monkeypatch.setenv("QMILL_START_METHOD", method)
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
@@ -75,6 +75,6 @@ def test_a_worker_of_which_nobody_knows_how_it_ended(monkeypatch, method):
         death = worker.exception(20)
     finally:
         signal.signal(signal.SIGCHLD, before)
-    assert worker.exitcode == launch.UNKNOWN_EXIT
+    assert worker.exitcode == handles.UNKNOWN_EXIT
     assert death.exitcode is death.signal is None
     assert "with an unknown exit code: another part" in str(death)

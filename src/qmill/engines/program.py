@@ -25,8 +25,8 @@ from functools import partial
 from time import monotonic
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from ..errors import NotSupported, WorkerDied
-from ..processes import child_main, launch
+from ..errors import NotSupported
+from ..processes import child_main, handles, launch
 from .api import DIED, DONE, FAILED, RETURNED, Report
 from .selecting import SelectorEngine
 
@@ -191,7 +191,7 @@ class ProgramEngine(SelectorEngine):
                 setsigdef=_RESET,
             )
             try:
-                sentinel = launch.open_sentinel(running.pid)
+                sentinel = handles.open_sentinel(running.pid)
                 assert sentinel is not None
                 running.sentinel = sentinel
             except OSError:  # no descriptors left: end the program that has just begun
@@ -228,7 +228,7 @@ class ProgramEngine(SelectorEngine):
     def _ended(self, running: _Running) -> None:
         """Report a job whose program has ended."""
         ended = monotonic()
-        code = _exit_code(running)
+        code, _ = handles.reap(running.pid, running.sentinel.fileno())
         self._selector.unregister(running.sentinel)
         running.sentinel.close()
         if running.line is not None:
@@ -240,16 +240,14 @@ class ProgramEngine(SelectorEngine):
         self._outputs[running.job.id] = Output(_collected(running.out), _collected(running.err))
         what: int = DONE
         value: Exception | None = None
-        if code is None:
-            what, value = DIED, WorkerDied(running.pid, None, None, running.job.name)
-            code = launch.UNKNOWN_EXIT
+        if code is None or code < 0:
+            what, value = DIED, handles.death(running.pid, code, running.job.name)
         elif code > 0:
             what, value = FAILED, subprocess.CalledProcessError(code, running.job.name)
-        elif code < 0:
-            what, value = DIED, WorkerDied(running.pid, code, -code, running.job.name)
         moments = running.started_s, ended
         worker = self._worker(running)
-        self._reports.append(Report(what, running.job, value, *moments, code, worker))
+        told = handles.UNKNOWN_EXIT if code is None else code
+        self._reports.append(Report(what, running.job, value, *moments, told, worker))
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -267,15 +265,6 @@ class ProgramEngine(SelectorEngine):
                 os.close(running.line)
         self._running.clear()
         super().forget_in_child()
-
-
-def _exit_code(running: _Running) -> int | None:
-    """Return the exit code of a program that has ended; None if it cannot be known any more."""
-    try:
-        _, status = os.waitpid(running.pid, 0)
-    except ChildProcessError:  # SIGCHLD is ignored, or other code here has waited for it
-        return launch.kept_exit_code(running.sentinel.fileno())
-    return os.waitstatus_to_exitcode(status)
 
 
 def _collected(file: IO[bytes]) -> bytes | IO[bytes]:

@@ -30,7 +30,7 @@ from .queue import JobQueue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from ..processes.launch import Process
+    from ..processes.handles import Process
 
 
 CHUNKS_PER_WORKER = 4

@@ -90,8 +90,8 @@ def run_forked(
     """Run a process just forked from the parent, whose memory it shares.
 
     Args:
-        work: See `processes.start`.
-        job: See `processes.start`.
+        work: See `launch.start`.
+        job: See `launch.start`.
         ours: The parent's end of the channel.
         theirs: The child's end of the channel.
         lifeline: The children's end of the lifeline.

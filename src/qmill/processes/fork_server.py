@@ -6,7 +6,8 @@
 
 It ignores Ctrl-C, which the terminal sends to all processes: the owner decides which ones end.
 
-An owner that ends normally kills the server first. If the control socket closes, the owner has died
+A fork server belongs to the process that started it, its owner; see `ForkServer`. An owner that
+ends normally kills the server first. If the control socket closes, the owner has died
 without doing so, and the server ends the owner's remaining processes. The kernel kills the workers.
 By that the processes that the workers have started become children of the server, which is their
 *subreaper*. The server kills them if they are still in the owner's process group or in that of a
@@ -24,13 +25,34 @@ import selectors
 import signal
 import socket
 import struct
+from functools import partial
+from io import FileIO
 from typing import NoReturn
 
-from ..system import streams
+from ..queues.shared.core import core_info
+from ..system import lifecycle, native, streams
+from ..system.opened import Descriptor
 from . import child_main
+from .guard import children
+from .handles import Helper, Process, connected, is_answered, is_stopped, signal_group
 
 _NUMBER = struct.Struct("!i")
 _PR_SET_CHILD_SUBREAPER = 36
+
+_TRANSPORTS = {
+    "portable": ["qmill.queues.portable.portable_queue"],
+    "shared": ["qmill.queues.shared.queue"],
+}
+
+# Chosen at import, as the choice loads the core: a forked child could not go on with an import that
+# another thread had begun at the fork.
+PRELOADED = ["qmill.workers.api", *_TRANSPORTS.get(core_info().transport or "", ())]
+"""Modules that the fork server imports once, for all children; those above this one add theirs."""
+
+SERVER_TRIES = 3
+"""A start fails after this number of fork servers in a row that ended before they answered."""
+
+# -- the server --------------------------------------------------------------------------------
 
 _groups: set[int] = set()
 """The process groups that children may have made for themselves, by their leaders' ids."""
@@ -123,7 +145,7 @@ def _reap(statuses: dict[int, int]) -> None:
             return
         if pid == 0:
             return
-        if not _has_members(pid):
+        if not signal_group(pid, 0):
             _groups.discard(pid)
         descriptor = statuses.pop(pid, None)
         if descriptor is None:  # it was adopted
@@ -154,21 +176,13 @@ def _end_orphans() -> None:
     Each kill may make further descendants children of the server.
     """
     _groups.add(os.getpgrp())
-    while orphans := [pid for pid in _children() if _group_of(pid) in _groups]:
+    while orphans := [pid for pid in children(os.getpid()) if _group_of(pid) in _groups]:
         for pid in orphans:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         for pid in orphans:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-
-
-def _children() -> list[int]:
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
 
 
 def _group_of(pid: int) -> int | None:
@@ -178,11 +192,129 @@ def _group_of(pid: int) -> int | None:
         return None
 
 
-def _has_members(group: int) -> bool:
+# -- the owner's side --------------------------------------------------------------------------
+
+
+class _ServerGoneError(Exception):
+    """The fork server ended, or was stopped, before it answered."""
+
+
+class ForkServer(Helper):
+    """A process's fork server, also started anew when it was stopped.
+
+    A forked process has the user and the root folder of its server. So if this process has changed
+    these, it starts another server. The older one stays, to report how its children end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._identity: object = None  # of this process when it started the server
+        self._older: list[tuple[socket.socket | None, native.Started | None]] = []
+
+    def fork(self, lifeline: int) -> Process:
+        """Start a process by the server, or by another one if that is killed meanwhile.
+
+        Each try has a channel of its own: the server may have died after the fork, and its child,
+        which nobody knows, has the old one.
+
+        Args:
+            lifeline: The children's end of this process's lifeline.
+
+        Raises:
+            OSError: The server cannot fork, or cannot be started.
+        """
+        with self._lock:
+            if self._has_ended():
+                self._drop()
+        for _ in range(SERVER_TRIES):
+            try:
+                return connected(partial(self._fork, lifeline))
+            except _ServerGoneError:
+                pass
+        raise ChildProcessError(
+            f"the fork server, which starts processes, has ended {SERVER_TRIES} times in a row "
+            "before it had started one: something kills it, or it cannot begin, and what it has "
+            'printed may tell why; start_method="spawn" does without it'
+        )
+
+    def _fork(
+        self, lifeline: int, ours: socket.socket, status: FileIO, there: tuple[int, int]
+    ) -> Process:
+        with self._lock:
+            if self._control is not None and self._identity != _identity():
+                self._set_aside()
+            if self._control is None:
+                self._identity = _identity()
+                self._begin(main, lifeline, PRELOADED)
+            assert self._control is not None
+            assert self._process is not None
+            pid, sentinel = self._ask(self._control, self._process, there)
+            return Process(pid, ours, sentinel or status, status, self._process)
+
+    def _ask(
+        self, control: socket.socket, server: native.Started, fds: tuple[int, int]
+    ) -> tuple[int, FileIO | None]:
+        """Return a new child's pid and pidfd, if the system has these."""
+        try:
+            with native.cut_off_by(server.kill):
+                socket.send_fds(control, [b"f"], fds)
+                while not is_answered(control.fileno()):
+                    if is_stopped(server):
+                        self._set_aside()
+                        raise _ServerGoneError
+                answer, received, _, _ = socket.recv_fds(control, _NUMBER.size, 1)
+        except ConnectionError:
+            answer = b""
+        except _ServerGoneError:
+            raise
+        except BaseException:  # nobody will read the answer that is under way
+            self._drop()
+            raise
+        if not answer:
+            self._drop()
+            raise _ServerGoneError
+        (pid,) = _NUMBER.unpack(answer)
+        if pid < 0:
+            raise OSError(-pid, f"the fork server cannot fork: {os.strerror(-pid)}")
+        if not received:
+            return pid, None
+        os.set_inheritable(received[0], False)
+        return pid, Descriptor(received[0])
+
+    def _set_aside(self) -> None:
+        """Send the server no more requests; it stays, to report how its children end."""
+        self._older.append((self._control, self._process))
+        self._control = self._process = None
+
+    def stop(self) -> None:
+        """End the server; its children are not affected."""
+        with self._lock:
+            self._drop()
+            while self._older:
+                self._control, self._process = self._older.pop()
+                self._drop()
+
+    def forget_in_child(self) -> None:
+        """Close the sockets to the parent's servers in a forked child; it cannot wait for them."""
+        super().forget_in_child()
+        while self._older:
+            self._control, self._process = self._older.pop()
+            super().forget_in_child()
+
+
+def _identity() -> object:
+    """Return the users and groups of this process and its root folder; None if not known."""
+    names = ("getresuid", "getresgid", "getgroups", "geteuid", "getegid")
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        root = os.stat(os.sep)
+    except OSError:
+        return None
+    return [getattr(os, name)() for name in names if hasattr(os, name)], root.st_dev, root.st_ino
+
+
+own_server = ForkServer()
+fork = own_server.fork
+stop = own_server.stop
+
+lifecycle.at_exit(lifecycle.FORK_SERVER, stop)
+lifecycle.at_fork(lifecycle.FORK_SERVER, in_child=own_server.forget_in_child)

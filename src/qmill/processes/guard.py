@@ -92,9 +92,7 @@ def _stopped_tree(pid: int, pidfd: int, groups: set[int]) -> list[int]:
     while parents:
         parent, parents_pidfd = parents.pop()
         _stop(parent, parents_pidfd)
-        for child in children(
-            parent
-        ):  # a parent that is stopped reaps none: they stay who they are
+        for child in children(parent):  # a stopped parent reaps none: they stay who they are
             with contextlib.suppress(OSError):
                 if os.getpgid(child) in groups:
                     pidfd = os.pidfd_open(child)
@@ -136,6 +134,9 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+            with (
+                contextlib.suppress(OSError),  # the thread has just ended
+                open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
+            ):
                 found += map(int, file.read().split())
     return found

@@ -13,14 +13,14 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..system import native
+from .guard import children
+from .handles import SIGKILL, signal_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GRACE_S = 2.0
 """Seconds between SIGTERM and SIGKILL."""
-
-SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class EndingTrees:
@@ -116,12 +116,12 @@ class ProcessTree:
         for pidfd in self._pidfds:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(pidfd, number)
-        _signal_group(self._group, number)
+        signal_group(self._group, number)
 
     def is_over(self) -> bool:
         """Return whether all have ended; a zombie counts as ended, as it may never be reaped."""
         if self.ends is None:
-            return not _signal_group(self._group, 0)
+            return not signal_group(self._group, 0)
         for pidfd, _ in self.ends.poll(0):
             self.ends.unregister(pidfd)  # closing is not enough if a forked process has it, too
             os.close(pidfd)
@@ -138,21 +138,10 @@ class ProcessTree:
             os.close(self._pidfds.pop())
 
 
-def _signal_group(group: int, number: int) -> bool:
-    """Signal a process group; return whether it exists."""
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def _members(group: int) -> list[int]:
     """List the processes of a process group, without zombies."""
     found: list[int] = []
-    if not _signal_group(group, 0):
+    if not signal_group(group, 0):
         return found
     for path in glob.glob("/proc/[0-9]*/stat"):
         with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -167,10 +156,7 @@ def _descendants(pid: int) -> list[int]:
     """List the descendants of a process, parents first."""
     found, parents = [], [pid]
     while parents:
-        parent = parents.pop()
-        for path in glob.glob(f"/proc/{parent}/task/*/children"):
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                children = [int(word) for word in file.read().split()]
-                found += children
-                parents += children
+        started = children(parents.pop())
+        found += started
+        parents += started
     return found

@@ -83,7 +83,8 @@ def start(
         fds: The descriptors that the process inherits.
         without_site: Whether it skips `site`, and so all code that an installation runs at the
             start of each interpreter. A copy of a frozen program has none.
-        options: Further options, as for `subprocess.Popen`.
+        options: Further options, as for `subprocess.Popen`. By default the process has this one's
+            folder, or the root folder if that has been removed.
 
     Raises:
         NotSupported: The interpreter is not known, see `check_known`.
@@ -93,6 +94,8 @@ def start(
     """
     frozen.check_has_begun()
     check_known()
+    # Some interpreters do not start in a removed folder.
+    options.setdefault("cwd", None if folder() else os.sep)
     options["env"] = {**os.environ, frozen.MARK: str(os.getpid())}
     if frozen.is_frozen():
         return _start_program(main, arguments, fds, options)
@@ -103,6 +106,14 @@ def start(
     assert python is not None
     flags = [*_flags(), "-S"] if without_site else _flags()
     return _start_command([python, *flags, "-c", code], fds, options)
+
+
+def folder() -> str | None:
+    """Return the current folder; None if it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 def _flags() -> list[str]:

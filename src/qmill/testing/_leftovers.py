@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..processes import launch
+from ..processes import fork_server, launch
 from ..queues.names import folders
 from ..queues.portable import broker
 from ..system import lifecycle
@@ -220,7 +220,7 @@ def _left_descriptors(before: dict[int, str]) -> list[str]:
 
 def _kept_descriptors() -> set[int]:
     """Return the known descriptors that stay open for the life of the program."""
-    of_broker, of_server = broker._broker, launch._fork_server
+    of_broker, of_server = broker._broker, fork_server.own_server
     kept: list[Any] = [
         *(launch._lifeline or ()),
         of_server._control,

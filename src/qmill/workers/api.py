@@ -27,7 +27,7 @@ from ..packing import definitions, remote_errors, serialize
 from ..packing.environment import dumps_for_process
 from ..packing.explain import describe
 from ..packing.guesses import check_function
-from ..processes import child_main, launch
+from ..processes import child_main, handles, launch
 from ..queues import leases
 from ..system import frames, lifecycle, nameless_files, native, processors, streams
 from ..system.alive import Alive
@@ -191,7 +191,7 @@ class Worker(Generic[T]):
         Raises:
             ValueError: A thread cannot be ended from outside.
         """
-        self._runner.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        self._runner.send_signal(handles.SIGKILL)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the function's return value, and return it.
@@ -432,7 +432,7 @@ def let_go(error: BaseException) -> None:
 class _ProcessRunner:
     """Runs a function in a process, and keeps its outcome."""
 
-    _process: launch.Process
+    _process: handles.Process
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -479,8 +479,7 @@ class _ProcessRunner:
                 self._read_outcome()
                 code = process.told_exitcode if process.exitcode is not None else None
                 if self._outcome is None:
-                    killer = -code if code is not None and code < 0 else None
-                    self._outcome = "error", WorkerDied(self.pid, code, killer, self._name)
+                    self._outcome = "error", handles.death(self.pid, code, self._name)
                 while self._file:
                     self._file.pop().close()
                 process.close()
@@ -492,9 +491,9 @@ class _ProcessRunner:
         process = self._process
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._closed and self._outcome is None:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            left = handles.seconds_left(deadline)
             try:
-                ready = launch.wait_readable([process.channel, process.sentinel], left)
+                ready = handles.wait_readable([process.channel, process.sentinel], left)
             except ValueError:  # another thread has just closed the channel: all has been read
                 ready = [process.sentinel]
             if process.sentinel in ready:

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import qmill
-from qmill.processes import launch
+from qmill.processes import fork_server as servers, handles
 
 from .. import functions
 from ..programs import Call, Watch
@@ -55,7 +55,7 @@ def test_a_fork_server_that_is_stopped_is_replaced(fork_server, run):
     os.kill(fork_server, signal.SIGSTOP)
     assert run(functions.parent_pid).result() not in (fork_server, os.getpid())
     watch = Watch([fork_server])
-    launch.stop_fork_server()
+    servers.stop()
     assert watch.wait() == []
 
 
@@ -67,13 +67,13 @@ def test_a_worker_of_a_stopped_fork_server_ends(fork_server, run):
     gate.put("open")
     assert worker.result() == "open"
     worker.join()
-    assert worker.exitcode == launch.UNKNOWN_EXIT
-    launch.stop_fork_server()
+    assert worker.exitcode == handles.UNKNOWN_EXIT
+    servers.stop()
 
 
 def test_fork_servers_that_all_end_are_told(fork_server, run, monkeypatch):
-    launch.stop_fork_server()
-    monkeypatch.setattr(launch, "PRELOADED", ["no_such_module_of_a_test"])
+    servers.stop()
+    monkeypatch.setattr(servers, "PRELOADED", ["no_such_module_of_a_test"])
     with pytest.raises(ChildProcessError, match="has ended 3 times in a row .*spawn"):
         run(functions.parent_pid)
 

@@ -148,7 +148,7 @@ def test_a_guard_that_was_killed_is_replaced(start_program):
         + """
 from qmill.processes import launch
 workers = [qmill.run(start_another, 0)]
-guard = launch._guardian._guard
+guard = launch._guardian._process
 if guard is not None:
     guard.kill()
     guard.wait()

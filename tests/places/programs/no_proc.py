@@ -5,7 +5,7 @@ import signal
 import sys
 
 import qmill
-from qmill.processes import launch
+from qmill.processes import handles
 
 
 def put(queue, value):
@@ -68,7 +68,7 @@ def main():
 
     parent = qmill.run(leave_a_worker, queue)
     pidfd = os.pidfd_open(queue.get(timeout=20))
-    assert launch.wait_readable([pidfd], 20), "the worker outlives its parent"
+    assert handles.wait_readable([pidfd], 20), "the worker outlives its parent"
     assert parent.exception(20).signal == signal.SIGKILL
 
 

@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDied
 from ...packing import definitions, main_module, remote_errors
-from ...processes import launch
-from ...processes.trees import GRACE_S, SIGKILL
+from ...processes import fork_server, handles, launch
+from ...processes.handles import SIGKILL
+from ...processes.trees import GRACE_S
 from ...workers import api
 from .. import log_records
 from ..ahead import NEVER, Load, Takers, cost_of, limit_of
@@ -68,7 +69,7 @@ MAX_LINGERING = 16
 """The most workers that wait for threads of their jobs without counting towards `max_workers`. The
 limit is `max_workers` if that is larger."""
 
-launch.PRELOADED.append("qmill.engines.process.worker_main")
+fork_server.PRELOADED.append("qmill.engines.process.worker_main")
 
 _new_tuple: Any = tuple.__new__  # takes a fifth of the time of calling a NamedTuple
 
@@ -580,6 +581,4 @@ def _overdue_from(worker: _Worker) -> float:
 
 def _death(worker: _Worker, job: Any) -> WorkerDied:
     process = worker.link.process
-    code = process.told_exitcode
-    killer = -code if code is not None and code < 0 else None
-    return WorkerDied(process.pid, code, killer, job, process.max_rss_bytes)
+    return handles.death(process.pid, process.told_exitcode, job, process.max_rss_bytes)
