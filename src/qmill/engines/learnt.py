@@ -15,7 +15,7 @@ from ..packing import definitions, function_globals, remote_errors, serialize, s
 from ..packing.bindings import Bindings
 from ..processes import child_main
 from ..system import module_path, nameless_files
-from ..workers.api import let_go
+from ..workers.runners import let_go
 from . import log_records
 from .api import DONE, FAILED, call_chunk
 from .process import kept_results, protocol as packets

@@ -1,46 +1,31 @@
 """Workers: functions that run in a process or thread of their own, from the moment they are made.
 
-    parent                                          child
-    ──────                                          ─────
-    run(fn, ...) ── setup, packed (fn, args) ────>  fn(*args)
-    result()     <─ ("result" | "error", bytes) ──  ends
-
-An outcome that is too large for the channel's buffer goes through a file without a name. So a
-worker never waits for its parent to read the result: the parent can join first and ask later.
+How they run is in runners.py; this module has what users call, and the end of the program.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
-import socket
-import threading
+import sys
 import time
 import warnings
-import weakref
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SerializationError, WorkerDied
-from ..packing import definitions, remote_errors, serialize
-from ..packing.environment import dumps_for_process
+from ..errors import WorkerDied
 from ..packing.explain import describe
 from ..packing.guesses import check_function
-from ..processes import child_main, handles, launch
-from ..queues import leases
-from ..system import frames, lifecycle, nameless_files, native, processors, streams
+from ..processes import handles, launch
+from ..queues.checks import check_wait
+from ..system import lifecycle, native, processors
 from ..system.alive import Alive
 from ..system.generic import Generic, T
-from ..system.opened import take
+from .runners import ProcessRunner, ThreadRunner, log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from io import FileIO
 
     from ..system.generic import P
-
-logger = logging.getLogger("qmill")
 
 NUM_CPUS: int = processors.count()
 """The processors that this process may use, by its affinity and the quota of its control groups."""
@@ -53,8 +38,6 @@ EXIT_GRACE_S = 0.5
 
 TERMINATE_GRACE_S = 2.0
 """Seconds that all workers together have to end after SIGTERM."""
-
-_SMALL_BYTES = 1 << 15  # an outcome up to this size fits into the channel's buffer
 
 
 class Worker(Generic[T]):
@@ -104,10 +87,10 @@ class Worker(Generic[T]):
         self.name = name or f"{getattr(fn, '__name__', type(fn).__name__)}-{_next_number()}"
         self.kind = kind
         job = (fn, as_tuple("args", args), as_dict(kwargs))
-        self._runner: _ThreadRunner | _ProcessRunner
-        self._runner = _ThreadRunner(job, self) if kind == "thread" else _ProcessRunner(self.name)
+        self._runner: ThreadRunner | ProcessRunner
+        self._runner = ThreadRunner(job, self) if kind == "thread" else ProcessRunner(self.name)
         try:
-            if isinstance(self._runner, _ThreadRunner):
+            if isinstance(self._runner, ThreadRunner):
                 self._runner.start()
                 _in_threads.add(self)
             else:
@@ -124,7 +107,7 @@ class Worker(Generic[T]):
         """Make a worker for a process or thread that the caller has started; logs no failures.
 
         Args:
-            runner: Has the methods and attributes of this module's runners.
+            runner: Has the methods and attributes of the runners in runners.py.
             name: Its name in messages.
             kind: "process" or "thread".
         """
@@ -175,7 +158,7 @@ class Worker(Generic[T]):
         Args:
             timeout: Seconds to wait at most; None is no limit. See `is_alive` for how it went.
         """
-        self._runner.wait(_check_timeout(timeout))
+        self._runner.wait(check_wait(True, timeout))
 
     def terminate(self) -> None:
         """Ask the process to end (SIGTERM).
@@ -233,7 +216,7 @@ class Worker(Generic[T]):
         return value if kind == "error" else None
 
     def _outcome(self, timeout: float | None) -> tuple[str, Any]:
-        outcome = self._runner.outcome(_check_timeout(timeout))
+        outcome = self._runner.outcome(check_wait(True, timeout))
         if outcome is None:
             raise TimeoutError(f"worker {self.name} has not ended within {timeout} s")
         return outcome
@@ -253,11 +236,7 @@ class Worker(Generic[T]):
             return
         interrupted = isinstance(outcome[1], WorkerDied) and outcome[1].signal == signal.SIGINT
         if not interrupted:  # Ctrl-C stops all processes, and this program reports it once
-            _log_failure(self.name, outcome[1])
-
-
-def _log_failure(name: str, error: BaseException) -> None:
-    logger.error("worker %s failed", name, exc_info=error)
+            log_failure(self.name, outcome[1])
 
 
 def run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Worker[T]:
@@ -334,307 +313,6 @@ def _next_number() -> int:
         return _number
 
 
-def _check_timeout(timeout: float | None) -> float | None:
-    from ..queues.checks import check_wait
-
-    return check_wait(True, timeout)
-
-
-# -- threads -----------------------------------------------------------------------------------
-
-
-class _ThreadRunner:
-    """Runs a function in a thread, and keeps its outcome."""
-
-    def __init__(self, job: tuple[Any, ...], worker: Worker[Any]) -> None:
-        self.pid = os.getpid()
-        self._name = worker.name
-        self._worker = weakref.ref(worker)
-        self._outcome: tuple[str, Any] | None = None
-        self._jobs = [job]
-        # A thread counts as ended if an exception of a signal handler leaves its `join`.
-        self._has_ended = native.Event()
-        self._thread = threading.Thread(target=self._run, name=worker.name, daemon=False)
-
-    def start(self) -> None:
-        """Start the thread."""
-        native.start_thread(self._thread.start)
-
-    def abandon(self) -> None:
-        """Have the thread end at once if it has not begun the job: its worker was not made."""
-        self._jobs.clear()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._has_ended.set()
-
-    def _work(self) -> None:
-        try:
-            fn, args, kwargs = self._jobs.pop()
-        except IndexError:
-            return
-        try:
-            self._outcome = "result", fn(*args, **kwargs)
-        except SystemExit as error:
-            leases.give_back()
-            self._outcome = ("result", None) if not error.code else ("error", error)
-        except BaseException as error:
-            leases.give_back()
-            self._outcome = "error", error
-            let_go(error)
-            if self._worker() is None:
-                _log_failure(self._name, error)
-
-    @property
-    def exitcode(self) -> int | None:
-        if not self._has_ended.is_set() or self._outcome is None:
-            return None
-        return int(self._outcome[0] == "error")
-
-    @property
-    def sentinel(self) -> int:
-        raise ValueError("a worker of kind='thread' has no sentinel; use join")
-
-    def wait(self, timeout: float | None) -> bool:
-        if threading.current_thread() is self._thread:
-            return False
-        if timeout == 0 or not self._has_ended.wait(timeout):
-            return self._has_ended.is_set()
-        self._thread.join()  # it has nothing more to do
-        return True
-
-    def outcome(self, timeout: float | None) -> tuple[str, Any] | None:
-        return self._outcome if self.wait(timeout) else None
-
-    def send_signal(self, number: int) -> None:
-        raise ValueError(
-            "a worker of kind='thread' cannot be ended from outside; "
-            "end its queue, or use kind='process'"
-        )
-
-
-def let_go(error: BaseException) -> None:
-    """Clear the local variables of a traceback's frames; an iterator there would keep its leases.
-
-    Args:
-        error: The exception that has the traceback.
-    """
-    import traceback
-
-    traceback.clear_frames(error.__traceback__)
-
-
-# -- processes ---------------------------------------------------------------------------------
-
-
-class _ProcessRunner:
-    """Runs a function in a process, and keeps its outcome."""
-
-    _process: handles.Process
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._frames = frames.FrameReader()
-        self._got: list[Any] = []  # ends with the outcome's frame, once that has come
-        self._file: list[FileIO] = []  # the file that holds a large outcome
-        self._outcome: tuple[str, Any] | None = None
-        self._closed = False
-        self._lock = native.RLock()
-
-    def start(self, job: tuple[Any, ...], method: str) -> None:
-        """Start the process."""
-        if method == "fork":
-            _check_sendable(job)
-            definitions.know_namespace(getattr(job[0], "__globals__", {}))
-        named = (*job, self._name)
-        self._process = launch.start(
-            "qmill.workers.api:_work", named, method, dumps_for_process, leads_group=False
-        )
-        self.pid = self._process.pid
-
-    def abandon(self) -> None:
-        """End the process at once, if it has been started: its worker was not made."""
-        if hasattr(self, "_process"):
-            self._process.abandon()
-
-    @property
-    def exitcode(self) -> int | None:
-        return self._process.exitcode
-
-    @property
-    def sentinel(self) -> int:
-        return self._process.sentinel
-
-    def wait(self, timeout: float | None) -> bool:
-        """Wait for the end of the process."""
-        if self._closed:
-            return True
-        process = self._process
-        if not process.wait(timeout):
-            return False
-        with self._lock:
-            if not self._closed:
-                self._read_outcome()
-                code = process.told_exitcode if process.exitcode is not None else None
-                if self._outcome is None:
-                    self._outcome = "error", handles.death(self.pid, code, self._name)
-                while self._file:
-                    self._file.pop().close()
-                process.close()
-                self._closed = True
-        return True
-
-    def outcome(self, timeout: float | None) -> tuple[str, Any] | None:
-        """Wait for the outcome, which may come before the process ends."""
-        process = self._process
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._closed and self._outcome is None:
-            left = handles.seconds_left(deadline)
-            try:
-                ready = handles.wait_readable([process.channel, process.sentinel], left)
-            except ValueError:  # another thread has just closed the channel: all has been read
-                ready = [process.sentinel]
-            if process.sentinel in ready:
-                self.wait(None)
-            with self._lock:
-                if not self._closed:
-                    self._read_outcome()
-            if not ready:
-                break
-        return self._outcome
-
-    def _read_outcome(self) -> None:
-        """Read the outcome if the worker has sent it; never waits."""
-        if self._outcome is not None:
-            return
-        channel = self._process.channel
-        channel.setblocking(False)
-        got = self._got
-        try:
-            # One instruction reads the frame from the channel and keeps it, so that an exception
-            # of a signal handler in between does not lose it.
-            while not got or got[-1] is None:
-                got.extend(map(self._frames.receive, (channel,)))
-            (kind, in_file), (data, *_) = got[-1]
-            if in_file:
-                data = self._read_file(channel)
-        except (EOFError, OSError, MemoryError) as error:
-            if nameless_files.is_shortage(error):
-                self._outcome = "unsent", error
-            return  # else nothing more is there now, or it died in the middle
-        if kind == "error":
-            self._outcome = "error", remote_errors.load_error(data)
-        elif kind == "unsent":
-            self._outcome = "unsent", remote_errors.load_error(data)
-        else:
-            try:
-                self._outcome = "result", serialize.loads(data)
-            except SerializationError as error:
-                self._outcome = "unsent", error
-
-    def _read_file(self, channel: socket.socket) -> bytearray:
-        """Receive the file that follows a frame, and return its content."""
-        if not self._file and not take(channel, self._file):
-            raise nameless_files.file_lost()
-        [file] = self._file
-        data = bytearray(os.fstat(file.fileno()).st_size)
-        file.seek(0)
-        file.readinto(data)
-        return data
-
-    def forget_in_child(self) -> None:
-        """Close the runner in a forked child: the process is not a child of the child."""
-        self._lock = native.RLock()  # another thread of the parent may have held the old one
-        self._closed = True
-        self._process.forget_in_child()
-
-    def send_signal(self, number: int) -> None:
-        with self._lock:
-            if not self._closed:
-                self._process.send_signal(number)
-
-
-def _check_sendable(job: tuple[Any, ...]) -> None:
-    """Refuse queues for threads among the arguments, which a fork would pass without pickling."""
-    parts: list[Any] = [job]
-    seen: set[int] = set()
-    while parts:
-        part = parts.pop()
-        if isinstance(part, (dict, list, tuple, set, frozenset)):
-            if id(part) not in seen:
-                seen.add(id(part))
-                parts.extend(part.values() if isinstance(part, dict) else part)
-        elif (check := getattr(type(part), "_check_sendable", None)) is not None:
-            check(part)
-
-
-def _work(channel: socket.socket, get_job: Callable[[], tuple[Any, ...]]) -> int:
-    """Run the function in its process, send its outcome, and return the exit code."""
-    try:
-        fn, args, kwargs, child_main.worker_name = get_job()
-        value = fn(*args, **kwargs)
-    except KeyboardInterrupt:
-        leases.give_back()
-        return child_main.INTERRUPTED
-    except SystemExit as error:
-        leases.give_back()
-        if (code := exit_code(error)) == 0:
-            _send(channel, "result", serialize.dumps(None))
-        return code
-    except BaseException as error:
-        leases.give_back()
-        _send(channel, "error", remote_errors.dump_error(error))
-        let_go(error)
-        return 1
-    try:
-        packed = serialize.dumps(value, serialize.InlineExports())
-    except Exception as error:
-        _send(channel, "unsent", remote_errors.dump_error(error))
-    else:
-        _send(channel, "result", packed)
-    return 0
-
-
-def exit_code(error: SystemExit) -> int:
-    """Return the exit status of a `SystemExit`; print its argument to stderr if it is no number."""
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    import sys
-
-    print(error.code, file=sys.stderr)
-    return 1
-
-
-def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
-    streams.flush()  # the function's output is there before its outcome
-    descriptor = -1
-    if len(data) > _SMALL_BYTES:
-        try:
-            descriptor = nameless_files.write_file([data])
-        except OSError as error:
-            kind, data = "unsent", remote_errors.dump_error(error)
-    try:
-        _send_all(
-            channel, frames.encode((kind, descriptor >= 0), [data if descriptor < 0 else b""])
-        )
-        if descriptor >= 0:
-            socket.send_fds(channel, [b"f"], [descriptor])
-    except ConnectionError:
-        pass  # the parent, which would have read it, has ended
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-def _send_all(channel: socket.socket, parts: list[frames.Blob]) -> None:
-    while parts:
-        parts = frames.send_some(channel, parts)
-
-
 # -- the end of this process -------------------------------------------------------------------
 
 _running: set[Worker[Any]] = set()  # process workers only
@@ -659,9 +337,9 @@ def end_workers() -> None:
     deadline = time.monotonic() + EXIT_GRACE_S
     to_end = [worker for worker in list(_running) if worker.ends_at_exit]
     for worker in to_end:
-        worker.join(max(0.0, deadline - time.monotonic()))
+        worker.join(handles.seconds_left(deadline))
     alive = [worker for worker in to_end if worker.is_alive()]
-    if alive and not _interrupted():
+    if alive and getattr(sys, "last_type", None) is not KeyboardInterrupt:
         names = ", ".join(worker.name for worker in alive)
         warnings.warn(
             f"{len(alive)} worker(s) still ran when the program ended and were terminated: "
@@ -673,7 +351,7 @@ def end_workers() -> None:
         worker.terminate()
     deadline = time.monotonic() + TERMINATE_GRACE_S
     for worker in alive:
-        worker.join(max(0.0, deadline - time.monotonic()))
+        worker.join(handles.seconds_left(deadline))
         if worker.is_alive():
             worker.kill()
             worker.join()
@@ -684,18 +362,12 @@ def end_workers() -> None:
     _running.difference_update(to_end)
 
 
-def _interrupted() -> bool:
-    import sys
-
-    return getattr(sys, "last_type", None) is KeyboardInterrupt
-
-
 def _after_fork_in_child() -> None:
     global _number_lock, _in_threads
     _number_lock = native.Lock()
     for worker in _running:
         worker._told = True
-        if isinstance(worker._runner, _ProcessRunner):
+        if isinstance(worker._runner, ProcessRunner):
             worker._runner.forget_in_child()
     _running.clear()
     _in_threads = Alive()

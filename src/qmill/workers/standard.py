@@ -13,10 +13,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WorkerDied
-from ..processes import child_main, launch
+from ..processes import child_main, handles, launch
 from ..system import native
-from . import api
 from .api import Worker
+from .runners import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,7 +171,7 @@ class Thread(threading.Thread):
             self.failure = error
             told = type(error), error, error.__traceback__, self
             threading.excepthook(threading.ExceptHookArgs(told))
-            api.let_go(error)
+            let_go(error)
 
 
 class _Runner:
@@ -202,8 +202,7 @@ class _Runner:
         error = getattr(self._context, "failure", None)
         code = self.exitcode
         if error is None and code and code != -signal.SIGTERM:  # terminate() is no failure
-            killer = -code if code < 0 else None
-            error = WorkerDied(self.pid, code, killer, self._context.name)
+            error = handles.death(self.pid, code, self._context.name)
         return ("result", None) if error is None else ("error", error)
 
     def send_signal(self, number: int) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...packing import main_module, remote_errors, shared_values
 from ...processes import child_main
 from ...system import lifecycle, nameless_files, streams
-from ...workers.api import exit_code
+from ...workers.runners import exit_code
 from ..api import call_chunk
 from ..learnt import Learnt
 from . import kept_results, protocol as packets
