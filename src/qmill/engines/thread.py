@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import traceback
+from enum import Enum
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from ..jobs.job import Job
+
+
+class _Note(Enum):
+    """Messages in the outbox that are no reports."""
+
+    ENDED = 0  # a thread has ended
+    WAKE = 1  # the wait of the dispatcher is to end
+
+
+_ENDED, _WAKE = _Note.ENDED, _Note.WAKE
 
 
 class ThreadEngine(Engine):
@@ -41,7 +52,7 @@ class ThreadEngine(Engine):
         self._settings = settings
         self.max_workers = settings.max_workers
         self._inbox: SimpleQueue[Job | None] = native.simple_queue()
-        self._outbox: SimpleQueue[Report | None] = native.simple_queue()
+        self._outbox: SimpleQueue[Report | _Note] = native.simple_queue()
         self._accepted: list[Job] = []
         self._num_busy = 0  # jobs accepted and not reported
         self._num_threads = 0
@@ -104,7 +115,7 @@ class ThreadEngine(Engine):
             self._outbox.put(report)
             del job, report
         self.threads.discard(threading.current_thread())
-        self._outbox.put(None)
+        self._outbox.put(_ENDED)
 
     def grow(self, num_waiting: int) -> None:
         """Start threads for waiting jobs, up to the limit; see `Engine`."""
@@ -144,13 +155,13 @@ class ThreadEngine(Engine):
         except Empty:
             return reports
 
-    def _take(self, report: Report | None, reports: list[Report]) -> None:
-        if report is None:  # a thread has ended
-            self._num_threads -= 1
-            self._num_leaving = max(0, self._num_leaving - 1)
-        elif report is not _WAKE:
+    def _take(self, report: Report | _Note, reports: list[Report]) -> None:
+        if isinstance(report, Report):
             self._num_busy -= 1
             reports.append(report)
+        elif report is _ENDED:
+            self._num_threads -= 1
+            self._num_leaving = max(0, self._num_leaving - 1)
 
     def wake(self) -> None:
         """End the wait of the dispatcher; see `Engine`."""
@@ -160,7 +171,6 @@ class ThreadEngine(Engine):
         """Do nothing: there is nothing to free."""
 
 
-_WAKE = Report(-1, None)
 _OURS = (__name__, call.__module__)
 
 
@@ -186,7 +196,7 @@ def _let_go(report: Report) -> None:
     """
     assert report.job is not None
     errors: Iterable[BaseException] = ()
-    if report.what == FAILED:
+    if report.what is FAILED:
         errors = (report.value,)
     elif report.job._is_chunk and report.value is not None:
         errors = report.value[1].values()
