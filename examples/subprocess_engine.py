@@ -21,12 +21,11 @@ from signal import SIGTERM
 from subprocess import DEVNULL, Popen
 from time import monotonic
 
-from qmill.engines.api import DIED, EngineFactory, Report
+from qmill.engines.api import DIED, FAILED, READY, SOME, EngineFactory, Report
 from qmill.engines.codec import Codec, PackingEngine, split
 from qmill.engines.knowledge import Knowledge
 from qmill.engines.learnt import Learnt
 from qmill.engines.log_records import log_levels
-from qmill.engines.process import protocol
 from qmill.engines.selecting import WorkerEngine
 from qmill.errors import NotSupported, WorkerDied
 from qmill.packing import definitions, main_module, serialize
@@ -135,22 +134,24 @@ class SubprocessEngine(PackingEngine, WorkerEngine):
 
     def _read(self, worker):
         try:
-            kind, data, *moments = worker.pipe.recv()
+            what, data, *moments = worker.pipe.recv()
         except (EOFError, OSError):  # it is ending
             self._close_pipe(worker)
             return
-        if kind == protocol.READY:
+        if what <= FAILED:
+            job, name = worker.job, worker.name
+            self._report(worker, self.codec.answer(what, job, data, *moments, name, worker.parts))
+            self._has_no_job(worker)
+        elif what is SOME:
+            worker.parts.append((what, data))
+        elif what is READY:
             worker.ready = True
             self._has_no_job(worker)
-        elif kind == protocol.SOME:
-            worker.parts.append((kind, data))
-        elif not self._take_news(worker.name, kind, data):
-            answer = self.codec.rebuild(worker.name, worker.job, kind, data, worker.parts)
-            self._report(worker, moments, *answer)
-            self._has_no_job(worker)
+        elif report := self.codec.take(worker.name, what, data):  # a record of a log
+            self._reports.append(report)
 
-    def _report(self, worker, moments, what, code, value):
-        self._reports.append(Report(what, worker.job, value, *moments, code, worker.name))
+    def _report(self, worker, report):
+        self._reports.append(report)
         worker.job, worker.parts = None, []
 
     def _close_pipe(self, worker):
@@ -171,19 +172,19 @@ class SubprocessEngine(PackingEngine, WorkerEngine):
         if job is not None:
             self._trees.end(worker.pid, SIGTERM)  # and the processes that the job has started
             death = WorkerDied(worker.pid, code, -code if code < 0 else None, job.name)
-            answer = DIED, code, death
+            report = Report(DIED, job, death, worker.since_s, monotonic(), code, worker.name)
             if job._is_chunk:
-                answer = self.codec.rebuild_chunk(worker.name, job, worker.parts, death)
-            self._report(worker, (worker.since_s, monotonic()), *answer)
+                report = self.codec.chunk(report, worker.parts)
+            self._report(worker, report)
 
 
 def work(pipe):
     """Run jobs until the message to end; the other side of a `Worker`."""
     lock = threading.RLock()  # threads of jobs may log
 
-    def send(kind, job, parts, started=0.0, ended=0.0):
+    def send(what, job, parts, started=0.0, ended=0.0):
         with lock:
-            pipe.send((kind, b"".join(parts), started, ended))
+            pipe.send((what, b"".join(parts), started, ended))
 
     learnt = Learnt(send)
     name, sys.path[:], levels, initializer = pipe.recv()
@@ -193,7 +194,7 @@ def work(pipe):
         learnt.begin(name, levels, *serialize.loads(initializer))
     except BaseException as why:
         error = why  # of each job that comes
-    send(protocol.READY, 0, [])
+    send(READY, 0, [])
     while (message := pipe.recv()) is not None:
         lesson, head, data, to_do = message
         learnt.learn(lesson)

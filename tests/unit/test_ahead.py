@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmill.engines.ahead import AHEAD_JOBS, AHEAD_S, NEVER, TINY_S, Load, Takers, cost_of
+from qmill.engines.api import DONE, Report
 from qmill.engines.functions import UNKNOWN_S, Subject
 
 
@@ -73,7 +74,7 @@ def test_an_answer_makes_room_and_is_measured(quick):
     job, load = FakeJob(quick), load_of(FakeJob(quick), 5)
     before, mean = load.cost_s, quick.pace.mean_s
     del load.jobs[0]
-    load.answered(job, 7.0, 7.0 + AHEAD_S)
+    load.answered(job, Report(DONE, job, None, 7.0, 7.0 + AHEAD_S))
     assert load.cost_s < before
     assert load.since_s == 7.0 + AHEAD_S
     assert mean < quick.pace.mean_s < AHEAD_S

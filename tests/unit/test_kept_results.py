@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from qmill import SerializationError, WorkerDied
+from qmill.engines.api import ONE, SOME
 from qmill.engines.learnt import Definitions
 from qmill.engines.process import kept_results, protocol as packets
 from qmill.packing import remote_errors, serialize
@@ -131,7 +132,7 @@ def test_large_results_are_sent_at_once_and_by_themselves(worker: Worker) -> Non
 
     array = numpy.arange(10_000)
     worker.keep(1, array, 2)
-    assert [kind for kind, _ in worker.sent] == [packets.SOME, packets.ONE]
+    assert [kind for kind, _ in worker.sent] == [SOME, ONE]
     (one, found, two), _ = worker.outcome(3)
     assert (one, two, found.tolist()) == (1, 2, array.tolist())
     found[0] = 5  # it is no view of what somebody else reads

@@ -90,10 +90,12 @@ def test_files_are_told_that_came_after_the_start_of_the_worker(codec):
 
 def test_a_worker_answers_with_what_it_has_learnt(codec):
     sent = []
-    learnt = Learnt(lambda kind, job, parts, *moments: sent.append((kind, b"".join(parts))))
+    learnt = Learnt(
+        lambda what, job, parts, *moments: sent.append((what, b"".join(parts), *moments))
+    )
     job, worker = packed_job(codec, lambda number: number + 1, 2), Knowledge(codec)
     learnt.learn(worker.lesson_for(job))
 
     learnt.answer(*split(job._packet), None)
-    ((kind, data),) = sent
-    assert codec.rebuild("w", job, kind, data, [])[2] == 3
+    ((what, data, started, ended),) = sent
+    assert codec.answer(what, job, data, started, ended, "w").value == 3

@@ -16,6 +16,7 @@ from .functions import UNKNOWN_S
 
 if TYPE_CHECKING:
     from ..jobs.job import Job
+    from .api import Report
     from .knowledge import Knowledge
 
 AHEAD_S = 0.010
@@ -78,8 +79,11 @@ class Load:
             and self.knowledge.suffices_for(job)
         )
 
-    def answered(self, job: Job, started_s: float, ended_s: float) -> None:
+    def answered(self, job: Job, answer: Report) -> None:
         """Note the answer of a job that was removed from `jobs`, and measure its function."""
+        started_s, ended_s = answer.started_s, answer.ended_s
+        assert started_s is not None
+        assert ended_s is not None
         subject, self.since_s = job._subject, ended_s
         if subject is not None:
             self.cost_s -= subject.pace.cost_s * job._num_to_do

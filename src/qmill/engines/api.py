@@ -13,6 +13,7 @@ from __future__ import annotations
 import socket
 import sys
 from abc import ABC, abstractmethod
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..jobs import kept
@@ -22,17 +23,50 @@ if TYPE_CHECKING:
 
     from ..jobs.job import Job
 
-DONE, FAILED, DIED, TIMED_OUT, RETURNED, NOT_STARTED, LOGGED = range(7)
+
+class Event(IntEnum):
+    """The kinds of reports. Frames of workers carry numbers of the first three groups.
+
+    Code uses the names below, which it finds more quickly than those in the class.
+    """
+
+    # Answers of a worker to a job.
+    DONE = 0  # the function has returned
+    FAILED = 1  # the function has raised, or its arguments or its result cannot be sent
+    # Results of a chunk, before all its calls are made.
+    SOME = 2  # a part; see `kept_results`
+    ONE = 3  # one large result
+    # Other reports of a worker.
+    LOGGED = 4  # the worker has logged a record
+    NOT_STARTED = 5  # the worker could not start, or cannot go on
+    READY = 6  # the worker is ready for jobs
+    DEFINED = 7  # the next answers refer to this definition
+    SPENT = 8  # the worker is too large and gets no more jobs
+    LINGERS = 9  # the worker was asked to end, and waits for threads of its jobs
+    SENT_MEMORY = 10  # the shared memory for large payloads is open
+    SENT_KEPT = 11  # the memory that keeps the results of chunks is open
+    # Reports that only engines make.
+    DIED = 12  # the worker has died while it ran the job
+    TIMED_OUT = 13  # an engine with `keeps_time` has killed the job
+    RETURNED = 14  # the job was not begun, and may be offered again
+
+
+DONE, FAILED = Event.DONE, Event.FAILED
+SOME, ONE, LOGGED, NOT_STARTED = Event.SOME, Event.ONE, Event.LOGGED, Event.NOT_STARTED
+READY, DEFINED, SPENT, LINGERS = Event.READY, Event.DEFINED, Event.SPENT, Event.LINGERS
+SENT_MEMORY, SENT_KEPT = Event.SENT_MEMORY, Event.SENT_KEPT
+DIED, TIMED_OUT, RETURNED = Event.DIED, Event.TIMED_OUT, Event.RETURNED
 
 
 class Report(NamedTuple):
-    """The end of a job, or of a worker.
+    """An event of a job or of a worker.
+
+    A report is made where a worker's bytes are read or a function is called, and stays as it is.
+    Engines return reports of DONE, FAILED, DIED, TIMED_OUT and RETURNED, and, without a job, of
+    LOGGED and NOT_STARTED.
 
     Attributes:
-        what: DONE; FAILED (the function raised, or its result cannot be pickled); DIED (the worker
-            died while it ran the job); TIMED_OUT (an engine with `keeps_time` has killed the job);
-            RETURNED (the job was not begun, and may be offered again); NOT_STARTED (no job: a
-            worker could not be started); LOGGED (no job: a worker has logged a LogRecord).
+        what: The kind of event.
         job: The job, or None.
         value: The result of the function; or the exception; or the logging.LogRecord. For a chunk,
             the `Outcome` of its calls; an exception only if none of them was made.
@@ -42,7 +76,7 @@ class Report(NamedTuple):
         worker: The worker's name.
     """
 
-    what: int
+    what: Event
     job: Job | None
     value: Any = None
     started_s: float | None = None

@@ -10,14 +10,13 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SerializationError
 from ..packing import definitions, function_globals, remote_errors, serialize, shared_values
 from ..packing.bindings import Bindings
 from ..processes import child_main
 from ..system import module_path, nameless_files
 from ..workers.runners import let_go
 from . import log_records
-from .api import DONE, FAILED, call_chunk
+from .api import DEFINED, DONE, FAILED, SOME, Event, call_chunk
 from .process import kept_results, protocol as packets
 
 if TYPE_CHECKING:
@@ -49,24 +48,12 @@ class Definitions:
         self._built[key] = built
         self.packed.pop(key, None)
 
-    def rebuild(self, kind: int, data: Any) -> tuple[int, int, Any]:
-        """Rebuild an answer: DONE or FAILED, the exit code, and the result or the exception."""
-        try:
-            if kind != packets.VALUE:
-                return FAILED, 1, remote_errors.load_error(data)
-            return DONE, 0, serialize.loads(data, self, True)
-        except SerializationError as error:
-            return FAILED, 1, error
-        except BaseException as error:  # rebuilding an object may raise anything
-            why = f"the result could not be rebuilt: {type(error).__name__} was raised"
-            return FAILED, 1, SerializationError(why)
-
 
 class Learnt(Definitions):
     """All that a worker was told. It makes calls, and packs their results.
 
     Args:
-        send: Sends a message to the engine: its kind, the job's id, parts, and for an answer the
+        send: Sends a report to the engine: its event, the job's id, parts, and for an answer the
             moments of the call's start and end.
         is_forked: Whether this process has the memory of the one that sends jobs.
 
@@ -142,11 +129,11 @@ class Learnt(Definitions):
     def answer(self, head: bytes, data: Any, to_do: list[int] | None) -> None:
         """Make the call of a job, or the calls `to_do` of a chunk, and send the answer."""
         kind, number, environment, job, _ = packets.MESSAGE.unpack(head)
-        is_chunk = kind & packets.KIND == packets.CHUNK
+        is_chunk = kind & packets.KIND_BITS == packets.CHUNK
         chunk = partial(self._call_chunk, job, to_do) if is_chunk else None
-        kind, *answer = self.call(job, number, environment, data, chunk)
+        what, *answer = self.call(job, number, environment, data, chunk)
         self.send_definitions()
-        self.send(kind, job, *answer)
+        self.send(what, job, *answer)
 
     def call(
         self,
@@ -155,7 +142,7 @@ class Learnt(Definitions):
         environment: int,
         data: Any,
         chunk: Callable[..., list[Any]] | None = None,
-    ) -> tuple[int, list[Any], float, float]:
+    ) -> tuple[Event, list[Any], float, float]:
         """Make the call of a job.
 
         Args:
@@ -166,7 +153,7 @@ class Learnt(Definitions):
             chunk: For a chunk, makes its calls and returns the last part of the results.
 
         Returns:
-            The kind of the answer, its parts, and the moments of start and end in seconds.
+            DONE or FAILED, the parts of the answer, and the moments of start and end in seconds.
 
         Raises:
             SystemExit: The function has raised it, with a code other than 0.
@@ -196,14 +183,14 @@ class Learnt(Definitions):
             ended = monotonic()
             parts = [remote_errors.dump_error(error)]
             let_go(error)
-            return packets.ERROR, parts, started, ended
+            return FAILED, parts, started, ended
         if chunk is not None:
-            return packets.VALUE, parts, started, ended
+            return DONE, parts, started, ended
         try:
             parts = serialize.dump_result(value, self.exports)
         except Exception as error:
-            return packets.UNSENT, [remote_errors.dump_error(error)], started, ended
-        return packets.VALUE, parts, started, ended
+            return FAILED, [remote_errors.dump_error(error)], started, ended
+        return DONE, parts, started, ended
 
     def _unpack(
         self, job: int, number: int, data: Any
@@ -233,11 +220,11 @@ class Learnt(Definitions):
         def keep(result: Any) -> None:
             parts = serialize.dump_result(result, self.exports)
             self.send_definitions()
-            self.send(packets.SOME, job, kept_results.part(next(places), parts))
+            self.send(SOME, job, kept_results.part(next(places), parts))
 
         def fail(error: BaseException) -> None:
             parts = [remote_errors.dump_error(error)]
-            self.send(packets.SOME, job, kept_results.part(next(places), parts, is_error=True))
+            self.send(SOME, job, kept_results.part(next(places), parts, is_error=True))
 
         call_chunk(function, items, unpack, go_on, to_do, keep, fail)
         return kept_results.part(next(places))
@@ -245,5 +232,5 @@ class Learnt(Definitions):
     def send_definitions(self) -> None:
         """Send the definitions that results refer to, before the results."""
         for key, packed in list(self.exports.pending.items()):
-            self.send(packets.DEFINED, 0, [key, packed])
+            self.send(DEFINED, 0, [key, packed])
             self.exports.sent([key])

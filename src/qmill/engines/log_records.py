@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..packing import serialize
 from ..packing.explain import describe
-from .process import protocol as packets
+from .api import LOGGED
 
 if TYPE_CHECKING:
     from .learnt import Learnt
@@ -36,7 +36,7 @@ class _Forwarder(logging.Handler):
             fields["exc_info"] = None
             fields["processName"] = self._worker
             fields["jobName"] = self._learnt.job_name
-            self._learnt.send(packets.LOG, 0, [_sendable(fields)])
+            self._learnt.send(LOGGED, 0, [_sendable(fields)])
         except OSError:
             pass  # the parent is gone, or a job has closed our descriptors
         except Exception:

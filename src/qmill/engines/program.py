@@ -238,7 +238,7 @@ class ProgramEngine(SelectorEngine):
         heapq.heappush(self._free_slots, running.slot)
         self._is_short = False
         self._outputs[running.job.id] = Output(_collected(running.out), _collected(running.err))
-        what: int = DONE
+        what = DONE
         value: Exception | None = None
         if code is None or code < 0:
             what, value = DIED, handles.death(running.pid, code, running.job.name)

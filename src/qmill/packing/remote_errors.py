@@ -62,6 +62,13 @@ def _drop_tracebacks(error: BaseException) -> None:
             left += BaseExceptionGroup.exceptions.__get__(each)
 
 
+def not_rebuilt(error: BaseException) -> SerializationError:
+    """Return the failure of a call whose result raised this error when it was rebuilt."""
+    if isinstance(error, SerializationError):
+        return error
+    return SerializationError(f"the result could not be rebuilt: {type(error).__name__} was raised")
+
+
 def load_error(data: bytes | bytearray | memoryview) -> BaseException:
     """Rebuild an exception, with its remote traceback as its cause.
 

@@ -4,7 +4,7 @@
                <─ answers ─               <──                   <──
                ── lessons, kills ───────────────────────────────> runner
 
-Each job is a task of Dask's, bound to one Dask worker, whose *runner* (`_runner`) runs it in a
+Each job is a task of Dask's, bound to one Dask worker, whose *runner* (`runner`) runs it in a
 child process. The job queue decides which job runs next. The cluster only gets jobs that may run
 now: as many as the workers have threads, and a few more if they are short by measurement, so that
 no worker waits for a round trip.
@@ -26,6 +26,7 @@ import itertools
 import logging
 import pickle
 import uuid
+from enum import Enum
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -42,15 +43,15 @@ from ..api import (
     LOGGED,
     NOT_STARTED,
     RETURNED,
+    SOME,
     Report,
     Settings,
     lost,
 )
 from ..codec import Codec, PackingEngine
 from ..knowledge import Knowledge
-from ..process import protocol as packets
 from . import on_worker as there
-from .runner import Answer, Call, Setup
+from .runner import Call, Packed, Setup
 from .tasks import Answers, Tasks
 
 if TYPE_CHECKING:
@@ -77,7 +78,14 @@ INLINE_BYTES = 1 << 20
 """Larger jobs are sent to the worker directly: Dask would keep them in its scheduler."""
 
 
-_CLOSED, _OPENING, _OPEN, _CLOSING, _BAD = range(5)
+class _State(Enum):
+    """The states of a node."""
+
+    CLOSED = 0  # it has no runner
+    OPENING = 1  # its runner is starting
+    OPEN = 2  # its runner takes jobs
+    CLOSING = 3  # its runner is ending
+    BAD = 4  # it cannot have a runner
 
 
 class _Sent:
@@ -97,12 +105,12 @@ class _Node(Load):
     """The engine's view of one Dask worker; its `jobs` are by token.
 
     Attributes:
-        state: _CLOSED (it has no runner), _OPENING, _OPEN, _CLOSING, or _BAD (it cannot have one).
+        state: Its state; it gets jobs while it is OPEN.
         runner: Its runner's name; each new runner has a new name.
         presence: The future that keeps the runner alive.
         parked: Those of `jobs` that wait until a lesson has arrived.
         num_lessons: How many lessons are under way.
-        error: The reason for _BAD.
+        error: The reason why it is BAD.
     """
 
     def __init__(self, address: str, threads: int, codec: Codec) -> None:
@@ -115,7 +123,7 @@ class _Node(Load):
     def forget(self) -> None:
         """Reset the view: there is no runner any more."""
         super().__init__(Knowledge(self._codec), self.num_slots)
-        self.state = _CLOSED
+        self.state = _State.CLOSED
         self.runner = ""
         self.presence: Any = None
         self.parked: list[_Sent] = []
@@ -206,7 +214,7 @@ class DaskEngine(PackingEngine):
         for node in self._nodes.values():
             number = len(node.jobs)
             num_busy += min(number, node.num_slots)
-            if node.state == _OPEN and number < least * node.num_slots:
+            if node.state is _State.OPEN and number < least * node.num_slots:
                 best, least = node, number / node.num_slots
         return best if num_busy < self._limit else None
 
@@ -214,7 +222,7 @@ class DaskEngine(PackingEngine):
         """Return a node on which a job may wait behind short jobs, or None."""
         for node in self._nodes.values():
             if (
-                node.state == _OPEN
+                node.state is _State.OPEN
                 and len(node.jobs) >= node.num_slots
                 and not node.num_lessons
                 and node.has_room_for(job, cost, AHEAD_S)
@@ -340,18 +348,18 @@ class DaskEngine(PackingEngine):
         states = {node.state for node in self._nodes.values()}
         if self._connection.lost is not None:
             self._reports.append(Report(NOT_STARTED, None, self._connection.lost))
-        elif states == {_BAD}:
+        elif states == {_State.BAD}:
             error = next(iter(self._nodes.values())).error
             self._reports.append(Report(NOT_STARTED, None, error))
         elif not states and not self._has_warned:
             self._has_warned = True
             logger.warning("jobs wait for a worker: the Dask cluster has none yet")
         for node in self._nodes.values():
-            if node.state == _CLOSED:
+            if node.state is _State.CLOSED:
                 self._open(node)
 
     def _open(self, node: _Node) -> None:
-        node.state = _OPENING
+        node.state = _State.OPENING
         node.runner = uuid.uuid4().hex
         setup = pickle.dumps((there.versions(), self._setup), 5)
         try:
@@ -360,20 +368,20 @@ class DaskEngine(PackingEngine):
                 node.address, there.open_runner, key, node.runner, node.num_slots, setup
             )
         except Exception as error:
-            node.state, node.error = _BAD, error
+            node.state, node.error = _State.BAD, error
             return
         self._tasks.follow(
             node.answers, node.presence, partial(self._has_opened, node, node.runner)
         )
 
     def _has_opened(self, node: _Node, runner: str, value: Any) -> None:
-        if node.runner != runner or node.state != _OPENING:
+        if node.runner != runner or node.state is not _State.OPENING:
             return
         if isinstance(value, str):
-            node.state = _OPEN
+            node.state = _State.OPEN
             self._hosts[node.address] = value
             return
-        node.state = _BAD
+        node.state = _State.BAD
         node.error = error = RuntimeError(
             f"the Dask worker {node.address} cannot run jobs: {value}"
         )
@@ -388,12 +396,15 @@ class DaskEngine(PackingEngine):
     @property
     def num_workers(self) -> int:
         """The number of nodes with a runner, or with one that is starting or ending."""
-        return sum(node.state in (_OPENING, _OPEN, _CLOSING) for node in list(self._nodes.values()))
+        return sum(
+            node.state in (_State.OPENING, _State.OPEN, _State.CLOSING)
+            for node in list(self._nodes.values())
+        )
 
     @property
     def num_startable(self) -> int:
         """The number of nodes that have no runner yet."""
-        return sum(node.state == _CLOSED for node in self._nodes.values())
+        return sum(node.state is _State.CLOSED for node in self._nodes.values())
 
     @property
     def num_ahead(self) -> int:
@@ -407,17 +418,17 @@ class DaskEngine(PackingEngine):
     def stop_workers(self) -> None:
         """End the runners that have no jobs; see `Engine`."""
         for node in self._nodes.values():
-            if node.state == _OPENING:
+            if node.state is _State.OPENING:
                 node.forget()  # releasing its future keeps the runner from starting, or ends it
-            elif node.state == _OPEN and not node.jobs:
-                node.state = _CLOSING
+            elif node.state is _State.OPEN and not node.jobs:
+                node.state = _State.CLOSING
                 self._run_on(node, self._has_closed, there.close, self._is_patient)
 
     def hurry(self) -> None:
         """Stop waiting for threads of jobs; see `Engine`."""
         self._is_patient = False
         for node in self._nodes.values():
-            if node.state == _CLOSING:
+            if node.state is _State.CLOSING:
                 self._run_on(node, self._has_closed, there.close, False)
 
     def _has_closed(self, node: _Node, _: Any, error: BaseException | None) -> None:
@@ -474,30 +485,34 @@ class DaskEngine(PackingEngine):
         self._drop(node, sent)
         node.since_s = now = monotonic()
         job = sent.job
-        if not isinstance(value, Answer):
+        if not isinstance(value, Report):
             self._take_no_answer(node, job, value)
             return
-        for definition in value.definitions:
-            self.codec.define(node.address, definition)
-        if value.what == RETURNED:
+        if value.what is RETURNED:
             self._reports.append(Report(RETURNED, job))
             return
-        ended = now - value.age_s
-        moments = ended - value.taken_s, ended
-        what, code, result = value.what, value.exitcode, value.value
-        if value.kind == packets.SOME:
-            parts, death = pickle.loads(result)
-            what, _, result = self.codec.rebuild_chunk(node.address, job, parts, death)
-            code = code if what == DIED else 0
-        elif value.kind:
-            what, _, result = self.codec.rebuild(node.address, job, value.kind, result, [])
-            what = value.what if value.what not in (DONE, FAILED) else what
-            code = int(what != DONE)
-        elif job._is_chunk and what == DIED and result.pid is None:  # the call's runner was gone
-            result = _lost(job, node.address)
-        self._reports.append(Report(what, job, result, *moments, code, value.worker))
+        started_s, ended_s = now + (value.started_s or 0.0), now + (value.ended_s or 0.0)
+        report = value._replace(job=job, started_s=started_s, ended_s=ended_s)
+        if isinstance(value.value, Packed):
+            report = self._rebuild(node, report, job, value.value)
+        elif value.what is DIED and job._is_chunk and value.value.pid is None:  # without a runner
+            report = report._replace(value=_lost(job, node.address))
+        self._reports.append(report)
         if job._subject is not None and value.what in (DONE, FAILED):
-            job._subject.pace.measure(value.taken_s, job._num_to_do)
+            job._subject.pace.measure(ended_s - started_s, job._num_to_do)
+
+    def _rebuild(self, node: _Node, report: Report, job: Job, packed: Packed) -> Report:
+        """Return a report with its value, which a runner has passed on."""
+        for definition in packed.definitions:
+            self.codec.define(node.address, definition)
+        if packed.what is SOME:
+            parts, death = pickle.loads(packed.data)
+            return self.codec.chunk(report._replace(value=death), parts)
+        moments = report.started_s or 0.0, report.ended_s or 0.0
+        answer = self.codec.answer(packed.what, job, packed.data, *moments, report.worker)
+        if report.what in (DONE, FAILED):
+            return answer
+        return report._replace(value=answer.value, exitcode=1)
 
     def _take_no_answer(self, node: _Node, job: Job, value: Any) -> None:
         """Report a job whose task Dask has not run, or whose answer it has lost."""

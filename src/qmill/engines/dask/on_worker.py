@@ -16,9 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDied
-from ..api import DIED
+from ..api import DIED, Report
 from .client import import_distributed
-from .runner import Answer, Runner
+from .runner import Runner
 
 if TYPE_CHECKING:
     from ..knowledge import Lesson
@@ -87,11 +87,11 @@ def _plugin_class() -> Any:
     return RunnerPlugin
 
 
-async def run(session: str, address: str, name: str, packed: bytes) -> Answer:
+async def run(session: str, address: str, name: str, packed: bytes) -> Report:
     """Task: run a call."""
     runner = _find(session, address, name)
     if runner is None:  # the task was for an earlier process of this address
-        return Answer(DIED, value=WorkerDied(None, None, address=address))
+        return Report(DIED, None, WorkerDied(None, None, address=address))
     return await asyncio.wrap_future(runner.run(pickle.loads(packed)))
 
 

@@ -1,7 +1,7 @@
 """A runner: a queue's pool of child processes on one worker of a cluster.
 
     cluster's task ── run(call) ──> inbox ──> [ thread: ProcessEngine ] ──> child, child ...
-                  <── Answer ─────────────────────────┘
+                  <── Report ─────────────────────────┘
 
 The children are those of the process engine, so a kill affects one job and no other. The cluster's
 worker unpickles no part of a job: calls go to the children, and answers come back, as bytes.
@@ -28,15 +28,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import WorkerDied
 from ...jobs.job import Job, Options
 from ...packing import definitions, remote_errors, serialize, shared_values
-from ..api import DIED, DONE, FAILED, LOGGED, NOT_STARTED, RETURNED, TIMED_OUT, Report, Settings
+from ..api import (
+    DIED,
+    DONE,
+    FAILED,
+    LOGGED,
+    NOT_STARTED,
+    RETURNED,
+    SOME,
+    TIMED_OUT,
+    Event,
+    Report,
+    Settings,
+)
 from ..codec import Codec
 from ..driver import END_S, Driver, Jobs
 from ..functions import Subject
-from ..process import kept_results, protocol as packets
+from ..process import kept_results
 from ..process.engine import ProcessEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..api import Engine
     from ..knowledge import Lesson
@@ -81,28 +93,18 @@ class Call(NamedTuple):
     oldest: int
 
 
-class Answer(NamedTuple):
-    """The outcome of a call.
+class Packed(NamedTuple):
+    """The value of a call's report, as the child has packed it.
 
     Attributes:
-        what: As of a `Report`.
-        kind: The kind of the packed answer, of `_packets`; 0 if there is none.
-        value: The packed answer; or a WorkerDied. For the kind SOME: the parts of a chunk's results
-            and a WorkerDied or None, pickled together.
-        age_s: How many seconds ago it ended.
-        taken_s: How many seconds it ran.
-        exitcode: As of a `Report`.
-        worker: The child's name.
-        definitions: The definitions that the child has made for its answer.
+        what: DONE or FAILED; or SOME: the data is the parts of a chunk's results and the death of
+            the child or None, pickled together.
+        data: The packed value.
+        definitions: The definitions that the child has made for it.
     """
 
-    what: int
-    kind: int = 0
-    value: Any = None
-    age_s: float = 0.0
-    taken_s: float = 0.0
-    exitcode: int | None = None
-    worker: str | None = None
+    what: Event
+    data: bytes
     definitions: tuple[bytes, ...] = ()
 
 
@@ -116,7 +118,7 @@ class _RemoteJob(Job):
         super().__init__(call.job, _RemoteJob, (), None, 0, options, owner, 0.0)
         self._is_chunk = call.is_chunk  # `_num_calls` stays 1, as the caller measures the calls
         self._to_do, self._version = call.to_do, call.version
-        self.answer: Future[Answer] = Future()
+        self.answer: Future[Report] = Future()
         self.deadline: float | None = None
         self.is_late = False  # whether its timeout has expired
         self.is_unwanted = False
@@ -145,28 +147,33 @@ class _RawCodec(Codec):
         """Return the record as it is."""
         return bytes(data)
 
-    def rebuild(
-        self, worker: str, job: Job, kind: int, data: Any, parts: list[kept_results.Part]
-    ) -> tuple[int, int | None, Any]:
-        """Pass on an answer; the parts of a chunk's results go together."""
-        if job._is_chunk and kind == packets.VALUE:
-            return super().rebuild(worker, job, kind, data, parts)
-        answer = self._pass_on(worker, kind, bytes(data))
-        return (DONE, 0, answer) if kind == packets.VALUE else (FAILED, 1, answer)
+    def answer(
+        self,
+        what: Event,
+        job: Job,
+        data: Any,
+        started_s: float,
+        ended_s: float,
+        worker: str | None,
+        parts: Iterable[kept_results.Part] = (),
+    ) -> Report:
+        """Pass on an answer; the parts of a chunk's results go together; see `Codec`."""
+        end = Report(what, job, None, started_s, ended_s, int(what is FAILED), worker)
+        if what is DONE and job._is_chunk:
+            return self.chunk(end, [*parts, (SOME, data)])
+        return end._replace(value=self._packed(worker, what, bytes(data)))
 
-    def rebuild_chunk(
-        self, worker: str, job: Job, parts: list[kept_results.Part], death: BaseException | None
-    ) -> tuple[int, int | None, Any]:
-        """Pass on the parts of a chunk's results, and the death of its child."""
+    def chunk(self, end: Report, parts: list[kept_results.Part]) -> Report:
+        """Pass on the parts of a chunk's results, and the death of its child; see `Codec`."""
+        death = end.value
         if isinstance(death, WorkerDied):
             pid, exitcode, signal, name, rss_bytes, _ = death.args
             death = WorkerDied(pid, exitcode, signal, name, rss_bytes, self._address)
-        outcome = [(kind, bytes(data)) for kind, data in parts], death
-        answer = self._pass_on(worker, packets.SOME, pickle.dumps(outcome, 5))
-        return DONE if death is None else DIED, 0, answer
+        outcome = [(what, bytes(data)) for what, data in parts], death
+        return end._replace(value=self._packed(end.worker, SOME, pickle.dumps(outcome, 5)))
 
-    def _pass_on(self, worker: str, kind: int, packed: bytes) -> tuple[int, bytes, Any]:
-        return kind, packed, tuple(self._defined.pop(worker, ()))
+    def _packed(self, worker: str | None, what: Event, data: bytes) -> Packed:
+        return Packed(what, data, tuple(self._defined.pop(worker or "", ())))
 
     def adopt(self, functions: dict[int, Subject], lesson: Lesson) -> None:
         """Make the definitions of a lesson available to the children."""
@@ -215,13 +222,13 @@ class Runner:
         told = lesson._replace(shares={}, functions={})
         self._calls.order(partial(codec.adopt, functions, told))
 
-    def run(self, call: Call) -> Future[Answer]:
+    def run(self, call: Call) -> Future[Report]:
         """Run a call; the future never has an exception."""
         packet = self._packets.pop(call.token, None) if call.packet is None else call.packet
         job = _RemoteJob(call, packet, self._functions, self)
         if call.token in self._revoked or self._calls.is_closing:
             self._revoked.discard(call.token)
-            job.answer.set_result(Answer(RETURNED))
+            job.answer.set_result(Report(RETURNED, None))
             return job.answer
         if self._calls.ended.done():  # the engine's thread has failed
             job.answer.set_result(self._calls.death(job))
@@ -307,9 +314,9 @@ class _Calls(Jobs):
             for job in [*self._waiting, *self._running.values()]:
                 job.answer.set_result(self.death(job))
 
-    def death(self, job: _RemoteJob) -> Answer:
+    def death(self, job: _RemoteJob) -> Report:
         """Return the answer for a job that cannot run here any more."""
-        return Answer(DIED, value=WorkerDied(None, None, None, job.name, None, self._address))
+        return Report(DIED, None, WorkerDied(None, None, None, job.name, None, self._address))
 
     def offer_to(self, engine: Engine) -> tuple[list[Job], int]:
         """Find late jobs and offer waiting ones; see `Jobs`."""
@@ -349,7 +356,7 @@ class _Calls(Jobs):
         job.is_unwanted = True
         if job in self._waiting:
             self._waiting.remove(job)
-            job.answer.set_result(Answer(RETURNED))
+            job.answer.set_result(Report(RETURNED, None))
         elif job.id in self._running:
             self.engine.kill(job)
 
@@ -360,47 +367,37 @@ class _Calls(Jobs):
 
     def _take(self, report: Report) -> None:
         """Answer the job of a report; pass other reports on."""
-        if report.what == LOGGED:
+        if report.what is LOGGED:
             with contextlib.suppress(Exception):  # the Dask worker may be ending
                 self._log(report.value)
-        elif report.what == NOT_STARTED:
+        elif report.what is NOT_STARTED:
             if self._waiting:
                 self._answer(self._waiting.popleft(), report)
         else:
             assert isinstance(report.job, _RemoteJob)
             job = report.job
             del self._running[job.id]
-            if report.what == RETURNED and not job.is_unwanted:  # the child died before it began
+            if report.what is RETURNED and not job.is_unwanted:  # the child died before it began
                 job.is_late = False
                 self._waiting.appendleft(job)
             else:
                 self._answer(job, report)
 
     def _answer(self, job: _RemoteJob, report: Report) -> None:
+        """Send a report to the program, with its moments as seconds from now."""
         now = monotonic()
         started, ended = report.started_s or now, report.ended_s or now
-        what, kind, value, definitions = report.what, 0, report.value, ()
-        if isinstance(value, tuple):
-            kind, value, definitions = value
-        elif isinstance(value, WorkerDied):
+        what, value = report.what, report.value
+        if isinstance(value, WorkerDied):
             facts = value.pid, value.exitcode, value.signal, job.name, value.rss_bytes
             what, value = DIED, WorkerDied(*facts, self._address)
         elif isinstance(value, BaseException):
-            what, kind, value = FAILED, packets.ERROR, remote_errors.dump_error(value)
-        if job.is_late and (what != DONE or ended - started >= (job.timeout or 0)):
+            what, value = FAILED, Packed(FAILED, remote_errors.dump_error(value))
+        if job.is_late and (what is not DONE or ended - started >= (job.timeout or 0)):
             what = TIMED_OUT
-        job.answer.set_result(
-            Answer(
-                what,
-                kind,
-                value,
-                now - ended,
-                ended - started,
-                report.exitcode,
-                report.worker,
-                definitions,
-            )
-        )
+        code, worker = report.exitcode, report.worker
+        answer = Report(what, None, value, started - now, ended - now, code, worker)
+        job.answer.set_result(answer)
 
 
 def _initialize(packed: bytes) -> None:

@@ -31,7 +31,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDied
-from ...packing import definitions, main_module, remote_errors
+from ...packing import definitions, main_module
 from ...processes import fork_server, handles, launch
 from ...processes.handles import SIGKILL
 from ...processes.trees import GRACE_S
@@ -41,8 +41,12 @@ from ..ahead import NEVER, Load, Takers, cost_of, limit_of
 from ..api import (
     DIED,
     FAILED,
+    LINGERS,
+    LOGGED,
     NOT_STARTED,
+    READY,
     RETURNED,
+    SPENT,
     Report,
     Settings,
 )
@@ -55,7 +59,6 @@ from .link import GarbledError, Link
 
 if TYPE_CHECKING:
     from ...jobs.job import Job
-    from . import kept_results
 
 logger = logging.getLogger("qmill")
 
@@ -71,15 +74,12 @@ limit is `max_workers` if that is larger."""
 
 fork_server.PRELOADED.append("qmill.engines.process.worker_main")
 
-_new_tuple: Any = tuple.__new__  # takes a fifth of the time of calling a NamedTuple
-
 
 class _Worker(Load):
     """The engine's view of one worker; its `jobs` are by id.
 
     Attributes:
         link: The worker's process and its channel.
-        parts: The results of unfinished chunks that have arrived, by the job's id.
         unsent: The last of `jobs`, which `flush` is going to send.
         told_to_leave: Whether it has no jobs and was asked to exit.
         lingers: Whether it waits for threads of its jobs, and would otherwise exit.
@@ -94,7 +94,6 @@ class _Worker(Load):
         super().__init__(knowledge)
         self.link = link
         self.name = link.name
-        self.parts: dict[int, list[kept_results.Part]] = {}
         self.unsent: list[Job] = []
         self.ready = False
         self.told_to_leave = False
@@ -264,7 +263,7 @@ class ProcessEngine(PackingEngine, WorkerEngine):
             self.codec.has_codec,
         )
         knowledge = Knowledge(self.codec, for_worker.inherited, len(self.codec.files()))
-        worker = _Worker(Link(for_worker, self._method), knowledge)
+        worker = _Worker(Link(for_worker, self._method, self.codec), knowledge)
         self._workers.append(worker)
         link = worker.link
         self._selector.register(link.channel, selectors.EVENT_READ, partial(self._serve, worker))
@@ -376,21 +375,19 @@ class ProcessEngine(PackingEngine, WorkerEngine):
         """Take in the messages of a worker; False if there are none, or the channel is closed."""
         if worker.has_ended or worker.is_cut:  # both its files were ready, or a message was lost
             return False
+        reports: list[Report] = []
         try:
-            records = worker.link.read()
-            if records is None:
+            try:
+                is_open = worker.link.read(worker.jobs, reports)
+            finally:  # also the reports that came before an error
+                for report in reports:
+                    if (job := report.job) is None:
+                        self._take_state(worker, report)
+                    else:
+                        self._take_answer(worker, job, report)
+            if not is_open:
                 self._cannot_answer(worker)
-                return False
-            for kind, number, started, ended, data in records:
-                if kind & packets.SPENT:
-                    worker.leaving = True
-                    kind &= ~packets.SPENT
-                if packets.VALUE <= kind <= packets.UNSENT:
-                    self._take_answer(worker, kind, number, started, ended, data)
-                elif kind >= packets.SOME:
-                    self._take_part(worker, kind, number, data)
-                else:
-                    self._take_record(worker, kind, data)
+            return is_open
         except BlockingIOError:
             return False
         except OSError as error:  # no descriptors or memory left for a large message
@@ -406,7 +403,6 @@ class ProcessEngine(PackingEngine, WorkerEngine):
             with contextlib.suppress(BaseException):  # a handler that raises
                 logger.exception("worker %s sent an invalid message, and is killed", worker.name)
             return False
-        return True
 
     def _cannot_answer(self, worker: _Worker) -> None:
         """Give up a worker with a closed channel: it is exiting, or a job has closed the file."""
@@ -415,37 +411,30 @@ class ProcessEngine(PackingEngine, WorkerEngine):
         self._get_no_more(worker)
         worker.kill_at_s = worker.kill_at_s or monotonic() + GRACE_S
 
-    def _take_record(self, worker: _Worker, kind: int, data: Any) -> None:
-        """Take in a message that is not an answer."""
-        if kind == packets.READY:
+    def _take_state(self, worker: _Worker, report: Report) -> None:
+        """Take in a report that is of no job."""
+        if report.what is READY:
             if worker.ready:
                 raise GarbledError("it is ready for the second time")
             worker.ready = True
             self._num_start_deaths = 0
             worker.since_s = monotonic()
             self._has_no_jobs(worker)
-        elif kind == packets.LINGERS:
+        elif report.what is LINGERS:
             if worker.told_to_leave:
                 self._let_linger(worker)
-        elif not self._take_news(worker.name, kind, data):
-            worker.error = remote_errors.load_error(data)
+        elif report.what is SPENT:
+            worker.leaving = True
+        elif report.what is NOT_STARTED:
+            worker.error = report.value
+        elif report.what is LOGGED:
+            self._reports.append(report)
 
-    def _take_part(self, worker: _Worker, kind: int, number: int, data: Any) -> None:
-        if number not in worker.jobs:
-            raise GarbledError(f"results for job {number}, which it does not have")
-        worker.parts.setdefault(number, []).append((kind, data))
-
-    def _take_answer(
-        self, worker: _Worker, kind: int, number: int, started: float, ended: float, data: Any
-    ) -> None:
-        job = worker.jobs.pop(number, None)
-        if job is None:
-            raise GarbledError(f"an answer for job {number}, which it does not have")
-        parts = worker.parts.pop(number, []) if job._is_chunk else []
-        what, code, value = self.codec.rebuild(worker.name, job, kind, data, parts)
-        report = what, job, value, started, ended, code, worker.name
-        self._reports.append(_new_tuple(Report, report))
-        worker.answered(job, started, ended)
+    def _take_answer(self, worker: _Worker, job: Job, report: Report) -> None:
+        if worker.jobs.pop(job.id, None) is None:
+            raise GarbledError(f"a second answer for job {job.id}")
+        self._reports.append(report)
+        worker.answered(job, report)
         if not worker.jobs:
             self._has_no_jobs(worker)
         elif worker.leaving:
@@ -532,13 +521,8 @@ class ProcessEngine(PackingEngine, WorkerEngine):
     def _report_death(self, worker: _Worker, job: Job, code: int | None) -> None:
         """Report the job, or the chunk with its results, that a worker ran when it died."""
         death = _death(worker, job.name) if worker.error is None else worker.error
-        moments = worker.since_s, monotonic()
-        what, value = DIED, death
-        if job._is_chunk and (kept := worker.link.kept_of(job)) is not None:
-            parts = [*worker.parts.pop(job.id, ()), *kept]
-            what, _, value = self.codec.rebuild_chunk(worker.name, job, parts, death)
-        code = code if what == DIED else 0
-        self._reports.append(Report(what, job, value, *moments, code, worker.name))
+        report = Report(DIED, job, death, worker.since_s, monotonic(), code, worker.name)
+        self._reports.append(worker.link.died(report))
 
     def _take_start_failure(self, worker: _Worker) -> None:
         """Report why a worker never became ready; if it was killed, only after some in a row.

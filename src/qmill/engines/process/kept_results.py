@@ -33,7 +33,7 @@ from ...errors import SerializationError
 from ...packing import definitions, remote_errors, serialize
 from ...packing.explain import describe
 from ...system import nameless_files
-from ..api import DONE, Outcome
+from ..api import ONE, SOME, Event, Outcome
 from . import protocol as packets
 
 try:
@@ -58,8 +58,8 @@ _PART_AT, _ENTRIES_AT = _FIRST * 8, 32
 _BLOB = struct.Struct("=BI")
 _PACKED, _ERROR, _CODEC = b"pec"
 
-Part = tuple[int, Any]
-"""packets.SOME and a part, or packets.ONE and a packed result."""
+Part = tuple[Event, Any]
+"""SOME and a part, or ONE and a packed result."""
 
 
 def part(place: int, packed: list[Any] | None = None, *, is_error: bool = False) -> list[Any]:
@@ -82,7 +82,7 @@ class Keeper:
     Args:
         exports: The definitions that the engine has or is to get.
         define: Sends those that the engine does not have.
-        send: Sends a part, or one result: `send(kind, job, parts)`.
+        send: Sends SOME with a part, or ONE with a result: `send(event, job, parts)`.
         tell: Sends the descriptor of the memory.
         codec: Whether the engine has the native codec.
 
@@ -94,7 +94,7 @@ class Keeper:
         self,
         exports: serialize.Exports,
         define: Callable[[], None],
-        send: Callable[[int, int, list[Any]], None],
+        send: Callable[[Event, int, list[Any]], None],
         tell: Callable[[int], None],
         codec: bool,
     ) -> None:
@@ -143,7 +143,7 @@ class Keeper:
             self._write(_PACKED, parts[0])
             return
         self._flush()
-        self._send(packets.ONE, self._job, parts)
+        self._send(ONE, self._job, parts)
         self._words[_FIRST] += 1
 
     def _write(self, tag: int, packed: bytes | memoryview) -> None:
@@ -152,7 +152,7 @@ class Keeper:
         self._flush()
         if not self._write_blob(tag, packed):  # too large even for the empty memory
             place, is_error = self._words[_FIRST], tag == _ERROR
-            self._send(packets.SOME, self._job, part(place, [packed], is_error=is_error))
+            self._send(SOME, self._job, part(place, [packed], is_error=is_error))
             self._words[_FIRST] += 1
 
     def _write_slowly(self, tag: int, packed: bytes | memoryview) -> bool:
@@ -169,7 +169,7 @@ class Keeper:
         """Send the entries that are in the memory, and empty it."""
         words = self._words
         if words[_USED]:
-            self._send(packets.SOME, self._job, [self.rest()])
+            self._send(SOME, self._job, [self.rest()])
             words[_USED] = 0
             words[_FIRST] += words[_COUNT]
             words[_COUNT] = 0
@@ -194,7 +194,7 @@ def rest_of(memory: mmap.mmap | None, permit: int) -> list[Part] | None:
     words = memoryview(memory)[:_ENTRIES_AT].cast("Q")
     if words[_PERMIT] != permit:
         return None
-    return [(packets.SOME, memory[_PART_AT : _ENTRIES_AT + words[_USED]])]
+    return [(SOME, memory[_PART_AT : _ENTRIES_AT + words[_USED]])]
 
 
 class Rebuilder:
@@ -224,8 +224,8 @@ class Rebuilder:
         errors: dict[int, BaseException] = {}
         self._has_failed = False
         try:
-            for kind, data in parts:
-                self._add_part(results, kind, data)
+            for what, data in parts:
+                self._add_part(results, what, data)
         except (RuntimeError, ValueError, struct.error) as why:  # a job has written to the memory
             error = SerializationError(f"the results of this call and others are damaged: {why}")
             while len(results) < num_calls:
@@ -242,8 +242,8 @@ class Rebuilder:
             results.append(None)
         return results, errors
 
-    def _add_part(self, results: list[Any], kind: int, data: Any) -> None:
-        if kind == packets.ONE:
+    def _add_part(self, results: list[Any], what: Event, data: Any) -> None:
+        if what is ONE:
             results.append(self._rebuild_one(_PACKED, data))
             return
         (first,) = _WORD.unpack_from(data)
@@ -253,16 +253,18 @@ class Rebuilder:
         results += found[len(results) - first :]
 
     def _rebuild_one(self, tag: int, data: Any) -> Any:
-        if tag == _CODEC:
-            why = f"{type(data).__name__}: {describe(data, str)}"
-            value: Any = SerializationError(f"the result could not be rebuilt here: {why}")
-        else:
-            kind = packets.ERROR if tag == _ERROR else packets.VALUE
-            what, _, value = self._imports.rebuild(kind, data)
-            if what == DONE:
-                return value
+        try:
+            if tag == _PACKED:
+                return serialize.loads(data, self._imports, True)
+            if tag == _ERROR:
+                failure = remote_errors.load_error(data)
+            else:
+                why = f"{type(data).__name__}: {describe(data, str)}"
+                failure = SerializationError(f"the result could not be rebuilt here: {why}")
+        except BaseException as error:  # rebuilding an object may raise anything
+            failure = remote_errors.not_rebuilt(error)
         self._has_failed = True
-        return _Failure(value)
+        return _Failure(failure)
 
 
 def _resolver(classes: dict[bytes, Any], imports: definitions.Imports) -> Callable[[bytes], type]:

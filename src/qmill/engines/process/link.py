@@ -20,18 +20,17 @@ from ...packing.environment import dumps_for_process
 from ...packing.shared_values import Shared
 from ...processes import launch
 from ...system import lifecycle, nameless_files, native
+from ..api import DONE, FAILED, ONE, SENT_KEPT, SENT_MEMORY, Event, Report
 from . import kept_results, protocol as packets, worker_main
 from .large_payloads import Inbox, Outbox
 
 if TYPE_CHECKING:
     from ...jobs.job import Job
+    from ..codec import Codec
     from ..knowledge import Lesson
 
 _READ_BYTES = 1 << 16
 _READ_FLAGS = int(socket.MSG_DONTWAIT | packets.CLOSE_ON_EXEC)
-
-Record = tuple[int, int, float, float, Any]
-"""Kind, id of the job, moments of its start and end in seconds, payload."""
 
 
 class GarbledError(Exception):
@@ -47,6 +46,7 @@ class Link:
     Args:
         settings: The settings of the worker.
         method: The start method of its process.
+        codec: Rebuilds its answers.
 
     Attributes:
         process: The process.
@@ -56,14 +56,16 @@ class Link:
         SerializationError: The settings cannot be sent.
     """
 
-    def __init__(self, settings: worker_main.WorkerSettings, method: str) -> None:
+    def __init__(self, settings: worker_main.WorkerSettings, method: str, codec: Codec) -> None:
         self.name = settings.name
+        self._codec = codec
         self._outgoing: deque[tuple[int, bytes, Any]] = deque()  # job, message, payload beside it
         self._outbox, self._inbox = Outbox(), Inbox(copies=True)
         self._data = b""  # the beginning of an answer
         self._files: deque[int] = deque()  # descriptors that came with answers
         self._has_lost_files = False  # there were no descriptors left for them
         self._kept: Any = None  # the memory in which it keeps the results of chunks
+        self._parts: dict[int, list[kept_results.Part]] = {}  # of unfinished chunks, by the id
         # Not under `fork_lock`: a forked worker would have it locked for ever.
         self._permits, self._permits_there = ends = native.socketpair()
         _half_open.add(ends)
@@ -189,15 +191,19 @@ class Link:
 
     # -- from the worker -----------------------------------------------------------------------
 
-    def read(self) -> list[Record] | None:
-        """Read the worker's answers, with one receive.
+    def read(self, jobs: dict[int, Job], reports: list[Report]) -> bool:
+        """Read the worker's reports, with one receive.
+
+        Args:
+            jobs: The jobs for which an answer may come, by id.
+            reports: The reports are added here, also those before an error.
 
         Returns:
-            Answers, perhaps none; None at the end of the channel, when no more can come.
+            False at the end of the channel, when no more can come.
 
         Raises:
             BlockingIOError: No bytes are there now.
-            GarbledError: The bytes are no answer of a worker.
+            GarbledError: The bytes are no report of a worker.
             OSError: There is no descriptor or no memory left for an answer.
         """
         try:
@@ -205,20 +211,24 @@ class Link:
                 _READ_BYTES, packets.FDS_SPACE, _READ_FLAGS
             )
         except ConnectionError:
-            return None
+            return False
         if ancillary:
             self._files.extend(packets.descriptors(ancillary))
         self._has_lost_files |= bool(flags & _CUT_OFF)
-        return self._cut(self._data + data) if data else None
+        if data:
+            self._cut(self._data + data, jobs, reports)
+        return bool(data)
 
-    def _cut(self, data: bytes) -> list[Record]:
-        records = []
+    def _cut(self, data: bytes, jobs: dict[int, Job], reports: list[Report]) -> None:
         start, end, head_bytes = 0, len(data), packets.RECORD.size
-        unpack = packets.RECORD.unpack_from
+        unpack, events = packets.RECORD.unpack_from, packets.EVENTS
+        name, parts, answer = self.name, self._parts, self._codec.answer
         while start + head_bytes <= end:
             kind, number, started, ended, size = unpack(data, start)
-            if size > packets.BESIDE_BYTES or kind & packets.KIND > packets.ONE:
-                raise GarbledError(f"a record of kind {kind} and {size} bytes")
+            event = kind & packets.KIND_BITS
+            if size > packets.BESIDE_BYTES or event >= len(events):
+                raise GarbledError(f"a frame of kind {kind} and {size} bytes")
+            what = events[event]
             body = start + head_bytes
             start = body + size
             if start > end:
@@ -226,33 +236,43 @@ class Link:
                 break
             payload: Any = data[body:start]
             if kind & packets.BESIDE:
-                kind, payload = self._take_file(kind & ~packets.BESIDE)
+                what, payload = self._take_file(what)
             elif kind & packets.SHARED:
                 payload = self._take_shared(payload)
-                kind &= ~packets.SHARED
-            elif kind == packets.SENT_MEMORY:
-                self._open_inbox()
-                continue
-            elif kind == packets.SENT_KEPT:
-                self._open_kept()
-                continue
-            records.append((kind, number, started, ended, payload))
+            job = jobs.get(number)
+            if what > ONE:
+                self._take_other(what, payload, reports)
+            elif job is None:
+                raise GarbledError(f"{what.name} for job {number}, which it does not have")
+            elif what > FAILED:
+                parts.setdefault(number, []).append((what, payload))
+            else:
+                before = parts.pop(number) if number in parts else ()
+                reports.append(answer(what, job, payload, started, ended, name, before))
         self._data = data[start:]
-        return records
 
-    def _take_file(self, kind: int) -> tuple[int, Any]:
-        """Return an answer's kind and payload; a result for which there is no room is an error."""
+    def _take_other(self, what: Event, data: Any, reports: list[Report]) -> None:
+        """Take in a frame that is of no job."""
+        if what is SENT_MEMORY:
+            self._open_inbox()
+        elif what is SENT_KEPT:
+            self._open_kept()
+        elif (report := self._codec.take(self.name, what, data)) is not None:
+            reports.append(report)
+
+    def _take_file(self, what: Event) -> tuple[Event, Any]:
+        """Return a report's event and value; a result for which there is no room is an error."""
         self._check_files()
         try:
-            return kind, packets.take_file(self._files)
+            return what, packets.take_file(self._files)
         except OSError as error:
-            if not packets.VALUE <= kind & packets.KIND <= packets.UNSENT:
+            if what not in (DONE, FAILED):
                 raise
-            return kind & packets.SPENT | packets.UNSENT, remote_errors.dump_error(error)
+            return FAILED, remote_errors.dump_error(error)
 
     def _check_files(self) -> None:
         if not (self._files or self._has_lost_files):
-            raise GarbledError("a record without its file")
+            raise GarbledError("a frame without its file")
 
     def _next_file(self) -> int:
         self._check_files()
@@ -272,15 +292,20 @@ class Link:
         except ValueError as error:
             raise GarbledError(f"memory for results that is none: {error!r}") from None
 
-    def kept_of(self, job: Job) -> list[kept_results.Part] | None:
-        """Return kept results of a chunk that were not sent; None if it has made no call of it."""
-        return kept_results.rest_of(self._kept, packets.permit(job))
+    def died(self, death: Report) -> Report:
+        """Return the report of a job that the dead worker ran, with the results of a chunk."""
+        job = death.job
+        assert job is not None
+        rest = kept_results.rest_of(self._kept, packets.permit(job)) if job._is_chunk else None
+        if rest is None:
+            return death
+        return self._codec.chunk(death, [*self._parts.pop(job.id, ()), *rest])
 
     def _take_shared(self, ticket: bytes) -> memoryview:
         try:
             return self._inbox.take(ticket)
         except (AttributeError, Empty, RuntimeError) as error:
-            raise GarbledError(f"a record without its payload: {error!r}") from None
+            raise GarbledError(f"a frame without its payload: {error!r}") from None
 
     # -- its end -------------------------------------------------------------------------------
 

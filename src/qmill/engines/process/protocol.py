@@ -9,7 +9,7 @@ then. So the job itself need not be taken back: the worker discards a job withou
 takes the permit of a later job.
 
 Payloads larger than `BESIDE_BYTES` do not go over the channel but through shared memory
-(`_beside`), or in a nameless file whose descriptor is sent over the channel.
+(`large_payloads`), or in a nameless file whose descriptor is sent over the channel.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import mmap
 import os
 import socket
 import struct
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from ...system import nameless_files
+from ..api import Event
 
 if TYPE_CHECKING:
     from collections import deque
@@ -33,12 +35,20 @@ MESSAGE = struct.Struct("<BIIQI")
 """The head of a message to the worker: kind; number of the function (0: it comes with the
 arguments); number of the environment (0: none is needed); id of the job; bytes that follow."""
 
-JOB, CHUNK, LESSON, SHARE, MEMORY, TO_DO = range(6)
-"""The kinds of messages to the worker:
 
-JOB, CHUNK: the arguments of a job, or of a chunk. LESSON: see `knowledge`. SHARE: a shared value,
-in a file, with its key in the place of the job's id. MEMORY: the shared memory for large payloads.
-TO_DO: the calls of a chunk that are to be made."""
+class Kind(IntEnum):
+    """The kinds of messages to the worker."""
+
+    JOB = 0  # the arguments of a job
+    CHUNK = 1  # those of a chunk
+    LESSON = 2  # see `knowledge`
+    SHARE = 3  # a shared value, in a file, with its key in the place of the job's id
+    MEMORY = 4  # the shared memory for large payloads
+    TO_DO = 5  # the calls of a chunk that are to be made
+
+
+JOB, CHUNK, LESSON = Kind.JOB, Kind.CHUNK, Kind.LESSON
+SHARE, MEMORY, TO_DO = Kind.SHARE, Kind.MEMORY, Kind.TO_DO
 
 PERMIT = struct.Struct("<Q")
 """The id of the job that may begin; above it, for a chunk, the version of its list of calls, which
@@ -48,18 +58,15 @@ ID_BITS = 48
 ID = (1 << ID_BITS) - 1
 
 RECORD = struct.Struct("<BQddI")
-"""The head of a message to the engine: kind; id of the job; its start and end in seconds; bytes
-that follow."""
+"""The head of a report to the engine: number of the event; id of the job; its start and end in
+seconds; bytes that follow. The result of a chunk is its last part; see `kept_results`."""
 
-READY, VALUE, ERROR, UNSENT, LOG, DEFINED, NOT_READY, SENT_MEMORY, LINGERS = range(9)
-SENT_KEPT, SOME, ONE = range(9, 12)
-"""For chunks: the memory that keeps their results; a part of the results, or one large result, sent
-before all calls are made. For a chunk, VALUE is the last part; see `_kept`."""
+EVENTS = tuple(event for event in Event if event <= Event.SENT_KEPT)
+"""The events that workers report, by their numbers."""
 
 BESIDE = 0x80  # bit of a kind: the payload is in a file of its own
-SPENT = 0x40  # bit of a kind to the engine: the worker is too large and is to be replaced
 SHARED = 0x20  # bit of a kind: the payload is in shared memory
-KIND = 0x1F
+KIND_BITS = 0x1F
 
 BESIDE_BYTES = 1 << 16
 LESSON_BYTES = 1 << 12  # larger lessons go beside the channel

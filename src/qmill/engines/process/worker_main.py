@@ -18,7 +18,17 @@ from ...packing import main_module, remote_errors, shared_values
 from ...processes import child_main
 from ...system import lifecycle, nameless_files, streams
 from ...workers.runners import exit_code
-from ..api import call_chunk
+from ..api import (
+    FAILED,
+    LINGERS,
+    NOT_STARTED,
+    READY,
+    SENT_KEPT,
+    SENT_MEMORY,
+    SPENT,
+    Event,
+    call_chunk,
+)
 from ..learnt import Learnt
 from . import kept_results, protocol as packets
 from .large_payloads import Inbox, Outbox
@@ -68,11 +78,11 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
         worker.set_up(settings)
     except BaseException as error:
         streams.flush()
-        worker.send(packets.NOT_READY, 0, [remote_errors.dump_error(error)])
+        worker.send(NOT_STARTED, 0, [remote_errors.dump_error(error)])
         return 1
     code = worker.run()
     if code == 0 and child_main.left_running():
-        worker.send(packets.LINGERS, 0, [])  # so that the engine waits for its threads
+        worker.send(LINGERS, 0, [])  # so that the engine waits for its threads
     return code
 
 
@@ -85,7 +95,7 @@ class _Worker:
         child_main.lead_group()
         self._channel = channel
         self._sending = threading.RLock()  # a job's threads may log
-        self._records: list[tuple[int, int, list[Any], float, float]] = []  # frames to be sent
+        self._records: list[tuple[Event, int, list[Any], float, float]] = []  # frames to be sent
         lifecycle.at_fork(lifecycle.ANSWERS, in_child=self._after_fork_in_child)
         _, (permits, *_), _, _ = socket.recv_fds(channel, 1, 1)
         os.set_inheritable(permits, False)
@@ -111,7 +121,7 @@ class _Worker:
             os.environ.setdefault(variable, str(settings.num_threads))
         call = settings.initializer, settings.initargs
         self._learnt.begin(settings.name, settings.log_levels, *call)
-        self.send(packets.READY, 0, [])
+        self.send(READY, 0, [])
 
     def _after_fork_in_child(self) -> None:
         """Make a new lock in a process that a job forks, which may log; the old may be held."""
@@ -136,7 +146,7 @@ class _Worker:
     def _tell_end(self, error: BaseException) -> None:
         """Send the error for which this worker cannot go on."""
         with contextlib.suppress(OSError, MemoryError):
-            self.send(packets.NOT_READY, 0, [remote_errors.dump_error(error)])
+            self.send(NOT_STARTED, 0, [remote_errors.dump_error(error)])
 
     def _run(self) -> int:
         permit_bytes, unpack = packets.PERMIT.size, packets.PERMIT.unpack
@@ -193,14 +203,14 @@ class _Worker:
             payload: memoryview | OSError = data[start + head_bytes : end]
             start = end
             if kind & packets.BESIDE:
-                kind &= packets.KIND
+                kind &= packets.KIND_BITS
                 if kind == packets.SHARE:
                     shared_values.receive(job, self._next_file())
                     continue
                 payload = self._take_file(kind)
             elif kind & packets.SHARED:
                 payload = self._inbox.take(bytes(data[start - size : start]))
-                kind &= packets.KIND
+                kind &= packets.KIND_BITS
             if kind in (packets.JOB, packets.CHUNK):
                 self._jobs.append((kind, job, function, environment, payload))
             elif kind == packets.MEMORY:
@@ -266,29 +276,30 @@ class _Worker:
 
     def _tell_kept(self, descriptor: int) -> None:
         with self._sending:
-            self._tell_descriptor(packets.SENT_KEPT, descriptor)
+            self._tell_descriptor(SENT_KEPT, descriptor)
 
-    def _answer(self, job: int, kind: int, parts: list[Any], started: float, ended: float) -> None:
+    def _answer(
+        self, job: int, what: Event, parts: list[Any], started: float, ended: float
+    ) -> None:
         if self._learnt.exports.pending:
             self._learnt.send_definitions()
         streams.flush()
-        spent = self._max_memory is not None and _resident_bytes() > self._max_memory
-        spent_bit = packets.SPENT if spent else 0
+        if self._max_memory is not None and _resident_bytes() > self._max_memory:
+            self.send(SPENT, 0, [])
         try:
-            self.send(kind | spent_bit, job, parts, started, ended)
+            self.send(what, job, parts, started, ended)
         except (OSError, MemoryError) as error:  # before anything was sent
             if not nameless_files.is_shortage(error):
                 raise
-            packed = remote_errors.dump_error(error)
-            self.send(packets.UNSENT | spent_bit, job, [packed], started, ended)
+            self.send(FAILED, job, [remote_errors.dump_error(error)], started, ended)
         self._learnt.job_name = None
 
     def send(
-        self, kind: int, job: int, parts: list[Any], started: float = 0.0, ended: float = 0.0
+        self, what: Event, job: int, parts: list[Any], started: float = 0.0, ended: float = 0.0
     ) -> None:
-        """Send an answer or another frame; a large payload goes beside the channel."""
+        """Send an answer or another report; a large payload goes beside the channel."""
         with self._sending:
-            self._records.append((kind, job, parts, started, ended))
+            self._records.append((what, job, parts, started, ended))
             if len(self._records) > 1:
                 return  # a signal handler or a `__del__`, in the middle of sending another one
             while self._records:
@@ -297,29 +308,29 @@ class _Worker:
                 finally:
                     del self._records[0]
 
-    def _write(self, kind: int, job: int, parts: list[Any], started: float, ended: float) -> None:
+    def _write(self, what: Event, job: int, parts: list[Any], started: float, ended: float) -> None:
         size = sum(map(len, parts))
         if size <= packets.RECORD_BYTES:
-            record = packets.RECORD.pack(kind, job, started, ended, size) + b"".join(parts)
+            record = packets.RECORD.pack(what, job, started, ended, size) + b"".join(parts)
             self._channel.sendall(record)
             return
         ticket = self._outbox.put(parts, self._tell_memory)
         if ticket is not None:
-            head = packets.RECORD.pack(kind | packets.SHARED, job, started, ended, len(ticket))
+            head = packets.RECORD.pack(what | packets.SHARED, job, started, ended, len(ticket))
             self._channel.sendall(head + ticket)
             return
         descriptor = nameless_files.write_file(parts)
         try:
-            head = packets.RECORD.pack(kind | packets.BESIDE, job, started, ended, 0)
+            head = packets.RECORD.pack(what | packets.BESIDE, job, started, ended, 0)
             socket.send_fds(self._channel, [head], [descriptor])
         finally:
             os.close(descriptor)
 
     def _tell_memory(self, descriptor: int) -> None:
-        self._tell_descriptor(packets.SENT_MEMORY, descriptor)
+        self._tell_descriptor(SENT_MEMORY, descriptor)
 
-    def _tell_descriptor(self, kind: int, descriptor: int) -> None:
-        head = packets.RECORD.pack(kind, 0, 0.0, 0.0, 0)
+    def _tell_descriptor(self, what: Event, descriptor: int) -> None:
+        head = packets.RECORD.pack(what, 0, 0.0, 0.0, 0)
         socket.send_fds(self._channel, [head], [descriptor])
 
 
