@@ -1,4 +1,4 @@
-"""`native.shielded`: a call in which no signal handler runs, and waits in it that are cut off."""
+"""`threads.shielded`: a call in which no signal handler runs, and waits in it that are cut off."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from qmill.system import native
+from qmill.system import threads
 
 
 class Interrupted(Exception):
@@ -52,21 +52,21 @@ class Gate:
     def wait(self):
         """Wait until it is opened; return whether that was because the caller has given up."""
         try:
-            with native.cut_off_by(self.open):
+            with threads.cut_off_by(self.open):
                 self.is_waited_at.set()
                 self._lock.acquire()
-        except native.GivenUpError:
+        except threads.GivenUpError:
             return True
         return False
 
 
 def test_the_result_is_that_of_the_function():
-    assert native.shielded(lambda: 7, id) == 7
+    assert threads.shielded(lambda: 7, id) == 7
 
 
 def test_an_exception_is_that_of_the_function():
     with pytest.raises(ZeroDivisionError):
-        native.shielded(lambda: 1 / 0, id)
+        threads.shielded(lambda: 1 / 0, id)
 
 
 def test_a_wait_is_cut_off_when_the_caller_is_interrupted(interrupt_when):
@@ -74,11 +74,11 @@ def test_a_wait_is_cut_off_when_the_caller_is_interrupted(interrupt_when):
 
     def make():
         ends.append(gate.wait())
-        raise native.GivenUpError
+        raise threads.GivenUpError
 
     interrupt_when(gate.is_waited_at)
     with pytest.raises(Interrupted):
-        native.shielded(make, id)
+        threads.shielded(make, id)
     assert ends == [True], "and the function is over"
 
 
@@ -86,7 +86,7 @@ def test_waits_that_begin_later_are_cut_off_too(interrupt_when):
     gates, undone = [Gate(), Gate()], []
     interrupt_when(gates[0].is_waited_at)
     with pytest.raises(Interrupted):
-        native.shielded(lambda: [gate.wait() for gate in gates], undone.append)
+        threads.shielded(lambda: [gate.wait() for gate in gates], undone.append)
     assert undone == [[True, True]], "the function has returned all the same"
 
 
@@ -94,16 +94,16 @@ def test_a_wait_that_has_ended_is_not_cut_off(interrupt_when):
     gate, cuts = Gate(), []
 
     def make():
-        with native.cut_off_by(lambda: cuts.append("the first")):
+        with threads.cut_off_by(lambda: cuts.append("the first")):
             pass
         gate.wait()
 
     interrupt_when(gate.is_waited_at)
     with pytest.raises(Interrupted):
-        native.shielded(make, id)
+        threads.shielded(make, id)
     assert cuts == []
 
 
 def test_without_another_thread_a_wait_is_as_it_is():
-    with native.cut_off_by(lambda: 1 / 0):
+    with threads.cut_off_by(lambda: 1 / 0):
         pass

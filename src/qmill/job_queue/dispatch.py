@@ -33,7 +33,7 @@ from ..jobs.failures import Failure
 from ..jobs.job import CANCELLED, FINISHED, RUNNING, Job
 from ..jobs.records import RecordLog
 from ..jobs.scheduler import Scheduler
-from ..system import lifecycle, native
+from ..system import lifecycle, native, threads
 from ..system.alive import Alive
 from .reporter import Reporter
 from .settling import Ended, Settler, is_late
@@ -269,7 +269,7 @@ class Dispatcher(Settler, Jobs):
         for job in jobs:
             self.cancel(job)
         with self.changed:
-            while self._thread not in (None, native.current_thread()) and any(
+            while self._thread not in (None, threads.current_thread()) and any(
                 job.id in self._scheduler.working for job in jobs
             ):
                 self.changed.wait()
@@ -354,7 +354,7 @@ class Dispatcher(Settler, Jobs):
 
     def join(self) -> None:
         """Wait until the threads of a queue that was shut down have ended."""
-        if native.current_thread() not in (self._thread, self._reporter.thread):
+        if threads.current_thread() not in (self._thread, self._reporter.thread):
             with self._lock:
                 self.changed.wait_for(lambda: self._thread is None)
             self._reporter.join()
@@ -362,11 +362,11 @@ class Dispatcher(Settler, Jobs):
     # -- the thread ----------------------------------------------------------------------------
 
     def _start_thread(self) -> None:
-        thread = native.Thread(self.run, f"qmill-dispatcher-{self.qid}")
+        thread = threads.Thread(self.run, f"qmill-dispatcher-{self.qid}")
         try:
             self._thread = thread
             if not _started(thread):
-                self._thread = native.current_thread()
+                self._thread = threads.current_thread()
         except BaseException:  # Ctrl-C; if the thread has started after all, `run` notices and ends
             self._thread = None
             raise
@@ -378,7 +378,7 @@ class Dispatcher(Settler, Jobs):
     def run(self) -> None:
         """Dispatch jobs until the thread is not needed any more."""
         with self._lock:
-            if not self.is_run_by(native.current_thread()):
+            if not self.is_run_by(threads.current_thread()):
                 return
         try:
             self._driver.drive()
@@ -548,7 +548,7 @@ def _end_all() -> None:
         dispatcher.shut_down(wait=False, cancel_waiting=False)
     for dispatcher in dispatchers:
         try:
-            if dispatcher.is_run_by(native.current_thread()):
+            if dispatcher.is_run_by(threads.current_thread()):
                 dispatcher.run()
             dispatcher.join()
         except KeyboardInterrupt:

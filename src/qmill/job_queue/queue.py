@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import weakref
 from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from ..observe.progress import bar_type, watch
 from ..packing.guesses import explain_arguments
 from ..queues.checks import check_wait
 from ..system import native
+from ..system.finalizers import finalizer
 from ..workers import api
 from .checks import (
     check_auto_stop,
@@ -155,8 +155,6 @@ class JobQueue(JobsIn):
         dispatcher = Dispatcher(made, self.name, maxsize, log, auto_stop_s, auto_remove)
         super().__init__(max_workers, made, dispatcher, callback, bool(keep_args), progress)
         self._shown = Progress(0, 0, 0, 0)  # the counts when a progress bar last closed
-        self._finalizer = weakref.finalize(self, _let_end, dispatcher)
-        self._finalizer.atexit = False
         logger.debug("Initialized queue with %d workers.", self.max_workers)
         if auto_start:
             self.start()
@@ -381,7 +379,6 @@ class JobQueue(JobsIn):
             cancel_futures: Whether to cancel the jobs that have not begun.
         """
         self._dispatcher.shut_down(wait=wait, cancel_waiting=cancel_futures)
-        self._finalizer.detach()
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         try:
@@ -396,10 +393,12 @@ class JobQueue(JobsIn):
             self.shutdown()
             raise
 
-
-def _let_end(dispatcher: Dispatcher) -> None:
-    """Shut a queue down that is garbage; the jobs in it still run."""
-    dispatcher.shut_down(wait=False, cancel_waiting=False)
+    @finalizer
+    def __del__(self) -> None:
+        """Let the workers of a queue that is garbage end, after the jobs in it."""
+        dispatcher = getattr(self, "_dispatcher", None)  # none if the constructor has failed
+        if dispatcher is not None and not dispatcher.shut:
+            dispatcher.shut_down(wait=False, cancel_waiting=False)
 
 
 def _open_log(log_file: Any) -> RecordLog | None:

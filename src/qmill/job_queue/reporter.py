@@ -14,7 +14,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..system import native
+from ..system import native, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class Reporter:
         self._inbox.put(partial(function, *args))
         with self._start_lock:
             if self.thread is None:
-                thread = native.Thread(self._run, f"qmill-reporter-{self._dispatcher.qid}")
+                thread = threads.Thread(self._run, f"qmill-reporter-{self._dispatcher.qid}")
                 try:
                     self.thread = thread
                     if self._start(thread):
@@ -65,7 +65,7 @@ class Reporter:
                 except BaseException:  # as in `Dispatcher._start_thread`
                     self.thread = None
                     raise
-                self.thread = native.current_thread()
+                self.thread = threads.current_thread()
                 self._inbox.put(None)
                 self._run()
                 self.thread = None
@@ -88,7 +88,7 @@ class Reporter:
 
     def _run(self) -> None:
         with self._start_lock:
-            if self.thread is not native.current_thread():
+            if self.thread is not threads.current_thread():
                 return
         # Threads that a callback starts inherit `daemon`; they are not to be daemons.
         self.thread._daemonic = False  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..errors import WorkerDied
+from ..system.finalizers import finalizer
 from . import fields
 
 if TYPE_CHECKING:
@@ -69,11 +70,12 @@ class UnseenError:
             self.error = None
             log_unseen(self.what, error)
 
+    @finalizer
     def __del__(self) -> None:
         # Runs in any thread, perhaps in one that must not wait for a log handler.
-        if (error := self.error) is not None:
+        if self.error is not None:
+            self._log(self.what, self.error)
             self.error = None
-            self._log(self.what, error)
 
 
 def log_unseen(what: str, error: BaseException) -> None:

@@ -30,7 +30,7 @@ from io import FileIO
 from typing import NoReturn
 
 from ..queues.shared.core import core_info
-from ..system import lifecycle, native, streams
+from ..system import lifecycle, native, streams, threads
 from ..system.opened import Descriptor
 from . import child_main
 from .guard import children
@@ -256,7 +256,7 @@ class ForkServer(Helper):
     ) -> tuple[int, FileIO | None]:
         """Return a new child's pid and pidfd, if the system has these."""
         try:
-            with native.cut_off_by(server.kill):
+            with threads.cut_off_by(server.kill):
                 socket.send_fds(control, [b"f"], fds)
                 while not is_answered(control.fileno()):
                     if is_stopped(server):

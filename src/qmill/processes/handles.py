@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WorkerDied
 from ..system import frames, interpreter, native
+from ..system.finalizers import finalizer
 from ..system.opened import owned, pipe
 from . import child_main
 
@@ -151,6 +152,7 @@ class Process:
         self._lock = native.Lock()  # another thread of the parent may have held the old one
         self.close()
 
+    @finalizer
     def __del__(self) -> None:
         self.close()
         self._sentinel.close()

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import LockSent, SerializationError
 from ..packing import serialize
 from ..packing.standard_library import starting
-from ..system import interpreter, lifecycle, native
+from ..system import interpreter, lifecycle, native, threads
 from ..system.alive import Alive
 from ..system.opened import duplicate
 
@@ -197,7 +197,7 @@ def run_tracker() -> int | None:
     is_needed = hasattr(sys.modules.get("multiprocessing.shared_memory"), "SharedMemory")
     if tracker._fd is None and not (is_needed and interpreter.is_known_to_multiprocessing()):
         return None
-    native.shielded(tracker.ensure_running, id)
+    threads.shielded(tracker.ensure_running, id)
     return int(tracker.getfd())
 
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotSupported
 from ..packing import definitions, main_module
-from ..system import frozen, interpreter, lifecycle, module_path, native, streams
+from ..system import frozen, interpreter, lifecycle, module_path, native, streams, threads
 from ..system.alive import Alive
 from ..system.opened import duplicate, pipe
 from . import child_main, fork_server, guard, inherited, likeness
@@ -135,7 +135,7 @@ def start(
         raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
     if method == "fork":
         inherited.run_tracker()
-        line = lifeline() if leads_group else native.shielded(_guardian.lifeline, id)
+        line = lifeline() if leads_group else threads.shielded(_guardian.lifeline, id)
         return _fork(work, job, line, leads_group=leads_group)
     estate = inherited.Estate()
     process = None
@@ -145,7 +145,7 @@ def start(
         # for each thread that flushes them, so no short-lived thread does.
         streams.flush()
         by_server = method == "forkserver"
-        process = native.shielded(
+        process = threads.shielded(
             lambda: fork_server.fork(lifeline()) if by_server else _spawn(leads_group),
             Process.abandon,
         )
@@ -202,7 +202,7 @@ _lifeline: tuple[int, int] | None = None
 def lifeline() -> int:
     """Return the children's end of this process's lifeline."""
     if _lifeline is None:
-        native.shielded(_make_lifeline, id)
+        threads.shielded(_make_lifeline, id)
     assert _lifeline is not None
     return _lifeline[0]
 

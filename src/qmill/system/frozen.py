@@ -102,10 +102,10 @@ def tell(copy: socket.socket, work: bytes, kill: Callable[[], object]) -> bool:
         `takes_part` is false.
     """
     global _takes_part, _is_confirmed
-    from . import native
+    from . import threads
 
     try:
-        with native.cut_off_by(kill):
+        with threads.cut_off_by(kill):
             copy.sendall(work)
             has_begun = _is_confirmed or bool(copy.recv(1))
         _is_confirmed = has_begun

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NotSupported
-from . import frozen, module_path, native
+from . import frozen, module_path, native, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,7 +168,7 @@ def _start_command(command: list[str], fds: list[int], options: Any) -> native.S
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    return native.shielded(start, _end)
+    return threads.shielded(start, _end)
 
 
 # -- is it a Python? ---------------------------------------------------------------------------

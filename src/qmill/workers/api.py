@@ -19,6 +19,7 @@ from ..processes import handles, launch
 from ..queues.checks import check_wait
 from ..system import lifecycle, native, processors
 from ..system.alive import Alive
+from ..system.finalizers import finalizer
 from ..system.generic import Generic, T
 from .runners import ProcessRunner, ThreadRunner, log_failure
 
@@ -224,19 +225,20 @@ class Worker(Generic[T]):
     def __reduce__(self) -> Any:
         raise TypeError("a Worker belongs to the process that started it and cannot be sent")
 
+    @finalizer
     def __del__(self) -> None:
         if not self._told and self._runner.wait(0):
             self._tell()
 
     def _tell(self) -> None:
         """Log a failure that the program has not asked for with `result` or `exception`."""
-        self._told = True
         outcome = self._runner.outcome(0)
-        if outcome is None or outcome[0] != "error":
-            return
-        interrupted = isinstance(outcome[1], WorkerDied) and outcome[1].signal == signal.SIGINT
-        if not interrupted:  # Ctrl-C stops all processes, and this program reports it once
-            log_failure(self.name, outcome[1])
+        if outcome is not None and outcome[0] == "error":
+            error = outcome[1]
+            # Ctrl-C stops all processes, and this program reports it once.
+            if not (isinstance(error, WorkerDied) and error.signal == signal.SIGINT):
+                log_failure(self.name, error)
+        self._told = True
 
 
 def run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Worker[T]:

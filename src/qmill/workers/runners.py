@@ -29,7 +29,7 @@ from ..packing import definitions, remote_errors, serialize
 from ..packing.environment import dumps_for_process
 from ..processes import child_main, handles, launch
 from ..queues import leases
-from ..system import frames, nameless_files, native, streams
+from ..system import frames, nameless_files, native, streams, threads
 from ..system.opened import take
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ThreadRunner:
 
     def start(self) -> None:
         """Start the thread."""
-        native.start_thread(self._thread.start)
+        threads.start_thread(self._thread.start)
 
     def abandon(self) -> None:
         """Have the thread end at once if it has not begun the job: its worker was not made."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WorkerDied
 from ..processes import child_main, handles, launch
-from ..system import native
+from ..system import threads
 from .api import Worker
 from .runners import let_go
 
@@ -159,7 +159,7 @@ class Thread(threading.Thread):
 
     def start(self) -> None:
         """Start the thread; it has started also if a signal handler raises meanwhile."""
-        native.start_thread(super().start)
+        threads.start_thread(super().start)
 
     def run(self) -> None:
         """Call the function."""

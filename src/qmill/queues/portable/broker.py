@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 from ...packing.explain import shown
-from ...system import lifecycle, native
+from ...system import lifecycle, native, threads
 from ..leases import log_set_aside
 from ..local.mailbox import Mailbox
 from . import addresses
@@ -167,7 +167,7 @@ class Broker:
 
     def _start_thread(self) -> None:
         if self._thread is None:
-            self._thread = native.Thread(self.run, "qmill-broker")
+            self._thread = threads.Thread(self.run, "qmill-broker")
             self._thread.start()
 
     def run(self) -> None:
