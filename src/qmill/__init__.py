@@ -46,7 +46,7 @@ _WHERE = {
     "Statistics": "queues.api",
     "Worker": "workers.api",
     "WorkerDied": "errors",
-    "core_info": "queues.shared.core",
+    "core_info": "queues.shared.core.info",
     "frame": "observe.frame",
     "freeze_support": "system.frozen",
     "get_start_method": "processes.launch",

@@ -27,7 +27,7 @@ from .processes.launch import (
 )
 from .queues.api import Queue as Queue, Statistics as Statistics
 from .queues.messages import END_MSG as END_MSG, Msg as Msg, Q as Q
-from .queues.shared.core import core_info as core_info
+from .queues.shared.core.info import core_info as core_info
 from .system.frozen import freeze_support as freeze_support
 from .workers.api import (
     NUM_CPUS as NUM_CPUS,

@@ -53,7 +53,6 @@ from .definitions import (
     packed_by_value,
     renew,
 )
-from .explain import describe, explain
 from .function_globals import SHARING, reduce_code_object, settle_globals
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
@@ -263,6 +262,8 @@ def _dump_parts(
         except SerializationError:
             raise
         except RecursionError as error:
+            from .explain import explain  # imported here, since it is needed for errors only
+
             raise explain(obj, error) from error  # the careful pickler would recurse as deep
         except BaseException as error:
             let_interrupt_through(error)
@@ -317,6 +318,8 @@ def _dump_carefully(
         raise
     except BaseException as error:
         let_interrupt_through(error)
+        from .explain import explain
+
         raise explain(obj, error, is_remote=destination.is_remote) from error
 
 
@@ -499,6 +502,8 @@ def loads(
 
 def not_rebuilt(name: str, error: BaseException) -> SerializationError:
     """Return the error to raise when an object, given its type's name, cannot be rebuilt."""
+    from .explain import describe
+
     return SerializationError(
         f"an object of type {name} could not be rebuilt in this process: "
         f"{type(error).__name__}: {describe(error, str)}"

@@ -29,7 +29,8 @@ from functools import partial
 from io import FileIO
 from typing import NoReturn
 
-from ..queues.shared.core import core_info
+from ..errors import NotSupported
+from ..queues.shared.core import choose
 from ..system import lifecycle, native, streams, threads
 from ..system.opened import Descriptor
 from . import child_main
@@ -39,15 +40,14 @@ from .handles import Helper, Process, connected, is_answered, is_stopped, signal
 _NUMBER = struct.Struct("!i")
 _PR_SET_CHILD_SUBREAPER = 36
 
-_TRANSPORTS = {
-    "portable": ["qmill.queues.portable.portable_queue"],
-    "shared": ["qmill.queues.shared.queue"],
-}
+PRELOADED = ["qmill.workers.api"]
+"""Modules that the fork server imports once, for all children; those above this one add theirs."""
 
 # Chosen at import, as the choice loads the core: a forked child could not go on with an import that
 # another thread had begun at the fork.
-PRELOADED = ["qmill.workers.api", *_TRANSPORTS.get(core_info().transport or "", ())]
-"""Modules that the fork server imports once, for all children; those above this one add theirs."""
+with contextlib.suppress(NotSupported):  # QMILL_TRANSPORT is wrong, as the first queue will tell
+    is_shared = choose() == "shared"
+    PRELOADED.append(f"qmill.queues.{'shared.queue' if is_shared else 'portable.portable_queue'}")
 
 SERVER_TRIES = 3
 """A start fails after this number of fork servers in a row that ended before they answered."""

@@ -5,29 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections import namedtuple
 
 from ....errors import NotSupported
-
-TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
-if TYPE_CHECKING:
-    from typing import NamedTuple
-
-    class CoreInfo(NamedTuple):
-        """Which transport `qmill.Queue` uses in this process, and why."""
-
-        transport: str | None
-        core: bool
-        why: str
-else:
-    CoreInfo = namedtuple("CoreInfo", "transport core why")
-    CoreInfo.__doc__ = """Which transport `qmill.Queue` uses in this process, and why.
-
-    Attributes:
-        transport: "shared" or "portable"; None if `QMILL_TRANSPORT` names one that cannot be had.
-        core: Whether the native core can be used in this process, as tried.
-        why: The reason, a sentence.
-    """
 
 
 def why_not() -> str | None:
@@ -90,18 +69,3 @@ def choose() -> str:
             f"QMILL_TRANSPORT='shared', but the native core cannot be used: {reason}"
         )
     return "shared" if reason is None else "portable"
-
-
-def core_info() -> CoreInfo:
-    """Return the transport that `qmill.Queue` uses, and why: see `CoreInfo`."""
-    reason = why_not()
-    has_core = reason is None
-    try:
-        transport = choose()
-    except NotSupported as error:
-        return CoreInfo(None, has_core, str(error))
-    if os.environ.get("QMILL_TRANSPORT"):
-        return CoreInfo(transport, has_core, f"QMILL_TRANSPORT={transport}")
-    if has_core:
-        return CoreInfo(transport, has_core, "the native core is there")
-    return CoreInfo(transport, has_core, f"the native core cannot be used: {reason}")
