@@ -9,17 +9,32 @@ from setuptools import Extension, setup
 
 required = os.environ.get("QMILL_REQUIRE_CORE") == "1"
 CORE = "src/qmill/queues/shared/core"
-SOURCES = sorted([*glob(f"{CORE}/[a-z]*.c"), f"{CORE}/_codec.c"])
-OPTIONS = {
-    "depends": glob(f"{CORE}/*.h"),
-    "extra_compile_args": ["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
-}
+CODEC = f"{CORE}/_codec.c"
+
+
+def module(name, sources=(), included=()):
+    """Declare a module that is written in Cython.
+
+    Cython puts a C file in the place of the `.pyx`, which has to be in an sdist, too: hence it is
+    among those on which the module depends.
+    """
+    source = f"src/qmill/{name.replace('.', '/')}.pyx"
+    return Extension(
+        f"qmill.{name}",
+        [source, *sources],
+        depends=[source, *(path for end in included for path in sorted(glob(f"{CORE}/{end}")))],
+        extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+    )
+
+
 core = [
-    Extension("qmill.queues.shared.core._ring", [f"{CORE}/_ring.pyx", *SOURCES], **OPTIONS),
-    Extension(
-        "qmill.queues.shared.core._kept", [f"{CORE}/_kept.pyx", f"{CORE}/_codec.c"], **OPTIONS
+    module(
+        "queues.shared.core._ring",
+        [*sorted(glob(f"{CORE}/[a-z]*.c")), CODEC],
+        ["*.h", "*.pxd", "*.pxi"],
     ),
-    Extension("qmill.system._finalizers", ["src/qmill/system/_finalizers.pyx"]),
+    module("queues.shared.core._kept", [CODEC], ["_codec.h", "_codec.pxi"]),
+    module("system._finalizers"),
 ]
 # Python that is compiled as it is, since no signal handler runs within C: one that raised between
 # two lines would leave half of what they do. Without a compiler it is imported as Python.

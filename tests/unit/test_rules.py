@@ -20,7 +20,7 @@ from qmill.system import lifecycle
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "qmill"
 FILES = sorted(PACKAGE.rglob("*.py"))
-CYTHON_FILES = sorted(PACKAGE.rglob("*.pyx"))
+CYTHON_FILES = sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxi")])
 SOURCES = [*FILES, *CYTHON_FILES]
 
 # docs/design.md tells the reasons. A folder may import from itself and from those before it; the
@@ -50,7 +50,7 @@ OPTIONAL = {"dask", "distributed", "matplotlib", "pandas", "plotnine", "rich", "
 
 # The folders in which the documentation's files and tests are.
 CODE = ["src", "tests", "tools", "benchmarks", "examples"]
-SUFFIXES = {".py", ".pyx", ".c", ".h", ".sh"}
+SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".c", ".h", ".sh"}
 
 # Sleeping is polling, and the wall clock jumps: waits are on events, times are monotonic.
 FORBIDDEN = {"sleep", "time"}
@@ -81,7 +81,7 @@ def parsed(path: Path) -> ast.Module:
 
 def imports_of(path: Path) -> list[Import]:
     """List what is imported at run time; what only the type checker reads binds nobody."""
-    if path.suffix == ".pyx":
+    if path in CYTHON_FILES:
         return list(imports_of_cython(path))
     return list(imports_in(parsed(path), path, at_top=True))
 
@@ -245,7 +245,7 @@ def test_files_and_tests_that_the_docs_name_are_there() -> None:
     wrong = []
     for page in sorted((ROOT / "docs").glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        for named in re.findall(r"`([a-z_/]+\.(?:py|pyx|c|h|sh))`", text):
+        for named in re.findall(r"`([a-z_/]+\.(?:py|pyx|pxd|pxi|c|h|sh))`", text):
             if not any(name.endswith("/" + named) for name in names):
                 wrong.append(f"{page.name}: {named}")
         wrong += [
