@@ -1,7 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True, embedsignature=True, binding=False
-"""Writes and reads small results with the codec; `qmill.engines.process.kept_results` has the layout, and the rest.
+"""Writes and reads small results with the codec.
 
-Only the steps of each call of a map are here; the loops around them are Python.
+`qmill.engines.process.kept_results` has the layout, and the rest. Only the steps of each call
+of a map are here; the loops around them are Python.
 """
 
 import copyreg
@@ -11,20 +12,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from ....packing import definitions, serialize
-
-cdef extern from "Python.h":
-    ctypedef struct PyTypeObject:
-        pass
-
-cdef extern from "_codec.h":
-    ctypedef struct codec:
-        PyTypeObject *missing
-    codec *codec_new(object, object, object, object) except NULL
-    void codec_free(codec *)
-    uint8_t *codec_write(codec *, uint8_t *, uint8_t *, object)
-    int codec_learn(codec *, PyTypeObject *, object)
-    object codec_read(codec *, const uint8_t **, const uint8_t *)
+include "_codec.pxi"
 
 cdef extern from *:
     """
@@ -41,7 +29,6 @@ cdef enum:
     CODEC = 99  # 'c'
     PACKED = 112  # 'p'
     ERROR = 101  # 'e'
-    MAX_CLASSES = 8  # the most that one result makes known to the codec
 
 
 cdef bint _is_scalar(obj):
@@ -90,7 +77,7 @@ cdef class Writer:
         if _is_scalar(obj):
             after = codec_write(self.codec, at, self.end, obj)
         elif self.end - at > BLOB_BYTES:
-            after = self._encode(obj, at + BLOB_BYTES)
+            after = _encode(self.codec, obj, at + BLOB_BYTES, self.end)
             if after != NULL:
                 _write_head(at, CODEC, after - at - BLOB_BYTES)
         if after == NULL:
@@ -121,20 +108,6 @@ cdef class Writer:
     cdef void _publish(self, uint8_t *after) noexcept:
         self.head[COUNT] += 1
         publish(&self.head[USED], after - self.start)
-
-    cdef uint8_t *_encode(self, object obj, uint8_t *at) except? NULL:
-        """Write an object with the codec; NULL if the codec refuses it."""
-        cdef uint8_t *after = codec_write(self.codec, at, self.end, obj)
-        cdef PyTypeObject *missing
-        cdef int tries = 0
-        while after == NULL and self.codec.missing != NULL and tries < MAX_CLASSES:
-            missing = self.codec.missing
-            cls = <object>missing
-            if not codec_learn(self.codec, missing, definitions.plan_of(cls)):
-                break
-            after = codec_write(self.codec, at, self.end, obj)
-            tries += 1
-        return after
 
 
 cdef void _write_head(uint8_t *at, uint8_t tag, Py_ssize_t size) noexcept:
