@@ -43,7 +43,7 @@ _WHERE = {
     "QueueGone": "errors",
     "SerializationError": "errors",
     "ShutDown": "errors",
-    "Statistics": "queues.api",
+    "Statistics": "queues.statistics",
     "Worker": "workers.api",
     "WorkerDied": "errors",
     "core_info": "queues.shared.core.info",

@@ -25,9 +25,10 @@ from .processes.launch import (
     get_start_method as get_start_method,
     set_start_method as set_start_method,
 )
-from .queues.api import Queue as Queue, Statistics as Statistics
+from .queues.api import Queue as Queue
 from .queues.messages import END_MSG as END_MSG, Msg as Msg, Q as Q
 from .queues.shared.core.info import core_info as core_info
+from .queues.statistics import Statistics as Statistics
 from .system.frozen import freeze_support as freeze_support
 from .workers.api import (
     NUM_CPUS as NUM_CPUS,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ..workers.api import Worker
-    from .api import Statistics
+    from .statistics import Statistics
 
     Result = TypeVar("Result")
 

@@ -25,7 +25,7 @@ from .mailbox import Mailbox
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..api import Statistics
+    from ..statistics import Statistics
 
 
 class AccessReader(Protocol):

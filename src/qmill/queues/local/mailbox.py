@@ -38,7 +38,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ShutDown
-from ..api import END, POISON_DEATHS, Statistics
+from ..api import END, POISON_DEATHS
+from ..statistics import Statistics
 from .calls import Client, GetCall, JoinCall, LocalAnswer, MailReader, PutCall, Record, locked
 
 if TYPE_CHECKING:

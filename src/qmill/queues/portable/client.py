@@ -27,7 +27,8 @@ from weakref import WeakValueDictionary, finalize
 
 from ...errors import Empty, Full, QueueGone
 from ...system import frames, lifecycle, native
-from ..api import END, Statistics
+from ..api import END
+from ..statistics import Statistics
 from . import addresses
 from .broker import take_born
 from .connections import ERRORS, Anchor, Connection, HeldUp, queue_gone

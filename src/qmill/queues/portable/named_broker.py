@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 from ...errors import NotSupported, QueueGone
 from ...system import frames, interpreter, native, streams
 from ...system.opened import pipe
-from ..api import Statistics
 from ..local.mailbox import Mailbox
 from ..names import folders, name_files
 from ..names.name_files import ABANDONED, DAMAGED, OPEN, SAVED, SILENT, Found
+from ..statistics import Statistics
 from . import addresses, client, connections
 from .broker import Broker
 from .client import Endpoint, greet, identified

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from ..api import Statistics
+    from ..statistics import Statistics
     from .named_file import Hold
 
 _FAST = (

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
-from ...api import Statistics
+from ...statistics import Statistics
 
 def watch_groups(groups: list[tuple[bytes, bytes, bytes]]) -> None: ...
 

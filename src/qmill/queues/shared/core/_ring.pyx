@@ -40,7 +40,7 @@ from libc.string cimport memcpy
 from ....errors import Empty, Full, SerializationError, ShutDown
 from ....packing import serialize
 from ....system import pickling
-from ...api import END, Statistics
+from ...api import END
 from ...checks import check_items, check_max_items, check_wait
 from ...leases import acknowledge, task_done
 
@@ -485,6 +485,8 @@ cdef class Ring:
         cdef q_counts c
         self.settle()
         self._count(&c)
+        from ...statistics import Statistics
+
         return Statistics(
             c.size, c.leased, c.unfinished, c.put, c.taken, c.done, c.lost, c.redelivered,
             c.poisoned, c.maxsize,
