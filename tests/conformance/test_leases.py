@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from conformance_children import Box
 from conformance_support import LIMIT_S, Call, wait_until_asleep
 
 import qmill
@@ -532,6 +533,15 @@ def test_a_polite_end_gives_the_message_back_and_is_no_death(start_program, own_
     found = own_queue.statistics()
     assert (found.leased, found.unfinished, found.poisoned, found.lost) == (0, 2, 0, 0)
     assert own_queue.get_many(2) == ["a", "b"]
+
+
+def test_the_log_tells_of_an_instance_that_was_set_aside(start_program, own_queue, caplog):
+    own_queue.put(Box(1))
+    with caplog.at_level(logging.ERROR, "qmill"):
+        for _ in range(3):
+            end_with(start_program, own_queue, "os._exit(hear())")
+    assert "conformance" in caplog.text
+    assert "damaged" not in caplog.text
 
 
 def test_three_deaths_set_a_message_aside_until_it_is_put_back(start_program, own_queue, caplog):

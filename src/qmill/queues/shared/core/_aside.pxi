@@ -34,6 +34,7 @@ cdef object _shown(Ring ring, bytes data):
     """Show a message in brief, without running its code, which may have killed its readers."""
     from ....packing.explain import describe, shown
 
+    cdef const uint8_t *start
     cdef const uint8_t *at
     cdef codec *plain
     if data[:1] == b"m":
@@ -45,11 +46,11 @@ cdef object _shown(Ring ring, bytes data):
     if data[0] < 4 or data[0] == 0x80:
         return shown(data)
     plain = codec_new(ring.exports.done, copyreg.dispatch_table, {}, _refuse)
-    at = <const uint8_t *>PyBytes_AS_STRING(data)
+    at = start = <const uint8_t *>PyBytes_AS_STRING(data)
     try:
         return describe(codec_read(plain, &at, at + len(data)))
     except Exception:
-        return "an instance of " + _class_name(at, len(data))
+        return "an instance of " + _class_name(start, len(data))
     finally:
         codec_free(plain)
 
