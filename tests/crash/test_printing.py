@@ -161,6 +161,38 @@ tell(worker.exitcode)
     assert program(source, "fork") == ("one; before; 0\n", "")
 
 
+@pytest.mark.parametrize("method", launch.METHODS)
+def test_a_fork_while_a_thread_of_qmill_flushes_leaves_no_lock_in_the_child(program, method):
+    """A queue flushes before it starts a worker; a program may fork at that moment."""
+    source = """
+import io, signal
+begun, go_on = threading.Event(), threading.Event()
+class Slow(io.RawIOBase):
+    def writable(self):
+        return True
+    def write(self, data):
+        begun.set()
+        go_on.wait()
+        return os.write(1, data)
+sys.stdout = sys.__stdout__ = io.TextIOWrapper(io.BufferedWriter(Slow()))
+sys.stdout.write("before; ")
+jobs = qmill.JobQueue(1)
+job = jobs.submit(functions.add, 1, 2)
+begun.wait()
+if (child := os.fork()) == 0:
+    signal.alarm(30)
+    go_on.set()
+    with qmill.JobQueue(1) as own:
+        print(own.submit(functions.add, 2, 3).result(), end="; ", flush=True)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+go_on.set()
+tell(job.result(), status)
+jobs.shutdown()
+"""
+    assert program(source, method) == ("5; before; 3 0\n", "")
+
+
 # -- with the result ------------------------------------------------------------------------------
 
 # Ways to learn how a job went, after which nothing it has printed is missing.

@@ -79,6 +79,8 @@ MAIN_MODULE = Phase()
 """The locks of imports of the script."""
 THREADS = Phase()
 """The threads that `threading` does not know."""
+STREAMS = Phase()
+"""Standard streams that a thread was flushing."""
 
 _ROW_OF_CHILDREN = TABLE.index(CHILDREN)
 

@@ -5,6 +5,9 @@ the fork, and the child clears its copy of the buffer, which may still hold text
 have printed, or the parent could not write. The child clears the existing buffer instead of
 replacing the stream, since a logging handler or a module may hold a reference to the stream.
 
+A fork of the program may also come while another thread of qmill flushes, and holds the locks of
+the streams: the child then clears and renews them in the same way.
+
 Only the standard streams are treated in this way. Buffers of other open files are not cleared, as
 in `multiprocessing`: a child ends by `os._exit`, which does not write them.
 """
@@ -14,21 +17,33 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from _thread import get_ident
 from typing import Any
 
+from . import lifecycle
 from .interrupts import is_interrupt
+
+_flushing: list[int] = []  # the ids of the threads that are in `flush`
 
 
 def flush() -> None:
     """Flush the standard streams; ignore streams that fail."""
+    thread = get_ident()
+    _flushing.append(thread)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-        if sys.__stdout__ is sys.stdout and sys.__stderr__ is sys.stderr:
-            return  # the usual case, kept fast since it runs for each job
+        if sys.__stdout__ is not sys.stdout or sys.__stderr__ is not sys.stderr:
+            _flush_each()
     except Exception as error:  # None, closed, a full disk, or a replaced stream that raises
         if is_interrupt(error):
             raise
+        _flush_each()
+    finally:
+        _flushing.remove(thread)
+
+
+def _flush_each() -> None:
     for stream in _streams():
         try:
             stream.flush()
@@ -82,3 +97,14 @@ class _Nowhere(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         return len(data)
+
+
+def _after_fork_in_child() -> None:
+    """Clear the streams if another thread of the parent was flushing: it held their locks."""
+    thread = get_ident()
+    if any(each != thread for each in _flushing):
+        empty()
+        _flushing[:] = [each for each in _flushing if each == thread]
+
+
+lifecycle.at_fork(lifecycle.STREAMS, in_child=_after_fork_in_child)
