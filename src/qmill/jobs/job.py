@@ -46,12 +46,11 @@ class _Late:
     A `__getattr__` of `Job` would make every read of any attribute take ten times as long.
     """
 
-    def __init__(self, make: Callable[[], Any], bit: int) -> None:
+    # No `__set_name__`: Ctrl-C in it, while the module is imported, would become a RuntimeError.
+    def __init__(self, name: str, make: Callable[[], Any], bit: int) -> None:
+        self._name = name
         self._make = make
         self._bit = bit
-
-    def __set_name__(self, _: type, name: str) -> None:
-        self._name = name
 
     def __get__(self, job: Any, _: Any = None) -> Any:
         if job is None:
@@ -156,9 +155,9 @@ class Job(Future[T]):
         "worker",
     )
 
-    _condition: Any = _Late(native.Condition, HAS_WAITERS)
-    _waiters: Any = _Late(list, HAS_WAITERS)
-    _done_callbacks: Any = _Late(list, HAS_CALLBACKS)
+    _condition: Any = _Late("_condition", native.Condition, HAS_WAITERS)
+    _waiters: Any = _Late("_waiters", list, HAS_WAITERS)
+    _done_callbacks: Any = _Late("_done_callbacks", list, HAS_CALLBACKS)
 
     _is_chunk = False
     """Whether it makes several calls, as a chunk of a `map` does."""

@@ -46,11 +46,18 @@ def test_retries_of_submit(jobs):
 def test_others_run_during_a_backoff(make):
     jobs, tickets = make(1), qmill.Queue()
     tickets.put_many([False])
-    job = jobs.put(take_ticket(tickets), retries=1, backoff=0.05)
+    job = jobs.put(take_ticket(tickets), retries=1, backoff=600)
     others = [jobs.put(abs, number) for number in range(5)]
     assert [job.result() for job in others] == list(range(5))
     assert not job.done()
-    tickets.put(True)
+    assert job.attempts == 1
+    job.cancel()
+
+
+def test_a_retry_follows_its_backoff(make):
+    jobs, tickets = make(1), qmill.Queue()
+    tickets.put_many([False, True])
+    job = jobs.put(take_ticket(tickets), retries=1, backoff=0.05)
     assert job.result() == "at last"
     assert job.attempts == 2
 

@@ -26,7 +26,6 @@ import itertools
 import logging
 import pickle
 import uuid
-from enum import Enum
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -34,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerDied
 from ...packing import definitions, serialize
-from ..ahead import NEVER, Load, cost_of
+from ..ahead import NEVER, cost_of
 from ..api import (
     CHUNK_S,
     DIED,
@@ -49,10 +48,10 @@ from ..api import (
     lost,
 )
 from ..codec import Codec, PackingEngine
-from ..knowledge import Knowledge
 from . import on_worker as there
+from .nodes import Node, Sent, State, long_from
 from .runner import Call, Packed, Setup
-from .tasks import Answers, Tasks
+from .tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,65 +70,8 @@ A round trip to a cluster takes about 10 ms, so this is several times as long.
 LEAST_S = 0.005
 """The least assumed cost of a job: Dask needs some milliseconds for each."""
 
-LONG_S = 0.25
-"""Seconds without an answer after which a worker's jobs that were sent ahead are taken back."""
-
 INLINE_BYTES = 1 << 20
 """Larger jobs are sent to the worker directly: Dask would keep them in its scheduler."""
-
-
-class _State(Enum):
-    """The states of a node."""
-
-    CLOSED = 0  # it has no runner
-    OPENING = 1  # its runner is starting
-    OPEN = 2  # its runner takes jobs
-    CLOSING = 3  # its runner is ending
-    BAD = 4  # it cannot have a runner
-
-
-class _Sent:
-    """A job that a node has; `future` is Dask's, None until the job is sent."""
-
-    __slots__ = ("cost_s", "future", "is_taken_back", "job", "token")
-
-    def __init__(self, job: Job, token: int, cost_s: float) -> None:
-        self.job = job
-        self.token = token
-        self.cost_s = cost_s
-        self.future: Any = None
-        self.is_taken_back = False
-
-
-class _Node(Load):
-    """The engine's view of one Dask worker; its `jobs` are by token.
-
-    Attributes:
-        state: Its state; it gets jobs while it is OPEN.
-        runner: Its runner's name; each new runner has a new name.
-        presence: The future that keeps the runner alive.
-        parked: Those of `jobs` that wait until a lesson has arrived.
-        num_lessons: How many lessons are under way.
-        error: The reason why it is BAD.
-    """
-
-    def __init__(self, address: str, threads: int, codec: Codec) -> None:
-        self.address = address
-        self.num_slots = threads
-        self._codec = codec
-        self.answers = Answers()
-        self.forget()
-
-    def forget(self) -> None:
-        """Reset the view: there is no runner any more."""
-        super().__init__(Knowledge(self._codec), self.num_slots)
-        self.state = _State.CLOSED
-        self.runner = ""
-        self.presence: Any = None
-        self.parked: list[_Sent] = []
-        self.num_lessons = 0
-        self.error: BaseException | None = None
-        self.answers = Answers()
 
 
 class DaskEngine(PackingEngine):
@@ -155,10 +97,10 @@ class DaskEngine(PackingEngine):
         self._tasks = Tasks(connection, self._session, self.tell)
         self.codec = Codec(definitions.Names.NEVER, is_remote=True)
         self._setup = self._make_setup(settings)
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, Node] = {}
         self._hosts: dict[str, str] = {}
-        self._where: dict[int, tuple[_Node, _Sent]] = {}  # accepted jobs, by id
-        self._accepted: list[tuple[_Node, _Sent]] = []
+        self._where: dict[int, tuple[Node, Sent]] = {}  # accepted jobs, by id
+        self._accepted: list[tuple[Node, Sent]] = []
         self._tokens = itertools.count(1)
         self._reports: list[Report] = []
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -202,27 +144,27 @@ class DaskEngine(PackingEngine):
                 return False
         if not node.jobs:
             node.since_s = monotonic()
-        sent = _Sent(job, next(self._tokens), cost)
+        sent = Sent(job, next(self._tokens), cost)
         node.give(sent.token, sent, cost)
         self._where[job.id] = node, sent
         self._accepted.append((node, sent))
         return True
 
-    def _find_free(self) -> _Node | None:
+    def _find_free(self) -> Node | None:
         """Return the node with the smallest share of busy threads; None if a job may not run."""
         best, least, num_busy = None, 1.0, 0
         for node in self._nodes.values():
             number = len(node.jobs)
             num_busy += min(number, node.num_slots)
-            if node.state is _State.OPEN and number < least * node.num_slots:
+            if node.state is State.OPEN and number < least * node.num_slots:
                 best, least = node, number / node.num_slots
         return best if num_busy < self._limit else None
 
-    def _find_taker(self, cost: float, job: Job) -> _Node | None:
+    def _find_taker(self, cost: float, job: Job) -> Node | None:
         """Return a node on which a job may wait behind short jobs, or None."""
         for node in self._nodes.values():
             if (
-                node.state is _State.OPEN
+                node.state is State.OPEN
                 and len(node.jobs) >= node.num_slots
                 and not node.num_lessons
                 and node.has_room_for(job, cost, AHEAD_S)
@@ -242,7 +184,7 @@ class DaskEngine(PackingEngine):
             else:
                 self._send(node, sent)
 
-    def _teach(self, node: _Node, sent: _Sent) -> None:
+    def _teach(self, node: Node, sent: Sent) -> None:
         """Send a node the lesson for a job, and the job's packet if that is large."""
         lesson = node.knowledge.lesson_for(sent.job)
         assert lesson is not None  # nothing is inherited here
@@ -254,7 +196,7 @@ class DaskEngine(PackingEngine):
             lesson = lesson._replace(shares=packed)
             self._run_on(node, self._has_learnt, there.learn, lesson, large)
 
-    def _has_learnt(self, node: _Node, _: Any, error: BaseException | None) -> None:
+    def _has_learnt(self, node: Node, _: Any, error: BaseException | None) -> None:
         node.num_lessons -= 1
         if node.num_lessons and error is None:
             return
@@ -266,7 +208,7 @@ class DaskEngine(PackingEngine):
                 self._drop(node, sent)
                 self._reports.append(Report(FAILED, sent.job, error, exitcode=1))
 
-    def _send(self, node: _Node, sent: _Sent) -> None:
+    def _send(self, node: Node, sent: Sent) -> None:
         job = sent.job
         options, subject, environment = job._options, job._subject, job._environment
         packet = job._packet if _size(job._packet) <= INLINE_BYTES else None
@@ -295,8 +237,8 @@ class DaskEngine(PackingEngine):
 
     def _run_on(
         self,
-        node: _Node,
-        take: Callable[[_Node, Any, BaseException | None], None],
+        node: Node,
+        take: Callable[[Node, Any, BaseException | None], None],
         function: Callable[..., Any],
         *args: Any,
     ) -> None:
@@ -323,7 +265,7 @@ class DaskEngine(PackingEngine):
         """Add a Dask worker that has come."""
         node = self._nodes.get(address)
         if node is None:
-            self._nodes[address] = _Node(address, threads, self.codec)
+            self._nodes[address] = Node(address, threads, self.codec)
 
     def leave(self, address: str) -> None:
         """Remove a Dask worker that has gone, and report its jobs as died."""
@@ -348,18 +290,18 @@ class DaskEngine(PackingEngine):
         states = {node.state for node in self._nodes.values()}
         if self._connection.lost is not None:
             self._reports.append(Report(NOT_STARTED, None, self._connection.lost))
-        elif states == {_State.BAD}:
+        elif states == {State.BAD}:
             error = next(iter(self._nodes.values())).error
             self._reports.append(Report(NOT_STARTED, None, error))
         elif not states and not self._has_warned:
             self._has_warned = True
             logger.warning("jobs wait for a worker: the Dask cluster has none yet")
         for node in self._nodes.values():
-            if node.state is _State.CLOSED:
+            if node.state is State.CLOSED:
                 self._open(node)
 
-    def _open(self, node: _Node) -> None:
-        node.state = _State.OPENING
+    def _open(self, node: Node) -> None:
+        node.state = State.OPENING
         node.runner = uuid.uuid4().hex
         setup = pickle.dumps((there.versions(), self._setup), 5)
         try:
@@ -368,20 +310,20 @@ class DaskEngine(PackingEngine):
                 node.address, there.open_runner, key, node.runner, node.num_slots, setup
             )
         except Exception as error:
-            node.state, node.error = _State.BAD, error
+            node.state, node.error = State.BAD, error
             return
         self._tasks.follow(
             node.answers, node.presence, partial(self._has_opened, node, node.runner)
         )
 
-    def _has_opened(self, node: _Node, runner: str, value: Any) -> None:
-        if node.runner != runner or node.state is not _State.OPENING:
+    def _has_opened(self, node: Node, runner: str, value: Any) -> None:
+        if node.runner != runner or node.state is not State.OPENING:
             return
         if isinstance(value, str):
-            node.state = _State.OPEN
+            node.state = State.OPEN
             self._hosts[node.address] = value
             return
-        node.state = _State.BAD
+        node.state = State.BAD
         node.error = error = RuntimeError(
             f"the Dask worker {node.address} cannot run jobs: {value}"
         )
@@ -397,14 +339,14 @@ class DaskEngine(PackingEngine):
     def num_workers(self) -> int:
         """The number of nodes with a runner, or with one that is starting or ending."""
         return sum(
-            node.state in (_State.OPENING, _State.OPEN, _State.CLOSING)
+            node.state in (State.OPENING, State.OPEN, State.CLOSING)
             for node in list(self._nodes.values())
         )
 
     @property
     def num_startable(self) -> int:
         """The number of nodes that have no runner yet."""
-        return sum(node.state is _State.CLOSED for node in self._nodes.values())
+        return sum(node.state is State.CLOSED for node in self._nodes.values())
 
     @property
     def num_ahead(self) -> int:
@@ -418,20 +360,20 @@ class DaskEngine(PackingEngine):
     def stop_workers(self) -> None:
         """End the runners that have no jobs; see `Engine`."""
         for node in self._nodes.values():
-            if node.state is _State.OPENING:
+            if node.state is State.OPENING:
                 node.forget()  # releasing its future keeps the runner from starting, or ends it
-            elif node.state is _State.OPEN and not node.jobs:
-                node.state = _State.CLOSING
+            elif node.state is State.OPEN and not node.jobs:
+                node.state = State.CLOSING
                 self._run_on(node, self._has_closed, there.close, self._is_patient)
 
     def hurry(self) -> None:
         """Stop waiting for threads of jobs; see `Engine`."""
         self._is_patient = False
         for node in self._nodes.values():
-            if node.state is _State.CLOSING:
+            if node.state is State.CLOSING:
                 self._run_on(node, self._has_closed, there.close, False)
 
-    def _has_closed(self, node: _Node, _: Any, error: BaseException | None) -> None:
+    def _has_closed(self, node: Node, _: Any, error: BaseException | None) -> None:
         if error is None:
             node.forget()
         else:  # the node is gone or cannot be reached
@@ -452,7 +394,7 @@ class DaskEngine(PackingEngine):
     def wait(self, timeout: float | None) -> list[Report]:
         """Wait for events from Dask; see `Engine`."""
         if not self._reports:
-            due = min(map(_long_from, self._nodes.values()), default=None)
+            due = min(map(long_from, self._nodes.values()), default=None)
             if due is not None and due < NEVER:
                 left = max(0.0, due - monotonic())
                 timeout = left if timeout is None else min(timeout, left)
@@ -464,7 +406,7 @@ class DaskEngine(PackingEngine):
                 pass
             now = monotonic()
             for node in self._nodes.values():
-                if _long_from(node) <= now:
+                if long_from(node) <= now:
                     self._take_back(node)
         reports, self._reports = self._reports, []
         return reports
@@ -479,7 +421,7 @@ class DaskEngine(PackingEngine):
     def _take_record(self, packed: bytes) -> None:
         self._reports.append(Report(LOGGED, None, self.codec.log_record(packed)))
 
-    def _take_answer(self, node: _Node, sent: _Sent, value: Any) -> None:
+    def _take_answer(self, node: Node, sent: Sent, value: Any) -> None:
         if node.jobs.get(sent.token) is not sent:
             return
         self._drop(node, sent)
@@ -501,7 +443,7 @@ class DaskEngine(PackingEngine):
         if job._subject is not None and value.what in (DONE, FAILED):
             job._subject.pace.measure(ended_s - started_s, job._num_to_do)
 
-    def _rebuild(self, node: _Node, report: Report, job: Job, packed: Packed) -> Report:
+    def _rebuild(self, node: Node, report: Report, job: Job, packed: Packed) -> Report:
         """Return a report with its value, which a runner has passed on."""
         for definition in packed.definitions:
             self.codec.define(node.address, definition)
@@ -514,7 +456,7 @@ class DaskEngine(PackingEngine):
             return answer
         return report._replace(value=answer.value, exitcode=1)
 
-    def _take_no_answer(self, node: _Node, job: Job, value: Any) -> None:
+    def _take_no_answer(self, node: Node, job: Job, value: Any) -> None:
         """Report a job whose task Dask has not run, or whose answer it has lost."""
         now = monotonic()
         started = job._started or now
@@ -525,7 +467,7 @@ class DaskEngine(PackingEngine):
             death = _lost(job, node.address)
             self._reports.append(Report(DIED, job, death, started, now, None, node.address))
 
-    def _drop(self, node: _Node, sent: _Sent) -> None:
+    def _drop(self, node: Node, sent: Sent) -> None:
         """Take a job off a node."""
         del node.jobs[sent.token]
         self._where.pop(sent.job.id, None)
@@ -533,7 +475,7 @@ class DaskEngine(PackingEngine):
 
     # -- taking back and killing ---------------------------------------------------------------
 
-    def _take_back(self, node: _Node) -> None:
+    def _take_back(self, node: Node) -> None:
         """Take back jobs that a node's children have not begun; they are reported as RETURNED."""
         tokens = []
         for sent in list(node.jobs.values()):
@@ -546,13 +488,13 @@ class DaskEngine(PackingEngine):
         if tokens:
             self._run_on(node, self._has_revoked, there.revoke, tokens)
 
-    def _has_revoked(self, node: _Node, tokens: Any, _: BaseException | None) -> None:
+    def _has_revoked(self, node: Node, tokens: Any, _: BaseException | None) -> None:
         for token in tokens or ():
             if (sent := node.jobs.get(token)) is not None:
                 self._drop(node, sent)
                 self._reports.append(Report(RETURNED, sent.job))
 
-    def _return_parked(self, node: _Node, sent: _Sent) -> None:
+    def _return_parked(self, node: Node, sent: Sent) -> None:
         node.parked.remove(sent)
         self._drop(node, sent)
         self._reports.append(Report(RETURNED, sent.job))
@@ -598,9 +540,3 @@ def _lost(job: Job, address: str) -> Any:
 
 def _size(packet: Any) -> int:
     return len(packet[1]) if type(packet) is tuple else len(packet)
-
-
-def _long_from(node: _Node) -> float:
-    """Return the moment at which the jobs behind a node's running jobs have waited too long."""
-    is_done = all(sent.is_taken_back for sent in node.jobs.values())
-    return NEVER if is_done else node.overdue_from(LONG_S)
