@@ -91,7 +91,7 @@ class Dispatcher(Settler, Jobs):
         self._auto_stop_s = auto_stop_s
         self._anchor = datetime.now(), monotonic()
         self.is_of_parent = False
-        self._closed = False
+        self.closed = False
         self._driver = Driver(engine, self)
         self._wake_on_put = False
         self._thread: threading.Thread | None = None
@@ -477,9 +477,9 @@ class Dispatcher(Settler, Jobs):
 
     def _close(self) -> None:
         """Close the engine and the log; there are no jobs and no workers."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self.engine.close()
         if logger.isEnabledFor(logging.DEBUG):
             self._reporter.put(logger.debug, "Stopped queue: '%s'", self.qid)

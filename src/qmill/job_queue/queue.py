@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -397,7 +398,7 @@ class JobQueue(JobsIn):
     def __del__(self) -> None:
         """Let the workers of a queue that is garbage end, after the jobs in it."""
         dispatcher = getattr(self, "_dispatcher", None)  # none if the constructor has failed
-        if dispatcher is not None and not dispatcher.shut:
+        if dispatcher is not None and not dispatcher.closed and not sys.is_finalizing():
             dispatcher.shut_down(wait=False, cancel_waiting=False)
 
 
