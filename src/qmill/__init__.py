@@ -59,43 +59,7 @@ _WHERE = {
     "trace": "observe.trace",
 }
 
-__all__ = [
-    "END_MSG",
-    "NUM_CPUS",
-    "NUM_THREADS",
-    "Empty",
-    "Full",
-    "Job",
-    "JobQueue",
-    "JobTimeout",
-    "LaneError",
-    "Msg",
-    "NotSupported",
-    "Plot",
-    "Poisoned",
-    "Q",
-    "QmillError",
-    "Queue",
-    "QueueGone",
-    "SerializationError",
-    "ShutDown",
-    "Statistics",
-    "Worker",
-    "WorkerDied",
-    "__version__",
-    "core_info",
-    "engines",
-    "frame",
-    "freeze_support",
-    "get_start_method",
-    "map",
-    "parallel",
-    "run",
-    "run_thread",
-    "set_start_method",
-    "shared",
-    "trace",
-]
+__all__ = ["__version__", "engines", *_WHERE]
 
 
 _first_folder: str | None

@@ -460,10 +460,10 @@ def test_the_next_to_open_an_unlinked_name_begins_anew(start_program):
 
 @pytest.fixture
 def other_transport(process_transport, monkeypatch):
-    """The one that is not under test, in what follows its call."""
+    """One that is not under test, in what follows its call."""
     if len(PROCESS_HERE) < 2:
         pytest.skip("one transport only: the native core is not built")
-    (other,) = (place.transport for place in PROCESS_HERE if place.transport != process_transport)
+    other = next(p.transport for p in PROCESS_HERE if p.transport != process_transport)
     return lambda: monkeypatch.setenv("QMILL_TRANSPORT", other)
 
 

@@ -9,21 +9,23 @@ import pandas
 import pytest
 
 import qmill
-from qmill.jobs.fields import FIELDS
+from qmill.jobs.fields import FIELDS, SCHEMA, Type
 
 from ..limits import _no_test_hangs  # noqa: F401 (a fixture)
 from .support import hide, record
 
-DTYPES = {
-    **dict.fromkeys(("qid", "function", "exception", "worker", "host"), "string"),
-    **dict.fromkeys(("submitted", "started", "ended", "processed"), "datetime64[us]"),
-    **dict.fromkeys(("priority", "timeout", "runtime"), "float64"),
-    **dict.fromkeys(("exitcode", "attempts"), "Int64"),
-    **dict.fromkeys(("lane", "state"), "category"),
-    **dict.fromkeys(("name", "args", "kwargs", "output", "callback"), "object"),
-    "id": "int64",
-    "cancelled": "bool",
+OF_TYPE = {
+    Type.TEXT: "string",
+    Type.ID: "int64",
+    Type.INTEGER: "Int64",
+    Type.NUMBER: "float64",
+    Type.FLAG: "bool",
+    Type.MOMENT: "datetime64[us]",
+    Type.CATEGORY: "category",
+    Type.STATE: "category",
+    Type.OBJECT: "object",
 }
+DTYPES = {field.name: OF_TYPE[field.type] for field in SCHEMA}
 
 
 def work(number, scale=1):

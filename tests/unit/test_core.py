@@ -64,3 +64,13 @@ def test_portable_is_what_it_is_where_it_is_asked_for(monkeypatch):
 def test_it_is_for_linux(monkeypatch, platform):
     monkeypatch.setattr(core.sys, "platform", platform)
     assert platform in core.why_not()
+
+
+@pytest.mark.parametrize("transport", core.MODULES)
+def test_a_transport_is_in_the_module_that_a_fork_server_loads(monkeypatch, transport):
+    if transport == "shared" and not HAS_CORE:
+        pytest.skip("the native core is not built")
+    monkeypatch.setenv("QMILL_TRANSPORT", transport)
+    queue = qmill.Queue()
+    assert type(queue).__module__ == f"qmill.{core.MODULES[transport]}"
+    queue.close()

@@ -238,6 +238,7 @@ def test_each_phase_of_the_exit_and_of_forks_belongs_to_one_module() -> None:
 def test_files_and_tests_that_the_docs_name_are_there() -> None:
     """`docs/design.md` names the files to touch, `docs/promises.md` the tests of promises."""
     paths = [p for folder in CODE for p in (ROOT / folder).rglob("*.*") if p.suffix in SUFFIXES]
+    paths += ROOT.glob("*.py")
     names = ["/" + str(path.relative_to(ROOT)) for path in paths]
     tests = "".join(
         path.read_text(encoding="utf-8") for path in paths if path.is_relative_to(ROOT / "tests")

@@ -1,7 +1,7 @@
 """The schema of a job's record: the name, type, source and meaning of each field.
 
-`Job.to_dict`, the columns of the log and of a frame, their types, the columns that may colour a
-plot, and the table in docs/jobs.md are all derived from `SCHEMA`.
+`Job.to_dict`, the columns of the log and of a frame, their types, and the columns that may colour
+a plot are derived from `SCHEMA`. The table in docs/jobs.md is compared with it by a test.
 """
 
 from __future__ import annotations

@@ -317,7 +317,7 @@ class Job(Future[T]):
 
         Returns:
             The fields of `jobs.fields.SCHEMA`, in their order: those of ezpq (qid to callback),
-            then state, worker, attempts and host. Moments are naive local datetimes.
+            then qmill's own. Moments are naive local datetimes.
         """
         self._see()
         return fields.to_dict(self)

@@ -30,9 +30,9 @@ def frame(
 
     Returns:
         The columns are the fields of the records, in their order; other keys of dicts follow.
-        Moments are datetimes of microseconds. `runtime`, `timeout` (both in seconds) and
-        `priority` are floats; `lane` and `state` are categories. Names, arguments, outputs and
-        results of callbacks are the objects themselves, or their text if they come from a file.
+        Moments are datetimes of microseconds; durations (in seconds) and `priority` are floats;
+        `lane` and `state` are categories. Names, arguments, outputs and results of callbacks are
+        the objects themselves, or their text if they come from a file.
 
     Raises:
         ImportError: pandas is not installed: `pip install 'qmill[plot]'`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from time import monotonic
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..jobs.fields import SCHEMA
 from ..jobs.job import Job
 from ..jobs.totals import STATES
-from . import jobs_of, missing_extra
+from . import jobs_of
+from .charts import import_plotnine, quiet_ggplot
 from .frame import frame
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Plot:
         bar_width: float = 1,
         title: str | None = None,
     ) -> None:
-        _import_plotnine()
+        import_plotnine()
         given = jobs_of(jobs)
         if not isinstance(given, (str, os.PathLike, Job)) and _is_iterator(given):
             given = list(given)
@@ -312,14 +312,6 @@ def _bars_of(table: pandas.DataFrame, now: Any) -> dict[str, tuple[pandas.Series
 # -- appearance --------------------------------------------------------------------------------
 
 
-def _import_plotnine() -> Any:
-    try:
-        import plotnine
-    except ImportError as error:
-        raise missing_extra("a plot of jobs", "plot", error) from None
-    return plotnine
-
-
 def _chart(
     table: pandas.DataFrame,
     rows: _Rows,
@@ -329,12 +321,12 @@ def _chart(
     theme: str,
     now: Any,
 ) -> plotnine.ggplot:
-    gg = _import_plotnine()
+    gg = import_plotnine()
     bars = _bars_of(table, now)
     has_run = bars[_RUNNING][0].notna()
     keys, labels, colours = _colours_of(table[has_run], look.color_by, color_pal)
     greys = _GREYS_ON_DARK if theme == "dark" else _GREYS
-    chart = _quiet_ggplot()(
+    chart = quiet_ggplot()(
         mapping=gg.aes(xmin="begin", xmax="end", ymin="bottom", ymax="top", fill="key")
     )
     height = _bar_height(rows, look.bar_width)
@@ -376,17 +368,6 @@ def _bar_height(rows: _Rows, bar_width: float) -> float:
     if rows_per_px > _DENSE:
         return max(bar_width, rows_per_px) * 1.05
     return _BAR_HEIGHT * bar_width * min(1.0, (rows.num_rows + 1) / _FEW)
-
-
-@functools.cache
-def _quiet_ggplot() -> Any:
-    class Chart(_import_plotnine().ggplot):  # type: ignore[misc]
-        """A plotnine.ggplot whose `save` prints no warning about the file."""
-
-        def save(self, *args: Any, verbose: bool = False, **kwargs: Any) -> None:
-            super().save(*args, verbose=verbose, **kwargs)
-
-    return Chart
 
 
 def _colours_of(

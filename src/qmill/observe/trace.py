@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..jobs.fields import SCHEMA, Type
 from ..jobs.job import Job
 from ..jobs.records import read_log
 from . import jobs_of
@@ -37,7 +38,7 @@ _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 _SHOWN_CHARACTERS = 1000  # of a value, for people to read
 _TOLD = ("id", "lane", "priority", "state", "attempts", "exitcode", "timeout", "function", "args")
-_NUMBERS = {"id", "priority", "attempts", "exitcode", "timeout"}
+_NUMBERS = {field.name for field in SCHEMA if field.type in (Type.ID, Type.INTEGER, Type.NUMBER)}
 _INSTANTS = {"timed out": "timed out", "died": "crashed", "cancelled": "cancelled"}
 
 

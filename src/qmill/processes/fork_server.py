@@ -30,7 +30,7 @@ from io import FileIO
 from typing import NoReturn
 
 from ..errors import NotSupported
-from ..queues.shared.core import choose
+from ..queues.shared.core import MODULES, choose
 from ..system import lifecycle, native, streams, threads
 from ..system.opened import Descriptor
 from . import child_main
@@ -46,8 +46,7 @@ PRELOADED = ["qmill.workers.api"]
 # Chosen at import, as the choice loads the core: a forked child could not go on with an import that
 # another thread had begun at the fork.
 with contextlib.suppress(NotSupported):  # QMILL_TRANSPORT is wrong, as the first queue will tell
-    is_shared = choose() == "shared"
-    PRELOADED.append(f"qmill.queues.{'shared.queue' if is_shared else 'portable.portable_queue'}")
+    PRELOADED.append(f"qmill.{MODULES[choose()]}")
 
 SERVER_TRIES = 3
 """A start fails after this number of fork servers in a row that ended before they answered."""

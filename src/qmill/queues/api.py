@@ -2,9 +2,11 @@
 
 `Queue(...)` makes an instance of the transport that fits: one subclass, in one file, each.
 
-    thread.py     ThreadQueue     references between threads; nothing is pickled
-    shared.py     SharedQueue     in shared memory; no process owns it (Linux, with the native core)
-    portable.py   PortableQueue   pickled, kept by a broker thread of the creating process
+    local/thread.py               ThreadQueue    references between threads; nothing is pickled
+    shared/queue.py               SharedQueue    in shared memory; no process owns it (Linux, with
+                                                 the native core)
+    portable/portable_queue.py    PortableQueue  pickled, kept by a broker thread of the creating
+                                                 process
 
 A transport implements every method that raises NotImplementedError here. `qmill.Q` is built on the
 underscored ones: ENDs, and readers that hold a message under a lease until they are done.

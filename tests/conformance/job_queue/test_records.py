@@ -12,6 +12,7 @@ from conformance_support import LIMIT_S
 import qmill
 from qmill import testing
 
+from ...unit.records.files import KEYS
 from .common_jobs import fail
 
 # -- the log file ---------------------------------------------------------------------------------
@@ -119,13 +120,6 @@ def test_a_log_file_of_somebody_else_is_refused(engine, tmp_path):
 
 
 # -- records --------------------------------------------------------------------------------------
-
-
-KEYS = [
-    *("qid", "id", "name", "priority", "lane", "timeout", "function", "args", "kwargs"),
-    *("submitted", "started", "ended", "processed", "exitcode", "cancelled", "runtime"),
-    *("output", "exception", "callback", "state", "worker", "attempts", "host"),
-]
 
 
 def test_the_record_of_a_job_that_is_done(make):

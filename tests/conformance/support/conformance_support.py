@@ -86,7 +86,7 @@ class Place(NamedTuple):
 HERE = [Place(transport) for transport in TRANSPORTS]
 PROCESS_HERE = [place for place in HERE if place.kind == "process"]
 PROCESS_PLACES = [Place(p.transport, made) for p in PROCESS_HERE for made in ("here", "elsewhere")]
-PLACES = [place for place in HERE if place.kind == "thread"] + PROCESS_PLACES
+PLACES = [place for place in HERE if place.kind != "process"] + PROCESS_PLACES
 
 
 def wait_until_asleep(pid, thread=None):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from qmill.command._parser import _make_parser
+
 from ..programs import Watch, wait_until_asleep
 from .running import COMMAND, Running, lines, qmill, range_of, rows
 
@@ -253,7 +255,12 @@ def test_an_input_may_look_like_an_option_behind_two_dashes():
     assert qmill("run", "-k", "echo", stdin=lines(*given)).stdout == done.stdout
 
 
-@pytest.mark.parametrize("command", ["", "run", "map", "queues", "plot", "summary", "trace"])
+def commands():
+    (action,) = (each for each in _make_parser()._actions if each.dest == "command")
+    return list(action.choices)
+
+
+@pytest.mark.parametrize("command", ["", *commands()])
 def test_help_has_examples(command):
     done = qmill(*command.split(), "--help")
     assert (done.returncode, done.stderr) == (0, b"")

@@ -14,7 +14,7 @@ from qmill.jobs.records import RecordLog
 
 DAY = datetime(2030, 1, 1)
 
-# What `Job.to_dict` promises: the keys of ezpq, then three more.
+# What `Job.to_dict` promises: the keys of ezpq, then those of qmill.
 KEYS = [
     *("qid", "id", "name", "priority", "lane", "timeout", "function", "args", "kwargs"),
     *("submitted", "started", "ended", "processed", "exitcode", "cancelled", "runtime"),

@@ -34,7 +34,8 @@ def test_the_record_of_a_waiting_job():
     job = make_job(args=(1, [2]), kwargs={"right": 3}, lane=("a", 1), timeout=2.5)
     record = to_dict(job)
     assert list(record.pop("args")) == [1, [2]]
-    assert record == {
+    nothing = dict.fromkeys(key for key in KEYS if key != "args")
+    assert record == nothing | {
         "qid": "the queue",
         "id": 7,
         "name": 7,
@@ -44,19 +45,9 @@ def test_the_record_of_a_waiting_job():
         "function": "add",
         "kwargs": {"right": 3},
         "submitted": DAY + timedelta(seconds=10),
-        "started": None,
-        "ended": None,
-        "processed": None,
-        "exitcode": None,
         "cancelled": False,
-        "runtime": None,
-        "output": None,
-        "exception": None,
-        "callback": None,
         "state": "waiting",
-        "worker": None,
         "attempts": 0,
-        "host": None,
     }
 
 

@@ -52,16 +52,21 @@ _has_tried = False
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
+MODULES = {"portable": "queues.portable.portable_queue", "shared": "queues.shared.queue"}
+"""The transports between processes, and the module of each."""
+
+
 def choose() -> str:
-    """Return the transport of new queues: "shared" or "portable".
+    """Return the transport of new queues between processes, one of `MODULES`.
 
     Raises:
         NotSupported: `QMILL_TRANSPORT` names no transport, or one that cannot be used here.
     """
     wanted = os.environ.get("QMILL_TRANSPORT") or None
-    if wanted not in (None, "portable", "shared"):
-        raise NotSupported(f"QMILL_TRANSPORT must be 'portable' or 'shared', not {wanted!r}")
-    if wanted == "portable":
+    if wanted not in (None, *MODULES):
+        names = " or ".join(map(repr, MODULES))
+        raise NotSupported(f"QMILL_TRANSPORT must be {names}, not {wanted!r}")
+    if wanted not in (None, "shared"):
         return wanted
     reason = why_not()
     if wanted == "shared" and reason is not None:
