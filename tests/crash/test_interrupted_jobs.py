@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 
@@ -30,6 +31,7 @@ def interruptions():
         while interruption.reached:
             _, error = interruption.make(make(), number=number)
             assert error is None or isinstance(error, Interrupted), number
+            error = None  # its frames keep what the call has used
             interruption.check_canaries()
             yield number
             number += STEP
@@ -156,3 +158,21 @@ def test_a_condition_can_be_left_at_each_place(interruptions):
         thread.start()  # it gets the lock only if nobody has kept it
         thread.join(LIMIT_S)
         assert not thread.is_alive(), number
+
+
+def test_a_queue_that_is_dropped_in_its_shutdown_runs_its_jobs_and_ends(interruptions):
+    """Its last reference may be that of the interrupted call."""
+
+    def make():
+        jobs = qmill.JobQueue(1, engine="thread", auto_start=False)
+        put.append(jobs.submit(abs, -1))
+        return lambda: jobs.shutdown(wait=False)
+
+    put = []
+    for number in interruptions(make):
+        gc.collect()  # an exception and its frames are a cycle
+        assert put.pop().result(timeout=LIMIT_S) == 1, number
+    for thread in threading.enumerate():
+        if thread.name.startswith("qmill"):
+            thread.join(LIMIT_S)
+            assert not thread.is_alive(), thread

@@ -82,6 +82,24 @@ def test_the_exception_is_raised_after_a_collection_of_garbage():
     assert said[-1] == "done"
 
 
+def test_a_second_signal_while_the_first_is_looked_at(monkeypatch):
+    """Neither the work nor one of the two exceptions is lost."""
+    said, asked = [], []
+    getsignal = signal.getsignal
+
+    def interrupted(number):
+        if not asked:
+            asked.append(number)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return getsignal(number)
+
+    monkeypatch.setattr(signal, "getsignal", interrupted)
+    with pytest.raises(Interrupted) as raised:
+        drop([Dropped(1, said)])
+    assert said == ["begun", "begun", "done"]
+    assert isinstance(raised.value.__context__, Interrupted)
+
+
 def test_an_error_of_the_function_itself_is_told_once(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", lambda raised: told.append(raised.exc_type))

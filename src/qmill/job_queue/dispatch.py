@@ -64,6 +64,7 @@ class Dispatcher(Settler, Jobs):
         waits_at_exit: Whether the program ends only when all jobs are done. Otherwise the jobs
             that remain when the interpreter exits are cancelled or killed.
         is_of_parent: Whether this is a forked child, and the queue belongs to its parent.
+        closed: Whether the queue was shut down and has ended.
 
     Args:
         engine: The engine that runs the jobs; no other object may use it from now on.

@@ -397,8 +397,10 @@ class JobQueue(JobsIn):
     @finalizer
     def __del__(self) -> None:
         """Let the workers of a queue that is garbage end, after the jobs in it."""
-        dispatcher = getattr(self, "_dispatcher", None)  # none if the constructor has failed
-        if dispatcher is not None and not dispatcher.closed and not sys.is_finalizing():
+        dispatcher: Dispatcher | None = getattr(self, "_dispatcher", None)
+        if dispatcher is None or dispatcher.is_of_parent or sys.is_finalizing():
+            return  # None: the constructor has failed
+        if not dispatcher.closed:  # not `shut`: a signal handler may leave a shutdown half done
             dispatcher.shut_down(wait=False, cancel_waiting=False)
 
 

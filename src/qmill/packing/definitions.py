@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 from ..errors import SerializationError
 from ..system.interrupts import let_interrupt_through
 from . import main_module, standard_library
+from .explain import explain
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
 if TYPE_CHECKING:
@@ -234,8 +235,6 @@ def _by_value(obj: Any, apart: bool) -> bytes:
         packed = pickle_parts(obj, None, None, touched, None, apart, whole=obj)
     except BaseException as error:
         let_interrupt_through(error)
-        from .explain import explain  # imported here, since it is needed for errors only
-
         raise explain(obj, error) from error
     if apart and isinstance(obj, (type, FunctionType)):
         _parts[obj] = [ref(part) for part in touched if part is not obj]

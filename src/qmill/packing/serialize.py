@@ -38,7 +38,7 @@ from functools import partial
 from types import CodeType, FunctionType
 
 from ..errors import LocalQueueSent, SerializationError
-from ..system import pickling as pickle
+from ..system import native, pickling as pickle
 from ..system.interrupts import let_interrupt_through
 from . import function_globals, main_module, standard_library
 from .definitions import (
@@ -53,6 +53,7 @@ from .definitions import (
     packed_by_value,
     renew,
 )
+from .explain import describe, explain
 from .function_globals import SHARING, reduce_code_object, settle_globals
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all the rest
@@ -262,8 +263,6 @@ def _dump_parts(
         except SerializationError:
             raise
         except RecursionError as error:
-            from .explain import explain  # imported here, since it is needed for errors only
-
             raise explain(obj, error) from error  # the careful pickler would recurse as deep
         except BaseException as error:
             let_interrupt_through(error)
@@ -318,8 +317,6 @@ def _dump_carefully(
         raise
     except BaseException as error:
         let_interrupt_through(error)
-        from .explain import explain
-
         raise explain(obj, error, is_remote=destination.is_remote) from error
 
 
@@ -502,8 +499,6 @@ def loads(
 
 def not_rebuilt(name: str, error: BaseException) -> SerializationError:
     """Return the error to raise when an object, given its type's name, cannot be rebuilt."""
-    from .explain import describe
-
     return SerializationError(
         f"an object of type {name} could not be rebuilt in this process: "
         f"{type(error).__name__}: {describe(error, str)}"
@@ -555,8 +550,7 @@ def unpickle(data: bytes | bytearray | memoryview, buffers: list[memoryview] | N
 
 def _type_name(data: bytes | bytearray | memoryview) -> str:
     """Return the name of a packed object's type; if that is built in, of the first class inside."""
-    import pickletools
-
+    pickletools = native.load("pickletools")
     strings: list[str] = []
     inside = ""
     try:

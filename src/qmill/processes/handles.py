@@ -12,6 +12,7 @@ Source: pidfd_open(2), PIDFD_GET_INFO of linux/pidfd.h.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import selectors
@@ -228,11 +229,11 @@ class Helper:
         It is killed before the control socket is closed, as it takes that for this one's death.
         """
         if self._process is not None:
-            try:
+            # If this process has another user now, the helper ends when its socket is closed; but
+            # a signal may have stopped it, so nothing waits for that.
+            with contextlib.suppress(PermissionError):
                 self._process.kill()
-            except PermissionError:  # this process has another user now
-                self._close_control()
-            self._process.wait()
+                self._process.wait()
             self._process = None
         self._close_control()
 

@@ -3,7 +3,8 @@
 CPython discards an exception that leaves a `__del__`, also one that a signal handler has raised
 there, such as Ctrl-C. A `finalizer` is called again until it has done its work, and the exception
 is then raised in the main thread, by a pending call of the interpreter. That needs a function of C,
-so without a compiler the exception is lost, as in any `__del__`.
+so without a compiler the exception is lost, as in any `__del__`. It is also lost if the interpreter
+makes the call inside a `__del__` of the program.
 """
 
 from __future__ import annotations

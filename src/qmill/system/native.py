@@ -312,6 +312,14 @@ def check_threads(what: str) -> None:
 fork_lock = RLock()
 """Held while a process forks, and while descriptors are made that a forked child must close."""
 
+
+def load(name: str) -> Any:
+    """Import a module in any thread. No fork comes meanwhile: its child could never import it."""
+    with fork_lock:
+        __import__(name)
+    return sys.modules[name]
+
+
 lifecycle.at_fork(
     lifecycle.FORK_LOCK,
     before=fork_lock.acquire,

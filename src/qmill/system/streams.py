@@ -6,7 +6,8 @@ have printed, or the parent could not write. The child clears the existing buffe
 replacing the stream, since a logging handler or a module may hold a reference to the stream.
 
 A fork of the program may also come while another thread of qmill flushes, and holds the locks of
-the streams: the child then clears and renews them in the same way.
+the streams: the child then clears and renews them in the same way, and leaves the text to the
+parent.
 
 Only the standard streams are treated in this way. Buffers of other open files are not cleared, as
 in `multiprocessing`: a child ends by `os._exit`, which does not write them.

@@ -189,11 +189,13 @@ def test_a_forked_child_cannot_wait_for_jobs_of_its_parent(engine, call):
 IMPORTS = """
 import logging, os, sys, threading, time
 import qmill
+from qmill.system import native
 
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name not in sys.modules and threading.current_thread() is not threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if not (name in sys.modules or is_main or native.fork_lock._is_owned()):
             print(name, "is imported in", threading.current_thread().name)
 
 def fail():
@@ -205,12 +207,16 @@ def die():
 def log():
     logging.getLogger("job").warning("logged")
 
+class Broken:
+    def __reduce__(self):
+        return int, ("no number",)
+
 if __name__ == "__main__":
     logging.disable()
     sys.meta_path.insert(0, Finder)
     method = {start_method!r}
     with qmill.JobQueue(2, start_method=method, log_file={log!r}, callback=str) as jobs:
-        for function in (fail, die, log, int):
+        for function in (fail, die, log, int, Broken):
             jobs.put(function, retries=1)
         jobs.put(bytes, [1 << 20])
         jobs.put(time.sleep, [60], timeout=0.1)
@@ -221,7 +227,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
 def test_no_thread_of_a_queue_imports_a_module(start_method, tmp_path):
-    """A module that a thread is importing at a fork is locked in the child for ever."""
+    """A module that a thread is importing at a fork is locked in the child for ever.
+
+    No fork comes while the lock of forks is held.
+    """
     script = tmp_path / "imports.py"
     script.write_text(IMPORTS.format(start_method=start_method, log=str(tmp_path / "log.csv")))
     assert programs.run(str(script)) == ""

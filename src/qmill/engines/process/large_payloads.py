@@ -17,13 +17,12 @@ from weakref import ref
 from ...queues.shared import core
 from . import protocol as packets
 
-try:
-    from ...queues.shared import rings
-except ImportError:  # the core was not built
-    rings = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+rings: Any = None
+if core.why_not() is None:
+    from ...queues.shared import rings
 
 _TICKET = struct.Struct("<I")
 
@@ -89,7 +88,7 @@ class Outbox:
     def __init__(self) -> None:
         self._ring: Any = None
         self._is_known = False  # whether the other side has the ring's descriptor
-        self._can_share = core.why_not() is None
+        self._can_share = rings is not None and core.why_not() is None
         self._numbers = itertools.cycle(range(1 << 32))
 
     def put(self, parts: list[Any], tell: Callable[[int], None]) -> bytes | None:

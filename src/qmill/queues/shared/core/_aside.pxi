@@ -1,5 +1,7 @@
 """Finds, shows and logs the messages that were set aside, as they seem to kill their readers."""
 
+from ....packing.explain import describe, shown
+
 cdef bytes _look_aside(Ring ring, uint64_t skip, q_mark mark, q_aside *found):
     """Return the bytes of a message that was set aside, and mark it; None if there is none."""
     cdef bytearray copy = bytearray(256)
@@ -32,8 +34,6 @@ cdef int _tell_aside(Ring ring) except -1:
 
 cdef object _shown(Ring ring, bytes data):
     """Show a message in brief, without running its code, which may have killed its readers."""
-    from ....packing.explain import describe, shown
-
     cdef const uint8_t *start
     cdef const uint8_t *at
     cdef codec *plain
