@@ -89,7 +89,7 @@ $(VENV)/.python: FORCE
 # Of Python, setup.py names the modules that are compiled.
 $(VENV)/.run: $(VENV)/.python pyproject.toml setup.py \
 		$(wildcard $(CORE)/*.[ch] $(CORE)/*.pyx $(CORE)/*.px[di] src/qmill/system/*.pyx) \
-		$(shell sed -n 's|^        "\([a-z_.]*\)",$$|\1|p' setup.py | sed 's|\.|/|g; s|.*|src/qmill/&.py|')
+		$(shell sed -n '/^whole/,$$s|^        "\([a-z_.]*\)",$$|\1|p' setup.py | sed 's|\.|/|g; s|.*|src/qmill/&.py|')
 	@echo "installing qmill into $(VENV), with progress bars and plots"
 	@$(PIP_INSTALL) -e '.[progress,plot]'
 	@touch $@

@@ -168,11 +168,9 @@ def test_a_queue_that_is_dropped_in_its_shutdown_runs_its_jobs_and_ends(interrup
         put.append(jobs.submit(abs, -1))
         return lambda: jobs.shutdown(wait=False)
 
-    put = []
+    put, before = [], threading.enumerate()
     for number in interruptions(make):
         gc.collect()  # an exception and its frames are a cycle
         assert put.pop().result(timeout=LIMIT_S) == 1, number
-    for thread in threading.enumerate():
-        if thread.name.startswith("qmill"):
-            thread.join(LIMIT_S)
-            assert not thread.is_alive(), thread
+        ended = [thread for thread in threading.enumerate() if thread not in before]
+        assert all(Call(thread.join).result() is None for thread in ended), number

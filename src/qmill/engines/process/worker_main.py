@@ -82,7 +82,8 @@ def work(channel: socket.socket, get_job: Callable[[], WorkerSettings]) -> int:
         return 1
     code = worker.run()
     if code == 0 and child_main.left_running():
-        worker.send(LINGERS, 0, [])  # so that the engine waits for its threads
+        with contextlib.suppress(ConnectionError):  # the engine has given it up
+            worker.send(LINGERS, 0, [])  # so that the engine waits for its threads
     return code
 
 
