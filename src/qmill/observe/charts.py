@@ -1,4 +1,4 @@
-"""What charts have in common: plotnine, and the type of a chart."""
+"""The parts that charts share: plotnine, and the type of a chart."""
 
 from __future__ import annotations
 
