@@ -19,7 +19,7 @@ logger = logging.getLogger("qmill")
 
 
 class Failure(Enum):
-    """How a job has failed; the value is its state in records."""
+    """The ways in which a job fails; the value is its state in records."""
 
     FAILED = "failed"
     DIED = "died"
