@@ -132,9 +132,7 @@ sys.stdout.flush()
         assert Counter(file.read().split("; ")) == Counter(before=2, one=2) + Counter([""])
 
 
-def test_a_thread_that_writes_at_the_fork_does_not_hold_up_the_child(program):
-    """It has the buffer's lock, and is not there in the child to give it back."""
-    source = """
+SLOW = """
 import io
 begun, go_on = threading.Event(), threading.Event()
 class Slow(io.RawIOBase):
@@ -144,6 +142,13 @@ class Slow(io.RawIOBase):
         begun.set()
         go_on.wait()
         return os.write(1, data)
+"""
+"""A file whose `write` says that it has begun, and waits until it may go on."""
+
+
+def test_a_thread_that_writes_at_the_fork_does_not_hold_up_the_child(program):
+    """It has the buffer's lock, and is not there in the child to give it back."""
+    source = """
 sys.stdout = io.TextIOWrapper(io.BufferedWriter(Slow()))
 sys.stdout.write("before; ")
 writer = threading.Thread(target=sys.stdout.flush)
@@ -158,22 +163,13 @@ go_on.set()
 writer.join()
 tell(worker.exitcode)
 """
-    assert program(source, "fork") == ("one; before; 0\n", "")
+    assert program(SLOW + source, "fork") == ("one; before; 0\n", "")
 
 
 @pytest.mark.parametrize("method", launch.METHODS)
 def test_a_fork_while_a_thread_of_qmill_flushes_leaves_no_lock_in_the_child(program, method):
     """A queue flushes before it starts a worker; a program may fork at that moment."""
     source = """
-import io, signal
-begun, go_on = threading.Event(), threading.Event()
-class Slow(io.RawIOBase):
-    def writable(self):
-        return True
-    def write(self, data):
-        begun.set()
-        go_on.wait()
-        return os.write(1, data)
 sys.stdout = sys.__stdout__ = io.TextIOWrapper(io.BufferedWriter(Slow()))
 sys.stdout.write("before; ")
 jobs = qmill.JobQueue(1)
@@ -190,7 +186,7 @@ go_on.set()
 tell(job.result(), status)
 jobs.shutdown()
 """
-    assert program(source, method) == ("5; before; 3 0\n", "")
+    assert program(SLOW + source, method) == ("5; before; 3 0\n", "")
 
 
 # -- with the result ------------------------------------------------------------------------------

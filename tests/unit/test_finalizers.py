@@ -118,7 +118,7 @@ def test_nothing_is_kept_alive():
     assert len(gc.get_objects()) < before + 100
 
 
-GARBAGE = """
+INTERRUPTED = """
 import gc, os, signal
 from qmill.system.finalizers import finalizer
 
@@ -132,11 +132,9 @@ class Dropped:
         done.append(True)
 
 told, done = [], []
-cycle = [Dropped()]
-cycle.append(cycle)
-del cycle
+dropped = [Dropped()]
 try:
-    gc.collect()
+    {drop}
     for _ in range(10):
         pass
     print("not interrupted")
@@ -145,36 +143,13 @@ except KeyboardInterrupt:
 """
 
 
-def test_the_exception_is_raised_after_a_collection_of_garbage():
+@pytest.mark.parametrize(
+    "drop",
+    ["dropped.clear()", "dropped.append(dropped); del dropped; gc.collect()"],
+    ids=["alone", "in a collection of garbage"],
+)
+def test_ctrl_c_in_a_finalizer_interrupts_the_program(drop):
     """In a process without callbacks of other libraries, in which CPython would discard it."""
-    done = subprocess.run([sys.executable, "-c", GARBAGE], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", INTERRUPTED.format(drop=drop)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     assert done.stdout == "interrupted [True]\n"
-
-
-CTRL_C = """
-import os, signal
-from qmill.system.finalizers import finalizer
-
-class Dropped:
-    @finalizer
-    def __del__(self):
-        if not told:
-            told.append(self)
-            os.kill(os.getpid(), signal.SIGINT)
-            list(map(str, range(100)))
-
-told = []
-dropped = Dropped()
-try:
-    del dropped
-    for _ in range(10):
-        pass
-    print("not interrupted")
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-
-
-def test_ctrl_c_in_a_finalizer_interrupts_the_program():
-    done = subprocess.run([sys.executable, "-c", CTRL_C], stdout=subprocess.PIPE, text=True)
-    assert done.stdout == "interrupted\n"

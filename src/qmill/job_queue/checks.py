@@ -6,7 +6,7 @@ The errors name the argument, the value that it has, and the values that it may 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..packing.explain import describe
@@ -101,3 +101,12 @@ def check_number(
             f"{argument} must be {'0 or more' if from_0 else 'more than 0'}; got {value!r}"
         )
     return value
+
+
+def bar_type(progress: Any) -> Callable[..., Any] | None:
+    """Return the class of progress bars, or None; see `observe.progress.bar_type`."""
+    if progress is None or progress is False:
+        return None
+    from ..observe import progress as bars
+
+    return bars.bar_type(progress)

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..engines.api import CHUNK_S
+from ..system import native
 from ..system.interrupts import let_interrupt_through
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class ChunkedMap:
     def _next_in_order(self, deadline: float | None) -> Iterator[MapJob]:
         while self._jobs:
             try:
-                self._jobs[0].exception(_left(deadline))
+                self._jobs[0].exception(native.seconds_left(deadline))
             except TimeoutError as error:
                 self._calls.add_note(error, self._calls.note_of(self._jobs[0], 0))
                 raise
@@ -199,7 +200,7 @@ class ChunkedMap:
     def _first_ended(self, deadline: float | None, changed: threading.Condition) -> Any:
         with changed:
             while not self._ended_jobs:
-                left = _left(deadline)
+                left = native.seconds_left(deadline)
                 if left == 0 or not changed.wait(left):
                     raise TimeoutError("no result in time")
             return self._ended_jobs.popleft()
@@ -261,7 +262,3 @@ class ChunkedMap:
         if self._jobs:
             self._cancel(self._jobs)
             self._jobs.clear()
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - monotonic())

@@ -17,12 +17,11 @@ from ..engines.api import ALL
 from ..errors import NotSupported, SerializationError
 from ..jobs.job import DEFAULT_OPTIONS, Chunk, Job, MapCall, Options
 from ..jobs.kept import BOUND, remains_of
-from ..observe.progress import bar_type, follow
 from ..packing.guesses import check_function, explain_arguments
 from ..queues.checks import check_wait
 from ..system.generic import T
 from ..workers import api
-from .checks import as_args, as_kwargs, check_count, check_int, check_number
+from .checks import as_args, as_kwargs, bar_type, check_count, check_int, check_number
 from .chunks import ChunkedMap
 from .map_calls import MapCalls
 from .options import DEFAULT_PRIORITY, MapLimits, WithOptions, map_options
@@ -449,6 +448,8 @@ class JobQueue(Executor):
             next(results)  # only a generator that has begun runs its `finally` when it is closed
         if make_bar is None:
             return results
+        from ..observe.progress import follow
+
         return follow(make_bar, results, None if total < 0 else total, self._dispatcher)
 
     def _calls_of(

@@ -224,7 +224,7 @@ class IMapIterator:
             if self._is_over():
                 error, self._input_error = self._input_error, None
                 raise error or StopIteration
-            left = None if deadline is None else deadline - monotonic()
+            left = native.seconds_left(deadline)
             if (left is not None and left <= 0) or not self._changed.wait(left):
                 raise multiprocessing.TimeoutError
         return self._jobs[0]
@@ -294,7 +294,7 @@ def _wait_for(job: Any, deadline: float | None) -> bool:
     """Wait until a job is done; False if the deadline passes first."""
     if not job.done():
         try:
-            job.exception(None if deadline is None else max(0.0, deadline - monotonic()))
+            job.exception(native.seconds_left(deadline))
         except CancelledError:
             pass
         except TimeoutError:

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from ..engines.api import Engine, EngineFactory, Settings
 from ..jobs.job import Job
 from ..jobs.records import RecordLog
-from ..observe.progress import bar_type, watch
 from ..packing.guesses import explain_arguments
 from ..queues.checks import check_wait
 from ..system import native
 from ..system.finalizers import finalizer
 from ..workers import api
 from .checks import (
+    bar_type,
     check_auto_stop,
     check_callable,
     check_count,
@@ -236,6 +236,8 @@ class JobQueue(JobsIn):
 
     def _watch(self, make_bar: Callable[..., Any], aim: int, deadline: float) -> int:
         """Wait with a progress bar, unless no job has ended or is pending since the last one."""
+        from ..observe.progress import watch
+
         before = self._dispatcher.progress()
         left = before.left
         if left or before.completed > self._shown.completed:

@@ -474,9 +474,7 @@ def loads(
     flags = data[0]
     try:
         if flags == 0x80:
-            if function_globals.shared_globals is None:
-                return pickle.loads(data)
-            return unpickle(data)
+            return pickle.loads(data) if function_globals.shared_globals is None else unpickle(data)
         view = memoryview(data)
         buffers: list[memoryview] = []
         if flags & _BUFFERS:

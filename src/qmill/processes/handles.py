@@ -25,13 +25,13 @@ from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WorkerDied
-from ..system import frames, interpreter, native
+from ..system import interpreter, native
 from ..system.finalizers import finalizer
 from ..system.opened import owned, pipe
 from . import child_main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
@@ -180,13 +180,6 @@ def connected(start: Callable[[socket.socket, FileIO, tuple[int, int]], Process]
             raise
 
 
-def send_frame(channel: socket.socket, head: tuple[Any, ...], blobs: Sequence[frames.Blob]) -> None:
-    """Send a frame over a channel, which waits until all is sent."""
-    parts = frames.encode(head, blobs)
-    while parts:
-        parts = frames.send_some(channel, parts)
-
-
 class Helper:
     """A process that serves this one: started when first needed, and again if it was killed.
 
@@ -256,11 +249,6 @@ class Helper:
             self._process = None
 
 
-def seconds_left(deadline: float | None) -> float | None:
-    """Return the time until a moment of the monotonic clock, 0.0 after it; None for no limit."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
 def wait_readable(files: list[Any], timeout: float | None) -> list[Any]:
     """Wait until a file is readable; return the readable files, none if `timeout` has passed."""
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -268,7 +256,7 @@ def wait_readable(files: list[Any], timeout: float | None) -> list[Any]:
         for file in files:
             selector.register(file, selectors.EVENT_READ)
         while True:
-            left = seconds_left(deadline)
+            left = native.seconds_left(deadline)
             ready = selector.select(None if left is None else min(left, native.LONGEST_WAIT_S))
             if ready or (left is not None and left <= 0):
                 return [key.fileobj for key, _ in ready]

@@ -32,11 +32,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotSupported
 from ..packing import definitions, main_module
-from ..system import frozen, interpreter, lifecycle, module_path, native, streams, threads
+from ..system import frames, frozen, interpreter, lifecycle, module_path, native, streams, threads
 from ..system.alive import Alive
 from ..system.opened import duplicate, pipe
 from . import child_main, fork_server, guard, inherited, likeness
-from .handles import Helper, Process, connected, open_sentinel, send_frame
+from .handles import Helper, Process, connected, open_sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,7 +188,7 @@ def _send_setup(
         "num_descriptors": len(estate),
     }
     try:
-        send_frame(channel, (setup,), [packed, *things.values()])
+        frames.send_all(channel, frames.encode((setup,), [packed, *things.values()]))
         estate.send(channel)
     except ConnectionError:
         pass  # the child has died already, which its sentinel shows

@@ -58,6 +58,12 @@ def send_some(sock: socket.socket, parts: list[Blob], flags: int = 0) -> list[Bl
     return []
 
 
+def send_all(sock: socket.socket, parts: list[Blob]) -> None:
+    """Send all parts, waiting as long as that takes."""
+    while parts:
+        parts = send_some(sock, parts)
+
+
 class FrameReader:
     """Splits the bytes that a socket receives into frames."""
 

@@ -106,7 +106,7 @@ class _Condition(_Lock):
         """Wait until the predicate is true, at most `timeout` seconds; return its last value."""
         deadline = None if timeout is None else monotonic() + timeout
         while not (result := predicate()):
-            left = None if deadline is None else deadline - monotonic()
+            left = seconds_left(deadline)
             if left is not None and left <= 0:
                 break
             self.wait(left)
@@ -161,6 +161,11 @@ class Event:
 
 LONGEST_WAIT_S = 1_000_000.0
 """The longest timeout that all waiting functions accept; `poll` has an int of milliseconds."""
+
+
+def seconds_left(deadline: float | None) -> float | None:
+    """Return the time until a moment of the monotonic clock, 0.0 after it; None for no limit."""
+    return None if deadline is None else max(0.0, deadline - monotonic())
 
 
 def simple_queue() -> queue.SimpleQueue[Any]:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_ONCE = ((),)  # the arguments of one call
-
 
 class GivenUpError(Exception):
     """The caller of `shielded` has been interrupted, and waits no longer for its result."""
@@ -131,7 +129,7 @@ def shielded(make: Callable[[], T], undo: Callable[[T], object]) -> T:
             if started:
                 raise
             return make()
-        waited.extend(starmap(is_over.acquire, _ONCE))
+        waited.extend(starmap(is_over.acquire, [()]))
         if failed:
             raise failed.pop()
         return made[0]

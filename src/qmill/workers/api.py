@@ -1,6 +1,7 @@
 """Workers: functions that run in a process or thread of their own, from the moment they are made.
 
-How they run is in runners.py; this module has what users call, and the end of the program.
+The module has the functions and the class that users call, and the end of the workers with the
+program; `runners` runs the workers' functions.
 """
 
 from __future__ import annotations
@@ -339,7 +340,7 @@ def end_workers() -> None:
     deadline = time.monotonic() + EXIT_GRACE_S
     to_end = [worker for worker in list(_running) if worker.ends_at_exit]
     for worker in to_end:
-        worker.join(handles.seconds_left(deadline))
+        worker.join(native.seconds_left(deadline))
     alive = [worker for worker in to_end if worker.is_alive()]
     if alive and getattr(sys, "last_type", None) is not KeyboardInterrupt:
         names = ", ".join(worker.name for worker in alive)
@@ -353,7 +354,7 @@ def end_workers() -> None:
         worker.terminate()
     deadline = time.monotonic() + TERMINATE_GRACE_S
     for worker in alive:
-        worker.join(handles.seconds_left(deadline))
+        worker.join(native.seconds_left(deadline))
         if worker.is_alive():
             worker.kill()
             worker.join()

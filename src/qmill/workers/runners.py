@@ -218,7 +218,7 @@ class ProcessRunner:
         process = self._process
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._closed and self._outcome is None:
-            left = handles.seconds_left(deadline)
+            left = native.seconds_left(deadline)
             try:
                 ready = handles.wait_readable([process.channel, process.sentinel], left)
             except ValueError:  # another thread has just closed the channel: all has been read
@@ -341,7 +341,7 @@ def _send(channel: socket.socket, kind: str, data: bytes | bytearray) -> None:
             kind, data = "unsent", remote_errors.dump_error(error)
     try:
         inline = b"" if descriptor >= 0 else data
-        handles.send_frame(channel, (kind, descriptor >= 0), [inline])
+        frames.send_all(channel, frames.encode((kind, descriptor >= 0), [inline]))
         if descriptor >= 0:
             socket.send_fds(channel, [b"f"], [descriptor])
     except ConnectionError:

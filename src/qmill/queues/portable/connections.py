@@ -45,8 +45,7 @@ class Connection:
 
     def send_parts(self, parts: list[Blob]) -> None:
         """Send the parts of a frame."""
-        while parts:
-            parts = frames.send_some(self.sock, parts)
+        frames.send_all(self.sock, parts)
 
     def send_now(self, parts: list[Blob]) -> list[Blob]:
         """Send as much as is possible without waiting, and return the rest."""
