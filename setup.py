@@ -41,6 +41,7 @@ core = [
 whole = [
     Extension(f"qmill.{name}", [f"src/qmill/{name.replace('.', '/')}.py"])
     for name in (
+        "processes.child_main",
         "queues.items",
         "queues.leases",
         "queues.messages",

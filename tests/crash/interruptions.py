@@ -66,6 +66,9 @@ class Interruption:
         self._is_armed = False
         self._countdown = 0
         self._pid = os.getpid()
+        # CPython 3.11 holds no reference to the function of `settrace` while it calls it: without
+        # ours it is freed if the handler runs in a `__del__` that is run just then.
+        self._tracer = self._trace
         # Looking up a key makes the signal wait, and is no instruction at which its handler runs.
         self._fuse: Any = defaultdict(partial(interrupt_main, _SIGNAL))
         signal.signal(_SIGNAL, self._handle)
@@ -113,7 +116,7 @@ class Interruption:
         calls = starmap(call, [arguments])
         error = None
         try:
-            sys.settrace(self._trace)
+            sys.settrace(self._tracer)
             returned.extend(calls)  # one instruction: what is returned has come
             sys.settrace(None)
         except BaseException as raised:

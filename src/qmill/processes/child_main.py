@@ -4,6 +4,10 @@
 2. Become like the parent: environment, working directory, module path, arguments.
 3. Work: call a function of this package with the channel and a function that returns its job.
 4. End as an interpreter does: threads joined, exit functions run, streams flushed.
+
+The frames of a forked process lie on those of its parent, which must never go on in the child. So
+this module is compiled: no signal handler runs within C, hence none raises after the work, between
+two steps of the end.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..packing import main_module
 from ..packing.bindings import loads_in_process
-from ..system import frames, lifecycle, module_path, streams
+from ..system import frames, lifecycle, module_path, native, streams
 from . import inherited, likeness
 
 STATUS = struct.Struct("!iq")
@@ -202,6 +206,10 @@ _held: list[socket.socket] = []
 """The channel; it stays open to the end, as log records may be sent over it until then."""
 
 
+_SIGNAL_IN_C = native.original("_signal", "signal"), native.original("_signal", "SIG_DFL")
+"""`signal.signal` and `SIG_DFL` in C: those of the module `signal` are Python."""
+
+
 def _leave(code: int) -> NoReturn:
     """End as an interpreter does; after a fork this may be deep in the parent's call stack."""
     try:
@@ -209,12 +217,15 @@ def _leave(code: int) -> NoReturn:
         lifecycle.end_children_and_queues()
         streams.flush()
     finally:
-        _spare_group()
-        _tell_status(code)
-        if code < 0:
-            signal.signal(-code, signal.SIG_DFL)
-            os.kill(os.getpid(), -code)
-        os._exit(code)
+        try:
+            _spare_group()
+            _tell_status(code)
+            if code < 0:
+                set_handler, default = _SIGNAL_IN_C
+                set_handler(-code, default)
+                os.kill(os.getpid(), -code)
+        finally:
+            os._exit(code)
 
 
 def finish() -> None:

@@ -252,6 +252,8 @@ def _fork(work: str, job: Any, line: int, *, leads_group: bool) -> Process:
         mask(signal.SIG_SETMASK, blocked)
         return process
     except BaseException:
+        if pids == [0]:  # where `child_main` is not compiled, a handler may have raised at its end
+            os._exit(1)
         mask(signal.SIG_SETMASK, blocked)
         if process is not None:
             process.abandon()

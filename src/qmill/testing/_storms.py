@@ -383,7 +383,8 @@ class _Storm:
     def _end(self, members: list[_Member], ending: str) -> None:
         alive = [member for member in members if member.worker.is_alive()]
         for member in alive:
-            os.kill(member.worker.pid or 0, ENDINGS[ending])
+            assert member.worker.pid  # 0 would be this process group
+            os.kill(member.worker.pid, ENDINGS[ending])
         patience_s = _KILLED_WITHIN_S if ending == "kill" else self._patience_s
         for member in alive:
             if not wait([member.worker.sentinel, member.life], patience_s):

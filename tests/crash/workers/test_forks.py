@@ -102,3 +102,34 @@ tell("done")
     assert program.hear() == ["done"]
     program.finish()
     assert program.exitcode == 0
+
+
+@pytest.mark.parametrize("error", ["KeyError", "KeyboardInterrupt", "SystemExit"])
+def test_a_worker_whose_handlers_raise_while_it_ends_never_goes_on_as_its_parent(
+    start_program, error
+):
+    """A forked worker has the parent's frames: its `finally` clauses and exit functions are there.
+
+    An alarm rings all the time, so that handlers raise at as many places of the end as there are.
+    """
+    program = start_program(
+        f"""
+import signal, multiprocessing.connection
+def ring(*_):
+    raise {error}
+def work():
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+parent = os.getpid()
+try:
+    for _ in range(20):
+        worker = qmill.Worker(work, start_method="fork")
+        multiprocessing.connection.wait([worker.sentinel])
+finally:
+    tell("parent" if os.getpid() == parent else "child")
+"""
+    )
+    assert program.hear() == ["parent"]
+    program.finish()
+    assert program.exitcode == 0

@@ -142,17 +142,26 @@ def _start_interpreter(*settings: Any) -> bytes:
 
 
 def _fork(*settings: Any) -> bytes:
-    """Fork the broker's process, where no interpreter is known that could be started."""
+    """Fork the broker's process, where no interpreter is known that could be started.
+
+    Signals are blocked until `main`: a handler that raised would make the child go on as the
+    program.
+    """
     reading, writing = pipe()
-    pid = native.fork()
-    if pid == 0:
-        try:
-            _leave_program(writing.fileno())
-            main(*settings)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pid = native.fork()
+        if pid == 0:
+            try:
+                _leave_program(writing.fileno())
+                main(*settings)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     writing.close()
     with reading:
         told = reading.readall()
