@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from ..engines.api import ALL, Engine, EngineFactory, Settings
@@ -29,7 +30,7 @@ def make_engine(
     Raises:
         TypeError: `mp_context` is not a context of multiprocessing.
         ValueError: The engine or the start method is unknown.
-        NotSupported: The engine does not support an argument.
+        NotSupported: The engine does not support an argument, or the platform not the engine.
     """
     if isinstance(engine, Engine):
         return engine
@@ -40,6 +41,8 @@ def make_engine(
             )
         return engine.make(settings)
     if engine == "process":
+        if not hasattr(socket, "send_fds"):
+            raise NotSupported("engine='process' needs a POSIX system; use engine='thread' here")
         from ..engines.process.engine import ProcessEngine
 
         if start_method is None and mp_context is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import qmill
@@ -54,6 +57,28 @@ def test_threads_refuse_what_only_processes_can(name):
     value = "fork" if name == "start_method" else 1000
     with pytest.raises(qmill.NotSupported, match="process"):
         qmill.JobQueue(engine="thread", **{name: value})
+
+
+ELSEWHERE = """
+import socket
+for name in ["send_fds", "recv_fds", "MSG_DONTWAIT"]:
+    delattr(socket, name)
+import qmill
+for call in [qmill.JobQueue, lambda: list(qmill.map(abs, [1])), lambda: qmill.run(abs, 1)]:
+    try:
+        call()
+    except qmill.NotSupported as error:
+        assert "POSIX" in str(error) and "thread" in str(error)
+        print("refused")
+with qmill.JobQueue(1, engine="thread") as jobs:
+    print(jobs.submit(abs, -1).result())
+"""
+
+
+def test_processes_are_refused_where_the_system_cannot_start_them():
+    """As on Windows, whose sockets carry no descriptors."""
+    told = subprocess.check_output([sys.executable, "-c", ELSEWHERE], text=True)
+    assert told.split() == ["refused", "refused", "refused", "1"]
 
 
 def test_unknown_arguments():
