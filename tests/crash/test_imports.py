@@ -122,3 +122,51 @@ q.end()
 print(child.exitcode, *[msg.data for msg in q])
 """
     assert run_program(source) == ("again\n0 again\n", "", 0)
+
+
+def test_plain_data_loads_no_module_that_packs_objects(run_program):
+    told, errors, exitcode = run_program(
+        """
+def loaded():
+    return sorted(name for name in sys.modules if name.startswith("qmill.packing"))
+class Point:
+    place = 3
+queue = qmill.Queue()
+for data in [1, "a", b"b", 2.5, None, {"a": [1, (2, 3)]}, bytes(10**6)]:
+    queue.put(data)
+    assert queue.get() == data
+print(loaded())
+queue.put(Point())
+print(queue.get().place, "qmill.packing.serialize" in loaded())
+"""
+    )
+    assert (told.splitlines(), errors, exitcode) == (["[]", "3 True"], "", 0)
+
+
+def test_a_fork_while_another_thread_loads_what_packs_objects(run_program):
+    """The child has whole modules, or none: it can pack objects itself."""
+    told, errors, exitcode = run_program(
+        """
+import logging  # else it might add its fork hooks in the middle of the fork, and CPython complain
+class Point:
+    place = 3
+begun = threading.Event()
+class Tells:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("qmill.packing"):
+            begun.set()
+sys.meta_path.insert(0, Tells())
+queue = qmill.Queue()
+thread = threading.Thread(target=queue.put, args=(Point(),))
+thread.start()
+begun.wait()
+if (child := os.fork()) == 0:
+    sys.meta_path.pop(0)
+    mine = qmill.Queue()
+    mine.put(Point())
+    os._exit(mine.get().place)
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), queue.get().place)
+"""
+    )
+    assert (told.split(), errors, exitcode) == (["3", "3"], "", 0)

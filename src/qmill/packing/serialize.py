@@ -95,13 +95,16 @@ class Exports:
     Args:
         names: How the channel's readers get the names that the script defines; see `Names`.
         apart: Whether functions are packed without the globals that they use.
+        done: The set that is to be `done`; None for a new one.
     """
 
-    def __init__(self, names: int = Names.ELSE, *, apart: bool = False) -> None:
+    def __init__(
+        self, names: int = Names.ELSE, *, apart: bool = False, done: set[bytes] | None = None
+    ) -> None:
         self._names = names
         self.apart = apart
         self.pending: dict[bytes, bytes] = {}
-        self.done: set[bytes] = set()
+        self.done: set[bytes] = set() if done is None else done
         self.nameless: set[bytes] = set()  # definitions that a child can only inherit by fork
 
     def add(self, obj: Any) -> Definition:
@@ -353,6 +356,8 @@ def _careful_picklers() -> Any:
     """Make the picklers' classes on first use: cloudpickle takes a while to import."""
     global _careful_pickler_classes
     if _careful_pickler_classes is None:
+        for name in ("cloudpickle", "qmill.packing.environment", "qmill.packing.reductions"):
+            native.load(name)  # in any thread that puts an object; no fork comes meanwhile
         import cloudpickle
 
         from . import reductions

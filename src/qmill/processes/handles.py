@@ -155,8 +155,9 @@ class Process:
 
     @finalizer
     def __del__(self) -> None:
-        self.close()
-        self._sentinel.close()
+        if hasattr(self, "_lock"):  # else a handler has raised in the constructor
+            self.close()
+            self._sentinel.close()
 
 
 def connected(start: Callable[[socket.socket, FileIO, tuple[int, int]], Process]) -> Process:

@@ -17,9 +17,7 @@ import threading
 from weakref import ref
 
 from ...errors import QueueGone
-from ...packing.serialize import check_stays_here, packing
-from ...packing.standard_library import starting
-from ...system import lifecycle
+from ...system import lifecycle, native
 from ...system.control_groups import memory_files
 from .core._ring import Ring, forgetting, watch_groups
 
@@ -167,10 +165,20 @@ def _all() -> list[Any]:
     return [ring for found in list(_rings.values()) if (ring := found()) is not None]
 
 
+def _serialize() -> Any:
+    """Return the module, which is not loaded with this one: plain data needs none of it."""
+    return native.load("qmill.packing.serialize")
+
+
+def _heir() -> Any:
+    return _serialize().standard_library.starting.heir
+
+
 def reduce_ring(ring: Any) -> Any:
     """Return the pickle of a ring: a function that finds it again, and its arguments."""
     found_by = whereabouts(ring)
-    if starting.heir is not None or packing.num_kept:  # the heir gets a descriptor, or we keep it
+    packing = _serialize().packing
+    if _heir() is not None or packing.num_kept:  # the heir gets a descriptor, or we keep it
         return attach_ring, found_by
     pickle = (_sent if packing.depth else _pickled).add(ring)
     return attach_ring, (*found_by, pickle)
@@ -182,8 +190,8 @@ def whereabouts(ring: Any) -> tuple[bytes, int, Any]:
     Raises:
         LocalQueueSent: The pickle would go to another machine.
     """
-    check_stays_here()
-    file, heir = ring.fileno(), starting.heir
+    _serialize().check_stays_here()
+    file, heir = ring.fileno(), _heir()
     if heir is not None:
         file = heir.DupFd(heir.duplicate_for_child(file))
     return ring.uuid, os.getpid(), file

@@ -1,6 +1,5 @@
 """Finds, shows and logs the messages that were set aside, as they seem to kill their readers."""
 
-from ....packing.explain import describe, shown
 
 cdef bytes _look_aside(Ring ring, uint64_t skip, q_mark mark, q_aside *found):
     """Return the bytes of a message that was set aside, and mark it; None if there is none."""
@@ -37,18 +36,19 @@ cdef object _shown(Ring ring, bytes data):
     cdef const uint8_t *start
     cdef const uint8_t *at
     cdef codec *plain
+    _load_packing()
     if data[:1] == b"m":
         data = data[data[1]:]
     if data[:1] == b"b":
-        return describe(data[1:])
+        return explain.describe(data[1:])
     if data[:1] == b"s":
-        return describe(data[1:].decode())
+        return explain.describe(data[1:].decode())
     if data[0] < 4 or data[0] == 0x80:
-        return shown(data)
-    plain = codec_new(ring.exports.done, copyreg.dispatch_table, {}, _refuse)
+        return explain.shown(data)
+    plain = codec_new(ring.exported, copyreg.dispatch_table, {}, _refuse)
     at = start = <const uint8_t *>PyBytes_AS_STRING(data)
     try:
-        return describe(codec_read(plain, &at, at + len(data)))
+        return explain.describe(codec_read(plain, &at, at + len(data)))
     except Exception:
         return "an instance of " + _class_name(start, len(data))
     finally:

@@ -7,7 +7,6 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc
 from cpython.object cimport PyObject_TypeCheck
 
-from ....packing import standard_library
 
 cdef enum:
     SMALL_BYTES = 4096  # larger objects are pickled, or copied by themselves
@@ -108,6 +107,7 @@ cdef list _pack(Ring ring, object obj):
                 packs_quickly = 0
         except Exception:
             return _pack_slowly(ring, obj)
+        _load_packing()
         if (not buffers and b"__main__" not in data and b"__mp_main__" not in data
                 and not standard_library.needs_care(data)):
             return [data]
@@ -115,6 +115,9 @@ cdef list _pack(Ring ring, object obj):
 
 
 cdef list _pack_slowly(Ring ring, object obj):
+    _load_packing()
+    if ring.exports is None:
+        ring.exports = serialize.Exports(done=ring.exported)
     parts = serialize.dump_parts(obj, ring.exports)
     if ring.exports.pending:
         pending = ring.exports.pending.copy()

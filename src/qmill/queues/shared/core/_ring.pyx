@@ -6,7 +6,7 @@
 the compiler then sees all of them at once, and a call between them costs little:
 
     _ring.pxd     declares the functions of C
-    _codec.pxi    declares the codec, makes classes known to it
+    _codec.pxi    declares the codec, makes classes known to it, loads `qmill.packing`
     _waiting.pxi  waits for locks and events; errors
     _putting.pxi  packs and puts
     _taking.pxi   takes and rebuilds
@@ -38,7 +38,6 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ....errors import Empty, Full, SerializationError, ShutDown
-from ....packing import serialize
 from ....system import pickling
 from ...api import END
 from ...checks import check_items, check_max_items, check_wait
@@ -65,6 +64,7 @@ cdef class Ring:
     cdef readonly bytes uuid
     cdef public object name  # of a queue with a name
     cdef public object hold  # of a queue with a name: the `named_file.Hold` that keeps it
+    cdef set exported
     cdef object exports, definitions
     cdef dict classes
     cdef readonly list left  # see queues/leases.py
@@ -135,10 +135,10 @@ cdef class Ring:
             _fail(status)
         self.fd = -1  # the queue's now
         self.uuid = q_uuid(self.q)[:16]
-        self.exports = serialize.Exports()
+        self.exported = set()
         resolve = _Resolver(self, self.classes)
         self.codec = codec_new(
-            self.exports.done, copyreg.dispatch_table, self.classes, resolve
+            self.exported, copyreg.dispatch_table, self.classes, resolve
         )
         return 0
 
@@ -575,6 +575,7 @@ cdef class _Resolver:
         self.classes = classes
 
     def __call__(self, name):
+        _load_packing()
         found = definitions.class_of(name, self.ring())
         self.classes[name] = found
         return found[0]

@@ -4,7 +4,6 @@ from cpython.buffer cimport PyBUF_READ, PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 
-from ....packing import function_globals
 from ....system.interrupts import is_interrupt
 
 cdef object _unpickle = pickling.loads
@@ -104,6 +103,11 @@ cdef int _finish(Ring ring, q_item *item, bint frees) except -1:
     return 0
 
 
+cdef bint _shares_globals() except -1:
+    """Whether the functions that are rebuilt here share their globals by their modules."""
+    return serialize is not None and function_globals.shared_globals is not None
+
+
 cdef bint _goes_back(error) except -1:
     """Whether a message waits again after an error which is not that of its object."""
     return isinstance(error, MemoryError) or is_interrupt(error)
@@ -165,6 +169,7 @@ cdef object _unpack_and_finish(Ring ring, q_item *item):
                 block = _block(ring, item, before)
         if block is None:
             return _unpack(ring, item)
+        _load_packing()
         found = serialize.loads(memoryview(block), ring)
         return _with_kind(ring, data, found) if before else found
     except BaseException as error:
@@ -198,8 +203,9 @@ cdef object _unpack(Ring ring, q_item *item, uint64_t skip=0):
             raise RuntimeError("the queue's shared memory is damaged: an empty message")
         return _with_kind(ring, data, _unpack(ring, item, skip + before))
     if tag < 4 or (
-        tag == 0x80 and (item.kind != Q_INLINE or function_globals.shared_globals is not None)
+        tag == 0x80 and (item.kind != Q_INLINE or _shares_globals())
     ):
+        _load_packing()
         return serialize.loads(PyByteArray_FromStringAndSize(<const char *>data, size), ring)
     if tag == 0x80:
         view = PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
@@ -209,6 +215,7 @@ cdef object _unpack(Ring ring, q_item *item, uint64_t skip=0):
             raise
         except BaseException as error:
             copy = bytes(view)
+            _load_packing()
             serialize.let_interrupt_through(error)
             return serialize.loads(copy, ring)
         finally:
@@ -222,6 +229,7 @@ cdef object _unpack(Ring ring, q_item *item, uint64_t skip=0):
     except (SerializationError, MemoryError):
         raise
     except BaseException as error:  # a class cannot be imported here
+        _load_packing()
         serialize.let_interrupt_through(error)
         raise serialize.not_rebuilt(_class_name(data, size), error) from error
 
