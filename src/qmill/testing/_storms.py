@@ -213,11 +213,12 @@ class _Teller:
     """Reports progress to the storm, after a random number of operations each time."""
 
     def __init__(self, number: int, folder: str, every: int, seed: int) -> None:
+        # Never written to: the storm sees that it is closed, when this process ends or `exec`s. It
+        # is opened first, since a pipe that no process has opened yet is not closed, either.
+        self._life = os.open(_life_of(folder, number), os.O_WRONLY)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, _exit)
         signal.signal(signal.SIGUSR1, _become_another_program)
-        # Never written to: the storm sees that it is closed, when this process ends or `exec`s.
-        self._life = os.open(_life_of(folder, number), os.O_WRONLY)
         self._news = os.open(os.path.join(folder, "news"), os.O_WRONLY)
         self._random = random.Random(f"{seed} {number}")
         self._number = number

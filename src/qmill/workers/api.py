@@ -248,7 +248,7 @@ def run(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Worker[T]:
     Returns:
         The worker, already running. Errors as `Worker`.
     """
-    return _made(fn, args, kwargs)
+    return _made(fn, args, kwargs, "process")
 
 
 def run_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Worker[T]:
@@ -257,17 +257,17 @@ def run_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Work
     Returns:
         The worker, already running.
     """
-    return _made(fn, args, kwargs, kind="thread")
+    return _made(fn, args, kwargs, "thread")
 
 
-def _made(fn: Callable[..., T], *args: Any, **options: Any) -> Worker[T]:
+def _made(fn: Callable[..., T], args: Any, kwargs: Any, kind: str) -> Worker[T]:
     """Make a worker; it is no more running if a handler raises before this returns it.
 
-    Handlers run after each call of a C function, such as that of a class, but not between the
-    return of a Python function and the next call.
+    Handlers run after each call of a C function, such as that of a class, and after each call with
+    unpacked arguments, but not between the return of a Python function and the next call.
     """
     worker: Worker[T] = object.__new__(Worker)
-    worker.__init__(fn, *args, **options)  # type: ignore[misc]
+    worker.__init__(fn, args, kwargs, kind=kind)  # type: ignore[misc]
     return worker
 
 
