@@ -486,7 +486,8 @@ def ezq_run(kind: str) -> Scene:
         worker.join()
         assert not worker.is_alive()
     returned.clear()
-    multiprocessing.active_children()  # waits for those that have ended
+    for process in multiprocessing.active_children():  # one that was started, and not returned
+        process.join()
 
 
 def ezq_stop(kind: str) -> Scene:
