@@ -311,6 +311,8 @@ def make_worker(kind: str) -> Scene:
     if returned:
         assert returned[0].result(LIMIT_S) == 3
         returned.pop().join()
+    for worker in list(api._running):  # one that was started, and not returned
+        worker.join()
 
 
 def result(kind: str) -> Scene:
