@@ -19,7 +19,7 @@ import os
 import sys
 from _frozen_importlib import _find_spec  # type: ignore[attr-defined]
 
-from .system import lifecycle as _lifecycle  # noqa: F401 (its exit hook is the first: it runs last)
+from .system import lifecycle as _lifecycle  # its exit hook is the first: it runs last
 
 __version__ = "0.1.0"
 
@@ -60,6 +60,22 @@ _WHERE = {
 }
 
 __all__ = ["__version__", "engines", *_WHERE]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # PyInstaller and cx_Freeze put into a program the modules that import statements name: they do
+    # not see the names in `_WHERE`, nor what a compiled module imports. A test has each of them.
+    from . import engines
+    from .job_queue import mapping, queue
+    from .observe import frame, plot, trace
+    from .packing import shared_values
+    from .processes import launch
+    from .queues import loops, messages, statistics
+    from .queues.local import access
+    from .queues.names import listing
+    from .queues.shared.core import _kept, _ring, info
+    from .system import _finalizers, frozen
+    from .workers import standard
 
 
 _first_folder: str | None

@@ -261,6 +261,50 @@ def test_every_public_name_resolves() -> None:
     assert [name for name in qmill.__all__ if not hasattr(qmill, name)] == []
 
 
+# A program names these itself, and what only they import.
+STARTED_APART = (
+    "qmill.compat",
+    "qmill.command",
+    "qmill.testing",
+    "qmill._pyinstaller",
+    "qmill.__main",
+)
+ONLY_THERE = {
+    "qmill.engines.program",
+    "qmill.job_queue.pool",
+    "qmill.job_queue.pool_results",
+    "qmill.observe.logged",
+}
+
+
+def test_freezers_find_each_module() -> None:
+    """They follow import statements from `import qmill` on, but see none of compiled modules."""
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    compiled = {f"qmill.{name}" for name in re.findall(r'^        "([a-z_.]+)",$', setup, re.M)}
+    assert "qmill.queues.messages" in compiled
+    paths = {module_name(path): path for path in FILES}
+    found: set[str] = set()
+    to_follow = {"qmill"}
+    while to_follow:
+        module = to_follow.pop()
+        found.add(module)
+        names = {module.rpartition(".")[0]}
+        if module in paths and module not in compiled:
+            for node in ast.walk(parsed(paths[module])):
+                if isinstance(node, ast.ImportFrom):
+                    names.update(imported_from(node, paths[module]))
+        to_follow |= (names & MODULES) - found
+    modules = {module_name(path) for path in SOURCES if path.suffix != ".pxi"}
+    missing = {name for name in modules - found if not name.startswith(STARTED_APART)}
+    assert missing == ONLY_THERE
+
+
+def test_the_hook_of_frozen_programs_is_no_module_of_a_package() -> None:
+    """PyInstaller runs it as a script."""
+    [hook] = PACKAGE.glob("_pyinstaller/rthooks/*.py")
+    assert "from ." not in hook.read_text(encoding="utf-8")
+
+
 def test_a_queue_alone_loads_nothing_heavy() -> None:
     program = (
         "import sys; before = set(sys.modules); import qmill; qmill.Queue(); "

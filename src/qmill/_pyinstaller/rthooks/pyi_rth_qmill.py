@@ -1,5 +1,5 @@
 """Turns a frozen program that was started to be a worker into one, before its own code runs."""
 
-from ...system.frozen import freeze_support_early
+from qmill.system.frozen import freeze_support_early
 
 freeze_support_early()
