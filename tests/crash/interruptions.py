@@ -72,6 +72,8 @@ class Interruption:
         # Looking up a key makes the signal wait, and is no instruction at which its handler runs.
         self._fuse: Any = defaultdict(partial(interrupt_main, _SIGNAL))
         signal.signal(_SIGNAL, self._handle)
+        # CPython 3.12 traces instructions from the first `settrace` after this on.
+        sys._getframe().f_trace_opcodes = True
 
     def _handle(self, number: int, frame: Any) -> None:
         if self._is_armed:

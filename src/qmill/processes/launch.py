@@ -236,7 +236,8 @@ def _fork(work: str, job: Any, line: int, *, leads_group: bool) -> Process:
     blocked = mask(signal.SIG_BLOCK, ())
     try:
         mask(signal.SIG_BLOCK, signal.valid_signals())
-        pids.extend(starmap(native.original("os", "fork"), [()]))
+        with native.fork_lock:  # filelock refuses a fork while another thread forks
+            pids.extend(starmap(native.original("os", "fork"), [()]))
         if pids == [0]:
             native.after_fork_in_child()
             status.close()
