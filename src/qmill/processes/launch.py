@@ -236,8 +236,7 @@ def _fork(work: str, job: Any, line: int, *, leads_group: bool) -> Process:
     blocked = mask(signal.SIG_BLOCK, ())
     try:
         mask(signal.SIG_BLOCK, signal.valid_signals())
-        with native.fork_lock:  # filelock refuses a fork while another thread forks
-            pids.extend(starmap(native.original("os", "fork"), [()]))
+        pids.extend(starmap(native.original("os", "fork"), [()]))
         if pids == [0]:
             native.after_fork_in_child()
             status.close()
