@@ -67,6 +67,22 @@ def test_a_forgotten_reader_thread_does_not_keep_a_process_from_ending(
     program.finish()
 
 
+def test_readers_that_a_program_leaves_behind_raise_nothing(start_program, process_queue):
+    """CPython aborts a process in which a daemon thread prints while the end flushes."""
+    program = start_program(
+        """
+queue = hear()
+threading.excepthook = lambda *_: os._exit(3)
+for _ in range(20):
+    threading.Thread(target=queue.get, daemon=True).start()
+tell('started')
+"""
+    )
+    program.tell(process_queue)
+    assert program.hear() == "started"
+    program.finish()
+
+
 # -- Ctrl-C ---------------------------------------------------------------------------------------
 
 

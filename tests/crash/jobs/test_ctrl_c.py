@@ -94,6 +94,7 @@ for _ in qmill.map(functions.add, itertools.count(), max_workers=2):
         told_already = True
 """,
     "starting": """
+qmill.JobQueue  # is loaded before: an import that is interrupted may print more than one traceback
 tell("go")
 while True:
     with qmill.JobQueue(3) as jobs:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,6 +59,7 @@ class Endpoint:
     Attributes:
         accesses: The queues that are used here, by number of the queue.
         inherited: Numbers of queues that this process has held since it was forked.
+        has_left: Whether it has said good-bye, as the process ends.
     """
 
     def __init__(self, address: Address, anchor: Anchor | None = None) -> None:
@@ -74,6 +76,7 @@ class Endpoint:
         self._idle: deque[Connection] = deque()
         self._end = finalize(self, _say_bye, anchor, self._idle, os.getpid())
         self._end.atexit = False  # `leave` does it, when nothing needs the queues any more
+        self.has_left = False
         self.forked_away = False
 
     def access(self, queue_number: int, named: bool = False) -> RemoteAccess:
@@ -113,6 +116,8 @@ class Endpoint:
                 connection.send("received")
         except (EOFError, ConnectionError) as error:
             connection.close()
+            if self.has_left and _may_wait_for_ever():
+                _wait_for_the_end()
             raise queue_gone(error) from None
         except BaseException:  # Ctrl-C: the broker takes back a message that is not acknowledged
             connection.end()
@@ -157,6 +162,7 @@ class Endpoint:
 
     def leave(self) -> None:
         """Say good-bye; works also after the interpreter's finalizers have run."""
+        self.has_left = True
         if self._end.detach() is not None:
             _say_bye(self.anchor, self._idle, os.getpid())
 
@@ -194,6 +200,21 @@ class Endpoint:
         self.forked_away = True
         self._end.detach()
         self._idle.clear()
+
+
+def _may_wait_for_ever() -> bool:
+    """Whether this thread is a daemon, and no greenlet: Python has joined the other threads."""
+    return get_ident() != threading.main_thread().ident and not native.has_greenlets()
+
+
+def _wait_for_the_end() -> None:
+    """Keep a daemon thread waiting while the process ends, as it did before the good-bye.
+
+    An exception would be printed, and CPython aborts a process if two threads print at its end.
+    """
+    lock = native.Lock()
+    lock.acquire()
+    lock.acquire()
 
 
 def greet(address: Address, connection: Connection) -> Anchor:
