@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -135,3 +137,37 @@ def test_auto_remove_keeps_nothing(make):
     assert sizes_of(jobs) == (0, 0, 0)
     assert jobs.collect() == []
     assert jobs.get() is None
+
+
+PARTS = """
+import cloudpickle
+def body():
+    return 1
+class Code:
+    def __reduce__(self):
+        return getattr, (body, "__code__")
+class Function:
+    def __reduce__(self):
+        names = {"__name__": "somewhere"}
+        return cloudpickle.cloudpickle._make_function, (Code(), names, None, None, None)
+def share_globals(queue):
+    one, two = queue.get(), queue.get()
+    return one.__globals__ is two.__globals__
+"""
+
+SHARING = """
+import parts, qmill
+if __name__ == "__main__":
+    queue = qmill.Queue()
+    queue.put_many([parts.Function(), parts.Function()])
+    with qmill.JobQueue(1) as jobs:
+        print(jobs.submit(parts.share_globals, queue).result())
+"""
+
+
+def test_functions_that_a_job_takes_from_a_queue_share_their_globals(tmp_path):
+    """Also if they are the first that the worker takes, before it has loaded what packs them."""
+    (tmp_path / "parts.py").write_text(PARTS)
+    (tmp_path / "script.py").write_text(SHARING)
+    told = subprocess.check_output([sys.executable, tmp_path / "script.py"], text=True)
+    assert told == "True\n"

@@ -1,5 +1,7 @@
 """Takes messages out of a ring, and rebuilds their objects."""
 
+from sys import modules
+
 from cpython.buffer cimport PyBUF_READ, PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -105,7 +107,11 @@ cdef int _finish(Ring ring, q_item *item, bint frees) except -1:
 
 cdef bint _shares_globals() except -1:
     """Whether the functions that are rebuilt here share their globals by their modules."""
-    return serialize is not None and function_globals.shared_globals is not None
+    if serialize is None:
+        if "qmill.packing.function_globals" not in modules:
+            return False
+        _load_packing()  # a worker of jobs has loaded it, and decides this there
+    return function_globals.shared_globals is not None
 
 
 cdef bint _goes_back(error) except -1:
