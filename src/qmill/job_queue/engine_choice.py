@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 from ..engines.api import ALL, Engine, EngineFactory, Settings
@@ -41,8 +40,7 @@ def make_engine(
             )
         return engine.make(settings)
     if engine == "process":
-        if not hasattr(socket, "send_fds"):
-            raise NotSupported("engine='process' needs a POSIX system; use engine='thread' here")
+        launch.check_system("engine='thread'")
         from ..engines.process.engine import ProcessEngine
 
         if start_method is None and mp_context is not None:

@@ -103,6 +103,16 @@ def _check_method(method: object, argument: str = "start_method") -> str:
     return str(method)
 
 
+def check_system(instead: str) -> None:
+    """Raise NotSupported where the system cannot start workers.
+
+    Args:
+        instead: The argument that works there.
+    """
+    if not hasattr(socket, "send_fds"):
+        raise NotSupported(f"process workers need a POSIX system; use {instead} on this one")
+
+
 def start(
     work: str,
     job: Any,
@@ -131,8 +141,7 @@ def start(
     """
     main_module.check_may_start()
     frozen.check_has_begun()
-    if not hasattr(socket, "send_fds"):
-        raise NotSupported("process workers need a POSIX system; use kind='thread' on this one")
+    check_system("kind='thread'")
     if method == "fork":
         inherited.run_tracker()
         line = lifeline() if leads_group else threads.shielded(_guardian.lifeline, id)

@@ -170,15 +170,12 @@ def _serialize() -> Any:
     return native.load("qmill.packing.serialize")
 
 
-def _heir() -> Any:
-    return _serialize().standard_library.starting.heir
-
-
 def reduce_ring(ring: Any) -> Any:
     """Return the pickle of a ring: a function that finds it again, and its arguments."""
     found_by = whereabouts(ring)
-    packing = _serialize().packing
-    if _heir() is not None or packing.num_kept:  # the heir gets a descriptor, or we keep it
+    serialize = _serialize()
+    packing, starting = serialize.packing, serialize.standard_library.starting
+    if starting.heir is not None or packing.num_kept:  # the heir gets a descriptor, or we keep it
         return attach_ring, found_by
     pickle = (_sent if packing.depth else _pickled).add(ring)
     return attach_ring, (*found_by, pickle)
@@ -190,8 +187,9 @@ def whereabouts(ring: Any) -> tuple[bytes, int, Any]:
     Raises:
         LocalQueueSent: The pickle would go to another machine.
     """
-    _serialize().check_stays_here()
-    file, heir = ring.fileno(), _heir()
+    serialize = _serialize()
+    serialize.check_stays_here()
+    file, heir = ring.fileno(), serialize.standard_library.starting.heir
     if heir is not None:
         file = heir.DupFd(heir.duplicate_for_child(file))
     return ring.uuid, os.getpid(), file

@@ -29,7 +29,7 @@ cdef object serialize = None, standard_library = None
 
 
 cdef int _load_packing() except -1:
-    """Import the modules of `packing`, which takes a tenth of the start of a first queue."""
+    """Import the modules of `packing`: a queue of plain data starts without them."""
     global definitions, explain, function_globals, serialize, standard_library
     if serialize is None:
         load = native.load

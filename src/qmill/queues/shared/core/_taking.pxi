@@ -6,7 +6,7 @@ from cpython.buffer cimport PyBUF_READ, PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 
-from ....system.interrupts import is_interrupt
+from ....system.interrupts import is_interrupt, let_interrupt_through
 
 cdef object _unpickle = pickling.loads
 
@@ -114,6 +114,12 @@ cdef bint _shares_globals() except -1:
     return function_globals.shared_globals is not None
 
 
+cdef object _loads(Ring ring, data):
+    """Rebuild an object that plain pickle may not be enough for."""
+    _load_packing()
+    return serialize.loads(data, ring)
+
+
 cdef bint _goes_back(error) except -1:
     """Whether a message waits again after an error which is not that of its object."""
     return isinstance(error, MemoryError) or is_interrupt(error)
@@ -175,8 +181,7 @@ cdef object _unpack_and_finish(Ring ring, q_item *item):
                 block = _block(ring, item, before)
         if block is None:
             return _unpack(ring, item)
-        _load_packing()
-        found = serialize.loads(memoryview(block), ring)
+        found = _loads(ring, memoryview(block))
         return _with_kind(ring, data, found) if before else found
     except BaseException as error:
         if _goes_back(error):
@@ -208,11 +213,8 @@ cdef object _unpack(Ring ring, q_item *item, uint64_t skip=0):
         if not before:
             raise RuntimeError("the queue's shared memory is damaged: an empty message")
         return _with_kind(ring, data, _unpack(ring, item, skip + before))
-    if tag < 4 or (
-        tag == 0x80 and (item.kind != Q_INLINE or _shares_globals())
-    ):
-        _load_packing()
-        return serialize.loads(PyByteArray_FromStringAndSize(<const char *>data, size), ring)
+    if tag < 4 or (tag == 0x80 and (item.kind != Q_INLINE or _shares_globals())):
+        return _loads(ring, PyByteArray_FromStringAndSize(<const char *>data, size))
     if tag == 0x80:
         view = PyMemoryView_FromMemory(<char *>data, size, PyBUF_READ)
         try:
@@ -221,9 +223,8 @@ cdef object _unpack(Ring ring, q_item *item, uint64_t skip=0):
             raise
         except BaseException as error:
             copy = bytes(view)
-            _load_packing()
-            serialize.let_interrupt_through(error)
-            return serialize.loads(copy, ring)
+            let_interrupt_through(error)
+            return _loads(ring, copy)
         finally:
             view.release()
     try:
@@ -235,8 +236,8 @@ cdef object _unpack(Ring ring, q_item *item, uint64_t skip=0):
     except (SerializationError, MemoryError):
         raise
     except BaseException as error:  # a class cannot be imported here
+        let_interrupt_through(error)
         _load_packing()
-        serialize.let_interrupt_through(error)
         raise serialize.not_rebuilt(_class_name(data, size), error) from error
 
 
